@@ -1,0 +1,52 @@
+//! The two builders, for every transport: what they have in common is [`Common`].
+//!
+//! A transport adds its own words in an extension trait (`with_memory_mapped_file`, say) on top of `with_transport`; the
+//! builders know none of them.
+
+mod client;
+mod server;
+
+use std::sync::Arc;
+
+pub use client::WitClientBuilder;
+pub use server::WitServerBuilder;
+
+use crate::cipher::{Encryptor, PlainEncryptor};
+use crate::error::Error;
+use crate::exchange::Setup;
+use crate::options::Limits;
+use crate::serializer::{Codec, Serializer};
+
+/// Settings that both sides have.
+#[derive(Debug)]
+struct Common {
+    codec: Codec,
+    encryptor: Arc<dyn Encryptor>,
+    limits: Limits,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            codec: Codec::default(),
+            encryptor: Arc::new(PlainEncryptor),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Common {
+    fn set_serializer(&mut self, serializer: impl Serializer) {
+        self.codec = Codec::custom(serializer);
+    }
+
+    fn into_setup<A: ?Sized>(self, authorization: Arc<A>) -> Result<Setup<A>, Error> {
+        self.limits.validate()?;
+        Ok(Setup {
+            codec: self.codec,
+            encryptor: self.encryptor,
+            authorization,
+            limits: self.limits,
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! [`WitServerBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Common;
+use crate::authorization::WithoutAuthorization;
+use crate::cipher::PlainEncryptor;
+use crate::error::Error;
+use crate::serializer::{Codec, Serializer};
+use crate::served::Services;
+use crate::server::WitServer;
+use crate::service::Service;
+use crate::transport::ServerTransport;
+
+/// How long a client that has been let in may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Builds a [`WitServer`]. What is not set has its default; nothing is opened before
+/// [`WitServer::start_waiting_for_connection`].
+#[must_use = "call build()"]
+pub struct WitServerBuilder {
+    common: Common,
+    services: Vec<Arc<dyn Service>>,
+    transport: Option<Box<dyn ServerTransport>>,
+    handshake_timeout: Duration,
+}
+
+impl Default for WitServerBuilder {
+    fn default() -> Self {
+        Self {
+            common: Common::default(),
+            services: Vec::new(),
+            transport: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        }
+    }
+}
+
+impl fmt::Debug for WitServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WitServerBuilder")
+            .field(
+                "services",
+                &self.services.iter().map(|s| s.descriptor().name).collect::<Vec<_>>(),
+            )
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WitServerBuilder {
+    /// A builder with the defaults: JSON, no encryption, no authorization.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a service. Repeat it for more; each needs a name of its own.
+    pub fn with_service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Listens on `transport`. A transport crate has a shorter word for it: `with_memory_mapped_file`.
+    pub fn with_transport(mut self, transport: impl ServerTransport) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Serializes as JSON. The default.
+    pub fn with_json(mut self) -> Self {
+        self.common.codec = Codec::Json;
+        self
+    }
+
+    /// Serializes with a format of your own; the clients must have the same.
+    pub fn with_serializer(mut self, serializer: impl Serializer) -> Self {
+        self.common.set_serializer(serializer);
+        self
+    }
+
+    /// Sends in clear. The default.
+    pub fn without_encryption(mut self) -> Self {
+        self.common.encryptor = Arc::new(PlainEncryptor);
+        self
+    }
+
+    /// Lets in whoever can reach the endpoint. The default.
+    pub fn without_authorization(self) -> Self {
+        self
+    }
+
+    /// Gives a client this long for its handshake once it has been let in. Default 5 s.
+    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Takes messages of at most `bytes` (body and blobs) from a client. Default 64 MiB.
+    pub fn with_max_message_size(mut self, bytes: u64) -> Self {
+        self.common.limits.set_max_message_size(bytes);
+        self
+    }
+
+    /// Holds at most `bytes` of messages per client and direction; a sender waits at that. Default twice
+    /// `max_message_size`, and at least that.
+    pub fn with_max_buffered(mut self, bytes: u64) -> Self {
+        self.common.limits.max_buffered = bytes;
+        self
+    }
+
+    /// Takes at most `calls` unanswered calls per client; a client's further calls wait there. Default 1024.
+    pub fn with_max_in_flight(mut self, calls: u32) -> Self {
+        self.common.limits.max_in_flight = calls;
+        self
+    }
+
+    /// Checks the settings and makes the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming the setting, the value and the way out.
+    pub fn build(self) -> Result<WitServer, Error> {
+        let transport = self.transport.ok_or_else(|| {
+            Error::config("transport", "none", "add .with_memory_mapped_file(\"name\")")
+        })?;
+        transport.validate()?;
+        let mut services = Services::default();
+        for service in self.services {
+            services.add(service)?;
+        }
+        if services.is_empty() {
+            let advice = "add .with_service(XServer::new(implementation))";
+            return Err(Error::config("with_service", "none", advice));
+        }
+        if self.handshake_timeout.is_zero() {
+            let advice = "no client could ever get in; give some time, 5 s say";
+            return Err(Error::config("with_handshake_timeout", "0s", advice));
+        }
+        let setup = self.common.into_setup(Arc::new(WithoutAuthorization) as _)?;
+        Ok(WitServer::new(transport, services, setup, self.handshake_timeout))
+    }
+}

@@ -1,0 +1,344 @@
+//! A call as its caller sees it: a handle to a remote service, and the future of one answer.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Sleep;
+
+use crate::buffers;
+use crate::client::ClientCore;
+use crate::connection::Connection;
+use crate::error::{CloseReason, Error};
+use crate::message::{Content, status_error};
+use crate::pending::{Answer, CallId};
+use crate::service::{Outcome, ServiceDescriptor, Status};
+use crate::transport::BoxFuture;
+
+/// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
+const UNBOUNDED_SIZE: u64 = 4 << 10;
+
+/// A contract at a client, whichever connection it has at the moment. Generated clients wrap it.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct Remote {
+    client: Arc<ClientCore>,
+    descriptor: &'static ServiceDescriptor,
+    timeout: Option<Duration>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("service", &self.descriptor.name)
+            .field("endpoint", &self.client.endpoint())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+impl Remote {
+    pub(crate) const fn new(
+        client: Arc<ClientCore>,
+        descriptor: &'static ServiceDescriptor,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { client, descriptor, timeout }
+    }
+
+    /// The same, with a deadline for every call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self.clone() }
+    }
+
+    /// A call that is sent when it is first polled.
+    pub fn call<A: Serialize, R: Outcome>(&self, method: usize, args: &A) -> Call<R> {
+        let codec = self.client.codec();
+        let content = Content::write(buffers::take(), |out| codec.serialize(args, out));
+        let stage = match content {
+            Ok(content) => Stage::New(content),
+            Err(error) => Stage::Failed(Error::Serialize {
+                what: format!(
+                    "the arguments of {}.{}",
+                    self.descriptor.name, self.descriptor.methods[method].name
+                ),
+                serializer: codec.name().to_owned(),
+                reason: error.to_string(),
+            }),
+        };
+        Call { remote: self.clone(), method, stage, sleep: None, _outcome: PhantomData }
+    }
+}
+
+/// One call of a remote method: sent when first polled, answered when it completes.
+///
+/// Dropping it cancels the call: what has not been sent stays, and a handler that is running is dropped at its next
+/// await. The future can be spawned, and is independent of the handle that made it.
+#[must_use = "a call is sent when it is awaited"]
+pub struct Call<R> {
+    remote: Remote,
+    method: usize,
+    stage: Stage,
+    /// The deadline, if the call has one and has not been answered at once.
+    sleep: Option<Pin<Box<Sleep>>>,
+    _outcome: PhantomData<fn() -> R>,
+}
+
+enum Stage {
+    /// Its arguments could not be serialized.
+    Failed(Error),
+    New(Content),
+    /// It waits for its turn: for a place among the calls in flight, or in the sending queue.
+    Queued {
+        connection: Arc<Connection>,
+        route: (u16, u16),
+        content: Content,
+        turn: BoxFuture<'static, Turn>,
+    },
+    Sent(InFlight),
+    Finished,
+}
+
+/// A place among the calls in flight (to be kept by the call), and one in the sending queue (for its message).
+type Turn = Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), AcquireError>;
+
+/// A call in a connection's table; cancelled when dropped.
+struct InFlight {
+    connection: Arc<Connection>,
+    id: CallId,
+    answered: bool,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.connection.abandon(self.id);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("method", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl<R> Call<R> {
+    fn name(&self) -> String {
+        let descriptor = self.remote.descriptor;
+        format!("{}.{}", descriptor.name, descriptor.methods[self.method].name)
+    }
+}
+
+impl<R: Outcome> Future for Call<R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        let this = &mut *self;
+        let answered = match this.poll_answer(cx) {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => {
+                ready!(this.poll_deadline(cx));
+                let after = this.remote.timeout.unwrap_or_default();
+                Err(Error::TimedOut { after })
+            }
+        };
+        this.stage = Stage::Finished;
+        this.sleep = None;
+        let result = answered.and_then(|answer| this.decode(answer));
+        if let Err(error) = &result {
+            this.log(error);
+        }
+        Poll::Ready(result.unwrap_or_else(|error| R::from_result(Err(error.into()))))
+    }
+}
+
+impl<R> Call<R> {
+    /// Takes the call through its stages.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        loop {
+            match std::mem::replace(&mut self.stage, Stage::Finished) {
+                Stage::Failed(error) => return Poll::Ready(Err(error)),
+                Stage::New(content) => self.stage = self.start(content, cx.waker())?,
+                Stage::Queued { connection, route, content, mut turn } => {
+                    let Poll::Ready(permits) = turn.as_mut().poll(cx) else {
+                        self.stage = Stage::Queued { connection, route, content, turn };
+                        return Poll::Pending;
+                    };
+                    let (call, bytes) = permits.map_err(|_| never_sent(&connection))?;
+                    call.forget();
+                    self.stage = self.send(connection, route, content, bytes, cx.waker())?;
+                }
+                Stage::Sent(mut call) => {
+                    let answer = call.connection.poll_answer(call.id, cx.waker());
+                    let Some(answer) = answer else {
+                        self.stage = Stage::Sent(call);
+                        return Poll::Pending;
+                    };
+                    call.answered = true;
+                    return Poll::Ready(answer);
+                }
+                Stage::Finished => panic!("a call was polled after it had completed"),
+            }
+        }
+    }
+
+    /// Finds where to send it, and sends it if it is its turn.
+    fn start(&self, content: Content, waker: &Waker) -> Result<Stage, Error> {
+        let connection = self.remote.client.connection()?;
+        let route = connection.route(self.remote.descriptor, self.method)?;
+        let (size, limit) = (content.size(), connection.peer_limits.max_message_size);
+        if size > limit {
+            let what = format!("the arguments of {}", self.name());
+            return Err(Error::TooLarge { what, size, limit });
+        }
+        if size <= UNBOUNDED_SIZE
+            && connection.calls().try_acquire().map(SemaphorePermit::forget).is_ok()
+        {
+            return self.send(connection, route, content, None, waker);
+        }
+        let (calls, bytes) = (Arc::clone(connection.calls()), Arc::clone(connection.bytes()));
+        let turn = Box::pin(wait_turn(calls, bytes, size));
+        Ok(Stage::Queued { connection, route, content, turn })
+    }
+
+    fn send(
+        &self,
+        connection: Arc<Connection>,
+        route: (u16, u16),
+        content: Content,
+        permit: Option<OwnedSemaphorePermit>,
+        waker: &Waker,
+    ) -> Result<Stage, Error> {
+        let deadline = self.deadline(&connection);
+        let descriptor = self.remote.descriptor;
+        tracing::trace!(
+            service = descriptor.name,
+            method = descriptor.methods[self.method].name,
+            "call"
+        );
+        let id = connection.begin_call(content, route, deadline, permit, waker)?;
+        Ok(Stage::Sent(InFlight { connection, id, answered: false }))
+    }
+
+    /// The deadline on the peer's clock; 0 is none.
+    fn deadline(&self, connection: &Connection) -> u64 {
+        let Some(timeout) = self.remote.timeout else { return 0 };
+        let left = match &self.sleep {
+            Some(sleep) => sleep.deadline().saturating_duration_since(tokio::time::Instant::now()),
+            None => timeout,
+        };
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX / 2);
+        connection.on_peer_clock(connection.now().saturating_add(left))
+    }
+
+    /// Completes when the deadline passes; never without one.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timeout) = self.remote.timeout else { return Poll::Pending };
+        let runtime = match &self.stage {
+            Stage::Queued { connection, .. } => &connection.runtime,
+            Stage::Sent(call) => &call.connection.runtime,
+            _ => return Poll::Pending,
+        };
+        let sleep = self.sleep.get_or_insert_with(|| {
+            // The caller may be polled outside any runtime; the connection's has the timer.
+            let _runtime = runtime.enter();
+            Box::pin(tokio::time::sleep(timeout))
+        });
+        sleep.as_mut().poll(cx)
+    }
+
+    fn decode(&self, answer: Answer) -> Result<R, Error>
+    where
+        R: Outcome,
+    {
+        let Answer { status, mut content, charge } = answer;
+        if let Some(error) = status_error(status, content.body(), &self.name()) {
+            return Err(match error {
+                Error::TimedOut { .. } => {
+                    Error::TimedOut { after: self.remote.timeout.unwrap_or_default() }
+                }
+                error => error,
+            });
+        }
+        let codec = self.remote.client.codec();
+        let blobs = std::mem::take(&mut content.blobs);
+        let result = match status {
+            Status::Fault => {
+                codec.deserialize(content.body(), blobs).map(|error| R::from_result(Err(error)))
+            }
+            _ => codec.deserialize(content.body(), blobs).map(|value| R::from_result(Ok(value))),
+        };
+        buffers::give(content.into_buffer());
+        drop(charge);
+        result.map_err(|error| Error::Deserialize {
+            what: format!("the result of {}", self.name()),
+            serializer: codec.name().to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn log(&self, error: &Error) {
+        tracing::debug!(method = self.name(), %error, "the call failed");
+    }
+}
+
+async fn wait_turn(calls: Arc<Semaphore>, bytes: Arc<Semaphore>, size: u64) -> Turn {
+    // First the bytes: whoever holds a place among the calls in flight sends at once.
+    let bytes = if size > UNBOUNDED_SIZE {
+        // `Limits::validate` keeps a message below what the semaphore can count.
+        Some(bytes.acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)).await?)
+    } else {
+        None
+    };
+    Ok((calls.acquire_owned().await?, bytes))
+}
+
+fn never_sent(connection: &Connection) -> Error {
+    let reason = connection.closed().cloned().unwrap_or(CloseReason::Local);
+    Error::Closed { reason, maybe_executed: false }
+}
+
+/// A ping under way.
+pub(crate) struct Ping {
+    connection: Arc<Connection>,
+    id: Option<CallId>,
+}
+
+impl Ping {
+    pub(crate) const fn new(connection: Arc<Connection>) -> Self {
+        Self { connection, id: None }
+    }
+}
+
+impl Future for Ping {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let id = match self.id {
+            Some(id) => id,
+            None => self.connection.begin_ping(cx.waker())?,
+        };
+        self.id = Some(id);
+        let Some(answer) = self.connection.poll_answer(id, cx.waker()) else {
+            return Poll::Pending;
+        };
+        self.id = None;
+        Poll::Ready(answer.map(drop))
+    }
+}
+
+impl Drop for Ping {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.connection.abandon_ping(id);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The client: one endpoint to connect to, at most one connection at a time, any number of services.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tracing::Instrument;
+
+use crate::authorization::ClientAuthorization;
+use crate::call::{Ping, Remote};
+use crate::connection::{Connection, Load};
+use crate::driver;
+use crate::error::{CloseReason, Error};
+use crate::exchange::{self, ChannelHalves, Setup};
+use crate::serializer::Codec;
+use crate::served::{Served, Services};
+use crate::service::ServiceClient;
+use crate::transport::ClientTransport;
+
+/// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
+const TAKE_DOWN: Duration = Duration::from_secs(1);
+
+/// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
+///
+/// Made by [`WitClientBuilder`](crate::WitClientBuilder).
+#[derive(Clone, Debug)]
+pub struct WitClient {
+    core: Arc<ClientCore>,
+}
+
+/// What the clones of a client and its service handles share.
+pub(crate) struct ClientCore {
+    transport: Box<dyn ClientTransport>,
+    setup: Setup<dyn ClientAuthorization>,
+    timeout: Option<Duration>,
+    current: RwLock<Option<Arc<Connection>>>,
+    /// Held while connecting, so that two tasks that connect at once share the outcome.
+    connecting: Mutex<()>,
+}
+
+impl fmt::Debug for ClientCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCore")
+            .field("endpoint", &self.endpoint())
+            .field("connection", &*self.current.read().unwrap_or_else(PoisonError::into_inner))
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientCore {
+    pub(crate) fn new(
+        transport: Box<dyn ClientTransport>,
+        setup: Setup<dyn ClientAuthorization>,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { transport, setup, timeout, current: RwLock::new(None), connecting: Mutex::new(()) }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        self.transport.name()
+    }
+
+    pub(crate) const fn codec(&self) -> &Codec {
+        &self.setup.codec
+    }
+
+    /// The connection, which may have ended.
+    pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone().ok_or_else(|| Error::NotConnected { endpoint: self.endpoint().to_owned() })
+    }
+
+    fn replace(&self, connection: Option<Arc<Connection>>) -> Option<Arc<Connection>> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, connection)
+    }
+
+    async fn connect(&self, timeout: Duration) -> Result<(), Error> {
+        let began = Instant::now();
+        let deadline = tokio::time::Instant::now() + timeout;
+        let _connecting = self.connecting.lock().await;
+        if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
+            return Ok(());
+        }
+        let channel = self.transport.connect(deadline).await?;
+        let mut waiter = None;
+        let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
+        let opened = tokio::time::timeout_at(deadline, exchange::connect(halves, &self.setup))
+            .await
+            .map_err(|_| Error::TimedOut { after: timeout })??;
+        (rest.on_first_frame)();
+        let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
+        let limits = self.setup.limits;
+        let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
+        let connection = Connection::new(opened, rest, limits, self.setup.codec.clone(), served);
+        let Some(waiter) = waiter else { unreachable!("split() put it there") };
+        tokio::spawn(drive(Arc::clone(&connection), waiter));
+        drop(self.replace(Some(connection)));
+        tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
+        Ok(())
+    }
+
+    async fn disconnect(&self) {
+        let Some(connection) = self.replace(None) else { return };
+        connection.disconnect("the client disconnected");
+        if tokio::time::timeout(TAKE_DOWN, connection.ended()).await.is_err() {
+            tracing::warn!("the runtime that drives the connection does not run");
+        }
+    }
+}
+
+async fn drive(connection: Arc<Connection>, waiter: Box<dyn crate::transport::Waiter>) {
+    let span = tracing::info_span!("connection", id = connection.peer.connection_id);
+    driver::drive(Arc::clone(&connection), waiter).instrument(span).await;
+    match connection.closed() {
+        Some(CloseReason::Local) | None => tracing::info!("disconnected"),
+        Some(reason) => tracing::warn!(%reason, "disconnected"),
+    }
+}
+
+impl Drop for ClientCore {
+    fn drop(&mut self) {
+        if let Some(connection) = self.replace(None) {
+            connection.disconnect("the client was dropped");
+        }
+    }
+}
+
+impl WitClient {
+    pub(crate) fn new(core: ClientCore) -> Self {
+        Self { core: Arc::new(core) }
+    }
+
+    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
+    ///
+    /// The connection is driven by the runtime that this is called on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`] or [`Error::Busy`] when the time is up; [`Error::Incompatible`] or
+    /// [`Error::Unauthorized`] when the server turns the client away, telling why; [`Error::TimedOut`] if a server was
+    /// there and did not complete the handshake.
+    pub async fn connect(&self, timeout: Duration) -> Result<(), Error> {
+        let span = tracing::info_span!("connect", endpoint = self.core.endpoint());
+        self.core.connect(timeout).instrument(span).await
+    }
+
+    /// Ends the connection, if there is one, and connects anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn reconnect(&self, timeout: Duration) -> Result<(), Error> {
+        self.core.disconnect().await;
+        self.connect(timeout).await
+    }
+
+    /// Ends the connection: calls in flight fail, and the server is told. Does nothing without a connection.
+    pub async fn disconnect(&self) {
+        self.core.disconnect().await;
+    }
+
+    /// Whether there is a connection that has not ended.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.core.connection().is_ok_and(|connection| connection.closed().is_none())
+    }
+
+    /// A handle to one of the server's services.
+    ///
+    /// It belongs to this client, not to a connection: it can be had before `connect` and stays valid after a
+    /// reconnect. Nothing is asked of the server; calling what it lacks is the call's error.
+    #[must_use]
+    pub fn get_service<C: ServiceClient>(&self) -> C {
+        let core = Arc::clone(&self.core);
+        let timeout = core.timeout;
+        C::from_remote(Remote::new(core, C::descriptor(), timeout))
+    }
+
+    /// Measures the time to the server's connection and back, without calling a service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotConnected`] or [`Error::Closed`].
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let connection = self.core.connection()?;
+        let began = Instant::now();
+        Ping::new(connection).await?;
+        Ok(began.elapsed())
+    }
+
+    /// What the connection holds at the moment; all zero without one.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.core.connection().map(|connection| connection.load()).unwrap_or_default()
+    }
+}

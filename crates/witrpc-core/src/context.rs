@@ -1,0 +1,127 @@
+//! What a handler can learn about the call that it answers.
+//!
+//! The context is set around every poll of the handler; a task that the handler spawns does not inherit it, but can be
+//! given a clone.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The call that the current handler answers.
+///
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct CallContext(Arc<State>);
+
+struct State {
+    peer: Peer,
+    deadline: Option<Instant>,
+    cancelled: AtomicBool,
+    notify: Notify,
+}
+
+/// The other side of a call's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// A number for the connection, unique in this process.
+    pub connection_id: u64,
+    /// The process id that the peer claims; not to be trusted. `None` within one process.
+    pub process_id: Option<u32>,
+}
+
+impl Peer {
+    pub(crate) const fn new(connection_id: u64, process_id: Option<u32>) -> Self {
+        Self { connection_id, process_id }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+}
+
+impl CallContext {
+    pub(crate) fn new(peer: Peer, deadline: Option<Instant>) -> Self {
+        let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
+        Self(Arc::new(State { peer, deadline, cancelled, notify }))
+    }
+
+    /// The context of the handler that is running.
+    ///
+    /// # Panics
+    ///
+    /// Outside a handler; see [`try_current`](Self::try_current).
+    #[must_use]
+    pub fn current() -> Self {
+        Self::try_current().expect("CallContext::current() called outside a handler of witrpc")
+    }
+
+    /// The context of the handler that is running, if one is.
+    #[must_use]
+    pub fn try_current() -> Option<Self> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// Who called.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.0.peer
+    }
+
+    /// When the caller will have given up.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Whether nobody waits for the answer any more: the call was cancelled, timed out, or its connection is gone.
+    ///
+    /// An async handler is dropped at its next await when that happens; code that blocks asks here.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        // Relaxed: a hint, and it carries no other data.
+        self.0.cancelled.load(Ordering::Relaxed)
+            || self.0.deadline.is_some_and(|d| d <= Instant::now())
+    }
+
+    /// Completes when the call is cancelled or its connection is gone; for tasks that a handler has spawned.
+    pub async fn cancelled(&self) {
+        let notified = self.0.notify.notified();
+        if !self.0.cancelled.load(Ordering::Relaxed) {
+            notified.await;
+        }
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.0.notify.notify_waiters();
+    }
+
+    /// Runs `f` with this context as the current one.
+    pub(crate) fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Restore(Option<CallContext>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                let outer = self.0.take();
+                CURRENT.with_borrow_mut(|current| *current = outer);
+            }
+        }
+        let outer = CURRENT.with_borrow_mut(|current| current.replace(self.clone()));
+        let _restore = Restore(outer);
+        f()
+    }
+}
+
+impl fmt::Debug for CallContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallContext")
+            .field("peer", &self.0.peer)
+            .field("deadline", &self.0.deadline)
+            .field("cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}

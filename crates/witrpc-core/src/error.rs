@@ -1,0 +1,291 @@
+//! The one error type, ordered by who is to blame, and what a lost connection says about itself.
+
+use std::{fmt, io, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::transport::TransportError;
+
+/// A result whose error is [`Error`]; the usual return type of a service method.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, from the caller's own settings down to the operating system.
+///
+/// As the error type of a service method it crosses the connection as text: whatever a handler returns arrives as
+/// [`Error::Fault`], so that a handler's own `Closed` or `TimedOut` is never mistaken for one of this connection.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // The caller's settings.
+    /// A builder setting is wrong.
+    #[error("{setting} = {value}: {advice}")]
+    Config {
+        /// The setting, as the builder method names it.
+        setting: &'static str,
+        /// The value that was given.
+        value: String,
+        /// The way out.
+        advice: String,
+    },
+    /// The client is not connected; nothing was sent.
+    #[error("not connected to {endpoint:?}: await connect() first")]
+    NotConnected {
+        /// The endpoint's name.
+        endpoint: String,
+    },
+
+    // The caller's types.
+    /// A value could not be turned into bytes. Nothing was sent.
+    #[error("cannot serialize {what} as {serializer}: {reason}")]
+    Serialize {
+        /// Which value: arguments, result, event.
+        what: String,
+        /// The serializer's name.
+        serializer: String,
+        /// What the serializer said.
+        reason: String,
+    },
+    /// Bytes could not be turned into a value: the two sides' types differ.
+    #[error(
+        "cannot deserialize {what} from {serializer}: {reason}; do both sides have the same types?"
+    )]
+    Deserialize {
+        /// Which value: arguments, result, event.
+        what: String,
+        /// The serializer's name.
+        serializer: String,
+        /// What the serializer said.
+        reason: String,
+    },
+    /// A message is larger than its receiver takes. Nothing of it was sent.
+    #[error(
+        "{what} of {size} bytes is larger than the {limit} bytes that the receiver takes; raise its with_max_message_size, or send parts"
+    )]
+    TooLarge {
+        /// Which message: arguments, result, event.
+        what: String,
+        /// Its size: serialized bytes and blobs.
+        size: u64,
+        /// The receiver's `max_message_size`.
+        limit: u64,
+    },
+
+    // The contract.
+    /// The server has no service of this name.
+    #[error("the server has no service {service:?}; it has {offered}")]
+    NoSuchService {
+        /// The name asked for.
+        service: String,
+        /// What it has, for reading.
+        offered: String,
+    },
+    /// The server's service has no such method.
+    #[error(
+        "service {service:?} has no method {method:?} at the server; the client calls `{client}`, the server has {server}"
+    )]
+    NoSuchMethod {
+        /// The service's name.
+        service: String,
+        /// The method's name.
+        method: String,
+        /// The signature that the client was built with.
+        client: String,
+        /// The signatures that the server has, for reading.
+        server: String,
+    },
+    /// Client and server were built with different signatures of a method.
+    #[error(
+        "method {method:?} of service {service:?} differs: the client calls `{client}`, the server has `{server}`; build both from one contract"
+    )]
+    SignatureMismatch {
+        /// The service's name.
+        service: String,
+        /// The method's name.
+        method: String,
+        /// The signature that the client was built with.
+        client: String,
+        /// The signature that the server was built with.
+        server: String,
+    },
+
+    // The peer.
+    /// The peer broke a rule of the protocol; the connection has ended.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(String),
+    /// The two sides are set up differently, or one is too old.
+    #[error("client and server do not fit together: {0}")]
+    Incompatible(String),
+    /// The peer did not let us in, or we did not let it in.
+    #[error("unauthorized: {0}")]
+    Unauthorized(String),
+
+    // The service.
+    /// The service's code returned an error.
+    #[error("{message}")]
+    Fault {
+        /// The error's text.
+        message: String,
+    },
+    /// The service's code panicked. The server goes on.
+    #[error("the handler of {method} panicked: {message}")]
+    Panicked {
+        /// `Service.method`.
+        method: String,
+        /// The panic's message, if it was text.
+        message: String,
+    },
+
+    // Time and room.
+    /// The call was cancelled before it was answered.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// The deadline passed. The call may have been executed.
+    #[error("no answer within {after:?}")]
+    TimedOut {
+        /// The time that was given.
+        after: Duration,
+    },
+    /// As many clients are connected as the server allows.
+    #[error(
+        "{endpoint:?} is busy: it takes {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
+    )]
+    Busy {
+        /// The endpoint's name.
+        endpoint: String,
+        /// How many clients the server takes.
+        max_clients: u32,
+    },
+    /// No server is listening on this name.
+    #[error("no server is running on {endpoint:?} (looked in {place} for {waited:?})")]
+    NotRunning {
+        /// The endpoint's name.
+        endpoint: String,
+        /// Where was looked.
+        place: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A live server holds this name.
+    #[error(
+        "another live server holds the name {endpoint:?} in {place}; stop it, or choose another name"
+    )]
+    NameInUse {
+        /// The endpoint's name.
+        endpoint: String,
+        /// The directory of the endpoint.
+        place: String,
+    },
+
+    // The connection.
+    /// The connection has ended.
+    #[error("the connection is closed: {reason}{}", executed(*.maybe_executed))]
+    Closed {
+        /// Why it ended.
+        reason: CloseReason,
+        /// Whether the server may have begun to execute the call. `false` is certain.
+        maybe_executed: bool,
+    },
+
+    // The system.
+    /// A system call failed.
+    #[error("{context}: {message}")]
+    Io {
+        /// What was being done, to what.
+        context: String,
+        /// The kind of failure.
+        kind: io::ErrorKind,
+        /// What the system said.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A wrong setting: what, which value, and the way out.
+    pub fn config(
+        setting: &'static str,
+        value: impl fmt::Display,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::Config { setting, value: value.to_string(), advice: advice.into() }
+    }
+
+    /// A failed system call, with what was being done.
+    pub fn io(context: impl Into<String>, error: &io::Error) -> Self {
+        Self::Io { context: context.into(), kind: error.kind(), message: error.to_string() }
+    }
+
+    /// An error that a service returns to its caller.
+    pub fn fault(message: impl fmt::Display) -> Self {
+        Self::Fault { message: message.to_string() }
+    }
+
+    /// Whether the call that failed with this error was surely not executed, so that repeating it is safe.
+    #[must_use]
+    pub const fn is_surely_not_executed(&self) -> bool {
+        match self {
+            Self::Closed { maybe_executed, .. } => !*maybe_executed,
+            Self::NotConnected { .. }
+            | Self::Serialize { .. }
+            | Self::NoSuchService { .. }
+            | Self::NoSuchMethod { .. }
+            | Self::SignatureMismatch { .. }
+            | Self::Busy { .. }
+            | Self::NotRunning { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<TransportError> for Error {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Corrupt(rule) => Self::Protocol(rule.to_owned()),
+            TransportError::Io(error) => Self::io("the connection's transport", &error),
+        }
+    }
+}
+
+impl Serialize for Error {
+    /// The text, whatever the variant: see the type's documentation.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Error {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Ok(Self::Fault { message: String::deserialize(deserializer)? })
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This side closed it: `disconnect`, or the last handle was dropped.
+    Local,
+    /// The peer closed it, with this reason.
+    Peer(String),
+    /// The peer's process ended, or closed the channel without a word.
+    PeerGone,
+    /// A rule was broken, or the transport failed; the text says which.
+    Failed(String),
+    /// The runtime that drove the connection was shut down.
+    RuntimeGone,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("closed by this side"),
+            Self::Peer(reason) => write!(f, "closed by the peer: {reason}"),
+            Self::PeerGone => f.write_str("the peer's process is gone"),
+            Self::Failed(text) => f.write_str(text),
+            Self::RuntimeGone => f.write_str("the runtime that drove it was shut down"),
+        }
+    }
+}
+
+const fn executed(maybe: bool) -> &'static str {
+    if maybe { " (the call may have been executed)" } else { " (the call was not executed)" }
+}

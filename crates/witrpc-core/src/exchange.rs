@@ -1,0 +1,274 @@
+//! The handshake as it is carried out: four messages over a channel that nobody else uses yet.
+//!
+//! The bodies are in [`handshake`](crate::handshake), the keys in [`cipher`](crate::cipher). This part waits and reads
+//! the clock; it ends in the two halves of an open session.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use crate::authorization::{ClientAuthorization, ServerAuthorization};
+use crate::cipher::{Encryptor, KeyAgreement, Role};
+use crate::error::{CloseReason, Error};
+use crate::frame::Kind;
+use crate::handshake::{
+    Accept, Catalog, Confirm, Hello, Terms, WIRE_VERSION, Welcome, clock_offset,
+};
+use crate::inbound::{Inbound, Incoming};
+use crate::ledger::Ledger;
+use crate::message::{Content, Head, Refusal};
+use crate::options::Limits;
+use crate::outbound::{Outbound, Outgoing, Pumped};
+use crate::serializer::Codec;
+use crate::transport::{Channel, Waiter, Wake};
+
+/// What this side brings to every handshake.
+#[derive(Debug)]
+pub(crate) struct Setup<A: ?Sized> {
+    pub(crate) codec: Codec,
+    pub(crate) encryptor: Arc<dyn Encryptor>,
+    pub(crate) authorization: Arc<A>,
+    pub(crate) limits: Limits,
+}
+
+impl<A: ?Sized> Setup<A> {
+    fn terms(&self, scheme: &str) -> Terms {
+        Terms {
+            serializer: self.codec.name().to_owned(),
+            cipher: self.encryptor.name().to_owned(),
+            authorization: scheme.to_owned(),
+        }
+    }
+}
+
+/// An open session, and what the handshake told of the peer.
+pub(crate) struct Opened {
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: Outbound,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) peer_limits: Limits,
+    pub(crate) peer_catalog: Catalog,
+    /// What to add to our clock to get the peer's.
+    pub(crate) clock_offset: u64,
+}
+
+/// The client's part. The channel's halves are taken out of it.
+pub(crate) async fn connect(
+    channel: ChannelHalves<'_>,
+    setup: &Setup<dyn ClientAuthorization>,
+) -> Result<Opened, Error> {
+    let clock = channel.clock;
+    let mut exchange = Exchange::new(channel, setup.limits, false);
+    let mut agreement = setup.encryptor.begin(Role::Client, &[]).map_err(incompatible)?;
+    let mut key = Vec::new();
+    agreement.write(&mut key).map_err(incompatible)?;
+    let hello = Hello {
+        version: WIRE_VERSION,
+        clock: clock(),
+        terms: setup.terms(setup.authorization.scheme()),
+        key,
+    };
+    let mut transcript = Vec::new();
+    hello.encode(&mut transcript);
+    exchange.send(Kind::Hello, 0, &transcript).await?;
+
+    let (_, content) = exchange.receive(Kind::Accept).await?;
+    let accept = Accept::decode(content.body())?;
+    transcript.extend_from_slice(content.body());
+    agreement.read(&accept.key).map_err(|e| Error::Unauthorized(e.to_string()))?;
+    exchange.secure(agreement)?;
+    let offset = clock_offset(hello.clock, accept.clock, clock());
+
+    let proof = setup.authorization.proof(&transcript).await;
+    let confirm = Confirm { limits: setup.limits, clock_offset: offset.wrapping_neg(), proof };
+    let mut body = Vec::new();
+    confirm.encode(&mut body);
+    exchange.send(Kind::Confirm, 0, &body).await?;
+
+    let (_, content) = exchange.receive(Kind::Welcome).await?;
+    let welcome = Welcome::decode(content.body())?;
+    Ok(exchange.open(welcome.limits, welcome.catalog, offset))
+}
+
+/// The server's part. `on_hello` is called once the client's first frame has arrived.
+pub(crate) async fn accept(
+    channel: ChannelHalves<'_>,
+    setup: &Setup<dyn ServerAuthorization>,
+    catalog: &Catalog,
+    on_hello: impl FnOnce(),
+) -> Result<Opened, Error> {
+    let clock = channel.clock;
+    let mut exchange = Exchange::new(channel, setup.limits, true);
+    let (_, content) = exchange.receive(Kind::Hello).await?;
+    on_hello();
+    let hello = match Hello::decode(content.body())? {
+        Ok(hello) => hello,
+        Err(refusal) => return Err(exchange.refuse(refusal).await),
+    };
+    if let Err(refusal) = setup.terms(setup.authorization.scheme()).accept(&hello.terms) {
+        return Err(exchange.refuse(refusal).await);
+    }
+    let mut transcript = content.body().to_vec();
+    let mut agreement = setup.encryptor.begin(Role::Server, &[]).map_err(incompatible)?;
+    if let Err(error) = agreement.read(&hello.key) {
+        return Err(exchange.refuse(Refusal::Unauthorized(error.to_string())).await);
+    }
+    let mut key = Vec::new();
+    agreement.write(&mut key).map_err(incompatible)?;
+    let mut body = Vec::new();
+    Accept { clock: clock(), key }.encode(&mut body);
+    exchange.send(Kind::Accept, 0, &body).await?;
+    transcript.extend_from_slice(&body);
+    exchange.secure(agreement)?;
+
+    let (_, content) = exchange.receive(Kind::Confirm).await?;
+    let confirm = Confirm::decode(content.body())?;
+    if let Err(text) = setup.authorization.check(&transcript, &confirm.proof).await {
+        return Err(exchange.refuse(Refusal::Unauthorized(text)).await);
+    }
+    let mut body = Vec::new();
+    Welcome { limits: setup.limits, catalog: catalog.clone() }.encode(&mut body);
+    exchange.send(Kind::Welcome, 0, &body).await?;
+    Ok(exchange.open(confirm.limits, Catalog::default(), confirm.clock_offset))
+}
+
+fn incompatible(error: crate::cipher::CipherError) -> Error {
+    Error::Incompatible(error.to_string())
+}
+
+/// The parts of a channel that a handshake needs.
+pub(crate) struct ChannelHalves<'a> {
+    pub(crate) sender: Box<dyn crate::transport::RecordSender>,
+    pub(crate) receiver: Box<dyn crate::transport::RecordReceiver>,
+    pub(crate) waiter: &'a mut dyn Waiter,
+    pub(crate) clock: fn() -> u64,
+}
+
+impl<'a> ChannelHalves<'a> {
+    /// Takes a channel apart: the halves for the handshake, and the rest for later.
+    pub(crate) fn split(channel: Channel, waiter: &'a mut Option<Box<dyn Waiter>>) -> (Self, Rest) {
+        let Channel { sender, receiver, waiter: own, .. } = channel;
+        let rest = Rest {
+            peer_process_id: channel.peer_process_id,
+            clock: channel.clock,
+            wait_strategy: channel.wait_strategy,
+            on_first_frame: channel.on_first_frame,
+            lease: channel.lease,
+        };
+        let waiter = waiter.insert(own).as_mut();
+        (Self { sender, receiver, waiter, clock: rest.clock }, rest)
+    }
+}
+
+/// The parts of a channel that a handshake does not need.
+pub(crate) struct Rest {
+    pub(crate) peer_process_id: Option<u32>,
+    pub(crate) clock: fn() -> u64,
+    pub(crate) wait_strategy: crate::options::WaitStrategy,
+    pub(crate) on_first_frame: Box<dyn FnOnce() + Send>,
+    pub(crate) lease: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// One message after another, each way.
+struct Exchange<'a> {
+    inbound: Inbound,
+    outbound: Outbound,
+    ledger: Arc<Ledger>,
+    waiter: &'a mut dyn Waiter,
+    peer_gone: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(channel: ChannelHalves<'a>, limits: Limits, from_client: bool) -> Self {
+        let ledger = Ledger::new(limits.credit_batch());
+        Self {
+            inbound: Inbound::new(channel.receiver, limits, Arc::clone(&ledger), from_client),
+            outbound: Outbound::new(channel.sender, Arc::clone(&ledger)),
+            ledger,
+            waiter: channel.waiter,
+            peer_gone: false,
+        }
+    }
+
+    /// From here on, frames are sealed and opened, if the agreement says so.
+    fn secure(&mut self, agreement: Box<dyn KeyAgreement>) -> Result<(), Error> {
+        let pair = agreement.finish().map_err(|e| Error::Unauthorized(e.to_string()))?;
+        if let Some(pair) = pair {
+            self.outbound.seal_with(pair.sealer);
+            self.inbound.open_with(pair.opener);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, kind: Kind, selector: u16, body: &[u8]) -> Result<(), Error> {
+        let content = Content::plain(Vec::new(), body);
+        self.outbound.push(Outgoing::new(kind, 0, content, (selector, 0, 0), None));
+        loop {
+            match self.outbound.pump(true)? {
+                Pumped::Done => return Ok(()),
+                Pumped::More => {}
+                Pumped::Full => self.wait().await?,
+            }
+        }
+    }
+
+    async fn receive(&mut self, wanted: Kind) -> Result<(Head, Content), Error> {
+        loop {
+            let incoming = self.inbound.next()?;
+            match incoming {
+                Some(Incoming::Handshake { kind, head, content }) if kind == wanted => {
+                    self.inbound.receiver.release()?;
+                    return Ok((head, content));
+                }
+                Some(Incoming::Handshake { kind: Kind::Refuse, head, content }) => {
+                    return Err(Refusal::decode(head.selector, content.body()));
+                }
+                Some(Incoming::Part) => self.inbound.receiver.release()?,
+                Some(Incoming::Goodbye(reason)) => {
+                    let reason = CloseReason::Peer(reason);
+                    return Err(Error::Closed { reason, maybe_executed: false });
+                }
+                Some(_) => {
+                    return Err(Error::Protocol("another handshake message was due".to_owned()));
+                }
+                None if self.inbound.receiver.arm()? => {}
+                None => {
+                    self.wait().await?;
+                    self.inbound.receiver.disarm();
+                }
+            }
+        }
+    }
+
+    /// Sleeps until the peer rings. What it published before it went can still be read, once.
+    async fn wait(&mut self) -> Result<(), Error> {
+        if self.peer_gone {
+            let reason = CloseReason::PeerGone;
+            return Err(Error::Closed { reason, maybe_executed: false });
+        }
+        let wake = poll_fn(|cx| self.waiter.poll_wake(cx)).await?;
+        self.peer_gone = wake == Wake::PeerGone;
+        Ok(())
+    }
+
+    /// Tells the client why it is turned away; returns the error for our own log.
+    async fn refuse(&mut self, refusal: Refusal) -> Error {
+        let (code, text) = refusal.encode();
+        if let Err(error) = self.send(Kind::Refuse, code, text.as_bytes()).await {
+            return error;
+        }
+        refusal.into()
+    }
+
+    fn open(mut self, peer_limits: Limits, peer_catalog: Catalog, clock_offset: u64) -> Opened {
+        self.inbound.open();
+        self.outbound.add_credit(peer_limits.max_buffered);
+        Opened {
+            inbound: self.inbound,
+            outbound: self.outbound,
+            ledger: self.ledger,
+            peer_limits,
+            peer_catalog,
+            clock_offset,
+        }
+    }
+}

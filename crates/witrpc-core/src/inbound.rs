@@ -1,0 +1,388 @@
+//! The receiving half of a session: frames off the transport, opened, checked, and put together to messages.
+//!
+//! Pure: it holds the transport's receiver as a trait object, and neither waits, locks nor reads a clock. Everything
+//! here comes from a peer that is not trusted: every rule of `docs/wire.md` that it could break is checked, and ends in
+//! [`Error::Protocol`].
+//!
+//! # Invariants
+//!
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`].
+//! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`.
+//! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::buffers;
+use crate::cipher::Opener;
+use crate::error::Error;
+use crate::frame::{HEADER_LEN, Header, Kind};
+use crate::ledger::{Charge, Ledger};
+use crate::message::{BLOB_ENTRY_LEN, Content, HEAD_LEN, Head, text};
+use crate::options::Limits;
+use crate::transport::RecordReceiver;
+use crate::wire::{Fields, len_u64, u32_len, u64_len};
+
+/// How much may be reserved for a section before more than its first chunk has arrived.
+const FIRST_RESERVE: usize = 64 << 10;
+/// The largest handshake message: a catalog of some thousand methods.
+const MAX_HANDSHAKE: u64 = 1 << 20;
+/// The largest handshake message from a client: it has nothing to say that is longer.
+const MAX_UNAUTHORIZED: u64 = 4 << 10;
+
+/// What a frame brought.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A handshake message.
+    Handshake {
+        kind: Kind,
+        head: Head,
+        content: Content,
+    },
+    Request {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    Response {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    /// The caller of this request is gone.
+    Cancel(u64),
+    /// The rest of this message will not come. `request` tells whose message it was.
+    Aborted {
+        id: u64,
+        request: bool,
+    },
+    Credit(u64),
+    Ping(u64),
+    Pong(u64),
+    Goodbye(String),
+    /// A chunk; its message is not complete.
+    Part,
+}
+
+/// What this half lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Handshake messages up to this many bytes.
+    Handshake(u64),
+    Open,
+}
+
+/// The receiving half of a session.
+pub(crate) struct Inbound {
+    pub(crate) receiver: Box<dyn RecordReceiver>,
+    opener: Option<Box<dyn Opener>>,
+    phase: Phase,
+    limits: Limits,
+    partials: HashMap<(Kind, u64), Partial>,
+    /// Bytes ever charged to the peer.
+    charged: u64,
+    ledger: Arc<Ledger>,
+}
+
+impl std::fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbound")
+            .field("phase", &self.phase)
+            .field("partials", &self.partials.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inbound {
+    /// A half that takes handshake messages; from a client (`from_client`) only short ones.
+    pub(crate) fn new(
+        receiver: Box<dyn RecordReceiver>,
+        limits: Limits,
+        ledger: Arc<Ledger>,
+        from_client: bool,
+    ) -> Self {
+        Self {
+            receiver,
+            opener: None,
+            phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
+            limits,
+            partials: HashMap::new(),
+            charged: 0,
+            ledger,
+        }
+    }
+
+    /// From the next frame on, frames are opened.
+    pub(crate) fn open_with(&mut self, opener: Box<dyn Opener>) {
+        self.opener = Some(opener);
+    }
+
+    /// The handshake is over.
+    pub(crate) const fn open(&mut self) {
+        self.phase = Phase::Open;
+    }
+
+    /// Messages of which a part has arrived.
+    pub(crate) fn partial_count(&self) -> usize {
+        self.partials.len()
+    }
+
+    /// Takes the next frame, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer broke a rule; the connection must end.
+    pub(crate) fn next(&mut self) -> Result<Option<Incoming>, Error> {
+        let mut head = [0; HEADER_LEN];
+        let Some(record_len) = self.receiver.peek(&mut head)? else { return Ok(None) };
+        let header = Header::decode(&head)?;
+        let overhead = self.opener.as_ref().map_or(0, |opener| opener.overhead());
+        if record_len != HEADER_LEN + u32_len(header.len) + overhead {
+            return Err(protocol("a frame's length differs from its record's"));
+        }
+        self.check_phase(&header)?;
+        let incoming = if header.kind.is_message() {
+            self.take_chunk(&head, &header, overhead)
+        } else {
+            self.take_whole(&head, &header, overhead)
+        };
+        self.receiver.consume();
+        incoming.map(Some)
+    }
+
+    fn check_phase(&self, header: &Header) -> Result<(), Error> {
+        let handshake = matches!(
+            header.kind,
+            Kind::Hello | Kind::Accept | Kind::Confirm | Kind::Welcome | Kind::Refuse
+        );
+        match self.phase {
+            Phase::Handshake(_) if handshake || header.kind == Kind::Goodbye => Ok(()),
+            Phase::Handshake(_) => Err(protocol("a frame before the handshake was over")),
+            Phase::Open if handshake => Err(protocol("a handshake frame after the handshake")),
+            Phase::Open => Ok(()),
+        }
+    }
+
+    fn take_whole(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<Incoming, Error> {
+        if header.len != 0 && header.kind != Kind::Goodbye {
+            return Err(protocol("a payload where none is due"));
+        }
+        let mut payload = buffers::take();
+        self.read(head, header, overhead, &mut payload)?;
+        let goodbye = if header.kind == Kind::Goodbye { text(&payload) } else { String::new() };
+        buffers::give(payload);
+        Ok(match header.kind {
+            Kind::Cancel => Incoming::Cancel(header.id),
+            Kind::Credit => Incoming::Credit(header.id),
+            Kind::Ping => Incoming::Ping(header.id),
+            Kind::Pong => Incoming::Pong(header.id),
+            Kind::AbortRequest => return self.abort(Kind::Request, header.id),
+            Kind::AbortResponse => return self.abort(Kind::Response, header.id),
+            _ => Incoming::Goodbye(goodbye),
+        })
+    }
+
+    fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
+        if self.partials.remove(&(kind, id)).is_none() {
+            return Err(protocol("an abort of a message that was not being sent"));
+        }
+        Ok(Incoming::Aborted { id, request: kind == Kind::Request })
+    }
+
+    fn take_chunk(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<Incoming, Error> {
+        let key = (header.kind, header.id);
+        let mut partial = if header.first {
+            if self.partials.contains_key(&key) {
+                return Err(protocol("a message began twice"));
+            }
+            self.begin(head, header, overhead)?
+        } else {
+            let Some(mut partial) = self.partials.remove(&key) else {
+                return Err(protocol("a chunk of a message that had not begun"));
+            };
+            let target = partial.section(u32_len(header.len), overhead)?;
+            self.read(head, header, overhead, target)?;
+            partial
+        };
+        self.settle(&mut partial)?;
+        if header.last != partial.is_complete() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        if header.last {
+            return Ok(partial.finish(header));
+        }
+        if self.partials.len() > u32_len(self.limits.max_in_flight) {
+            return Err(protocol("more messages at a time than calls allowed"));
+        }
+        self.partials.insert(key, partial);
+        Ok(Incoming::Part)
+    }
+
+    fn begin(&mut self, head: &[u8], header: &Header, overhead: usize) -> Result<Partial, Error> {
+        if u32_len(header.len) < HEAD_LEN {
+            return Err(protocol("a message shorter than its head"));
+        }
+        let mut section = buffers::take();
+        self.read(head, header, overhead, &mut section)?;
+        let message = Head::decode(&section)?;
+        if len_u64(section.len()) > message.first_section_len() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        if let Phase::Handshake(max) = self.phase
+            && message.first_section_len() > max
+        {
+            return Err(protocol("a handshake message that is too large"));
+        }
+        let mut partial = Partial {
+            first_len: message.first_section_len(),
+            head: message,
+            first: section,
+            blob_lens: None,
+            blobs: Vec::new(),
+            blob: Vec::new(),
+            charge: Charge::new(&self.ledger),
+        };
+        let table = u64::from(message.blob_count) * len_u64(BLOB_ENTRY_LEN);
+        self.charge(&mut partial, message.body_len, message.body_len.saturating_add(table))?;
+        Ok(partial)
+    }
+
+    /// Steps over what is complete, and reads the blob table once it is there.
+    fn settle(&mut self, partial: &mut Partial) -> Result<(), Error> {
+        if partial.blob_lens.is_none() && len_u64(partial.first.len()) == partial.first_len {
+            let blobs = partial.read_table()?;
+            let handshake = matches!(self.phase, Phase::Handshake(_));
+            if handshake && partial.head.blob_count > 0 {
+                return Err(protocol("a blob in the handshake"));
+            }
+            let size = partial.head.body_len.saturating_add(blobs);
+            self.charge(partial, size, blobs)?;
+        }
+        partial.step_blobs();
+        Ok(())
+    }
+
+    /// Puts `bytes` on the peer's account, for a message of `size` so far.
+    fn charge(&mut self, partial: &mut Partial, size: u64, bytes: u64) -> Result<(), Error> {
+        if matches!(self.phase, Phase::Handshake(_)) {
+            return Ok(());
+        }
+        if size > self.limits.max_message_size {
+            return Err(protocol("a message larger than max_message_size"));
+        }
+        self.charged = self.charged.saturating_add(bytes);
+        if self.charged - self.ledger.returned() > self.limits.max_buffered {
+            return Err(protocol("more bytes than there was credit for"));
+        }
+        partial.charge.add(bytes);
+        Ok(())
+    }
+
+    /// Appends the current record's payload to `out`, opened.
+    fn read(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let from = out.len();
+        self.receiver.append_to(HEADER_LEN, u32_len(header.len) + overhead, out);
+        if let Some(opener) = &mut self.opener {
+            opener.open(head, out, from).map_err(|e| Error::Protocol(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A message being put together.
+#[derive(Debug)]
+struct Partial {
+    head: Head,
+    first_len: u64,
+    /// Head, body, blob table.
+    first: Vec<u8>,
+    /// Known once `first` is complete; the lengths of the blobs still to come, last first.
+    blob_lens: Option<Vec<u64>>,
+    blobs: Vec<Bytes>,
+    /// The blob that is arriving.
+    blob: Vec<u8>,
+    charge: Charge,
+}
+
+impl Partial {
+    /// Where the next `len` bytes go, with room for them and for the seal behind them.
+    fn section(&mut self, len: usize, overhead: usize) -> Result<&mut Vec<u8>, Error> {
+        let (section, total) = match &self.blob_lens {
+            None => (&mut self.first, self.first_len),
+            Some(lens) => (&mut self.blob, lens.last().copied().unwrap_or(0)),
+        };
+        let rest = u64_len(total).saturating_sub(section.len());
+        if len == 0 || len > rest {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        if section.capacity() - section.len() < len + overhead {
+            // N1: `len` bytes are there; beyond them, as much again as there is.
+            let reserve = rest.min(section.len().max(FIRST_RESERVE)).max(len);
+            section.reserve_exact(reserve + overhead);
+        }
+        Ok(section)
+    }
+
+    /// Reads the blob table; returns the sum of the lengths.
+    fn read_table(&mut self) -> Result<u64, Error> {
+        let table = self.first.len() - u32_len(self.head.blob_count) * BLOB_ENTRY_LEN;
+        let mut fields = Fields::new(&self.first[table..]);
+        let mut lens = Vec::with_capacity(u32_len(self.head.blob_count));
+        let mut sum = 0_u64;
+        for _ in 0..self.head.blob_count {
+            let len = fields.u64("blob table")?;
+            sum = sum.saturating_add(len);
+            lens.push(len);
+        }
+        lens.reverse();
+        self.blob_lens = Some(lens);
+        Ok(sum)
+    }
+
+    /// Moves blobs that are complete, the empty ones too, to their place.
+    fn step_blobs(&mut self) {
+        let Some(lens) = &mut self.blob_lens else { return };
+        while lens.last().is_some_and(|len| *len == len_u64(self.blob.len())) {
+            lens.pop();
+            self.blobs.push(Bytes::from(std::mem::take(&mut self.blob)));
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.blob_lens.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    fn finish(self, header: &Header) -> Incoming {
+        let (id, head, charge) = (header.id, self.head, self.charge);
+        let content = Content::received(self.first, &head, self.blobs);
+        match header.kind {
+            Kind::Request => Incoming::Request { id, head, content, charge },
+            Kind::Response => Incoming::Response { id, head, content, charge },
+            kind => Incoming::Handshake { kind, head, content },
+        }
+    }
+}
+
+fn protocol(rule: &str) -> Error {
+    Error::Protocol(rule.to_owned())
+}

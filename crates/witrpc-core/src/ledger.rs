@@ -1,0 +1,120 @@
+//! The account of received bytes: what a connection holds for its peer, and what it may give back as credit.
+//!
+//! Every received message carries a [`Charge`]; dropping it, wherever the message ends, puts its bytes on the
+//! returnable side. The sending half turns them into credit frames in batches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atomic_waker::AtomicWaker;
+
+/// One connection's account, shared by its inbound half, its outbound half and its messages.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    /// Bytes whose messages have ended and that the peer has not been told about.
+    returnable: AtomicU64,
+    /// Bytes that the peer has been told about, ever.
+    returned: AtomicU64,
+    /// Below this many, telling the peer is not worth a frame.
+    batch: u64,
+    /// Who sends the credit: the connection's driver.
+    driver: AtomicWaker,
+}
+
+impl Ledger {
+    pub(crate) fn new(batch: u64) -> Arc<Self> {
+        Arc::new(Self {
+            returnable: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            batch,
+            driver: AtomicWaker::new(),
+        })
+    }
+
+    /// The task to wake when credit is due.
+    pub(crate) const fn driver(&self) -> &AtomicWaker {
+        &self.driver
+    }
+
+    /// Whether there are bytes to give back now.
+    pub(crate) fn is_due(&self) -> bool {
+        // Relaxed: the number carries no other data; whoever adds to it wakes the driver afterwards.
+        let returnable = self.returnable.load(Ordering::Relaxed);
+        returnable > 0 && returnable >= self.batch
+    }
+
+    /// Bytes to give back now, if they are worth a frame.
+    pub(crate) fn take_due(&self) -> Option<u64> {
+        if !self.is_due() {
+            return None;
+        }
+        let due = self.returnable.swap(0, Ordering::Relaxed);
+        // Counted before the frame can leave, so the peer never spends credit that is not on record here.
+        self.returned.fetch_add(due, Ordering::Release);
+        Some(due)
+    }
+
+    /// Bytes given back so far.
+    pub(crate) fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Acquire)
+    }
+
+    fn add(&self, bytes: u64) {
+        let before = self.returnable.fetch_add(bytes, Ordering::Relaxed);
+        if before < self.batch.max(1) && before + bytes >= self.batch {
+            self.driver.wake();
+        }
+    }
+}
+
+/// Bytes of one received message on the account of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Charge {
+    bytes: u64,
+    ledger: Option<Arc<Ledger>>,
+}
+
+impl Charge {
+    pub(crate) fn new(ledger: &Arc<Ledger>) -> Self {
+        Self { bytes: 0, ledger: Some(Arc::clone(ledger)) }
+    }
+
+    /// A charge of nothing.
+    pub(crate) const fn none() -> Self {
+        Self { bytes: 0, ledger: None }
+    }
+
+    pub(crate) const fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some(ledger) = &self.ledger
+            && self.bytes > 0
+        {
+            ledger.add(self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Charge, Ledger};
+
+    #[test]
+    fn credit_is_given_back_in_batches_and_never_lost() {
+        let ledger = Ledger::new(100);
+        let charge = |bytes| {
+            let mut charge = Charge::new(&ledger);
+            charge.add(bytes);
+            charge
+        };
+        drop(charge(60));
+        assert_eq!(ledger.take_due(), None);
+        drop(charge(60));
+        assert_eq!(ledger.take_due(), Some(120));
+        assert_eq!(ledger.take_due(), None);
+    }
+}

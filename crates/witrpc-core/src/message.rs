@@ -1,0 +1,236 @@
+//! Messages: the typed bodies behind the frames, as `docs/wire.md` lays them out.
+//!
+//! A message that carries values ([`Content`]) is one buffer, `head | body | blob table`, followed by its blobs. The
+//! head stands in front of the serialized body in the same allocation, so a small message is one slice from the
+//! serializer to the ring. Pure.
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::service::Status;
+use crate::wire::{Fields, Malformed, Put, len_u64, u32_len, u64_len};
+
+/// Bytes of the head of every message. [wire.head]
+pub(crate) const HEAD_LEN: usize = 24;
+/// Bytes of one entry of the blob table: a `u64` length. [wire.blobs]
+pub(crate) const BLOB_ENTRY_LEN: usize = 8;
+
+/// The fixed part in front of a message's body. [wire.head]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Bytes of the serialized body.
+    pub(crate) body_len: u64,
+    /// Entries of the blob table behind the body.
+    pub(crate) blob_count: u32,
+    /// Request: the service's index. Response: the status. Otherwise 0.
+    pub(crate) selector: u16,
+    /// Request: the method's index. Otherwise 0.
+    pub(crate) member: u16,
+    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Otherwise 0.
+    pub(crate) stamp: u64,
+}
+
+impl Head {
+    pub(crate) fn encode(&self) -> [u8; HEAD_LEN] {
+        let mut bytes = [0; HEAD_LEN];
+        bytes[..8].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.blob_count.to_le_bytes());
+        bytes[12..14].copy_from_slice(&self.selector.to_le_bytes());
+        bytes[14..16].copy_from_slice(&self.member.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.stamp.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut fields = Fields::new(bytes);
+        Ok(Self {
+            body_len: fields.u64("message head")?,
+            blob_count: fields.u32("message head")?,
+            selector: fields.u16("message head")?,
+            member: fields.u16("message head")?,
+            stamp: fields.u64("message head")?,
+        })
+    }
+
+    /// Bytes of the message's first section: head, body and blob table. Saturates on nonsense.
+    pub(crate) const fn first_section_len(&self) -> u64 {
+        (HEAD_LEN as u64)
+            .saturating_add(self.body_len)
+            .saturating_add(self.blob_count as u64 * BLOB_ENTRY_LEN as u64)
+    }
+}
+
+/// A message's values: a serialized body, and the blobs beside it.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// `head | body | blob table`; the head's place is reserved, and filled in by [`Content::seal_head`].
+    buffer: Vec<u8>,
+    /// The byte behind the body.
+    body_end: usize,
+    pub(crate) blobs: Vec<Bytes>,
+}
+
+impl Content {
+    /// Serializes a body with `write`, behind the room for the head. On failure nothing is kept.
+    pub(crate) fn write<E>(
+        mut buffer: Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Bytes>, E>,
+    ) -> Result<Self, E> {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; HEAD_LEN]);
+        let blobs = write(&mut buffer)?;
+        Ok(Self { body_end: buffer.len(), buffer, blobs })
+    }
+
+    /// A body that is only bytes.
+    pub(crate) fn plain(mut buffer: Vec<u8>, body: &[u8]) -> Self {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; HEAD_LEN]);
+        buffer.extend_from_slice(body);
+        Self { body_end: buffer.len(), buffer, blobs: Vec::new() }
+    }
+
+    /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
+    pub(crate) fn received(buffer: Vec<u8>, head: &Head, blobs: Vec<Bytes>) -> Self {
+        let body_end = (HEAD_LEN + u64_len(head.body_len)).min(buffer.len());
+        Self { buffer, body_end, blobs }
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        self.buffer.get(HEAD_LEN..self.body_end).unwrap_or_default()
+    }
+
+    /// Body and blobs in bytes: what `max_message_size` bounds.
+    pub(crate) fn size(&self) -> u64 {
+        let blobs = self.blobs.iter().map(|blob| len_u64(blob.len())).sum::<u64>();
+        len_u64(self.body().len()) + blobs
+    }
+
+    /// Fills in head and blob table and returns the first section and the blobs, ready to be cut into chunks.
+    pub(crate) fn into_sections(
+        mut self,
+        selector: u16,
+        member: u16,
+        stamp: u64,
+    ) -> (Vec<u8>, Vec<Bytes>) {
+        self.buffer.truncate(self.body_end);
+        if self.buffer.len() < HEAD_LEN {
+            self.buffer.resize(HEAD_LEN, 0);
+        }
+        let head = Head {
+            body_len: len_u64(self.buffer.len() - HEAD_LEN),
+            blob_count: u32::try_from(self.blobs.len()).unwrap_or(u32::MAX),
+            selector,
+            member,
+            stamp,
+        };
+        self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
+        for blob in self.blobs.iter().take(u32_len(head.blob_count)) {
+            self.buffer.put_u64(len_u64(blob.len()));
+        }
+        (self.buffer, self.blobs)
+    }
+
+    /// The allocation, to be used again.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+/// Maximum length of a text that a peer may send us as a reason or an explanation.
+const MAX_TEXT: usize = 4096;
+
+/// The text of an error response or a goodbye; cut, and made valid, rather than refused.
+pub(crate) fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]).into_owned()
+}
+
+/// Why a server turns a client away. [wire.refuse]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Incompatible(String),
+    Unauthorized(String),
+}
+
+impl Refusal {
+    pub(crate) fn encode(&self) -> (u16, &str) {
+        match self {
+            Self::Incompatible(text) => (1, text),
+            Self::Unauthorized(text) => (2, text),
+        }
+    }
+
+    pub(crate) fn decode(code: u16, body: &[u8]) -> Error {
+        match code {
+            2 => Error::Unauthorized(text(body)),
+            _ => Error::Incompatible(text(body)),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Incompatible(text) => Self::Incompatible(text),
+            Refusal::Unauthorized(text) => Self::Unauthorized(text),
+        }
+    }
+}
+
+/// The error that a response with `status` stands for; `None` for the two that carry a value. [wire.response.status]
+pub(crate) fn status_error(status: Status, body: &[u8], method: &str) -> Option<Error> {
+    let method = || method.to_owned();
+    Some(match status {
+        Status::Ok | Status::Fault => return None,
+        Status::Panicked => Error::Panicked { method: method(), message: text(body) },
+        Status::Cancelled => Error::Cancelled,
+        Status::TimedOut => Error::TimedOut { after: std::time::Duration::ZERO },
+        Status::NoSuchMethod => Error::Protocol(format!("the peer knows no method {}", method())),
+        Status::BadArguments => Error::Deserialize {
+            what: format!("the arguments of {}", method()),
+            serializer: "the peer's serializer".to_owned(),
+            reason: text(body),
+        },
+        Status::BadResult => Error::Serialize {
+            what: format!("the result of {}", method()),
+            serializer: "the peer's serializer".to_owned(),
+            reason: text(body),
+        },
+        Status::TooLarge => {
+            let mut fields = Fields::new(body);
+            let size = fields.u64("size").unwrap_or_default();
+            let limit = fields.u64("limit").unwrap_or_default();
+            Error::TooLarge { what: format!("the result of {}", method()), size, limit }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Content, HEAD_LEN, Head};
+    use bytes::Bytes;
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn message_is_frozen() {
+        let mut content = Content::plain(Vec::new(), b"[1,2]");
+        content.blobs.push(Bytes::from_static(b"xyz"));
+        assert_eq!(content.size(), 8);
+        let (section, blobs) = content.into_sections(1, 2, 3);
+        let mut expected =
+            vec![5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(b"[1,2]");
+        expected.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(section, expected);
+        assert_eq!(blobs.len(), 1);
+        let head = Head::decode(&section[..HEAD_LEN]).unwrap();
+        assert_eq!(head.first_section_len(), section.len() as u64);
+        assert_eq!(Content::received(section, &head, blobs).body(), b"[1,2]");
+    }
+
+    #[test]
+    fn absurd_lengths_saturate() {
+        let head = Head { body_len: u64::MAX, blob_count: u32::MAX, ..Head::default() };
+        assert_eq!(head.first_section_len(), u64::MAX);
+    }
+}

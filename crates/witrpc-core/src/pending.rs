@@ -1,0 +1,276 @@
+//! The calls that this side has made and that the peer has not answered.
+//!
+//! Pure: a table of slots. An id is a slot and a generation; the slot is used again only when its answer, or the
+//! acknowledgement of its cancel, has come, so a late answer never reaches a later call.
+//!
+//! # Invariants
+//!
+//! - **P1** A slot is on the free list, or `Waiting`, `Done` or `Abandoned`; only `Waiting` and `Abandoned` may be
+//!   answered, and only once.
+//! - **P2** A slot's generation grows whenever the slot is freed.
+
+use std::task::Waker;
+
+use crate::error::{CloseReason, Error};
+use crate::ledger::Charge;
+use crate::message::Content;
+use crate::service::Status;
+
+/// A call's id on the wire. [wire.call.id]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+impl CallId {
+    const fn new(slot: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | slot as u64)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the id")]
+    const fn parts(self) -> (u32, u32) {
+        (self.0 as u32, (self.0 >> 32) as u32)
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: Status,
+    pub(crate) content: Content,
+    /// Keeps the bytes on the account of the connection until the caller has taken them.
+    pub(crate) charge: Charge,
+}
+
+#[derive(Debug)]
+enum State {
+    Free {
+        next: Option<u32>,
+    },
+    Waiting {
+        waker: Option<Waker>,
+    },
+    Done(Result<Answer, Error>),
+    /// The caller is gone; the peer has been told.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    state: State,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    slots: Vec<Slot>,
+    free: Option<u32>,
+    used: usize,
+    closed: Option<CloseReason>,
+}
+
+/// The peer answered a call that was not waiting for an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unexpected;
+
+/// What became of an answer.
+#[derive(Debug)]
+pub(crate) enum Completed {
+    /// The leader's own; handed over at once, its slot is free.
+    Mine(Answer),
+    /// Stored, and its caller must be woken.
+    Other(Option<Waker>),
+    /// Its caller is gone; the slot is free.
+    Nobody,
+}
+
+impl Pending {
+    /// Takes a slot for a new call, whose caller is `waker`.
+    ///
+    /// # Errors
+    ///
+    /// The reason if the connection is closed.
+    pub(crate) fn insert(&mut self, waker: Waker) -> Result<CallId, CloseReason> {
+        if let Some(reason) = &self.closed {
+            return Err(reason.clone());
+        }
+        let state = State::Waiting { waker: Some(waker) };
+        self.used += 1;
+        if let Some(index) = self.free {
+            let slot = &mut self.slots[crate::wire::u32_len(index)];
+            let State::Free { next } = slot.state else { unreachable!("P1: on the free list") };
+            self.free = next;
+            slot.state = state;
+            return Ok(CallId::new(index, slot.generation));
+        }
+        let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.slots.push(Slot { generation: 0, state });
+        Ok(CallId::new(index, 0))
+    }
+
+    /// Hands an answer in. `mine` is the call of whoever is asking; it is not woken.
+    pub(crate) fn complete(
+        &mut self,
+        id: CallId,
+        answer: Answer,
+        mine: Option<CallId>,
+    ) -> Result<Completed, Unexpected> {
+        let slot = self.get(id).ok_or(Unexpected)?;
+        match &mut slot.state {
+            State::Waiting { .. } if mine == Some(id) => {
+                self.release(id);
+                Ok(Completed::Mine(answer))
+            }
+            State::Waiting { waker } => {
+                let waker = waker.take();
+                slot.state = State::Done(Ok(answer));
+                Ok(Completed::Other(waker))
+            }
+            State::Abandoned => {
+                self.release(id);
+                Ok(Completed::Nobody)
+            }
+            State::Free { .. } | State::Done(_) => Err(Unexpected),
+        }
+    }
+
+    /// Takes the answer if it is there, else remembers whom to wake.
+    pub(crate) fn poll(&mut self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
+        let Some(slot) = self.get(id) else { return Some(Err(Error::Cancelled)) };
+        match &mut slot.state {
+            State::Waiting { waker: Some(old) } => {
+                old.clone_from(waker);
+                None
+            }
+            State::Waiting { waker: none } => {
+                *none = Some(waker.clone());
+                None
+            }
+            State::Done(_) => {
+                let State::Done(outcome) = std::mem::replace(&mut slot.state, State::Abandoned)
+                else {
+                    unreachable!("matched above")
+                };
+                self.release(id);
+                Some(outcome)
+            }
+            State::Free { .. } | State::Abandoned => Some(Err(Error::Cancelled)),
+        }
+    }
+
+    /// The caller is gone. Returns an answer that had come already; otherwise the slot stays taken until the peer
+    /// answers or acknowledges, unless the call was `unsent`.
+    pub(crate) fn abandon(&mut self, id: CallId, unsent: bool) -> Option<Answer> {
+        let slot = self.get(id)?;
+        match std::mem::replace(&mut slot.state, State::Abandoned) {
+            State::Done(outcome) => {
+                self.release(id);
+                outcome.ok()
+            }
+            State::Waiting { .. } if unsent => {
+                self.release(id);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Fails what is waiting, now and from here on. `unsent` are calls of which nothing has left this side. Returns
+    /// whom to wake.
+    pub(crate) fn close(&mut self, reason: &CloseReason, unsent: &[CallId]) -> Vec<Waker> {
+        self.closed = Some(reason.clone());
+        let mut wakers = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let id = CallId::new(u32::try_from(index).unwrap_or(u32::MAX), slot.generation);
+            if let State::Waiting { waker } = &mut slot.state {
+                wakers.extend(waker.take());
+                let maybe_executed = !unsent.contains(&id);
+                slot.state =
+                    State::Done(Err(Error::Closed { reason: reason.clone(), maybe_executed }));
+            }
+        }
+        wakers
+    }
+
+    /// Slots that are not free.
+    pub(crate) const fn len(&self) -> usize {
+        self.used
+    }
+
+    fn get(&mut self, id: CallId) -> Option<&mut Slot> {
+        let (index, generation) = id.parts();
+        let slot = self.slots.get_mut(crate::wire::u32_len(index))?;
+        (slot.generation == generation).then_some(slot)
+    }
+
+    fn release(&mut self, id: CallId) {
+        let (index, _) = id.parts();
+        let slot = &mut self.slots[crate::wire::u32_len(index)];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.state = State::Free { next: self.free };
+        self.free = Some(index);
+        self.used -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::{Answer, Completed, Pending, Unexpected};
+    use crate::error::{CloseReason, Error};
+    use crate::ledger::Charge;
+    use crate::message::Content;
+    use crate::service::Status;
+
+    fn answer() -> Answer {
+        Answer { status: Status::Ok, content: Content::default(), charge: Charge::none() }
+    }
+
+    #[test]
+    fn a_slot_is_used_again_under_another_id() {
+        let mut pending = Pending::default();
+        let first = pending.insert(Waker::noop().clone()).unwrap();
+        assert!(matches!(pending.complete(first, answer(), Some(first)), Ok(Completed::Mine(_))));
+        let second = pending.insert(Waker::noop().clone()).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(pending.complete(first, answer(), None).err(), Some(Unexpected));
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn an_abandoned_slot_waits_for_its_acknowledgement() {
+        let mut pending = Pending::default();
+        let id = pending.insert(Waker::noop().clone()).unwrap();
+        assert!(pending.abandon(id, false).is_none());
+        assert_eq!(pending.len(), 1);
+        assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Nobody)));
+        assert_eq!(pending.len(), 0);
+        assert_eq!(pending.complete(id, answer(), None).err(), Some(Unexpected));
+    }
+
+    #[test]
+    fn nothing_is_answered_twice() {
+        let mut pending = Pending::default();
+        let id = pending.insert(Waker::noop().clone()).unwrap();
+        assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Other(Some(_)))));
+        assert_eq!(pending.complete(id, answer(), None).err(), Some(Unexpected));
+        assert!(pending.poll(id, Waker::noop()).is_some());
+        assert_eq!(pending.len(), 0);
+    }
+
+    #[test]
+    fn closing_tells_sent_from_unsent() {
+        let mut pending = Pending::default();
+        let sent = pending.insert(Waker::noop().clone()).unwrap();
+        let unsent = pending.insert(Waker::noop().clone()).unwrap();
+        assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent]).len(), 2);
+        for (id, expected) in [(sent, true), (unsent, false)] {
+            let Some(Err(Error::Closed { maybe_executed, .. })) = pending.poll(id, Waker::noop())
+            else {
+                panic!("not closed");
+            };
+            assert_eq!(maybe_executed, expected);
+        }
+        assert!(pending.insert(Waker::noop().clone()).is_err());
+    }
+}

@@ -1,0 +1,425 @@
+//! Serving: from a request to its response.
+//!
+//! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
+//! has been slow at that (two of its last eight first polls over [`SLOW`]) is handed over at once, and tried in place
+//! again now and then. Every handler is answered exactly once: whoever removes its entry from the table answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+use tracing::Span;
+
+use crate::connection::{Connection, lock};
+use crate::context::CallContext;
+use crate::error::Error;
+use crate::handshake::Catalog;
+use crate::ledger::Charge;
+use crate::message::{Content, Head};
+use crate::service::{Dispatch, MethodDescriptor, Reply, Request, Service, Status};
+
+/// A first poll that takes longer keeps others waiting noticeably.
+const SLOW: Duration = Duration::from_micros(50);
+/// So many slow ones among the last eight, and the method is no longer polled in place.
+const SLOW_ONES: u32 = 2;
+/// One in so many calls of a slow method is tried in place again.
+const TRIAL_EVERY: u32 = 64;
+
+/// A request, to be served.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: u64,
+    pub(crate) head: Head,
+    pub(crate) content: Content,
+    pub(crate) charge: Charge,
+}
+
+/// The services of an endpoint; one for all its connections.
+#[derive(Default)]
+pub(crate) struct Services {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    service: Arc<dyn Service>,
+    methods: Vec<Habit>,
+}
+
+/// How a method's first polls have gone.
+#[derive(Default)]
+struct Habit {
+    /// One bit per first poll, the latest lowest; set if it was slow.
+    slow: AtomicU8,
+    /// Calls handed over since the last trial.
+    handed_over: AtomicU32,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.descriptors().map(|d| d.name)).finish()
+    }
+}
+
+impl Services {
+    /// Adds a service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if there is one of that name.
+    pub(crate) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Error> {
+        let descriptor = service.descriptor();
+        if self.descriptors().any(|d| d.name == descriptor.name) {
+            return Err(Error::config(
+                "with_service",
+                descriptor.name,
+                "there is a service of this name already; give one of the traits another with \
+                 #[witrpc::service(name = \"…\")]",
+            ));
+        }
+        let methods = descriptor.methods.iter().map(|_| Habit::default()).collect();
+        self.entries.push(Entry { service, methods });
+        Ok(())
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn catalog(&self) -> Catalog {
+        Catalog::new(self.descriptors())
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = &'static crate::service::ServiceDescriptor> {
+        self.entries.iter().map(|entry| entry.service.descriptor())
+    }
+
+    fn find(&self, head: &Head) -> Option<(&Entry, &'static MethodDescriptor, &Habit)> {
+        let entry = self.entries.get(usize::from(head.selector))?;
+        let method = entry.service.descriptor().methods.get(usize::from(head.member))?;
+        Some((entry, method, entry.methods.get(usize::from(head.member))?))
+    }
+}
+
+impl Habit {
+    fn in_place(&self) -> bool {
+        // Relaxed throughout: a statistic; a lost update costs one misjudged call.
+        if self.slow.load(Ordering::Relaxed).count_ones() < SLOW_ONES {
+            return true;
+        }
+        self.handed_over.fetch_add(1, Ordering::Relaxed) % TRIAL_EVERY == TRIAL_EVERY - 1
+    }
+
+    fn note(&self, slow: bool) {
+        let history = self.slow.load(Ordering::Relaxed);
+        if history != 0 || slow {
+            self.slow.store(history << 1 | u8::from(slow), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The requests of one connection that are being served.
+#[derive(Debug)]
+pub(crate) struct Served {
+    services: Arc<Services>,
+    max_in_flight: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    running: HashMap<u64, Running>,
+    /// Requests that wait until the answers before them have left.
+    deferred: VecDeque<Job>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    context: CallContext,
+    task: Option<AbortHandle>,
+}
+
+impl Served {
+    pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
+        let max_in_flight = crate::wire::u32_len(max_in_flight);
+        Self { services, max_in_flight, table: Mutex::new(Table::default()) }
+    }
+
+    /// Puts a request aside for the driver.
+    pub(crate) fn defer(&self, job: Job) {
+        lock(&self.table).deferred.push_back(job);
+    }
+
+    /// A request that was put aside.
+    pub(crate) fn next_deferred(&self) -> Option<Job> {
+        lock(&self.table).deferred.pop_front()
+    }
+
+    /// Requests being handled or put aside.
+    pub(crate) fn len(&self) -> usize {
+        let table = lock(&self.table);
+        table.running.len() + table.deferred.len()
+    }
+
+    /// Stops a handler; returns whether it was there, and so is to be answered by the caller.
+    pub(crate) fn cancel(&self, id: u64) -> bool {
+        let mut table = lock(&self.table);
+        let deferred = table.deferred.iter().position(|job| job.id == id);
+        let job = deferred.and_then(|at| table.deferred.remove(at));
+        let running = table.running.remove(&id);
+        drop(table);
+        let found = job.is_some() || running.is_some();
+        drop(job);
+        if let Some(running) = running {
+            running.cancel();
+        }
+        found
+    }
+
+    /// Stops all handlers: nobody waits for them any more.
+    pub(crate) fn cancel_all(&self) {
+        let mut table = lock(&self.table);
+        table.closed = true;
+        let running = std::mem::take(&mut table.running);
+        let deferred = std::mem::take(&mut table.deferred);
+        drop(table);
+        drop(deferred);
+        running.into_values().for_each(Running::cancel);
+    }
+
+    /// Checks that one more may be served.
+    fn admit(&self, id: u64) -> Result<(), Error> {
+        let table = lock(&self.table);
+        if table.running.len() + table.deferred.len() >= self.max_in_flight {
+            return Err(Error::Protocol("more calls in flight than announced".to_owned()));
+        }
+        if table.running.contains_key(&id) {
+            return Err(Error::Protocol("two calls with one id".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn insert(&self, id: u64, context: CallContext) -> bool {
+        let mut table = lock(&self.table);
+        if table.closed {
+            return false;
+        }
+        table.running.insert(id, Running { context, task: None });
+        true
+    }
+
+    fn set_task(&self, id: u64, task: AbortHandle) {
+        match lock(&self.table).running.get_mut(&id) {
+            Some(running) => running.task = Some(task),
+            // It has finished already, or was cancelled before its task was known.
+            None => task.abort(),
+        }
+    }
+
+    /// Whether the handler's answer is still wanted.
+    fn finish(&self, id: u64) -> bool {
+        lock(&self.table).running.remove(&id).is_some()
+    }
+}
+
+impl Running {
+    fn cancel(self) {
+        self.context.cancel();
+        if let Some(task) = self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Serves a request. Returns whether an answer was queued that has not been published.
+    pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
+        if let Err(error) = self.served.admit(job.id) {
+            self.fail(&error);
+            return false;
+        }
+        // Answers wait for a peer that does not read: let its requests wait too, on its own account.
+        if self.queued() > self.peer_limits.max_buffered {
+            self.served.defer(job);
+            return false;
+        }
+        self.serve_now(job)
+    }
+
+    /// Serves requests that were put aside, as far as there is room for answers.
+    pub(crate) fn serve_deferred(self: &Arc<Self>) {
+        while self.queued() <= self.peer_limits.max_buffered {
+            let Some(job) = self.served.next_deferred() else { return };
+            if self.serve_now(job) {
+                self.pump();
+            }
+        }
+    }
+
+    fn serve_now(self: &Arc<Self>, job: Job) -> bool {
+        let Job { id, head, content, charge } = job;
+        let services = Arc::clone(&self.served.services);
+        let Some((entry, method, habit)) = services.find(&head) else {
+            self.reply(id, Reply::text(Status::NoSuchMethod, ""), false);
+            return true;
+        };
+        let deadline = match self.deadline(head.stamp) {
+            Ok(deadline) => deadline,
+            Err(Expired) => {
+                self.reply(id, Reply::text(Status::TimedOut, ""), false);
+                return true;
+            }
+        };
+        let context = CallContext::new(self.peer, deadline);
+        let service = entry.service.descriptor().name;
+        let span = tracing::debug_span!("call", service, method = method.name, id);
+        let request = Request { content, codec: self.codec.clone() };
+        let dispatch = catch(|| entry.service.call(usize::from(head.member), request));
+        let future = match dispatch {
+            Ok(Dispatch::Running(future)) => future,
+            Ok(Dispatch::Ready(reply)) => {
+                self.reply(id, reply, false);
+                return true;
+            }
+            Err(message) => {
+                self.reply(id, panicked(service, method.name, &message), false);
+                return true;
+            }
+        };
+        let mut handling =
+            Handling { future, context, span, service, method: method.name, _charge: charge };
+        if method.blocking {
+            self.spawn_blocking(id, handling);
+            return false;
+        }
+        if habit.in_place() {
+            let began = Instant::now();
+            let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
+            habit.note(began.elapsed() > SLOW);
+            if let Poll::Ready(reply) = polled {
+                self.reply(id, reply, false);
+                return true;
+            }
+        }
+        self.spawn(id, handling);
+        false
+    }
+
+    /// A request's deadline as our clock's and as tokio's.
+    fn deadline(&self, stamp: u64) -> Result<Option<tokio::time::Instant>, Expired> {
+        if stamp == 0 {
+            return Ok(None);
+        }
+        let left = stamp.checked_sub(self.now()).filter(|left| *left > 0).ok_or(Expired)?;
+        // Further off than a clock can say is as good as none.
+        Ok(tokio::time::Instant::now().checked_add(Duration::from_nanos(left)))
+    }
+
+    /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
+    /// caused is not lost.
+    fn spawn(self: &Arc<Self>, id: u64, handling: Handling) {
+        let context = handling.context.clone();
+        if !self.served.insert(id, context) {
+            return;
+        }
+        let connection = Arc::clone(self);
+        let task = self.runtime.spawn(async move {
+            let reply = handling.within_deadline().await;
+            connection.finish(id, reply);
+        });
+        self.served.set_task(id, task.abort_handle());
+    }
+
+    /// Runs a handler on the pool for blocking work.
+    fn spawn_blocking(self: &Arc<Self>, id: u64, handling: Handling) {
+        let context = handling.context.clone();
+        if !self.served.insert(id, context) {
+            return;
+        }
+        let connection = Arc::clone(self);
+        let runtime = self.runtime.clone();
+        let task = self.runtime.spawn_blocking(move || {
+            let reply = runtime.block_on(handling.within_deadline());
+            connection.finish(id, reply);
+        });
+        self.served.set_task(id, task.abort_handle());
+    }
+
+    /// Answers a handler that was handed over, if its answer is still wanted.
+    fn finish(self: &Arc<Self>, id: u64, reply: Reply) {
+        if self.served.finish(id) {
+            self.reply(id, reply, true);
+        }
+    }
+
+    fn reply(&self, id: u64, reply: Reply, publish: bool) {
+        let (size, limit) = (reply.content.size(), self.peer_limits.max_message_size);
+        let reply = if size > limit { Reply::too_large(size, limit) } else { reply };
+        self.respond(id, reply.status, reply.content, publish);
+    }
+}
+
+/// The deadline had passed before the handler was polled.
+struct Expired;
+
+/// A handler, with what is set around every poll of it. Never panics.
+struct Handling {
+    future: Pin<Box<dyn Future<Output = Reply> + Send>>,
+    context: CallContext,
+    span: Span,
+    service: &'static str,
+    method: &'static str,
+    /// The request's bytes stay on the peer's account until the handler has ended.
+    _charge: Charge,
+}
+
+impl Handling {
+    async fn within_deadline(self) -> Reply {
+        let Some(deadline) = self.context.deadline() else { return self.await };
+        let context = self.context.clone();
+        tokio::time::timeout_at(deadline, self).await.unwrap_or_else(|_| {
+            context.cancel();
+            Reply::text(Status::TimedOut, "")
+        })
+    }
+}
+
+impl Future for Handling {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let this = &mut *self;
+        let _span = this.span.enter();
+        let future = this.future.as_mut();
+        let polled = this.context.enter(|| catch(|| future.poll(cx)));
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(reply)) => {
+                tracing::debug!(status = ?reply.status, "answered");
+                Poll::Ready(reply)
+            }
+            Err(message) => Poll::Ready(panicked(this.service, this.method, &message)),
+        }
+    }
+}
+
+fn panicked(service: &str, method: &str, message: &str) -> Reply {
+    tracing::error!(service, method, message, "a handler panicked");
+    Reply::text(Status::Panicked, message)
+}
+
+/// Runs the user's code; a panic becomes its message. The user's own state is the user's to keep whole.
+fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned())
+    })
+}

@@ -1,0 +1,211 @@
+//! What a connection needs from the operating system, as traits: records out, records in, and a wake-up.
+//!
+//! A transport crate (`witrpc-mmf`) implements these; everything above is the same for all transports. The two
+//! directions have two owners ([`RecordSender`], [`RecordReceiver`]), and sleeping has a third ([`Waiter`]), so no
+//! lock is ever shared between them. Nothing here interprets a record.
+//!
+//! # The sleep protocol, seen from here
+//!
+//! A side is *armed* when its peer must wake it: for data ([`RecordReceiver::arm`]) or for space
+//! ([`RecordSender::arm`]). Arming re-checks after the flag is visible, and says so when there is work after all.
+//! Between any two polls of a connection's tasks, either the receiver is armed or a task is scheduled to arm it.
+
+use std::{any::Any, fmt, future::Future, io, pin::Pin, task::Context, task::Poll};
+
+use crate::error::Error;
+use crate::options::WaitStrategy;
+
+pub mod memory;
+
+/// A boxed future, as object-safe traits return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where a server's connections come from.
+pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
+    /// The endpoint's name, for messages and spans.
+    fn name(&self) -> &str;
+
+    /// Checks every setting that can be checked without touching the system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming the setting, the value and the way out.
+    fn validate(&self) -> Result<(), Error>;
+
+    /// Starts to listen. The listener stops, and takes back everything it made, when it is dropped.
+    fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
+}
+
+/// A listening endpoint.
+pub trait Listener: fmt::Debug + Send + 'static {
+    /// Waits for the next client. Not cancel-safe beyond this: dropping the future and the listener together is safe.
+    fn accept(&mut self) -> BoxFuture<'_, Result<Channel, Error>>;
+}
+
+/// Where a client's connection comes from.
+pub trait ClientTransport: fmt::Debug + Send + Sync + 'static {
+    /// The endpoint's name, for messages and spans.
+    fn name(&self) -> &str;
+
+    /// Checks every setting that can be checked without touching the system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming the setting, the value and the way out.
+    fn validate(&self) -> Result<(), Error>;
+
+    /// Opens a channel to the server, waiting for one to appear or to have room until `deadline`.
+    ///
+    /// Fails with [`Error::NotRunning`] or [`Error::Busy`] when the deadline passes first.
+    fn connect(&self, deadline: tokio::time::Instant) -> BoxFuture<'_, Result<Channel, Error>>;
+}
+
+/// One connection's worth of transport: two directions, a wake-up, and what is known of the peer.
+pub struct Channel {
+    /// Our outgoing direction.
+    pub sender: Box<dyn RecordSender>,
+    /// Our incoming direction.
+    pub receiver: Box<dyn RecordReceiver>,
+    /// The wake-up that the peer rings, and the sign of its life.
+    pub waiter: Box<dyn Waiter>,
+    /// The process id that the peer claims; `None` where there is no other process.
+    pub peer_process_id: Option<u32>,
+    /// Nanoseconds of a monotonic clock that both sides read, if possible the very same one.
+    pub clock: fn() -> u64,
+    /// How the connection waits.
+    pub wait_strategy: WaitStrategy,
+    /// Called once, when the peer's first frame has arrived: the transport can remove what only served to meet.
+    pub on_first_frame: Box<dyn FnOnce() + Send>,
+    /// Dropped when the connection has ended: frees the place that this client held.
+    pub lease: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("peer_process_id", &self.peer_process_id)
+            .field("wait_strategy", &self.wait_strategy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The outgoing direction of a channel.
+pub trait RecordSender: Send + 'static {
+    /// The largest record (head and body together, in bytes) that this direction ever takes.
+    fn max_record(&self) -> usize;
+
+    /// The number of bytes that may lie unread in this direction.
+    fn capacity(&self) -> usize;
+
+    /// Appends `head` followed by `body` as one record, if that leaves at least `spare` bytes free.
+    ///
+    /// Returns whether it was appended. The record becomes visible to the peer with the next
+    /// [`publish`](Self::publish). A record longer than [`max_record`](Self::max_record) is never appended.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError>;
+
+    /// Whether a record of `len` bytes would be appended with `spare`; lets a caller seal only what will fit.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError>;
+
+    /// Makes all appended records visible, and wakes the peer if it sleeps. Does nothing if there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Io`] if waking failed.
+    fn publish(&mut self) -> Result<(), TransportError>;
+
+    /// Asks the peer to wake us once there is more room than now. Returns `true`, and asks for nothing, if a
+    /// record of `len` bytes with `spare` fits after all.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError>;
+}
+
+/// The incoming direction of a channel.
+pub trait RecordReceiver: Send + 'static {
+    /// Copies the first bytes of the oldest unread record into `head` and returns the record's length, in bytes;
+    /// `None` if there is no record. A record shorter than `head` fills only its own length of it.
+    ///
+    /// The length was copied and checked once and stays valid until [`consume`](Self::consume); so do the bounds
+    /// of [`append_to`](Self::append_to). Calling it again before `consume` is not allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError>;
+
+    /// Appends bytes `from .. from + len` of the record last peeked at to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not within the record.
+    fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>);
+
+    /// Steps over the record last peeked at. Its space is given back with the next [`release`](Self::release).
+    fn consume(&mut self);
+
+    /// Gives the space of all consumed records back to the peer, and wakes it if it waits for space.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Io`] if waking failed.
+    fn release(&mut self) -> Result<(), TransportError>;
+
+    /// Whether a record is there to be peeked at. Cheap: this is what a polling loop calls.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn is_ready(&mut self) -> Result<bool, TransportError>;
+
+    /// Asks the peer to wake us when it publishes. Returns `true`, and asks for nothing, if a record is there
+    /// already.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn arm(&mut self) -> Result<bool, TransportError>;
+
+    /// Takes back [`arm`](Self::arm): somebody is looking at the records now.
+    fn disarm(&mut self);
+
+    /// Whether polling for the peer's next record can pay off: it last published from another CPU than ours.
+    fn worth_polling(&self) -> bool;
+}
+
+/// The wake-up that a peer rings. Owned by the task that does a connection's sleeping.
+pub trait Waiter: Send + 'static {
+    /// Completes when the peer has rung since the last completion, or has gone.
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>>;
+}
+
+/// Why a [`Waiter`] completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "complete: a wait ends in one of these two ways")]
+pub enum Wake {
+    /// The peer's process has ended, or has closed the channel. Records it published before can still be read.
+    PeerGone,
+    /// The peer rang. Spurious rings are allowed.
+    Rung,
+}
+
+/// What can go wrong below the frames.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The peer broke a rule of the shared state.
+    #[error("the peer broke a rule of the region: {0}")]
+    Corrupt(&'static str),
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}

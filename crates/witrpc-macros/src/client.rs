@@ -1,0 +1,210 @@
+//! Prints `XClient`, whose calls are those of the trait `X`, answered on the other side.
+//!
+//! It holds the `Remote` that the library gave it, and numbers the calls. Connections, deadlines
+//! and cancellation are the library's.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote_spanned};
+use syn::Ident;
+use syn::ext::IdentExt as _;
+
+use crate::contract::{self, Parameters};
+use crate::model::{Method, Service};
+
+/// The struct and its implementations.
+pub(crate) fn print(service: &Service) -> TokenStream {
+    let mut output = print_struct(service);
+    output.extend(print_inherent(service));
+    output.extend(print_trait(service));
+    output.extend(print_std(service));
+    output.extend(print_service_client(service));
+    output
+}
+
+fn print_struct(service: &Service) -> TokenStream {
+    let private = &service.private;
+    let Parameters { declared, marker_field, .. } = Parameters::of(service);
+    let (client, vis) = (name(service), contract::copied_vis(&service.vis));
+    let docs = format!("Calls a remote [`{}`].", service.ident.unraw());
+
+    quote_spanned! {Span::mixed_site()=>
+        #[doc = #docs]
+        #vis struct #client<#declared> {
+            remote: #private::Remote,
+            #marker_field
+        }
+    }
+}
+
+/// The methods that need no import of the trait, and whose calls can be spawned.
+fn print_inherent(service: &Service) -> TokenStream {
+    let private = &service.private;
+    let Parameters { bounded, arguments, where_clause, marker_value, .. } = Parameters::of(service);
+    let (client, vis) = (name(service), contract::copied_vis(&service.vis));
+    let lenience = contract::lenience();
+    let methods = service.methods().enumerate().map(|(index, method)| {
+        let (attrs, output) = (client_attrs(service, method), &method.output);
+        let (head, body) = (head(method), call(service, index, method));
+        let span = contract::span_at(&method.ident);
+        let private = contract::moved_path(&service.private, span);
+        quote_spanned! {span=>
+            #attrs
+            #vis #head -> #private::Call<#output> { #body }
+        }
+    });
+
+    quote_spanned! {Span::mixed_site()=>
+        #lenience
+        impl<#bounded> #client<#arguments> #where_clause {
+            /// Returns a handle whose calls must be answered within `deadline`, counted from the
+            /// first poll of each call.
+            #[must_use]
+            #vis fn with_timeout(&self, deadline: ::core::time::Duration) -> Self {
+                Self {
+                    remote: #private::Remote::with_timeout(&self.remote, deadline),
+                    #marker_value
+                }
+            }
+
+            #(#methods)*
+        }
+    }
+}
+
+fn print_trait(service: &Service) -> TokenStream {
+    let Parameters { bounded, arguments, where_clause, .. } = Parameters::of(service);
+    let (client, ident) = (name(service), contract::copied(&service.ident));
+    let lenience = contract::lenience();
+    let methods = service.methods().enumerate().map(|(index, method)| {
+        let output = &method.output;
+        let (head, body) = (head(method), call(service, index, method));
+        let span = contract::span_at(&method.ident);
+        let private = contract::moved_path(&service.private, span);
+        quote_spanned! {span=>
+            #head -> impl #private::Future<Output = #output> + ::core::marker::Send { #body }
+        }
+    });
+
+    quote_spanned! {Span::mixed_site()=>
+        #lenience
+        impl<#bounded> #ident<#arguments> for #client<#arguments> #where_clause {
+            #(#methods)*
+        }
+    }
+}
+
+/// `Clone` and `Debug`, which ask nothing of the trait's parameters.
+fn print_std(service: &Service) -> TokenStream {
+    let Parameters { unbounded, arguments, marker_value, .. } = Parameters::of(service);
+    let client = name(service);
+    let text = client.to_string();
+
+    quote_spanned! {Span::mixed_site()=>
+        #[automatically_derived]
+        impl<#unbounded> ::core::clone::Clone for #client<#arguments> {
+            fn clone(&self) -> Self {
+                Self { remote: ::core::clone::Clone::clone(&self.remote), #marker_value }
+            }
+        }
+
+        #[automatically_derived]
+        impl<#unbounded> ::core::fmt::Debug for #client<#arguments> {
+            fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::Formatter::debug_struct(formatter, #text)
+                    .field("remote", &self.remote)
+                    .finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+fn print_service_client(service: &Service) -> TokenStream {
+    let private = &service.private;
+    let Parameters { bounded, arguments, where_clause, marker_value, .. } = Parameters::of(service);
+    let client = name(service);
+    let descriptor = contract::descriptor_name(service);
+
+    quote_spanned! {Span::mixed_site()=>
+        impl<#bounded> #private::ServiceClient for #client<#arguments> #where_clause {
+            fn descriptor() -> &'static #private::ServiceDescriptor {
+                &#descriptor
+            }
+
+            fn from_remote(remote: #private::Remote) -> Self {
+                Self { remote, #marker_value }
+            }
+        }
+    }
+}
+
+/// `fn add(&self, a: i32, b: i32)`
+fn head(method: &Method) -> TokenStream {
+    let span = contract::span_at(&method.ident);
+    let ident = contract::copied(&method.ident);
+    let names = method.arguments.iter().map(|argument| contract::copied(&argument.name));
+    let types = method.arguments.iter().map(|argument| &argument.ty);
+    quote_spanned!(span=> fn #ident(&self, #(#names: #types),*))
+}
+
+/// `self.remote.call(0, &(&a, &b))`
+fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
+    let span = contract::span_at(&method.ident);
+    let (private, output) = (contract::moved_path(&service.private, span), &method.output);
+    let names = method.arguments.iter().map(|argument| contract::copied(&argument.name));
+    let references: Vec<TokenStream> = names.map(|name| quote_spanned!(span=> &#name)).collect();
+    let arguments = contract::tuple(&references);
+
+    quote_spanned! {span=>
+        #private::Remote::call::<_, #output>(&self.remote, #index, &#arguments)
+    }
+}
+
+/// The method's docs, or one line where it has none.
+fn client_attrs(service: &Service, method: &Method) -> TokenStream {
+    let attrs = contract::copied_attrs(&method.attrs);
+    let docs = method.docs.is_empty().then(|| {
+        let docs = format!("Calls [`{}::{}`].", service.ident.unraw(), method.ident.unraw());
+        quote_spanned!(Span::mixed_site()=> #[doc = #docs])
+    });
+    quote_spanned!(Span::mixed_site()=> #(#attrs)* #docs)
+}
+
+fn name(service: &Service) -> Ident {
+    let ident = contract::copied(&service.ident);
+    format_ident!("{}Client", ident.unraw(), span = ident.span())
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::*;
+
+    fn client_method(item: TokenStream) -> String {
+        let service = Service::parse(TokenStream::new(), item).unwrap();
+        print_inherent(&service).to_string()
+    }
+
+    #[test]
+    fn methods_keep_their_docs_but_not_the_lints_of_the_trait() {
+        let text = client_method(quote! {
+            trait Calc {
+                #[doc = " Adds."]
+                #[deprecated]
+                #[expect(clippy::doc_markdown)]
+                async fn add(&self, a: i32) -> R;
+            }
+        });
+        assert!(text.contains(r#"# [doc = " Adds."] # [deprecated] fn add"#), "{text}");
+    }
+
+    #[test]
+    fn methods_without_docs_get_a_line() {
+        let text = client_method(quote!(
+            trait Calc {
+                async fn r#type(&self) -> R;
+            }
+        ));
+        assert!(text.contains(r#"# [doc = "Calls [`Calc::type`]."] fn r#type"#), "{text}");
+    }
+}

@@ -1,0 +1,124 @@
+//! The attribute [`macro@service`]: one trait is the contract, and the macro writes both of its ends.
+//!
+//! Used through the facade as `#[witrpc::service]`. The trait is parsed into a model, where every
+//! mistake is found (`model`); `contract`, `server` and `client` then print from it and cannot
+//! fail. What the printed code rests on is the `__private` module of the crate that the attribute
+//! names, and nothing else: no import, no prelude name, no dependency of the user's crate.
+//!
+//! Not here: anything that runs. Generated code has no control flow beyond a call and a `match` on
+//! the method's number.
+//!
+//! 1. When the model has errors, only the errors are printed, so that no error follows from another.
+//! 2. A printed token that is not the user's own carries a mixed-site span, and a copy of a user's
+//!    name keeps its place only: lints of the user's crate then see one trait and nothing more.
+//! 3. A method's number is its place among the methods of the trait, on both ends and in the
+//!    descriptor.
+
+use proc_macro::TokenStream;
+
+use crate::model::Service;
+
+mod client;
+mod contract;
+mod model;
+mod server;
+mod text;
+
+/// Turns a trait into a service: the contract that a server and its clients share.
+///
+/// ```text
+/// #[witrpc::service]
+/// pub trait Calc {
+///     /// Adds.
+///     async fn add(&self, a: i32, b: i32) -> witrpc::Result<i32>;
+///     #[witrpc(blocking)]
+///     async fn factor(&self, n: u64) -> Result<Vec<u64>, FactorError>;
+///     #[witrpc(idempotent)]
+///     async fn get(&self, key: String) -> witrpc::Result<Option<u32>>;
+/// }
+/// ```
+///
+/// makes, with the visibility of the trait:
+///
+/// * the trait itself, with `Send + Sync + 'static` added and each method returning a future that
+///   is `Send`; implementors write plain `async fn`;
+/// * `CalcServer<S: Calc>`, made by `new(service)` or `from_arc(service)`, which a server serves;
+/// * `CalcClient`, which has each method of the trait, returning a call to be awaited, and
+///   `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a
+///   local object, a remote one or a mock.
+///
+/// # What a method looks like
+///
+/// `async fn name(&self, argument: Type, …) -> Result<T, E>;` with owned types only, as values
+/// cross a process boundary. `E` is the user's own error or, by `witrpc::Result<T>`, the default.
+/// Options, in `#[witrpc(…)]` above the method:
+///
+/// * `blocking`: the method runs on the pool for blocking work;
+/// * `idempotent`: a call that may have run already may be run again after a lost connection.
+///
+/// # Arguments of the attribute
+///
+/// * `name = "…"`: the name on the wire, 1 to 128 bytes; by default that of the trait. A trait
+///   with type or const parameters must give it, and keep it different for each set of types.
+/// * `crate = path`: where `__private` is found, for those who use the crates without the facade;
+///   by default `::witrpc`.
+#[proc_macro_attribute]
+pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    expand(arguments.into(), item.into()).into()
+}
+
+fn expand(
+    arguments: proc_macro2::TokenStream,
+    item: proc_macro2::TokenStream,
+) -> proc_macro2::TokenStream {
+    let service = match Service::parse(arguments, item) {
+        Ok(service) => service,
+        Err(errors) => return errors.into_compile_error(),
+    };
+
+    let mut output = contract::print(&service);
+    output.extend(server::print(&service));
+    output.extend(client::print(&service));
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+    use syn::{File, Item};
+
+    use super::*;
+
+    #[test]
+    fn mistakes_print_nothing_but_errors() {
+        let output = expand(
+            quote!(nmae = "x"),
+            quote!(
+                trait Calc {
+                    fn a();
+                    fn b();
+                }
+            ),
+        );
+        let file: File = syn::parse2(output).unwrap();
+        assert!(file.items.len() >= 5, "every mistake is told");
+        assert!(file.items.iter().all(|item| matches!(item, Item::Macro(_))));
+    }
+
+    #[test]
+    fn every_item_is_well_formed() {
+        let output = expand(
+            quote!(name = "Store"),
+            quote! {
+                pub(crate) trait Store<K: Clone, V = String, const N: usize = 3> where V: Clone {
+                    async fn put(&self, key: K, _: V) -> witrpc::Result<[u8; N]>;
+                    async fn r#type(&self) -> Result<K, MyError>;
+                }
+            },
+        );
+        let file: File = syn::parse2(output).unwrap();
+        let traits = file.items.iter().filter(|item| matches!(item, Item::Trait(_))).count();
+        let structs = file.items.iter().filter(|item| matches!(item, Item::Struct(_))).count();
+        assert_eq!((traits, structs), (1, 2));
+    }
+}

@@ -1,0 +1,85 @@
+//! Which types a method may name: those that can cross a process boundary.
+//!
+//! Used by `model` for arguments and results. It judges by spelling alone; whether a type is serde's
+//! is for rustc to say.
+
+use syn::{GenericArgument, PathArguments, Type, TypePath};
+
+use super::errors::Errors;
+use crate::text;
+
+/// Looks for what cannot cross, however deep in the type.
+pub(super) fn check(ty: &Type, errors: &mut Errors) {
+    const CONCRETE: &str = "name a type of its own, such as an enum of the alternatives";
+
+    match ty {
+        Type::Array(array) => check(&array.elem, errors),
+        Type::Group(group) => check(&group.elem, errors),
+        Type::Paren(paren) => check(&paren.elem, errors),
+        Type::Slice(slice) => check(&slice.elem, errors),
+        Type::Tuple(tuple) => tuple.elems.iter().for_each(|elem| check(elem, errors)),
+        Type::Path(path) => check_path(path, errors),
+        Type::Reference(reference) => errors.push(
+            reference,
+            format!(
+                "a reference cannot cross a process boundary; use an owned type, `{}`",
+                owned(&reference.elem)
+            ),
+        ),
+        Type::ImplTrait(opaque) => {
+            errors.push(opaque, format!("`impl Trait` has no form on the wire; {CONCRETE}"));
+        }
+        Type::TraitObject(object) => {
+            errors.push(object, format!("`dyn Trait` has no form on the wire; {CONCRETE}"));
+        }
+        Type::Infer(infer) => errors.push(infer, "`_` is no type; write the type out"),
+        Type::Ptr(pointer) => errors.push(
+            pointer,
+            "a pointer cannot cross a process boundary; use an owned type, such as `Vec<T>`",
+        ),
+        Type::FnPtr(pointer) => errors.push(
+            pointer,
+            "a function cannot cross a process boundary; make what it does a service of its own",
+        ),
+        _ => {}
+    }
+}
+
+fn check_path(ty: &TypePath, errors: &mut Errors) {
+    if let Some(qself) = &ty.qself {
+        check(&qself.ty, errors);
+    }
+    if let Some(first) = ty.path.segments.first()
+        && first.ident == "Self"
+    {
+        errors.push(
+            first,
+            "`Self` is another type on each side of a call; name the type that is meant",
+        );
+    }
+    for segment in &ty.path.segments {
+        let PathArguments::AngleBracketed(list) = &segment.arguments else { continue };
+        for argument in &list.args {
+            match argument {
+                GenericArgument::Type(ty) => check(ty, errors),
+                GenericArgument::Lifetime(lifetime) if lifetime.ident != "static" => errors.push(
+                    lifetime,
+                    "borrowed data cannot cross a process boundary; use an owned type",
+                ),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What to write instead of a reference.
+fn owned(referent: &Type) -> String {
+    match referent {
+        Type::Slice(slice) => format!("Vec<{}>", text::of_type(&slice.elem)),
+        other => match text::of_type(other).as_str() {
+            "str" => "String".to_owned(),
+            "Path" => "PathBuf".to_owned(),
+            other => other.to_owned(),
+        },
+    }
+}

@@ -1,0 +1,29 @@
+//! The client's side of witrpc over a named memory-mapped file.
+//!
+//! Adds one word to [`WitClientBuilder`]: [`with_memory_mapped_file`](WithMemoryMappedFile::with_memory_mapped_file).
+//! Most users get it from the prelude of the `witrpc` crate.
+
+#[cfg(unix)]
+mod connector;
+
+#[cfg(unix)]
+pub use connector::MmfClientTransport;
+#[cfg(unix)]
+pub use witrpc_mmf::MemoryMappedFile;
+
+use witrpc_core::WitClientBuilder;
+
+/// Points a client at a named memory-mapped file.
+#[cfg(unix)]
+pub trait WithMemoryMappedFile {
+    /// Connects to the server of this name, or of this [`MemoryMappedFile`] with its directory.
+    #[must_use]
+    fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self;
+}
+
+#[cfg(unix)]
+impl WithMemoryMappedFile for WitClientBuilder {
+    fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self {
+        self.with_transport(MmfClientTransport::new(file))
+    }
+}

@@ -1,0 +1,29 @@
+//! The server's side of witrpc over a named memory-mapped file.
+//!
+//! Adds one word to [`WitServerBuilder`]: [`with_memory_mapped_file`](WithMemoryMappedFile::with_memory_mapped_file).
+//! Most users get it from the prelude of the `witrpc` crate.
+
+#[cfg(unix)]
+mod listener;
+
+#[cfg(unix)]
+pub use listener::MmfServerTransport;
+#[cfg(unix)]
+pub use witrpc_mmf::MemoryMappedFile;
+
+use witrpc_core::WitServerBuilder;
+
+/// Puts a server on a named memory-mapped file.
+#[cfg(unix)]
+pub trait WithMemoryMappedFile {
+    /// Listens on this name, or on this [`MemoryMappedFile`] with its size, directory and number of clients.
+    #[must_use]
+    fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self;
+}
+
+#[cfg(unix)]
+impl WithMemoryMappedFile for WitServerBuilder {
+    fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self {
+        self.with_transport(MmfServerTransport::new(file))
+    }
+}

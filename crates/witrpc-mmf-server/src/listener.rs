@@ -1,0 +1,51 @@
+//! Where a server's connections come from: the endpoint of `witrpc-mmf` behind `witrpc_core`'s traits.
+
+use witrpc_core::Error;
+use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTransport};
+use witrpc_mmf::{Door, MemoryMappedFile, Places};
+
+/// Clients over a named memory-mapped file.
+#[derive(Debug)]
+pub struct MmfServerTransport {
+    file: MemoryMappedFile,
+    /// Outlast each listening: who is connected stays so, and counts.
+    places: Places,
+}
+
+impl MmfServerTransport {
+    /// The server's end of this endpoint. It takes at most `max_clients` at a time, however often it starts and
+    /// stops to listen.
+    #[must_use]
+    pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
+        let file = file.into();
+        Self { places: Places::of(&file), file }
+    }
+}
+
+impl ServerTransport for MmfServerTransport {
+    fn name(&self) -> &str {
+        self.file.name()
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        self.file.validate()
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
+        Box::pin(async {
+            let door = Door::open(&self.file, &self.places).await?;
+            Ok(Box::new(MmfListener { door }) as Box<dyn Listener>)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct MmfListener {
+    door: Door,
+}
+
+impl Listener for MmfListener {
+    fn accept(&mut self) -> BoxFuture<'_, Result<Channel, Error>> {
+        Box::pin(self.door.accept())
+    }
+}

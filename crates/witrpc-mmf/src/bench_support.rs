@@ -1,0 +1,38 @@
+//! The rings without events or a peer, for `benches/ring.rs`. Not part of the interface.
+
+use std::{io, path::Path};
+
+use witrpc_core::transport::{RecordReceiver, RecordSender};
+
+use crate::channel::directions;
+use crate::event::Ring;
+use crate::region::{Region, Side};
+
+/// A peer that never sleeps.
+#[derive(Debug)]
+struct Awake;
+
+impl Ring for Awake {
+    fn ring(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Both ends of one direction of a region of `size` bytes, mapped twice as two processes would. `path` is where its
+/// file lies until this returns.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub fn pair(
+    path: &Path,
+    size: u64,
+) -> io::Result<(Box<dyn RecordSender>, Box<dyn RecordReceiver>)> {
+    let instance = [0; 16];
+    let server = Region::create(path, size, &instance)?;
+    let client = Region::attach(path, &instance);
+    std::fs::remove_file(path)?;
+    let (sender, _) = directions(client?, Side::Client, Awake);
+    let (_, receiver) = directions(server, Side::Server, Awake);
+    Ok((sender, receiver))
+}

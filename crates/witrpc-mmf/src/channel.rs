@@ -1,0 +1,177 @@
+//! The two rings and two events of one connection, as `witrpc_core`'s transport traits see them.
+//!
+//! The rings say when a peer must be woken; here it is done. Each side has one event, rung for data and for space
+//! alike. Nothing is shared between sender, receiver and waiter but the mapping and the ringing end.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use witrpc_core::WaitStrategy;
+use witrpc_core::transport::{Channel, RecordReceiver, RecordSender, TransportError, Waiter};
+
+use crate::event::Ring;
+use crate::region::{Mapped, Region, Side};
+use crate::ring::{Consumer, Corrupt, Producer};
+
+/// What a channel needs besides its region and its events.
+pub(crate) struct Terms {
+    pub(crate) side: Side,
+    pub(crate) peer_process_id: Option<u32>,
+    pub(crate) wait_strategy: WaitStrategy,
+    pub(crate) on_first_frame: Box<dyn FnOnce() + Send>,
+    pub(crate) lease: Box<dyn Any + Send + Sync>,
+}
+
+/// Puts a channel together.
+pub(crate) fn assemble<R: Ring + fmt::Debug>(
+    region: Region,
+    ringer: R,
+    waiter: impl Waiter,
+    terms: Terms,
+) -> Channel {
+    let (sender, receiver) = directions(region, terms.side, ringer);
+    Channel {
+        sender,
+        receiver,
+        waiter: Box::new(waiter),
+        peer_process_id: terms.peer_process_id,
+        clock: monotonic_nanoseconds,
+        wait_strategy: terms.wait_strategy,
+        on_first_frame: terms.on_first_frame,
+        lease: terms.lease,
+    }
+}
+
+/// Our two directions.
+pub(crate) fn directions<R: Ring + fmt::Debug>(
+    region: Region,
+    side: Side,
+    ringer: R,
+) -> (Box<dyn RecordSender>, Box<dyn RecordReceiver>) {
+    let (producer, consumer) = region.split(side);
+    let peer = Arc::new(ringer);
+    (
+        Box::new(Sender { producer, peer: Arc::clone(&peer) }),
+        Box::new(Receiver { consumer, peer, may_poll: has_several_cpus() }),
+    )
+}
+
+/// Both processes read the very same clock.
+fn monotonic_nanoseconds() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Neither is ever negative.
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
+#[derive(Debug)]
+struct Sender<R> {
+    producer: Producer<Mapped>,
+    peer: Arc<R>,
+}
+
+impl<R: Ring> RecordSender for Sender<R> {
+    fn max_record(&self) -> usize {
+        self.producer.max_record()
+    }
+
+    fn capacity(&self) -> usize {
+        self.producer.capacity()
+    }
+
+    fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError> {
+        Ok(self.producer.try_push(head, body, spare)?)
+    }
+
+    fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
+        Ok(self.producer.has_room(len, spare)?)
+    }
+
+    fn publish(&mut self) -> Result<(), TransportError> {
+        if self.producer.publish(current_cpu()) {
+            self.peer.ring()?;
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
+        self.publish()?; // The peer makes no room by reading what it cannot see.
+        Ok(self.producer.arm(len, spare)?)
+    }
+}
+
+#[derive(Debug)]
+struct Receiver<R> {
+    consumer: Consumer<Mapped>,
+    peer: Arc<R>,
+    may_poll: bool,
+}
+
+impl<R: Ring> RecordReceiver for Receiver<R> {
+    fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
+        Ok(self.consumer.peek(head)?)
+    }
+
+    fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
+        self.consumer.append_to(from, len, out);
+    }
+
+    fn consume(&mut self) {
+        self.consumer.consume();
+    }
+
+    fn release(&mut self) -> Result<(), TransportError> {
+        if self.consumer.release() {
+            self.peer.ring()?;
+        }
+        Ok(())
+    }
+
+    fn is_ready(&mut self) -> Result<bool, TransportError> {
+        Ok(self.consumer.is_ready()?)
+    }
+
+    fn arm(&mut self) -> Result<bool, TransportError> {
+        Ok(self.consumer.arm()?)
+    }
+
+    fn disarm(&mut self) {
+        self.consumer.disarm();
+    }
+
+    fn worth_polling(&self) -> bool {
+        if !self.may_poll {
+            return false;
+        }
+        let cpu = current_cpu();
+        cpu == UNKNOWN_CPU || self.consumer.producer_cpu() != cpu
+    }
+}
+
+impl From<Corrupt> for TransportError {
+    fn from(Corrupt(rule): Corrupt) -> Self {
+        Self::Corrupt(rule)
+    }
+}
+
+/// `[seg.line.cpu]` for systems that do not tell.
+const UNKNOWN_CPU: u32 = 0;
+
+/// The CPU that we run on, plus one.
+#[inline]
+fn current_cpu() -> u32 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return u32::try_from(rustix::thread::sched_getcpu())
+        .map_or(UNKNOWN_CPU, |cpu| cpu.saturating_add(1));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return UNKNOWN_CPU;
+}
+
+fn has_several_cpus() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+}

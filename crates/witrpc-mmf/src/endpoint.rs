@@ -1,0 +1,242 @@
+//! From a name to a connection: where an endpoint's files lie, and how a client and its server meet there.
+//!
+//! [`MemoryMappedFile`] is what users configure. [`Door`] is the server's side of meeting, [`connect`] the client's.
+//! `docs/segment.md` describes files, records and the order of events; the parts are
+//!
+//! - `place`: the directory, and the paths in it,
+//! - `lock`: the one live server of a name,
+//! - `sweep`: what killed processes left,
+//! - `meeting`: the two kinds of record, as bytes,
+//! - `door`, `caller`: the two sides.
+//!
+//! # Invariants
+//!
+//! - **E1** Only who holds `N.lock` makes or removes `N.door`, and sweeps what servers of `N` left.
+//! - **E2** A file is removed by who made it, by its connection's peer once both ends are open, or by a sweep that has
+//!   proved that nobody living needs it.
+//! - **E3** A region is complete before a client hears of it.
+//! - **E4** No client can hold up another for longer than the handshake deadline, nor the listener at all.
+
+use std::path::{Path, PathBuf};
+
+use witrpc_core::{Error, WaitStrategy};
+
+use crate::layout::{LARGEST_REGION, SMALLEST_REGION};
+
+mod caller;
+mod door;
+mod lock;
+mod meeting;
+mod place;
+mod sweep;
+
+pub use caller::connect;
+pub use door::{Door, Places};
+pub(crate) use place::remove;
+
+/// 1 MiB: two rings of 510 KiB each.
+const DEFAULT_SIZE: u64 = 1 << 20;
+/// As WitRPC's servers do unless told otherwise.
+const DEFAULT_MAX_CLIENTS: u32 = 1;
+/// With the longest suffix this stays below the 255 bytes that file systems allow.
+const LONGEST_NAME: usize = 128;
+
+/// A named memory-mapped file: the endpoint of a server, as its builder and its clients' builders name it.
+///
+/// A name alone converts into one; size, number of clients and strategy are the server's choice, and a client's
+/// are not used, except for its own wait strategy. Both sides must agree on the directory.
+///
+/// ```
+/// use witrpc_mmf::MemoryMappedFile;
+///
+/// let file = MemoryMappedFile::new("MySharedMap").with_size(4 << 20).with_max_clients(8);
+/// assert!(file.validate().is_ok());
+/// assert!(MemoryMappedFile::from("no/slashes").validate().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryMappedFile {
+    name: String,
+    size: u64,
+    directory: Option<PathBuf>,
+    max_clients: u32,
+    wait_strategy: WaitStrategy,
+}
+
+impl MemoryMappedFile {
+    /// An endpoint of this name: 1 to 128 of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`, not starting with a dot.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            size: DEFAULT_SIZE,
+            directory: None,
+            max_clients: DEFAULT_MAX_CLIENTS,
+            wait_strategy: WaitStrategy::default(),
+        }
+    }
+
+    /// The size of each client's region, in bytes: one page of header and two equal rings. Default 1 MiB.
+    ///
+    /// Messages of any size cross a region of any size; a larger one lets a sender run further ahead. Each connected
+    /// client takes this much of the file system, at once.
+    #[must_use]
+    pub const fn with_size(mut self, bytes: u64) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// The directory of the endpoint's files, made with mode 0700 if it is missing. It must be private to the user.
+    ///
+    /// Default: the environment variable `WITRPC_DIR`, else `/dev/shm/witrpc-<uid>` on Linux and a directory in the
+    /// temporary directory elsewhere. It should be in memory: on a disk, changed pages are written back.
+    #[must_use]
+    pub fn with_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
+    /// How many clients are connected at a time; further ones wait in order. Default 1.
+    #[must_use]
+    pub const fn with_max_clients(mut self, clients: u32) -> Self {
+        self.max_clients = clients;
+        self
+    }
+
+    /// How this side's connections wait for their peer. Default [`WaitStrategy::Adaptive`].
+    #[must_use]
+    pub const fn with_wait_strategy(mut self, strategy: WaitStrategy) -> Self {
+        self.wait_strategy = strategy;
+        self
+    }
+
+    /// Checks everything that can be checked without touching the system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming the setting, its value and the way out.
+    pub fn validate(&self) -> Result<(), Error> {
+        validate_name(&self.name)?;
+        if self.size < SMALLEST_REGION || self.size > LARGEST_REGION {
+            let advice = format!("give {SMALLEST_REGION} to {LARGEST_REGION} bytes");
+            return Err(Error::config("with_size", self.size, advice));
+        }
+        if self.max_clients == 0 {
+            return Err(Error::config("with_max_clients", 0, "give at least 1"));
+        }
+        if self.directory.as_deref() == Some(Path::new("")) {
+            return Err(Error::config("with_directory", "\"\"", "give a path, or leave it out"));
+        }
+        Ok(())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many clients are connected at a time.
+    #[must_use]
+    pub const fn max_clients(&self) -> u32 {
+        self.max_clients
+    }
+}
+
+impl From<&str> for MemoryMappedFile {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<String> for MemoryMappedFile {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
+/// The rule for names. `[seg.file.name]`
+fn validate_name(name: &str) -> Result<(), Error> {
+    match name_fault(name) {
+        None => Ok(()),
+        Some(fault) => {
+            Err(Error::config("with_memory_mapped_file name", format!("{name:?}"), fault))
+        }
+    }
+}
+
+fn name_fault(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        return Some("is empty; give 1 to 128 of the characters A-Z a-z 0-9 . _ -");
+    }
+    if name.starts_with('.') {
+        return Some("starts with a dot; start it with a letter, a digit, '_' or '-'");
+    }
+    let stranger = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "._-".contains(*c)));
+    match stranger {
+        Some('/' | '\\') => {
+            return Some("contains a slash; a name is no path: give that to with_directory");
+        }
+        Some('\0') => return Some("contains a NUL character; use only A-Z a-z 0-9 . _ -"),
+        Some(c) if !c.is_ascii() => {
+            return Some("contains a character that is not ASCII; use only A-Z a-z 0-9 . _ -");
+        }
+        Some(_) => return Some("contains a character that is not allowed; use A-Z a-z 0-9 . _ -"),
+        None => {}
+    }
+    (name.len() > LONGEST_NAME).then_some("is longer than 128 characters; shorten it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(file: &MemoryMappedFile) -> String {
+        file.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_within_the_rule_are_taken() {
+        for name in ["a", "MySharedMap", "_x", "-", "a.b..c", "0", &"x".repeat(128)] {
+            MemoryMappedFile::from(name).validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn names_outside_the_rule_are_refused_with_their_reason() {
+        let long = "x".repeat(129);
+        for (name, reason) in [
+            ("", "is empty"),
+            (&*long, "longer than 128"),
+            ("a/b", "a slash"),
+            ("../x", "starts with a dot"),
+            ("..", "starts with a dot"),
+            (".hidden", "starts with a dot"),
+            ("a\\b", "a slash"),
+            ("a\0b", "NUL"),
+            ("naïve", "not ASCII"),
+            ("a b", "not allowed"),
+            ("a\n", "not allowed"),
+        ] {
+            let error = fault(&MemoryMappedFile::new(name));
+            assert!(error.starts_with("with_memory_mapped_file name = "), "{error}");
+            assert!(error.contains(reason), "{name:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_counts_out_of_bounds_are_refused_with_the_way_out() {
+        let file = MemoryMappedFile::new("x");
+        assert_eq!(
+            fault(&file.clone().with_size(12_287)),
+            "with_size = 12287: give 12288 to 68719476736 bytes"
+        );
+        file.clone().with_size(12_288).validate().unwrap();
+        file.clone().with_size(64 << 30).validate().unwrap();
+        assert!(fault(&file.clone().with_size((64 << 30) + 1)).starts_with("with_size"));
+        assert_eq!(
+            fault(&file.clone().with_max_clients(0)),
+            "with_max_clients = 0: give at least 1"
+        );
+        assert!(fault(&file.with_directory("")).starts_with("with_directory"));
+    }
+}

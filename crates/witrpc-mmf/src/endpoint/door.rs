@@ -1,0 +1,356 @@
+//! The server's side of meeting: reads asks from `N.door`, keeps the queue, and lets clients in. `[seg.meet]`
+//!
+//! Nothing here waits for a client. Whatever a client does or leaves undone costs it its own turn: a queue holds
+//! what was asked, and each step towards a client is a system call that does not block. What a client that was let
+//! in does next is bounded by the handshake deadline of the layers above.
+
+use std::{
+    collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc,
+};
+
+use rustix::fs::OFlags;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use witrpc_core::Error;
+use witrpc_core::transport::Channel;
+
+use super::MemoryMappedFile;
+use super::lock::Lock;
+use super::meeting::{Answer, Ask, Asks, MEETING_VERSION};
+use super::place::{Files, Place, remove};
+use super::sweep::sweep;
+use crate::channel::{Terms, assemble};
+use crate::event::fifo::{self, FifoWaiter, Ringer};
+use crate::layout::LAYOUT_VERSION;
+use crate::region::{Region, Side};
+
+/// Far more than could be served in any patience, and few enough for the descriptors: each that waits takes one.
+/// Further clients are told to ask again later, and so lose nothing but their place in the order.
+const LONGEST_QUEUE: usize = if cfg!(test) { 3 } else { 1024 };
+/// Sixty-four asks at a time.
+const CHUNK: usize = 4096;
+
+/// The places for clients. They outlast a [`Door`]: who is connected stays so while a server stops and starts to
+/// listen, and still counts. Clones share the places.
+#[derive(Clone, Debug)]
+pub struct Places {
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    /// As many places as the endpoint's `max_clients`.
+    #[must_use]
+    pub fn of(file: &MemoryMappedFile) -> Self {
+        let clients = usize::try_from(file.max_clients).unwrap_or(usize::MAX);
+        Self { free: Arc::new(Semaphore::new(clients.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    /// Until a place is free.
+    async fn wait(&self) {
+        drop(self.free.acquire().await);
+    }
+}
+
+/// A listening endpoint. Dropping it tells the clients that wait, and removes what it made.
+#[derive(Debug)]
+pub struct Door {
+    file: MemoryMappedFile,
+    place: Place,
+    places: Places,
+    pipe: pipe::Receiver,
+    /// A writer of our own, so that the pipe has no end when no client has it open.
+    _writer: OwnedFd,
+    asks: Asks,
+    /// In the order of asking.
+    queue: VecDeque<Caller>,
+    /// Let go of last, after `drop` has removed the door: E1.
+    _lock: Lock,
+}
+
+impl Door {
+    /// Becomes the one server of this endpoint, removes what killed ones left, and listens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameInUse`] if another live server has the name, [`Error::Config`] if the directory will not do,
+    /// [`Error::Io`].
+    pub async fn open(file: &MemoryMappedFile, places: &Places) -> Result<Self, Error> {
+        file.validate()?;
+        let place = Place::of(file)?;
+        place.prepare()?;
+        let lock = Lock::take(&place).await?;
+        sweep(&place);
+        place.check_room(file.size)?;
+        let path = place.door();
+        remove(&path);
+        let (pipe, writer) = Self::make(&path).map_err(|error| {
+            remove(&path);
+            Error::io(format!("the door {}", path.display()), &error)
+        })?;
+        tracing::debug!(endpoint = file.name, directory = %place.directory().display(), "listening");
+        Ok(Self {
+            file: file.clone(),
+            place,
+            places: places.clone(),
+            pipe,
+            _writer: writer,
+            asks: Asks::default(),
+            queue: VecDeque::new(),
+            _lock: lock,
+        })
+    }
+
+    fn make(path: &Path) -> io::Result<(pipe::Receiver, OwnedFd)> {
+        fifo::make(path)?;
+        let pipe = fifo::open_end(path, OFlags::RDONLY)?;
+        let writer = fifo::open_end(path, OFlags::WRONLY)?;
+        Ok((fifo::register(pipe)?, writer))
+    }
+
+    /// Waits for a client, and for a place for it, and lets it in. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the door itself fails. What goes wrong with one client is told to that client and to the
+    /// log, and the wait goes on.
+    pub async fn accept(&mut self) -> Result<Channel, Error> {
+        loop {
+            while let Some(channel) = self.let_in_next() {
+                if let Some(channel) = channel {
+                    return Ok(channel);
+                }
+            }
+            let mut chunk = [0; CHUNK];
+            tokio::select! {
+                biased; // Asks first: who asked while no place was free is to be told so.
+                read = read_some(&mut self.pipe, &mut chunk) => {
+                    let read = read.map_err(|error| Error::io("reading the door", &error))?;
+                    self.take_in(&chunk[..read]);
+                }
+                () = self.places.wait(), if !self.queue.is_empty() => {}
+            }
+        }
+    }
+
+    /// Lets in the first of the queue: `None` if nobody waits or no place is free, `Some(None)` if it has gone.
+    fn let_in_next(&mut self) -> Option<Option<Channel>> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        let Some(lease) = self.places.try_take() else {
+            self.tell_to_wait();
+            return None;
+        };
+        let caller = self.queue.pop_front()?;
+        Some(self.let_in(caller, lease))
+    }
+
+    fn tell_to_wait(&mut self) {
+        let answer = Answer::Wait { max_clients: self.file.max_clients };
+        for caller in self.queue.iter_mut().rev().take_while(|caller| !caller.told) {
+            caller.told = true;
+            caller.answer(answer);
+        }
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.asks.extend(bytes);
+        while let Some(ask) = self.asks.next() {
+            self.enqueue(ask);
+        }
+        let skipped = self.asks.take_skipped();
+        if skipped > 0 {
+            let endpoint = &*self.file.name;
+            tracing::warn!(endpoint, skipped, "bytes that are no ask came through the door");
+        }
+    }
+
+    fn enqueue(&mut self, ask: Ask) {
+        let Some(caller) = Caller::look(ask, self.place.files(&ask.nonce)) else {
+            return tracing::debug!(process = ask.process_id, "a client asked and went");
+        };
+        if ask.version != MEETING_VERSION {
+            tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
+            return caller.answer(Answer::Refused { version: MEETING_VERSION });
+        }
+        if self.queue.len() >= LONGEST_QUEUE {
+            return caller.answer(Answer::Crowded { max_clients: self.file.max_clients });
+        }
+        if self.queue.iter().all(|waiting| waiting.ask.nonce != ask.nonce) {
+            self.queue.push_back(caller);
+        }
+    }
+
+    fn let_in(&self, caller: Caller, lease: OwnedSemaphorePermit) -> Option<Channel> {
+        let process = caller.ask.process_id;
+        if !caller.is_there() {
+            tracing::debug!(process, "a client that waited has gone");
+            remove(&caller.files.to_client);
+            return None;
+        }
+        match self.meet(&caller, lease) {
+            Ok(channel) => channel,
+            Err(error) => {
+                tracing::warn!(process, %error, "a client could not be let in");
+                let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+                caller.answer(Answer::Failed { system_error: system_error.unwrap_or(0) });
+                None
+            }
+        }
+    }
+
+    /// Makes all that the connection needs, and only then says so (E3). `None` if the client went meanwhile.
+    fn meet(&self, caller: &Caller, lease: OwnedSemaphorePermit) -> io::Result<Option<Channel>> {
+        let files = &caller.files;
+        let ringer = Ringer::open(&files.to_client)?;
+        let peer = ringer.watch();
+        fifo::make(&files.to_server)?;
+        let mut made = Made { files: files.clone(), region: false };
+        let pipe = fifo::register(fifo::open_waiting_end(&files.to_server)?)?;
+        let region = Region::create(&files.region, self.file.size, &caller.ask.nonce)?;
+        made.region = true;
+        let come_in =
+            Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
+        ringer.write(&come_in.encode())?;
+        // A client that gives up removes its `.c`, then looks for our `.s` and hangs up on it. Either it finds that,
+        // or we find its `.c` gone: no place stays taken by a client that left in between.
+        if !files.to_client.exists() {
+            return Ok(None);
+        }
+        tracing::debug!(process = caller.ask.process_id, watched = peer.is_some(), "let in");
+        let terms = Terms {
+            side: Side::Server,
+            peer_process_id: Some(caller.ask.process_id),
+            wait_strategy: self.file.wait_strategy,
+            on_first_frame: Box::new(move || drop(made)),
+            lease: Box::new(lease),
+        };
+        Ok(Some(assemble(region, ringer, FifoWaiter::new(pipe, peer), terms)))
+    }
+
+    /// All that was asked and not read yet, without the runtime, which may be gone.
+    fn take_in_the_rest(&mut self) {
+        let mut chunk = [0; CHUNK];
+        while let Ok(read @ 1..) = rustix::io::read(&self.pipe, &mut chunk) {
+            self.take_in(&chunk[..read]);
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // No more asks after this, but by who has the pipe open already: such a client sees its door gone.
+        remove(&self.place.door());
+        self.take_in_the_rest();
+        for caller in &self.queue {
+            caller.answer(Answer::Stopped);
+        }
+        tracing::debug!(endpoint = self.file.name, "no longer listening");
+    }
+}
+
+/// A client that has asked.
+#[derive(Debug)]
+struct Caller {
+    ask: Ask,
+    files: Files,
+    /// Whether it was told to wait.
+    told: bool,
+    /// A writing end of its pipe: if we die, it notices. No reading end, or we could not notice if it dies.
+    _alive: OwnedFd,
+}
+
+impl Caller {
+    /// `None` if the client has gone already.
+    fn look(ask: Ask, files: Files) -> Option<Self> {
+        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY)
+            .inspect_err(|error| {
+                if !fifo::is_nobody(error) {
+                    tracing::warn!(%error, process = ask.process_id, "a client cannot be answered");
+                }
+            })
+            .ok()?;
+        Some(Self { ask, files, told: false, _alive: alive })
+    }
+
+    fn is_there(&self) -> bool {
+        fifo::has_reader(&self.files.to_client).unwrap_or(false)
+    }
+
+    /// Tells the client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
+    fn answer(&self, answer: Answer) {
+        let told =
+            Ringer::open(&self.files.to_client).and_then(|pipe| pipe.write(&answer.encode()));
+        if let Err(error) = told {
+            tracing::debug!(%error, process = self.ask.process_id, "a client could not be answered");
+        }
+    }
+}
+
+/// The files of a connection that is being made. Dropped when the client's first frame has come, or when it never
+/// will: either way nobody needs them any more.
+#[derive(Debug)]
+struct Made {
+    files: Files,
+    /// Whether the region's file is ours. Its `.s` is; a client that names another connection's never gets here.
+    region: bool,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if self.region {
+            remove(&self.files.region);
+        }
+        remove(&self.files.to_server);
+        remove(&self.files.to_client);
+    }
+}
+
+/// Reads what there is, once there is something; 0 is the end of the pipe. Nothing is lost if the future is dropped.
+pub(super) async fn read_some(pipe: &mut pipe::Receiver, into: &mut [u8]) -> io::Result<usize> {
+    let mut into = ReadBuf::new(into);
+    poll_fn(|cx| Pin::new(&mut *pipe).poll_read(cx, &mut into)).await?;
+    Ok(into.filled().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::endpoint::connect;
+
+    #[tokio::test]
+    async fn a_client_beyond_the_longest_queue_hears_that_the_server_is_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = MemoryMappedFile::new("crowd").with_directory(directory.path().join("own"));
+        let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+        let far = Instant::now() + Duration::from_secs(20);
+        let (_first, second) = tokio::join!(connect(&file, far), door.accept());
+        let _second = second.unwrap();
+        let crowd = (0..LONGEST_QUEUE).map(|_| {
+            let file = file.clone();
+            tokio::spawn(async move { connect(&file, far).await })
+        });
+        let crowd = crowd.collect::<Vec<_>>();
+        while door.queue.len() < LONGEST_QUEUE {
+            let turn = tokio::time::timeout(Duration::from_millis(1), door.accept()).await;
+            assert!(turn.is_err(), "there is no place");
+        }
+        let soon = Instant::now() + Duration::from_millis(100);
+        let late = tokio::select! {
+            late = connect(&file, soon) => late,
+            _ = door.accept() => panic!("there is no place"),
+        };
+        assert!(matches!(late, Err(Error::Busy { max_clients: 1, .. })), "{late:?}");
+        assert_eq!(door.queue.len(), LONGEST_QUEUE);
+        crowd.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}

@@ -1,0 +1,123 @@
+//! `N.lock`: whoever holds a lock on it is the one live server of `N`. `[seg.file.lock]`
+//!
+//! The system takes the lock away when its holder dies, so "is there another server?" never rests on a process id.
+//! The file is removed, but only by who holds it (E1). So after locking it, one looks whether it is still what its
+//! path names: if not, it was removed between opening and locking, and whoever makes the next one is not kept out
+//! by ours.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags, fchmod, open};
+use rustix::process::geteuid;
+use tokio::time::{Instant, sleep};
+use witrpc_core::Error;
+
+use super::place::{Place, remove};
+
+/// What a lock file says, so that a sweep never takes another program's `x.lock` for ours.
+const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
+/// A sweep or a stopping server holds a lock for far less; a live server for ever.
+const PATIENCE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The lock on an endpoint's name. Dropping it removes its file, then lets go.
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    /// Locked while open.
+    _file: File,
+}
+
+impl Lock {
+    /// Becomes the one server of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameInUse`] if another live server is; [`Error::Io`].
+    pub(super) async fn take(place: &Place) -> Result<Self, Error> {
+        let path = place.lock();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let taken = Self::try_take(&path);
+            match taken.map_err(|error| Error::io(path.display().to_string(), &error))? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() < deadline => sleep(PAUSE).await,
+                None => {
+                    return Err(Error::NameInUse {
+                        endpoint: place.name().to_owned(),
+                        place: place.directory().display().to_string(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// One try. `None` if somebody else has it, or removed it under our hands.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the file is not ours; whatever else the system says.
+    pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
+        let facts = file.metadata()?;
+        if !facts.file_type().is_file() || facts.uid() != geteuid().as_raw() {
+            return Err(foreign());
+        }
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        match path.symlink_metadata() {
+            Ok(named) if (named.dev(), named.ino()) == (facts.dev(), facts.ino()) => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        Self::mark(&file)?;
+        Ok(Some(Self { path: path.to_owned(), _file: file }))
+    }
+
+    /// Writes our mark into a new file, or finds it in an old one.
+    fn mark(mut file: &File) -> io::Result<()> {
+        let mut found = Vec::new();
+        file.take(MARK.len() as u64 + 1).read_to_end(&mut found)?;
+        if found == MARK {
+            return Ok(());
+        }
+        if !found.is_empty() {
+            return Err(foreign());
+        }
+        fchmod(file, Mode::RUSR | Mode::WUSR)?; // 0600, whatever the umask took away.
+        file.write_all(MARK)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        remove(&self.path); // While held: E1. The file closes after this.
+    }
+}
+
+/// Whether a lock file bears our mark. A sweep leaves others alone; so it does an empty one, which a server that
+/// was killed between making and marking it leaves behind, and which the next server of that name takes over.
+pub(super) fn is_marked(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut found = Vec::new();
+    open(path, flags, Mode::empty()).is_ok_and(|file| {
+        File::from(file).take(MARK.len() as u64 + 1).read_to_end(&mut found).is_ok()
+    }) && found == MARK
+}
+
+fn foreign() -> io::Error {
+    let advice = "it is there, but it is no witrpc lock; choose another name or directory";
+    io::Error::new(io::ErrorKind::InvalidData, advice)
+}

@@ -1,0 +1,236 @@
+//! The two records by which client and server meet, as bytes. `[seg.meet]`
+//!
+//! An [`Ask`] goes through the server's door, an [`Answer`] through the client's own pipe. Both are smaller than
+//! `PIPE_BUF`, so whoever writes one at once writes it whole. Nothing here touches the system.
+
+use crate::layout::Instance;
+
+/// `[seg.meet.version]` Raised by every change of how the two sides meet.
+pub(super) const MEETING_VERSION: u32 = 1;
+/// `[seg.meet.ask]`
+pub(super) const ASK_SIZE: usize = 64;
+const ASK_MAGIC: [u8; 8] = *b"witrpc\0a";
+/// `[seg.meet.answer]`
+pub(super) const ANSWER_SIZE: usize = 16;
+const ANSWER_MAGIC: [u8; 4] = *b"wita";
+
+/// A client asks to be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) version: u32,
+    /// As the client says: for messages only.
+    pub(super) process_id: u32,
+    /// Names the client's files.
+    pub(super) nonce: Instance,
+}
+
+impl Ask {
+    pub(super) fn encode(&self) -> [u8; ASK_SIZE] {
+        let mut bytes = [0; ASK_SIZE];
+        bytes[..8].copy_from_slice(&ASK_MAGIC);
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.process_id.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.nonce);
+        bytes
+    }
+
+    /// `None` if it is not an ask. The reserved bytes are zero in every version: that is how an ask that was put
+    /// together from the pieces of two others is told from a whole one.
+    fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
+        let (head, reserved) = bytes.split_at(32);
+        if head[..8] != ASK_MAGIC || reserved.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        let mut nonce = Instance::default();
+        nonce.copy_from_slice(&head[16..]);
+        Some(Self { version: number(head, 8), process_id: number(head, 12), nonce })
+    }
+}
+
+/// What comes through a door, cut into asks. Anybody with the right to write can write anything, and torn: bytes
+/// that are no ask are skipped up to the next magic.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    /// Less than one ask after [`next`](Self::next) has returned `None`.
+    pending: Vec<u8>,
+    /// Bytes skipped so far.
+    skipped: usize,
+}
+
+impl Asks {
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// The next ask, if a whole one has come.
+    pub(super) fn next(&mut self) -> Option<Ask> {
+        loop {
+            let start = (0..self.pending.len())
+                .find(|start| {
+                    let rest = &self.pending[*start..];
+                    rest.starts_with(&ASK_MAGIC) || ASK_MAGIC.starts_with(rest)
+                })
+                .unwrap_or(self.pending.len());
+            self.skip(start);
+            let ask = Ask::decode(self.pending.first_chunk()?);
+            if ask.is_some() {
+                self.pending.drain(..ASK_SIZE);
+                return ask;
+            }
+            self.skip(1);
+        }
+    }
+
+    /// How many bytes were skipped since this was last asked.
+    pub(super) fn take_skipped(&mut self) -> usize {
+        std::mem::take(&mut self.skipped)
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.pending.drain(..bytes);
+        self.skipped += bytes;
+    }
+}
+
+/// The server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The region is there: come in.
+    ComeIn { layout_version: u32, process_id: u32 },
+    /// The queue itself is full: ask again.
+    Crowded { max_clients: u32 },
+    /// The server could not make the region; the system's error number, or 0.
+    Failed { system_error: u32 },
+    /// The server meets clients in another way.
+    Refused { version: u32 },
+    /// The server has stopped listening.
+    Stopped,
+    /// All places are taken: wait for your turn.
+    Wait { max_clients: u32 },
+}
+
+impl Answer {
+    pub(super) fn encode(self) -> [u8; ANSWER_SIZE] {
+        let (kind, value, process_id) = match self {
+            Self::ComeIn { layout_version, process_id } => (1_u32, layout_version, process_id),
+            Self::Wait { max_clients } => (2, max_clients, 0),
+            Self::Stopped => (3, 0, 0),
+            Self::Refused { version } => (4, version, 0),
+            Self::Failed { system_error } => (5, system_error, 0),
+            Self::Crowded { max_clients } => (6, max_clients, 0),
+        };
+        let mut bytes = [0; ANSWER_SIZE];
+        bytes[..4].copy_from_slice(&ANSWER_MAGIC);
+        bytes[4..8].copy_from_slice(&kind.to_le_bytes());
+        bytes[8..12].copy_from_slice(&value.to_le_bytes());
+        bytes[12..].copy_from_slice(&process_id.to_le_bytes());
+        bytes
+    }
+
+    /// `None` if it is not an answer.
+    pub(super) fn decode(bytes: &[u8; ANSWER_SIZE]) -> Option<Self> {
+        if bytes[..4] != ANSWER_MAGIC {
+            return None;
+        }
+        let [kind, value, process_id] = [4, 8, 12].map(|at| number(bytes, at));
+        Some(match kind {
+            1 => Self::ComeIn { layout_version: value, process_id },
+            2 => Self::Wait { max_clients: value },
+            3 => Self::Stopped,
+            4 => Self::Refused { version: value },
+            5 => Self::Failed { system_error: value },
+            6 => Self::Crowded { max_clients: value },
+            _ => return None,
+        })
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(seed: u8) -> Ask {
+        Ask { version: MEETING_VERSION, process_id: 77, nonce: [seed; 16] }
+    }
+
+    fn all(asks: &mut Asks) -> Vec<Ask> {
+        std::iter::from_fn(|| asks.next()).collect()
+    }
+
+    #[test]
+    fn an_ask_is_what_the_table_says() {
+        let bytes = Ask { version: 1, process_id: 0x0201, nonce: *b"0123456789abcdef" }.encode();
+        assert_eq!(bytes[..32], *b"witrpc\0a\x01\0\0\0\x01\x02\0\x000123456789abcdef");
+        assert_eq!(bytes[32..], [0; 32]);
+    }
+
+    #[test]
+    fn answers_survive_their_bytes() {
+        for answer in [
+            Answer::ComeIn { layout_version: 1, process_id: 9 },
+            Answer::Wait { max_clients: 3 },
+            Answer::Stopped,
+            Answer::Refused { version: 2 },
+            Answer::Failed { system_error: 28 },
+            Answer::Crowded { max_clients: 4 },
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+        let bytes = Answer::Wait { max_clients: 3 }.encode();
+        assert_eq!(bytes, *b"wita\x02\0\0\0\x03\0\0\0\0\0\0\0");
+        for at in 0..8 {
+            let mut changed = bytes;
+            changed[at] ^= 0x40;
+            assert_eq!(Answer::decode(&changed), None);
+        }
+    }
+
+    #[test]
+    fn asks_are_found_however_they_are_cut() {
+        let bytes = [ask(1).encode(), ask(2).encode()].concat();
+        for cut in 0..=bytes.len() {
+            let mut asks = Asks::default();
+            asks.extend(&bytes[..cut]);
+            let mut found = all(&mut asks);
+            asks.extend(&bytes[cut..]);
+            found.extend(all(&mut asks));
+            assert_eq!(found, [ask(1), ask(2)]);
+            assert_eq!(asks.take_skipped(), 0);
+        }
+    }
+
+    #[test]
+    fn an_ask_after_any_torn_one_or_garbage_is_found() {
+        let whole = ask(3).encode();
+        for kept in 0..ASK_SIZE {
+            let mut asks = Asks::default();
+            asks.extend(&ask(9).encode()[..kept]);
+            assert_eq!(all(&mut asks), []);
+            asks.extend(&whole);
+            assert_eq!(all(&mut asks).last(), Some(&ask(3)), "after {kept} bytes of another");
+        }
+        for garbage in [
+            &b"hello"[..],
+            b"witr",
+            b"witrpc\0",
+            b"w",
+            &[0xff; 200],
+            &[0; 64],
+            b"witrpc\0awitrpc\0a",
+        ] {
+            let mut asks = Asks::default();
+            asks.extend(garbage);
+            asks.extend(&whole);
+            asks.extend(garbage);
+            assert_eq!(all(&mut asks), [ask(3)], "{garbage:?}");
+            assert!(asks.take_skipped() >= garbage.len());
+            assert!(asks.pending.len() < ASK_SIZE);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Removes what killed processes left in a directory. Runs when a server starts to listen.
+//!
+//! Whatever has a living owner stays:
+//!
+//! - `.c` belongs to a client, who reads it from right after making it. If nobody reads it, the client is gone, or
+//!   has made it only this instant; then it finds it missing, and asks again with another.
+//! - `.lock` and `.door` belong to who holds the lock (E1), so the lock is taken before they are removed. A server
+//!   that starts meanwhile waits for it far longer than a sweep holds it, then finds the file gone and makes its own.
+//! - `.s` and `.mmf` are made by a server that holds the lock, and may outlive its listening by one handshake. While
+//!   that lasts, their `.c` is read: by the client, and by the server, which keeps it open. So they go only if the
+//!   lock was free and nobody reads their `.c`.
+//!
+//! Looking at a pipe opens it for writing. To a client that no server has answered yet that looks like a server that
+//! came and went, so it asks again. Files that do not bear our names and are not of our kinds are never touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{DirEntry, FileType},
+    os::unix::fs::FileTypeExt as _,
+    path::PathBuf,
+};
+
+use super::lock::{Lock, is_marked};
+use super::place::{Kind, Place, parse, remove};
+use crate::event::fifo::has_reader;
+
+/// The files of one endpoint's name.
+#[derive(Debug, Default)]
+struct Leftovers {
+    lock: bool,
+    door: Option<PathBuf>,
+    /// By nonce.
+    connections: BTreeMap<String, Vec<(Kind, PathBuf)>>,
+}
+
+/// Sweeps the directory of `place`, whose own lock the caller holds.
+pub(super) fn sweep(place: &Place) {
+    let entries = match place.directory().read_dir() {
+        Ok(entries) => entries,
+        Err(error) => return tracing::warn!(%error, "the endpoint directory could not be swept"),
+    };
+    let mut found = BTreeMap::<String, Leftovers>::new();
+    for entry in entries.flatten() {
+        note(&entry, &mut found);
+    }
+    for (name, leftovers) in found {
+        let own = name == place.name();
+        let lock = if own || !leftovers.needs_lock() {
+            None
+        } else {
+            match Lock::try_take(&place.directory().join(format!("{name}.lock"))) {
+                Ok(Some(lock)) => Some(lock),
+                // A live server's, or none of ours. What its clients left is nobody's business but theirs.
+                Ok(None) | Err(_) => {
+                    leftovers.remove_connections(false);
+                    continue;
+                }
+            }
+        };
+        leftovers.remove_connections(own || lock.is_some());
+        if let Some(door) = &leftovers.door {
+            remove(door);
+        }
+        drop(lock); // Removes its file.
+    }
+}
+
+impl Leftovers {
+    fn needs_lock(&self) -> bool {
+        let made_by_server = |(kind, _): &(Kind, PathBuf)| *kind != Kind::ToClient;
+        self.lock || self.door.is_some() || self.connections.values().flatten().any(made_by_server)
+    }
+
+    /// Removes the files of connections that nobody living needs; those that servers made only if `locked`.
+    fn remove_connections(&self, locked: bool) {
+        let mut living = BTreeSet::new();
+        for (nonce, files) in &self.connections {
+            let event = files.iter().find(|(kind, _)| *kind == Kind::ToClient);
+            match event.map(|(_, path)| (path, has_reader(path))) {
+                Some((path, Some(false))) => remove(path),
+                None => {}
+                // Living, or there is no telling.
+                Some(_) => drop(living.insert(nonce)),
+            }
+        }
+        for (nonce, files) in &self.connections {
+            if locked && !living.contains(nonce) {
+                tracing::debug!(%nonce, "removing what a killed process left of a connection");
+                for (_, path) in files {
+                    remove(path);
+                }
+            }
+        }
+    }
+}
+
+fn note(entry: &DirEntry, found: &mut BTreeMap<String, Leftovers>) {
+    let (file, Ok(kind_of_file)) = (entry.file_name(), entry.file_type()) else { return };
+    let Some((name, nonce, kind)) = file.to_str().and_then(parse) else { return };
+    if !fits(kind, kind_of_file) || (kind == Kind::Lock && !is_marked(&entry.path())) {
+        return;
+    }
+    let leftovers = found.entry(name.to_owned()).or_default();
+    match nonce {
+        Some(nonce) => {
+            leftovers.connections.entry(nonce.to_owned()).or_default().push((kind, entry.path()))
+        }
+        None if kind == Kind::Door => leftovers.door = Some(entry.path()),
+        None => leftovers.lock = true,
+    }
+}
+
+fn fits(kind: Kind, file: FileType) -> bool {
+    match kind {
+        Kind::Door | Kind::ToClient | Kind::ToServer => file.is_fifo(),
+        Kind::Lock | Kind::Region => file.is_file(),
+    }
+}

@@ -1,0 +1,323 @@
+//! A region: a file made whole, mapped, and taken apart into the ends of its two rings.
+//!
+//! Together with the heap memory of the ring's tests this is all the `unsafe` of the project. It knows nothing of
+//! names, directories or peers: `endpoint` chooses the path and removes the file.
+//!
+//! # Invariants
+//!
+//! - **M1** The mapping is `geometry.region` bytes, as `fstat` said when it was made, and lives as long as anything
+//!   that points into it (an `Arc`). Geometry is private from then on; the header is not read again.
+//! - **M2** No reference to a payload byte exists. Bytes cross by `copy_nonoverlapping`, within bounds that are
+//!   checked on every copy. The peer may write at any time; whoever copies out validates the copy.
+//! - **M3** Cursors and flags are only ever accessed as atomics, on both sides.
+//! - **M4** Each end of each ring exists once per side: [`Region::split`] consumes the region.
+//!
+//! What none of this can prevent: who may write the file may also truncate it, and a process that touches a page
+//! that is gone gets SIGBUS. Regions are private to one user (0600, in a directory of 0700).
+
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fchmod, open};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::layout::{
+    self, CONSUMER_ASLEEP, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, TAIL,
+    WAKE_AT,
+};
+use crate::ring::{Consumer, Memory, Producer};
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there
+/// would be one every few calls until the first lap is done. Beyond that it would cost a connect too much.
+const POPULATED: u64 = 4 << 20;
+
+/// A mapped region whose ends have not been given out.
+#[derive(Debug)]
+pub(crate) struct Region {
+    map: MmapRaw,
+    geometry: Geometry,
+}
+
+/// Which end of a connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+impl Region {
+    /// Makes the file, gives it all its pages, and writes the header. Nobody knows its path yet, so nobody sees it
+    /// half-made. On failure the file is gone again. `[seg.file.create]`
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` if there is such a file; `StorageFull` if the file system is; whatever else the system says.
+    pub(crate) fn create(path: &Path, size: u64, instance: &Instance) -> io::Result<Self> {
+        let Some(geometry) = Geometry::of(size) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size is out of bounds"));
+        };
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        let made = Self::fill(File::from(file), geometry, instance);
+        if made.is_err() {
+            crate::endpoint::remove(path);
+        }
+        made
+    }
+
+    fn fill(file: File, geometry: Geometry, instance: &Instance) -> io::Result<Self> {
+        fchmod(&file, Mode::RUSR | Mode::WUSR)?; // 0600, whatever the umask took away.
+        // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
+        loop {
+            match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
+                Err(Errno::INTR) => {}
+                done => break done?,
+            }
+        }
+        let region = Self::map(&file, geometry)?;
+        region.write_header(&layout::encode_header(&geometry, instance));
+        Ok(region)
+    }
+
+    /// Maps the file that the peer made. `[seg.file.attach]`
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it is gone; `InvalidData` if it is not a region, not ours, or not this connection's.
+    pub(crate) fn attach(path: &Path, instance: &Instance) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(open(path, flags, Mode::empty())?);
+        let facts = file.metadata()?;
+        let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
+        if !facts.file_type().is_file() || facts.uid() != geteuid().as_raw() {
+            return Err(invalid("it is not a regular file of ours"));
+        }
+        let Some(geometry) = Geometry::of(facts.size()) else {
+            return Err(invalid("the size of its file is out of bounds")); // [seg.header.size]
+        };
+        let region = Self::map(&file, geometry)?;
+        layout::check_header(&region.read_header(), facts.size(), instance).map_err(invalid)?;
+        Ok(region)
+    }
+
+    /// Our ends of the two rings: the outgoing one's producer and the incoming one's consumer.
+    pub(crate) fn split(self, side: Side) -> (Producer<Mapped>, Consumer<Mapped>) {
+        let (out, incoming) = match side {
+            Side::Client => (Direction::ToServer, Direction::ToClient),
+            Side::Server => (Direction::ToClient, Direction::ToServer),
+        };
+        let region = Arc::new(self);
+        let out = Mapped::new(Arc::clone(&region), out);
+        let incoming = Mapped::new(region, incoming);
+        let (capacity, longest) = (out.capacity, layout::max_record(out.capacity));
+        (Producer::new(out, capacity, longest), Consumer::new(incoming, capacity, longest))
+    }
+
+    fn map(file: &File, geometry: Geometry) -> io::Result<Self> {
+        let len = usize::try_from(geometry.region)
+            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let mut options = MmapOptions::new();
+        options.len(len);
+        if geometry.region <= POPULATED {
+            options.populate();
+        }
+        let map = options.map_raw(file)?;
+        Ok(Self { map, geometry })
+    }
+
+    fn write_header(&self, fields: &[u8; HEADER_FIELDS]) {
+        let to = self.map.as_mut_ptr();
+        // SAFETY: M1: a region is longer than its header fields; `fields` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(fields.as_ptr(), to, fields.len()) };
+    }
+
+    fn read_header(&self) -> [u8; HEADER_FIELDS] {
+        let mut fields = [0; HEADER_FIELDS];
+        let from = self.map.as_ptr();
+        // SAFETY: M1: a region is longer than its header fields; `fields` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(from, fields.as_mut_ptr(), fields.len()) };
+        fields
+    }
+}
+
+/// The memory of one ring of a region.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    region: Arc<Region>,
+    /// Where the ring starts; `start + capacity <= region.geometry.region` and a multiple of 128.
+    start: usize,
+    capacity: usize,
+    tail_line: usize,
+    head_line: usize,
+}
+
+impl Mapped {
+    fn new(region: Arc<Region>, direction: Direction) -> Self {
+        let geometry = region.geometry;
+        // `map` has checked that the whole region fits a `usize`.
+        let [start, capacity] = [geometry.ring(direction), geometry.capacity]
+            .map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        assert!(start.saturating_add(capacity) <= region.map.len(), "L1: rings lie inside");
+        Self {
+            region,
+            start,
+            capacity,
+            tail_line: direction.tail_line(),
+            head_line: direction.head_line(),
+        }
+    }
+
+    /// A pointer to the ring's bytes `at .. at + len`.
+    #[inline]
+    fn bytes(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(at <= self.capacity && len <= self.capacity - at, "a copy leaves the ring");
+        // SAFETY: M1 and the assertion: `start + at + len <= start + capacity <= map.len()`.
+        unsafe { self.region.map.as_mut_ptr().add(self.start + at) }
+    }
+
+    /// The 64-bit word at `offset` of the header page, which is a multiple of 8.
+    #[inline]
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset < 4096 && offset.is_multiple_of(8));
+        // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
+        let word = unsafe { self.region.map.as_mut_ptr().add(offset) };
+        // SAFETY: aligned (pages, and 8), mapped while `self` lives (M1), and only accessed as an atomic (M3).
+        unsafe { AtomicU64::from_ptr(word.cast()) }
+    }
+
+    /// The 32-bit word at `offset` of the header page, which is a multiple of 4.
+    #[inline]
+    fn half_word(&self, offset: usize) -> &AtomicU32 {
+        debug_assert!(offset < 4096 && offset.is_multiple_of(4));
+        // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
+        let word = unsafe { self.region.map.as_mut_ptr().add(offset) };
+        // SAFETY: aligned (pages, and 4), mapped while `self` lives (M1), and only accessed as an atomic (M3).
+        unsafe { AtomicU32::from_ptr(word.cast()) }
+    }
+}
+
+impl Memory for Mapped {
+    #[inline]
+    fn tail(&self) -> &AtomicU64 {
+        self.word(self.tail_line + TAIL)
+    }
+
+    #[inline]
+    fn producer_cpu(&self) -> &AtomicU32 {
+        self.half_word(self.tail_line + PRODUCER_CPU)
+    }
+
+    #[inline]
+    fn consumer_asleep(&self) -> &AtomicU32 {
+        self.half_word(self.tail_line + CONSUMER_ASLEEP)
+    }
+
+    #[inline]
+    fn head(&self) -> &AtomicU64 {
+        self.word(self.head_line + HEAD)
+    }
+
+    #[inline]
+    fn wake_at(&self) -> &AtomicU64 {
+        self.word(self.head_line + WAKE_AT)
+    }
+
+    #[inline]
+    fn copy_in(&self, at: usize, bytes: &[u8]) {
+        let to = self.bytes(at, bytes.len());
+        // SAFETY: M2: `to` is good for `bytes.len()` bytes, and no slice ever points into a region.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    #[inline]
+    fn copy_out(&self, at: usize, bytes: &mut [u8]) {
+        let from = self.bytes(at, bytes.len());
+        // SAFETY: M2: `from` is good for `bytes.len()` bytes, and no slice ever points into a region.
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    #[inline]
+    fn append_to(&self, at: usize, len: usize, out: &mut Vec<u8>) {
+        out.reserve(len);
+        let from = self.bytes(at, len);
+        let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: M2: `from` is good for `len` bytes; `to` is too, by `reserve`, and is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+        let len = out.len() + len;
+        // SAFETY: within the capacity by `reserve`, and just initialised up to here.
+        unsafe { out.set_len(len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::layout::{LINE, SMALLEST_REGION};
+
+    const INSTANCE: Instance = [9; 16];
+
+    #[test]
+    fn what_one_side_pushes_the_other_pops_at_the_bytes_of_the_table() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let server = Region::create(&path, SMALLEST_REGION, &INSTANCE).unwrap();
+        let client = Region::attach(&path, &INSTANCE).unwrap();
+        let (mut server_out, mut server_in) = server.split(Side::Server);
+        let (mut client_out, mut client_in) = client.split(Side::Client);
+        for (out, into) in [(&mut client_out, &mut server_in), (&mut server_out, &mut client_in)] {
+            assert!(!into.arm().unwrap());
+            assert!(out.try_push(b"head", b"body", 0).unwrap());
+            assert!(out.publish(4));
+            let (mut head, mut body) = ([0; 4], Vec::new());
+            assert_eq!(into.peek(&mut head).unwrap(), Some(8));
+            into.append_to(4, 4, &mut body);
+            assert_eq!((&head, &body[..]), (b"head", &b"body"[..]));
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len() as u64, SMALLEST_REGION);
+        for (line, ring) in [(1024, 4096), (1280, 8192)] {
+            assert_eq!(bytes[line..line + 16], [16, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(bytes[line + LINE..line + LINE + 8], [0; 8], "nothing was released");
+            assert_eq!(bytes[ring..ring + 16], *b"\x08\0\0\0\0\0\0\0headbody");
+        }
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn files_that_are_no_region_of_ours_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let attach = || Region::attach(&path, &INSTANCE).map(|_| ()).unwrap_err();
+        assert_eq!(attach().kind(), io::ErrorKind::NotFound);
+        drop(Region::create(&path, 1 << 20, &INSTANCE).unwrap());
+        assert!(Region::attach(&path, &[8; 16]).is_err(), "another connection's");
+        assert!(Region::create(&path, 1 << 20, &INSTANCE).is_err(), "exists");
+        File::options().write(true).open(&path).unwrap().set_len(1 << 19).unwrap();
+        assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
+        std::fs::rename(&path, place.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(place.path().join("elsewhere"), &path).unwrap();
+        assert_ne!(attach().kind(), io::ErrorKind::InvalidData, "a symlink is not followed");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_size_that_the_file_system_does_not_have_is_an_error_and_leaves_no_file() {
+        let Ok(place) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = place.path().join("region");
+        let whole = rustix::fs::statvfs(place.path()).unwrap();
+        // More than the whole tmpfs is refused before a page is taken; as a sparse file it would be possible.
+        let size = whole.f_blocks * whole.f_frsize + 4096;
+        if Geometry::of(size).is_some() {
+            let error = Region::create(&path, size, &INSTANCE).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,184 @@
+//! Two processes, and what becomes of one when the other is killed.
+//!
+//! A child process is this test binary once more, running one of the `role_` tests; in the parent those do nothing.
+
+#![cfg(all(unix, not(loom)))]
+
+use std::{future::pending, os::unix::fs::MetadataExt as _, time::Duration};
+
+use rustix::fs::Mode;
+use rustix::process::umask;
+use witrpc_core::Error;
+use witrpc_mmf::{Door, Places, connect};
+
+mod common;
+use common::{Endpoint, Peer, Process, far, role, soon, within};
+
+#[tokio::test]
+async fn records_cross_two_processes_and_back() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut child = Process::start("role_echo", endpoint.directory.path());
+    let mut client = Peer(within(endpoint.connect()).await.unwrap());
+    assert_eq!(client.0.peer_process_id, Some(child.id()));
+    for number in 0_u32..2000 {
+        let record = number.to_le_bytes().repeat(number as usize % 500);
+        client.send(&record).await;
+        assert_eq!(within(client.recv()).await.unwrap(), record);
+    }
+    assert_eq!(endpoint.files(), ["test.door", "test.lock"]);
+    child.kill();
+    client.is_gone().await;
+    assert_eq!(endpoint.files(), ["test.door", "test.lock"], "all that SIGKILL leaves");
+    let again = connect(&endpoint.file, soon()).await.unwrap_err();
+    assert!(matches!(again, Error::NotRunning { .. }), "{again}");
+    drop(endpoint.open().await);
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_killed_client_frees_its_place_and_its_last_records_can_be_read() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    for _ in 0..10 {
+        let mut child = Process::start("role_client", endpoint.directory.path());
+        let mut server = Peer(within(door.accept()).await.unwrap());
+        assert_eq!(server.0.peer_process_id, Some(child.id()));
+        assert!(!server.0.receiver.arm().unwrap() || server.0.receiver.is_ready().unwrap());
+        while !server.0.receiver.is_ready().unwrap() {
+            tokio::task::yield_now().await;
+        }
+        child.kill();
+        server.is_gone().await;
+        assert_eq!(server.recv().await.unwrap(), b"here");
+        drop(server);
+        assert_eq!(endpoint.files(), ["test.door", "test.lock"]);
+    }
+}
+
+/// A process that was forked off the client would hold the client's descriptors; here the server itself holds what
+/// such a process would, so there is no hang-up.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_killed_client_is_noticed_while_others_hold_its_descriptors() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    let mut child = Process::start("role_client", endpoint.directory.path());
+    let mut server = Peer(within(door.accept()).await.unwrap());
+    let pipe = endpoint.files().into_iter().find(|file| file.ends_with(".s")).unwrap();
+    let pipe = endpoint.directory.path().join(pipe);
+    let _inherited = std::fs::File::options().read(true).write(true).open(pipe).unwrap();
+    assert_eq!(within(server.recv()).await.unwrap(), b"here");
+    child.kill();
+    server.is_gone().await;
+}
+
+#[tokio::test]
+async fn a_killed_server_is_noticed_by_a_client_that_waits_for_its_turn() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut child = Process::start("role_echo", endpoint.directory.path());
+    let mut first = Peer(within(endpoint.connect()).await.unwrap());
+    first.send(b"x").await;
+    assert_eq!(within(first.recv()).await.unwrap(), b"x");
+    let file = endpoint.file.clone();
+    let waiting = tokio::spawn(async move { connect(&file, far()).await });
+    while endpoint.files().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    child.kill();
+    first.is_gone().await;
+    let mut door = endpoint.open().await;
+    let server = within(door.accept()).await.unwrap();
+    drop((within(waiting).await.unwrap().unwrap(), server, door));
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_client_killed_in_the_queue_is_passed_over_and_leaves_nothing() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    let mut taken = endpoint.pair(&mut door).await;
+    taken.1.first_frame();
+    let mut child = Process::start("role_client", endpoint.directory.path());
+    while endpoint.files().len() < 3 {
+        let turn = tokio::time::timeout(Duration::from_millis(1), door.accept()).await;
+        assert!(turn.is_err(), "there is no place");
+    }
+    child.kill();
+    drop(taken);
+    let _next = endpoint.pair(&mut door).await;
+    drop(door);
+    drop(_next);
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_killed_while_a_connection_is_half_made_leaves_what_the_next_sweeps() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut child = Process::start("role_half", endpoint.directory.path());
+    let mut client = Peer(within(endpoint.connect()).await.unwrap());
+    child.kill();
+    client.is_gone().await;
+    assert_eq!(endpoint.files().len(), 5);
+    drop(client);
+    let mut other = Process::start("role_client", endpoint.directory.path());
+    while !endpoint.files().iter().any(|file| file.ends_with(".c")) {
+        tokio::task::yield_now().await;
+    }
+    other.kill();
+    drop(endpoint.open().await);
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[test]
+fn modes_do_not_depend_on_the_umask() {
+    let directory = tempfile::tempdir().unwrap();
+    Process::start("role_umask", &directory.path().join("made")).succeeds();
+}
+
+#[tokio::test]
+async fn role_echo() {
+    let Some(file) = role() else { return };
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut server = Peer(door.accept().await.unwrap());
+    let echo = async {
+        while let Some(record) = server.recv().await {
+            server.first_frame();
+            server.send(&record).await;
+        }
+    };
+    tokio::join!(echo, door.accept()).1.unwrap();
+}
+
+#[tokio::test]
+async fn role_half() {
+    let Some(file) = role() else { return };
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let _server = door.accept().await.unwrap();
+    pending::<()>().await;
+}
+
+#[tokio::test]
+async fn role_client() {
+    let Some(file) = role() else { return };
+    let mut client = Peer(connect(&file, far()).await.unwrap());
+    client.send(b"here").await;
+    pending::<()>().await;
+}
+
+#[tokio::test]
+async fn role_umask() {
+    let Some(file) = role() else { return };
+    umask(Mode::from_raw_mode(0o777));
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let (client, server) = tokio::join!(connect(&file, far()), door.accept());
+    let directory = std::env::var_os("WITRPC_MMF_TEST_DIRECTORY").unwrap();
+    let mode = |path: &std::path::Path| path.symlink_metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode(directory.as_ref()), 0o700);
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.collect::<Vec<_>>();
+    assert_eq!(files.len(), 5);
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    drop((client.unwrap(), server.unwrap()));
+}

@@ -1,0 +1,29 @@
+//! Typed async RPC between processes on one machine, over a ring buffer in a named memory-mapped file.
+
+#[doc(hidden)]
+pub use witrpc_core::__private;
+pub use witrpc_core::{
+    Call, CallContext, CloseReason, Error, Load, Outcome, Peer, Result, Serializer,
+    SerializerError, Service, ServiceClient, ServiceDescriptor, WaitStrategy, WitClient,
+    WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
+};
+pub use witrpc_macros::service;
+pub use witrpc_mmf::MemoryMappedFile;
+pub use witrpc_mmf_client::{
+    MmfClientTransport, WithMemoryMappedFile as ClientWithMemoryMappedFile,
+};
+pub use witrpc_mmf_server::{
+    MmfServerTransport, WithMemoryMappedFile as ServerWithMemoryMappedFile,
+};
+
+/// Everything that most programs need, in one line: `use witrpc::prelude::*;`.
+pub mod prelude {
+    pub use std::time::Duration;
+
+    pub use crate::{
+        CallContext, MemoryMappedFile, WaitStrategy, WitClient, WitClientBuilder, WitServer,
+        WitServerBuilder,
+    };
+    pub use witrpc_mmf_client::WithMemoryMappedFile as _;
+    pub use witrpc_mmf_server::WithMemoryMappedFile as _;
+}

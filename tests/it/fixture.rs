@@ -1,0 +1,156 @@
+//! An endpoint of its own for every test, over one of the transports.
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use witrpc::prelude::*;
+use witrpc::transport::memory::MemoryTransport;
+
+use crate::contract::{CalcServer, Calculator, WordsServer};
+
+/// Nothing in these tests takes this long, on any machine.
+pub(crate) const GUARD: Duration = Duration::from_secs(60);
+
+/// Where server and clients of one test meet.
+pub(crate) struct Fixture {
+    transport: Transport,
+    pub calculator: Calculator,
+}
+
+enum Transport {
+    Memory(MemoryTransport),
+    Mmf { directory: TempDir, file: MemoryMappedFile },
+}
+
+impl Fixture {
+    pub(crate) fn memory() -> Self {
+        Self {
+            transport: Transport::Memory(MemoryTransport::new()),
+            calculator: Calculator::default(),
+        }
+    }
+
+    /// An endpoint in a directory of its own.
+    pub(crate) fn mmf() -> Self {
+        Self::mmf_with(|file| file.with_max_clients(8))
+    }
+
+    /// The smallest region there is.
+    pub(crate) fn mmf_smallest() -> Self {
+        Self::mmf_with(|file| file.with_max_clients(8).with_size(12_288))
+    }
+
+    /// The same, with settings.
+    pub(crate) fn mmf_with(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
+        let directory = private_directory();
+        let file = MemoryMappedFile::new("test").with_directory(directory.path());
+        let transport = Transport::Mmf { file: set(file), directory };
+        Self { transport, calculator: Calculator::default() }
+    }
+
+    /// A server builder with both services.
+    pub(crate) fn server_builder(&self) -> WitServerBuilder {
+        self.bare_server_builder()
+            .with_service(CalcServer::new(self.calculator.clone()))
+            .with_service(WordsServer::new(self.calculator.clone()))
+    }
+
+    /// A server builder without services.
+    pub(crate) fn bare_server_builder(&self) -> WitServerBuilder {
+        match &self.transport {
+            Transport::Memory(memory) => WitServerBuilder::new().with_transport(memory.clone()),
+            Transport::Mmf { file, .. } => {
+                WitServerBuilder::new().with_memory_mapped_file(file.clone())
+            }
+        }
+    }
+
+    pub(crate) fn client_builder(&self) -> WitClientBuilder {
+        match &self.transport {
+            Transport::Memory(memory) => WitClientBuilder::new().with_transport(memory.clone()),
+            Transport::Mmf { file, .. } => {
+                WitClientBuilder::new().with_memory_mapped_file(file.clone())
+            }
+        }
+    }
+
+    /// A server that is waiting for clients.
+    pub(crate) async fn server(&self) -> WitServer {
+        let server = self.server_builder().build().unwrap();
+        server.start_waiting_for_connection().await.unwrap();
+        server
+    }
+
+    /// A client that is connected.
+    pub(crate) async fn client(&self) -> WitClient {
+        let client = self.client_builder().build().unwrap();
+        client.connect(GUARD).await.unwrap();
+        client
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Transport::Mmf { directory, .. } = &self.transport {
+            assert_eq!(files(directory.path()), Vec::<String>::new(), "left behind");
+        }
+    }
+}
+
+/// A fresh directory that only we may enter.
+pub(crate) fn private_directory() -> TempDir {
+    let private = std::fs::Permissions::from_mode(0o700);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("witrpc-test-").permissions(private).tempdir_in("/dev/shm").unwrap()
+}
+
+/// What lies in a directory.
+pub(crate) fn files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The runtimes that everything must work on.
+#[derive(Clone, Copy)]
+pub(crate) enum Flavor {
+    CurrentThread,
+    MultiThread,
+}
+
+/// Runs a test, which may not hang, and which leaves nothing.
+pub(crate) fn run<F: Future<Output = ()>>(
+    flavor: Flavor,
+    fixture: Fixture,
+    test: impl FnOnce(Arc<Fixture>) -> F,
+) {
+    let mut builder = match flavor {
+        Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
+        Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let fixture = Arc::new(fixture);
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(GUARD, test(Arc::clone(&fixture))).await.expect("the test hangs")
+    });
+    // Tasks that are still there end with the runtime; then nothing may be left.
+    drop(runtime);
+    drop(fixture);
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + GUARD / 2;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
