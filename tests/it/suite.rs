@@ -518,15 +518,16 @@ async fn pending_calls_end_with_their_connection(fixture: Arc<Fixture>) {
 async fn a_held_call_stalls_nobody(fixture: Arc<Fixture>) {
     let (server, client, calc) = connected(&fixture).await;
     // It led the receiving in its one poll, and is never polled again while others go on.
-    let mut held = Box::pin(calc.later(1, 77));
+    let mut held = Box::pin(calc.wait());
     assert!(poll_once(held.as_mut()).is_pending());
     for i in 0..200 {
         assert_eq!(calc.add(i, 1).await.unwrap(), i + 1);
     }
     assert_eq!(tokio::spawn(calc.later(5, 1)).await.unwrap().unwrap(), 1);
-    assert_eq!(held.await.unwrap(), 77);
+    calc.open(1).await.unwrap();
+    held.await.unwrap();
     // The same with one that is dropped.
-    let mut dropped = Box::pin(calc.later(1, 0));
+    let mut dropped = Box::pin(calc.wait());
     assert!(poll_once(dropped.as_mut()).is_pending());
     let others: Vec<_> = (0..20).map(|i| tokio::spawn(calc.later(2, i))).collect();
     drop(dropped);
@@ -538,9 +539,14 @@ async fn a_held_call_stalls_nobody(fixture: Arc<Fixture>) {
 
 async fn many_held_calls_stall_nobody(fixture: Arc<Fixture>) {
     let (server, client, calc) = connected(&fixture).await;
-    let mut held: Vec<_> = (0..300).map(|i| Box::pin(calc.later(i % 3, i))).collect();
-    for call in &mut held {
-        assert!(poll_once(call.as_mut()).is_pending());
+    let mut held = Vec::new();
+    for i in 0..300 {
+        let mut call = Box::pin(calc.later(i % 3, i));
+        // A slow machine may have the answer at once.
+        match poll_once(call.as_mut()) {
+            Poll::Ready(value) => assert_eq!(value.unwrap(), i),
+            Poll::Pending => held.push((i, call)),
+        }
     }
     let busy: Vec<_> = (0..8)
         .map(|task| {
@@ -555,8 +561,8 @@ async fn many_held_calls_stall_nobody(fixture: Arc<Fixture>) {
     for task in busy {
         task.await.unwrap();
     }
-    for (i, call) in held.into_iter().enumerate() {
-        assert_eq!(call.await.unwrap(), i as u64);
+    for (i, call) in held {
+        assert_eq!(call.await.unwrap(), i);
     }
     nothing_is_left(&client, &server).await;
 }

@@ -12,8 +12,8 @@
 //!
 //! # Invariants
 //!
-//! - **C1** Whoever leaves the receiving half leaves it armed and empty, or has woken the driver. So there is always
-//!   somebody whom the next frame reaches.
+//! - **C1** Whoever leaves the receiving half leaves it armed and empty, or has woken the driver; and the driver arms it
+//!   once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
 //! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
 
 use std::any::Any;
@@ -162,7 +162,7 @@ impl Connection {
     }
 
     /// Leaves word for the driver that there is something to do, and wakes it.
-    fn wake_driver(&self) {
+    pub(crate) fn wake_driver(&self) {
         // Release: pairs with the swap in `register_driver`; what is to be done was done before.
         self.kicked.store(true, Ordering::Release);
         self.ledger.driver().wake();
@@ -323,15 +323,14 @@ impl Connection {
         {
             receiving.caller.hit(since.elapsed());
         }
-        self.leave(receiving, frames)?;
+        self.leave(receiving)?;
         Ok(answer)
     }
 
     /// Leaves the receiving half as C1 asks.
-    fn leave(&self, receiving: &mut Receiving, frames: usize) -> Result<(), Error> {
-        if frames > 0 {
-            receiving.inbound.receiver.release()?;
-        }
+    fn leave(&self, receiving: &mut Receiving) -> Result<(), Error> {
+        // The driver may have left records behind that are consumed and not yet released.
+        receiving.inbound.receiver.release()?;
         if receiving.inbound.receiver.arm()? {
             self.wake_driver();
         }
@@ -406,9 +405,11 @@ impl Connection {
         Ok(Polled::Again)
     }
 
-    /// Arms the receiving half for sleep; returns whether there is work after all.
+    /// Arms the receiving half for the driver's sleep; returns whether there is work after all.
     fn arm(&self) -> Result<bool, Error> {
-        let Ok(mut guard) = self.receiving.try_lock() else { return Ok(false) };
+        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
+        // taken already, with its frame unread. It is done within one bounded step.
+        let mut guard = lock(&self.receiving);
         let Some(receiving) = guard.as_mut() else { return Ok(false) };
         Ok(receiving.inbound.receiver.arm()?)
     }

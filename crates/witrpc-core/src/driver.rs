@@ -41,8 +41,10 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     let mut idle: Option<(Instant, Duration)> = None;
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES)?;
+        // In this order: pumping makes the room that deferred requests wait for.
+        let more = connection.pump();
         connection.serve_deferred();
-        if connection.pump() || turn == Turn::More {
+        if more || turn == Turn::More {
             idle = None;
             tokio::task::yield_now().await;
             continue;

@@ -162,6 +162,10 @@ impl Served {
         lock(&self.table).deferred.pop_front()
     }
 
+    fn has_deferred(&self) -> bool {
+        !lock(&self.table).deferred.is_empty()
+    }
+
     /// Requests being handled or put aside.
     pub(crate) fn len(&self) -> usize {
         let table = lock(&self.table);
@@ -356,6 +360,9 @@ impl Connection {
     fn finish(self: &Arc<Self>, id: u64, reply: Reply) {
         if self.served.finish(id) {
             self.reply(id, reply, true);
+        }
+        if self.served.has_deferred() {
+            self.wake_driver();
         }
     }
 

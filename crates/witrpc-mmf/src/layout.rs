@@ -122,7 +122,7 @@ pub(crate) const HEADER_FIELDS: usize = 64;
 /// Sixteen random bytes that name one connection: its files, and its region. `[seg.header.instance]`
 pub(crate) type Instance = [u8; 16];
 
-/// Writes the header fields.
+/// Writes the header fields. `[seg.header]`
 pub(crate) fn encode_header(geometry: &Geometry, instance: &Instance) -> [u8; HEADER_FIELDS] {
     let mut bytes = [0; HEADER_FIELDS];
     let (magic, rest) = bytes.split_at_mut(8);

@@ -170,6 +170,7 @@ impl<M: Memory> Producer<M> {
 
     /// Asks the peer to wake us once a record of `len` bytes fits with `spare`, and a quarter of the ring is free.
     /// Returns `true`, and asks for nothing more, if it fits already. Everything must have been published.
+    /// `[seg.sleep.space]`
     ///
     /// A quarter, because a producer that is woken for every record's worth of space pays a wake-up for each. No ring
     /// is lost by that: the consumer empties the ring whatever the producer does, so any head up to the published
@@ -366,6 +367,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Asks the peer to wake us when it publishes. Returns `true`, and asks for nothing, if a record is there.
+    /// `[seg.sleep.data]`
     pub(crate) fn arm(&mut self) -> Result<bool, Corrupt> {
         if self.is_ready()? {
             return Ok(true);

@@ -2,9 +2,9 @@
 //!
 //! Each attempt has a nonce of its own and leaves nothing behind. A client never touches a lock.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::OFlags;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use witrpc_core::Error;
@@ -126,7 +126,8 @@ impl Search<'_> {
 
     fn try_knock(&self) -> io::Result<Knock> {
         let path = self.place.door();
-        let door = fstat(fifo::open_end(&path, OFlags::WRONLY)?)?; // Fails if nobody reads it.
+        // Fails if nobody reads it.
+        let door = File::from(fifo::open_end(&path, OFlags::WRONLY)?).metadata()?;
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let files = self.place.files(&nonce);
@@ -138,7 +139,7 @@ impl Search<'_> {
         // the next client would take us for the server.
         Ringer::open(&path)?.write(&ask.encode())?;
         left.asked = true;
-        Ok(Knock { nonce, left, pipe, door: (door.st_dev, door.st_ino), path })
+        Ok(Knock { nonce, left, pipe, door: (door.dev(), door.ino()), path })
     }
 
     /// Until the server has said the last word on this attempt. `None` if it has gone, or time is up.

@@ -1,4 +1,4 @@
-//! The directory of an endpoint, and the paths of the files in it. `[seg.file]`
+//! The directory of an endpoint, and the paths of the files in it. `[seg.file.name]`
 //!
 //! The directory is private to one user: that is what keeps others from names, pipes and regions. Its parents
 //! resolve as usual.

@@ -1,4 +1,5 @@
 //! Removes what killed processes left in a directory. Runs when a server starts to listen.
+//! `[seg.file.sweep]`
 //!
 //! Whatever has a living owner stays:
 //!

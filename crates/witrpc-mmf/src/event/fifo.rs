@@ -1,4 +1,4 @@
-//! The named event that is a named pipe: a byte in it is a ring, its hang-up is the peer's death.
+//! The named event that is a named pipe: a byte in it is a ring, its hang-up is the peer's death. `[seg.sleep.ring]`
 //!
 //! The waiting end is opened for reading only, so that the system reports a hang-up once the peer's last descriptor
 //! of the ringing end is closed, however its process ended. The ringing end is opened for reading and writing, so
@@ -8,7 +8,7 @@
 //! A process that was forked off the peer without `exec` holds copies of its descriptors, and there is no hang-up
 //! when only the peer ends. So on Linux the waiting side puts a POSIX record lock on its pipe, which belongs to the
 //! process and is not inherited by `fork`. The peer asks who holds it, gets the process id as its own namespace
-//! counts, and watches that process by a pidfd. Where any step of this fails, the hang-up alone must do.
+//! counts, and watches that process by a pidfd. `[seg.sleep.death]` Where any step of this fails, the hang-up alone must do.
 
 use std::{
     io,

@@ -47,7 +47,7 @@ impl Pair {
         for _ in 0..position / 8 {
             assert!(self.producer.try_push(&[], &[], 0).unwrap());
             assert!(!self.producer.publish(CPU));
-            assert_eq!(self.pop().unwrap().unwrap(), []);
+            assert_eq!(self.pop().unwrap().unwrap(), [0_u8; 0]);
             assert!(!self.consumer.release());
         }
     }

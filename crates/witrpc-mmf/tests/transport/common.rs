@@ -1,8 +1,5 @@
 //! What the tests share: an endpoint in a directory of its own, records over a channel, and other processes.
 
-#![cfg(all(unix, not(loom)))]
-#![expect(dead_code, reason = "each test binary uses its own part")]
-
 use std::{
     future::{Future, poll_fn},
     path::Path,
@@ -17,62 +14,62 @@ use witrpc_core::transport::{Channel, TransportError, Wake};
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
 /// Far beyond what anything here takes: only a hang gets there.
-pub const HANG: Duration = Duration::from_secs(30);
+pub(crate) const HANG: Duration = Duration::from_secs(30);
 /// Tells a child process which directory to work in.
 const DIRECTORY: &str = "WITRPC_MMF_TEST_DIRECTORY";
 
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(HANG, future).await.expect("no hang")
 }
 
-pub fn far() -> Instant {
+pub(crate) fn far() -> Instant {
     Instant::now() + HANG
 }
 
-pub fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_millis(100)
 }
 
 /// An endpoint in a fresh directory.
-pub struct Endpoint {
-    pub directory: TempDir,
-    pub file: MemoryMappedFile,
-    pub places: Places,
+pub(crate) struct Endpoint {
+    pub(crate) directory: TempDir,
+    pub(crate) file: MemoryMappedFile,
+    pub(crate) places: Places,
 }
 
 impl Endpoint {
-    pub fn new(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
+    pub(crate) fn new(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
         let directory = private_directory();
         let file = set(MemoryMappedFile::new("test").with_directory(directory.path()));
         Self { places: Places::of(&file), directory, file }
     }
 
-    pub async fn open(&self) -> Door {
+    pub(crate) async fn open(&self) -> Door {
         Door::open(&self.file, &self.places).await.unwrap()
     }
 
-    pub async fn connect(&self) -> Result<Channel, Error> {
+    pub(crate) async fn connect(&self) -> Result<Channel, Error> {
         connect(&self.file, far()).await
     }
 
     /// A client and the server's end of it.
-    pub async fn pair(&self, door: &mut Door) -> (Peer, Peer) {
+    pub(crate) async fn pair(&self, door: &mut Door) -> (Peer, Peer) {
         let (client, server) = within(async { tokio::join!(self.connect(), door.accept()) }).await;
         (Peer(client.unwrap()), Peer(server.unwrap()))
     }
 
-    pub fn files(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         files(self.directory.path())
     }
 }
 
 /// `TempDir` leaves the mode to the umask; an endpoint's directory must be private.
-pub fn private_directory() -> TempDir {
+pub(crate) fn private_directory() -> TempDir {
     use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
     tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
 }
 
-pub fn files(directory: &Path) -> Vec<String> {
+pub(crate) fn files(directory: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.unwrap().file_name().into_string().unwrap()
     };
@@ -83,10 +80,10 @@ pub fn files(directory: &Path) -> Vec<String> {
 
 /// One end of a channel, as far as these tests need it.
 #[derive(Debug)]
-pub struct Peer(pub Channel);
+pub(crate) struct Peer(pub(crate) Channel);
 
 impl Peer {
-    pub async fn wake(&mut self) -> Wake {
+    pub(crate) async fn wake(&mut self) -> Wake {
         self.try_wake().await.unwrap()
     }
 
@@ -94,7 +91,7 @@ impl Peer {
         poll_fn(|cx| self.0.waiter.poll_wake(cx)).await
     }
 
-    pub async fn send(&mut self, record: &[u8]) {
+    pub(crate) async fn send(&mut self, record: &[u8]) {
         while !self.0.sender.try_push(record, &[], 0).unwrap() {
             if !self.0.sender.arm(record.len(), 0).unwrap() {
                 assert_eq!(self.wake().await, Wake::Rung);
@@ -104,7 +101,7 @@ impl Peer {
     }
 
     /// A record, if there is one.
-    pub fn pop(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
         let mut record = Vec::new();
         let len = self.0.receiver.peek(&mut []).unwrap()?;
         self.0.receiver.append_to(0, len, &mut record);
@@ -114,7 +111,7 @@ impl Peer {
     }
 
     /// The next record; `None` if the peer has gone without leaving one.
-    pub async fn recv(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn recv(&mut self) -> Option<Vec<u8>> {
         let mut gone = false;
         loop {
             let record = self.pop();
@@ -128,38 +125,39 @@ impl Peer {
         }
     }
 
-    pub async fn is_gone(&mut self) {
+    pub(crate) async fn is_gone(&mut self) {
         while within(self.wake()).await != Wake::PeerGone {}
     }
 
     /// What the layers above do when the handshake has begun.
-    pub fn first_frame(&mut self) {
+    pub(crate) fn first_frame(&mut self) {
         std::mem::replace(&mut self.0.on_first_frame, Box::new(|| {}))();
     }
 }
 
 /// A process of its own, which is killed at the end at the latest.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Runs the test `role` of this same binary on its own, in `directory`.
-    pub fn start(role: &str, directory: &Path) -> Self {
+    pub(crate) fn start(role: &str, directory: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", role, "--nocapture"]).env(DIRECTORY, directory);
+        let role = format!("processes::{role}");
+        command.args(["--exact", &role, "--nocapture"]).env(DIRECTORY, directory);
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// `SIGKILL`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    pub fn succeeds(mut self) {
+    pub(crate) fn succeeds(mut self) {
         assert!(self.0.wait().unwrap().success());
     }
 }
@@ -172,7 +170,7 @@ impl Drop for Process {
 }
 
 /// In a child process, the endpoint that its parent has made; `None` in the parent, where a role is no test.
-pub fn role() -> Option<MemoryMappedFile> {
+pub(crate) fn role() -> Option<MemoryMappedFile> {
     let directory = std::env::var_os(DIRECTORY)?;
     Some(MemoryMappedFile::new("test").with_directory(directory))
 }

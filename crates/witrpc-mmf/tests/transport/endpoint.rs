@@ -1,7 +1,5 @@
 //! How a client and its server meet, part, wait and are kept apart, over the public interface.
 
-#![cfg(all(unix, not(loom)))]
-
 use std::{
     fs::{File, Permissions},
     io::{Read as _, Write as _},
@@ -15,8 +13,7 @@ use witrpc_core::transport::Wake;
 use witrpc_core::{Error, WaitStrategy};
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-mod common;
-use common::{Endpoint, Peer, far, files, soon, within};
+use crate::common::{Endpoint, Peer, far, files, soon, within};
 
 #[tokio::test]
 async fn records_cross_both_ways_and_nothing_is_left_behind() {
@@ -50,7 +47,7 @@ async fn no_wake_up_is_lost_on_the_smallest_rings() {
     let endpoint = Endpoint::new(|file| file.with_size(12_288));
     let mut door = endpoint.open().await;
     let (mut client, mut server) = endpoint.pair(&mut door).await;
-    let record = |number: usize| number.to_le_bytes().repeat(number % 120);
+    let record = |number: usize| (number as u64).to_le_bytes().repeat(number % 120);
     let echo = tokio::spawn(async move {
         while let Some(record) = server.recv().await {
             server.send(&record).await;

@@ -1,0 +1,8 @@
+//! The transport over its public interface, in one process and in several.
+
+#![cfg(all(unix, not(loom)))]
+#![expect(clippy::unwrap_used, reason = "all of this is test, helpers included")]
+
+mod common;
+mod endpoint;
+mod processes;
