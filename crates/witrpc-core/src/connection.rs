@@ -411,6 +411,8 @@ impl Connection {
         // taken already, with its frame unread. It is done within one bounded step.
         let mut guard = lock(&self.receiving);
         let Some(receiving) = guard.as_mut() else { return Ok(false) };
+        // The turn before may have left this to a leader that came too late to do it.
+        receiving.inbound.receiver.release()?;
         Ok(receiving.inbound.receiver.arm()?)
     }
 

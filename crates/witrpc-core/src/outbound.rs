@@ -349,8 +349,8 @@ impl Outbound {
             }
             if !message.started {
                 self.credit -= cost;
-                waiting = 0;
             }
+            waiting = 0;
             if message.advance(len) {
                 self.queued -= cost + QUEUE_ENTRY;
                 self.bulk.pop_front();
