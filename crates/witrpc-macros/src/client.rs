@@ -1,15 +1,15 @@
 //! Prints `XClient`, whose calls are those of the trait `X`, answered on the other side.
 //!
-//! It holds the `Remote` that the library gave it, and numbers the calls. Connections, deadlines
-//! and cancellation are the library's.
+//! It holds the `Remote` that the library gave it with an `Event` for each of the trait, and numbers
+//! the calls and the events. Connections, deadlines and cancellation are the library's.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote_spanned};
-use syn::Ident;
 use syn::ext::IdentExt as _;
+use syn::{Attribute, Ident};
 
 use crate::contract::{self, Parameters};
-use crate::model::{Method, Service};
+use crate::model::{Event, Method, Service};
 
 /// The struct and its implementations.
 pub(crate) fn print(service: &Service) -> TokenStream {
@@ -26,17 +26,21 @@ fn print_struct(service: &Service) -> TokenStream {
     let Parameters { declared, marker_field, .. } = Parameters::of(service);
     let (client, vis) = (name(service), contract::copied_vis(&service.vis));
     let docs = format!("Calls a remote [`{}`].", service.ident.unraw());
+    let (fields, lenience) = (fields(service), contract::lenience());
+    let types = service.events().map(|event| event_type(service, event));
 
     quote_spanned! {Span::mixed_site()=>
         #[doc = #docs]
+        #lenience
         #vis struct #client<#declared> {
             remote: #private::Remote,
+            #(#fields: #types,)*
             #marker_field
         }
     }
 }
 
-/// The methods that need no import of the trait, and whose calls can be spawned.
+/// The methods and events that need no import of the trait; the calls can be spawned.
 fn print_inherent(service: &Service) -> TokenStream {
     let private = &service.private;
     let Parameters { bounded, arguments, where_clause, marker_value, .. } = Parameters::of(service);
@@ -52,6 +56,11 @@ fn print_inherent(service: &Service) -> TokenStream {
             #vis #head -> #private::Call<#output> { #body }
         }
     });
+    let events = service.events().enumerate().map(|(index, event)| {
+        let (docs, accessor) = (event_attrs(service, event), accessor(service, index, event));
+        quote_spanned!(contract::span_at(&event.ident)=> #docs #vis #accessor)
+    });
+    let fields = fields(service);
 
     quote_spanned! {Span::mixed_site()=>
         #lenience
@@ -62,11 +71,14 @@ fn print_inherent(service: &Service) -> TokenStream {
             #vis fn with_timeout(&self, deadline: ::core::time::Duration) -> Self {
                 Self {
                     remote: #private::Remote::with_timeout(&self.remote, deadline),
+                    #(#fields: ::core::clone::Clone::clone(&self.#fields),)*
                     #marker_value
                 }
             }
 
             #(#methods)*
+
+            #(#events)*
         }
     }
 }
@@ -84,11 +96,13 @@ fn print_trait(service: &Service) -> TokenStream {
             #head -> impl #private::Future<Output = #output> + ::core::marker::Send { #body }
         }
     });
+    let events = service.events().enumerate().map(|(index, event)| accessor(service, index, event));
 
     quote_spanned! {Span::mixed_site()=>
         #lenience
         impl<#bounded> #ident<#arguments> for #client<#arguments> #where_clause {
             #(#methods)*
+            #(#events)*
         }
     }
 }
@@ -98,12 +112,17 @@ fn print_std(service: &Service) -> TokenStream {
     let Parameters { unbounded, arguments, marker_value, .. } = Parameters::of(service);
     let client = name(service);
     let text = client.to_string();
+    let fields = fields(service);
 
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
         impl<#unbounded> ::core::clone::Clone for #client<#arguments> {
             fn clone(&self) -> Self {
-                Self { remote: ::core::clone::Clone::clone(&self.remote), #marker_value }
+                Self {
+                    remote: ::core::clone::Clone::clone(&self.remote),
+                    #(#fields: ::core::clone::Clone::clone(&self.#fields),)*
+                    #marker_value
+                }
             }
         }
 
@@ -123,15 +142,23 @@ fn print_service_client(service: &Service) -> TokenStream {
     let Parameters { bounded, arguments, where_clause, marker_value, .. } = Parameters::of(service);
     let client = name(service);
     let descriptor = contract::descriptor_name(service);
+    let events = service.events().enumerate().map(|(index, event)| {
+        let (span, ty, field) = (contract::span_at(&event.ident), &event.ty, field(index));
+        let private = contract::moved_path(private, span);
+        quote_spanned!(span=> let #field = #private::Remote::event::<#ty>(&remote, #index);)
+    });
+    let (fields, lenience) = (fields(service), contract::lenience());
 
     quote_spanned! {Span::mixed_site()=>
+        #lenience
         impl<#bounded> #private::ServiceClient for #client<#arguments> #where_clause {
             fn descriptor() -> &'static #private::ServiceDescriptor {
                 &#descriptor
             }
 
             fn from_remote(remote: #private::Remote) -> Self {
-                Self { remote, #marker_value }
+                #(#events)*
+                Self { remote, #(#fields,)* #marker_value }
             }
         }
     }
@@ -159,13 +186,47 @@ fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     }
 }
 
+/// `fn progress(&self) -> &Event<f64> { &self.event0 }`
+fn accessor(service: &Service, index: usize, event: &Event) -> TokenStream {
+    let span = contract::span_at(&event.ident);
+    let (ident, field) = (contract::copied(&event.ident), field(index));
+    let ty = event_type(service, event);
+    let reference = quote_spanned!(contract::span_at(&event.token)=> &#ty);
+    quote_spanned!(span=> fn #ident(&self) -> #reference { &self.#field })
+}
+
+/// The library's `Event<f64>`, pointing to the user's `Event`.
+fn event_type(service: &Service, event: &Event) -> TokenStream {
+    let (span, ty) = (contract::span_at(&event.token), &event.ty);
+    let private = contract::moved_path(&service.private, span);
+    quote_spanned!(span=> #private::Event<#ty>)
+}
+
+/// The fields of the events, in order.
+fn fields(service: &Service) -> Vec<Ident> {
+    service.events().enumerate().map(|(index, _)| field(index)).collect()
+}
+
+/// Numbered and not named after the event, so that it is none of the client's other fields.
+fn field(index: usize) -> Ident {
+    format_ident!("event{index}", span = Span::mixed_site())
+}
+
 /// The method's docs, or one line where it has none.
 fn client_attrs(service: &Service, method: &Method) -> TokenStream {
-    let attrs = contract::copied_attrs(&method.attrs);
-    let docs = method.docs.is_empty().then(|| {
-        let docs = format!("Calls [`{}::{}`].", service.ident.unraw(), method.ident.unraw());
-        quote_spanned!(Span::mixed_site()=> #[doc = #docs])
-    });
+    let default = format!("Calls [`{}::{}`].", service.ident.unraw(), method.ident.unraw());
+    attrs_or(&method.attrs, &method.docs, &default)
+}
+
+/// The event's docs, or one line where it has none.
+fn event_attrs(service: &Service, event: &Event) -> TokenStream {
+    let default = format!("The remote [`{}::{}`].", service.ident.unraw(), event.ident.unraw());
+    attrs_or(&event.attrs, &event.docs, &default)
+}
+
+fn attrs_or(attrs: &[Attribute], docs: &str, default: &str) -> TokenStream {
+    let attrs = contract::copied_attrs(attrs);
+    let docs = docs.is_empty().then(|| quote_spanned!(Span::mixed_site()=> #[doc = #default]));
     quote_spanned!(Span::mixed_site()=> #(#attrs)* #docs)
 }
 
@@ -206,5 +267,26 @@ mod tests {
             }
         ));
         assert!(text.contains(r#"# [doc = "Calls [`Calc::type`]."] fn r#type"#), "{text}");
+    }
+
+    #[test]
+    fn events_are_lent_from_fields_that_no_name_can_meet() {
+        let text = client_method(quote! {
+            trait Jobs {
+                #[event]
+                fn remote(&self) -> &Event<u8>;
+                #[doc = " Share."]
+                #[event]
+                #[must_use]
+                fn event0(&self) -> &Event<f64>;
+            }
+        });
+        for expected in [
+            r#"# [doc = "The remote [`Jobs::remote`]."] fn remote (& self)"#,
+            r#"# [doc = " Share."] fn event0 (& self)"#,
+            ":: Event < f64 > { & self . event1 }",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 }

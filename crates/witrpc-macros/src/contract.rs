@@ -1,4 +1,4 @@
-//! Prints what both ends rest on: the trait, and the descriptor with its methods.
+//! Prints what both ends rest on: the trait, and the descriptor with its methods and events.
 //!
 //! Here too is what `server` and `client` print alike: the spans of generated names, the generics
 //! of the two structs, and the tuple in which arguments travel.
@@ -8,15 +8,19 @@ use quote::{ToTokens, format_ident, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::{Attribute, GenericParam, Visibility};
 
-use crate::model::{MAX_TUPLE, Method, Service};
+use crate::model::{Event, MAX_TUPLE, Member, Method, Service};
 use crate::text;
 
 /// The trait, rewritten so that each future is `Send`, and the descriptor.
 pub(crate) fn print(service: &Service) -> TokenStream {
     let Service { private, attrs, vis, ident, generics, wire_name, docs, .. } = service;
     let where_clause = &generics.where_clause;
-    let signatures = service.methods().map(|method| signature(private, method));
+    let signatures = service.members.iter().map(|member| match member {
+        Member::Method(method) => signature(private, method),
+        Member::Event(event) => event_signature(event),
+    });
     let methods = service.methods().map(|method| descriptor(private, method));
+    let events = service.events().map(|event| event_descriptor(private, event));
     let descriptor = descriptor_name(service);
 
     quote_spanned! {Span::mixed_site()=>
@@ -33,6 +37,7 @@ pub(crate) fn print(service: &Service) -> TokenStream {
             name: #wire_name,
             docs: #docs,
             methods: &[#(#methods),*],
+            events: &[#(#events),*],
         };
     }
 }
@@ -65,6 +70,28 @@ fn descriptor(private: &TokenStream, method: &Method) -> TokenStream {
             docs: #docs,
             blocking: #blocking,
             idempotent: #idempotent,
+        }
+    }
+}
+
+/// The user's own tokens: an event is written as it is printed.
+fn event_signature(event: &Event) -> TokenStream {
+    let Event { attrs, signature, .. } = event;
+    quote_spanned!(Span::mixed_site()=> #(#attrs)* #signature;)
+}
+
+fn event_descriptor(private: &TokenStream, event: &Event) -> TokenStream {
+    let name = event.ident.unraw().to_string();
+    let signature = text::event_signature(event);
+    let types = text::of_type(&event.ty);
+    let docs = &event.docs;
+
+    quote_spanned! {Span::mixed_site()=>
+        #private::EventDescriptor {
+            name: #name,
+            signature: #signature,
+            types: #types,
+            docs: #docs,
         }
     }
 }
@@ -115,7 +142,7 @@ pub(crate) fn copied_vis(vis: &Visibility) -> Visibility {
     vis
 }
 
-/// What of a method's attributes its copy on the client has: all else speaks to the trait.
+/// What of a member's attributes its copy on the client has: all else speaks to the trait.
 pub(crate) fn copied_attrs(attrs: &[Attribute]) -> impl Iterator<Item = &Attribute> {
     attrs.iter().filter(|attr| ["doc", "deprecated"].iter().any(|name| attr.path().is_ident(name)))
 }

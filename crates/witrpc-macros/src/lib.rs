@@ -6,13 +6,13 @@
 //! names, and nothing else: no import, no prelude name, no dependency of the user's crate.
 //!
 //! Not here: anything that runs. Generated code has no control flow beyond a call and a `match` on
-//! the method's number.
+//! the number of the method or event.
 //!
 //! 1. When the model has errors, only the errors are printed, so that no error follows from another.
 //! 2. A printed token that is not the user's own carries a mixed-site span, and a copy of a user's
 //!    name keeps its place only: lints of the user's crate then see one trait and nothing more.
-//! 3. A method's number is its place among the methods of the trait, on both ends and in the
-//!    descriptor.
+//! 3. A method's number is its place among the methods of the trait, and an event's among its
+//!    events, on both ends and in the descriptor.
 
 use proc_macro::TokenStream;
 
@@ -35,16 +35,19 @@ mod text;
 ///     async fn factor(&self, n: u64) -> Result<Vec<u64>, FactorError>;
 ///     #[witrpc(idempotent)]
 ///     async fn get(&self, key: String) -> witrpc::Result<Option<u32>>;
+///     /// Share of the factoring that is done, 0 to 1.
+///     #[event]
+///     fn progress(&self) -> &witrpc::Event<f64>;
 /// }
 /// ```
 ///
 /// makes, with the visibility of the trait:
 ///
 /// * the trait itself, with `Send + Sync + 'static` added and each method returning a future that
-///   is `Send`; implementors write plain `async fn`;
+///   is `Send`; implementors write plain `async fn`, and keep each event in a field to lend it;
 /// * `CalcServer<S: Calc>`, made by `new(service)` or `from_arc(service)`, which a server serves;
-/// * `CalcClient`, which has each method of the trait, returning a call to be awaited, and
-///   `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a
+/// * `CalcClient`, which has each method of the trait, returning a call to be awaited, each event,
+///   fed by the server, and `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a
 ///   local object, a remote one or a mock.
 ///
 /// # What a method looks like
@@ -55,6 +58,11 @@ mod text;
 ///
 /// * `blocking`: the method runs on the pool for blocking work;
 /// * `idempotent`: a call that may have run already may be run again after a lost connection.
+///
+/// # What an event looks like
+///
+/// `#[event] fn name(&self) -> &Event<T>;` with an owned type `T`, where `Event` is
+/// `witrpc::Event`, by any path. It takes no options.
 ///
 /// # Arguments of the attribute
 ///
@@ -113,6 +121,8 @@ mod tests {
                 pub(crate) trait Store<K: Clone, V = String, const N: usize = 3> where V: Clone {
                     async fn put(&self, key: K, _: V) -> witrpc::Result<[u8; N]>;
                     async fn r#type(&self) -> Result<K, MyError>;
+                    #[event]
+                    fn changed(&self) -> &witrpc::Event<(K, V)>;
                 }
             },
         );

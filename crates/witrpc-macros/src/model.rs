@@ -16,16 +16,19 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{
     Attribute, Error, Expr, FnArg, GenericParam, Generics, ItemTrait, Lit, LitStr, Meta, Pat,
-    ReceiverKind, ReturnType, Safety, Signature, Token, TraitItem, TraitItemFn, Type,
-    TypeParamBound, Visibility, WherePredicate,
+    ReturnType, Signature, Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility,
+    WherePredicate,
 };
 
 use self::attribute::Arguments;
 use self::errors::Errors;
+pub(crate) use self::event::Event;
 use crate::text;
 
 mod attribute;
 mod errors;
+mod event;
+mod signature;
 mod types;
 
 /// The longest name on the wire, in bytes: it is announced in the welcome of each connection.
@@ -36,9 +39,6 @@ pub(crate) const MAX_TUPLE: usize = 16;
 
 /// A tuple of tuples; nesting further would serve nobody.
 const MAX_ARGUMENTS: usize = MAX_TUPLE * MAX_TUPLE;
-
-/// The method that each generated client has beside those of the trait.
-const RESERVED: &str = "with_timeout";
 
 /// One service trait.
 pub(crate) struct Service {
@@ -56,9 +56,10 @@ pub(crate) struct Service {
     pub(crate) implementor: Ident,
 }
 
-/// What a service trait is made of. Events will be the second variant.
+/// What a service trait is made of.
 pub(crate) enum Member {
     Method(Method),
+    Event(Event),
 }
 
 /// One `async fn` of the trait.
@@ -138,8 +139,17 @@ impl Service {
 
     /// The methods in order: a method's number is its place here.
     pub(crate) fn methods(&self) -> impl Iterator<Item = &Method> {
-        self.members.iter().map(|member| match member {
-            Member::Method(method) => method,
+        self.members.iter().filter_map(|member| match member {
+            Member::Method(method) => Some(method),
+            Member::Event(_) => None,
+        })
+    }
+
+    /// The events in order, which are numbered apart from the methods.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Event(event) => Some(event),
+            Member::Method(_) => None,
         })
     }
 }
@@ -162,16 +172,19 @@ impl Member {
                 .none(item.mac.path, "a service trait cannot invoke macros; write the methods out"),
             other => errors.none(
                 other,
-                "a service trait has methods only, without a visibility of their own; write \
-                 `async fn name(&self) -> witrpc::Result<T>;`",
+                "a service trait has methods and events only, without a visibility of their own; \
+                 write `async fn name(&self) -> witrpc::Result<T>;`",
             ),
         }
     }
 
-    /// Where an event will part from a method.
     fn parse_fn(item: TraitItemFn, names: &Names, errors: &mut Errors) -> Option<Self> {
-        if let Some(event) = item.attrs.iter().find(|attr| attr.path().is_ident("event")) {
-            return errors.none(event, "events are not supported yet; write a method");
+        if event::is_marked(&item) {
+            return Event::parse(item, errors).map(Self::Event);
+        }
+        if event::is_unmarked(&item) {
+            return errors
+                .none(item.sig.fn_token, "an event is marked as such; write `#[event] fn`");
         }
         Method::parse(item, names, errors).map(Self::Method)
     }
@@ -183,13 +196,7 @@ impl Method {
         let (options, attrs): (Vec<_>, Vec<_>) =
             attrs.into_iter().partition(|attr| attr.path().is_ident("witrpc"));
         let options = Options::parse(&options, errors);
-        if let Some(cfg) = attrs.iter().find(|attr| attr.path().is_ident("cfg")) {
-            errors.push(
-                cfg,
-                "methods are numbered, the same on both sides, so none can be left out; put \
-                 `#[cfg]` on the whole trait",
-            );
-        }
+        signature::check_cfg(&attrs, "methods", errors);
         if let Some(body) = default {
             errors.push(
                 body,
@@ -344,50 +351,12 @@ fn wire_name(given: Option<LitStr>, item: &ItemTrait, errors: &mut Errors) -> St
 }
 
 fn check_signature(signature: &Signature, errors: &mut Errors) {
-    if let Some(keyword) = &signature.constness {
-        errors.push(keyword, "a service method cannot be `const`; remove the keyword");
-    }
-    if let Safety::Unsafe(keyword) = &signature.safety {
-        errors.push(keyword, "a service method cannot be `unsafe`; remove the keyword");
-    }
-    if let Some(abi) = &signature.abi {
-        errors.push(abi, "a service method cannot be `extern`; remove the keyword");
-    }
+    signature::check(signature, "a service method", errors);
     if signature.asyncness.is_none() {
         errors.push(signature.fn_token, "a service method is async; write `async fn`");
     }
-    if signature.ident == RESERVED {
-        errors.push(
-            &signature.ident,
-            format!("each generated client has its own `{RESERVED}`; choose another name"),
-        );
-    }
-    if !signature.generics.params.is_empty() {
-        errors.push(
-            &signature.generics,
-            "a service method has no parameters in angle brackets; use concrete types, or put type \
-             parameters on the trait",
-        );
-    }
-    if let Some(clause) = &signature.generics.where_clause {
-        errors.push(clause, "a service method has no `where` clause; put it on the trait");
-    }
     if let Some(variadic) = &signature.variadic {
         errors.push(variadic, "a service method cannot be variadic; take a `Vec<T>`");
-    }
-    check_receiver(signature, errors);
-}
-
-fn check_receiver(signature: &Signature, errors: &mut Errors) {
-    const ADVICE: &str = "a service is shared by its calls; write `&self`";
-
-    let Some(FnArg::Receiver(receiver)) = signature.inputs.first() else {
-        return errors.push(&signature.ident, ADVICE);
-    };
-    if !matches!(receiver.kind, ReceiverKind::Reference(_, None, None))
-        || !receiver.attrs.is_empty()
-    {
-        errors.push(receiver, ADVICE);
     }
 }
 
@@ -594,14 +563,38 @@ mod tests {
     }
 
     #[test]
-    fn events_wait_for_their_turn() {
+    fn events_and_methods_are_numbered_apart() {
         let item = quote!(
-            trait Calc {
+            trait Jobs {
+                /// Done.
                 #[event]
+                #[must_use]
+                fn progress(&self) -> &witrpc::Event<f64>;
+                async fn start(&self) -> R;
+                #[event]
+                fn r#end(&self) -> &Event<()>;
+            }
+        );
+        let service = parse(TokenStream::new(), item).unwrap();
+        let events: Vec<String> = service.events().map(|event| event.ident.to_string()).collect();
+        assert_eq!(events, ["progress", "r#end"]);
+        assert_eq!(service.methods().count(), 1);
+        let progress = service.events().next().unwrap();
+        assert_eq!((progress.docs.as_str(), progress.attrs.len()), ("Done.", 2));
+    }
+
+    #[test]
+    fn all_mistakes_of_an_event_are_told_at_once() {
+        let item = quote!(
+            trait Jobs {
+                #[event(once)]
+                #[witrpc(blocking)]
+                #[cfg(unix)]
+                async fn with_timeout<T>(self, a: u8) -> Event<&u8> {}
                 fn progress(&self) -> &Event<f64>;
             }
         );
         let errors = parse(TokenStream::new(), item).map(|_| ()).unwrap_err();
-        assert_eq!(errors, ["events are not supported yet; write a method"]);
+        assert_eq!(errors.len(), 11, "{errors:#?}");
     }
 }

@@ -1,7 +1,8 @@
 //! Prints `XServer<S>`, which serves an implementation of the trait `X`.
 //!
 //! It holds the service in an `Arc` and hands each request, with the arguments taken from it, to
-//! the method of that number. When, where and for how long a call runs is for the library to say.
+//! the method of that number, and each subscription to the event of that number. When, where and for
+//! how long a call runs, and what becomes of a subscription, is for the library to say.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote_spanned};
@@ -9,7 +10,7 @@ use syn::ext::IdentExt as _;
 use syn::{Ident, Type};
 
 use crate::contract::{self, Parameters};
-use crate::model::{Method, Service};
+use crate::model::{Event, Method, Service};
 
 /// The struct and its implementations.
 pub(crate) fn print(service: &Service) -> TokenStream {
@@ -94,6 +95,8 @@ fn print_service(service: &Service) -> TokenStream {
     let descriptor = contract::descriptor_name(service);
     let lenience = contract::lenience();
     let arms = service.methods().enumerate().map(|(index, method)| arm(service, index, method));
+    let event_arms =
+        service.events().enumerate().map(|(index, event)| event_arm(service, index, event));
     let handle = service.methods().next().map(
         |_| quote_spanned!(Span::mixed_site()=> let service = ::core::clone::Clone::clone(&self.service);),
     );
@@ -115,6 +118,13 @@ fn print_service(service: &Service) -> TokenStream {
                     _ => #private::unknown_method(request),
                 }
             }
+
+            fn subscribe(&self, event: ::core::primitive::usize, sink: #private::EventSink) -> #private::Attached {
+                match event {
+                    #(#event_arms)*
+                    _ => #private::unknown_event(sink),
+                }
+            }
         }
     }
 }
@@ -134,6 +144,21 @@ fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
         #index => #private::answer(request, move |#pattern: #ty| async move {
             <#implementor as #interface<#arguments>>::#callee(&*service, #(#names),*).await
         }),
+    }
+}
+
+fn event_arm(service: &Service, index: usize, event: &Event) -> TokenStream {
+    let span = contract::span_at(&event.token);
+    let private = contract::moved_path(&service.private, span);
+    let [implementor, interface, source] = [&service.implementor, &service.ident, &event.ident]
+        .map(|ident| contract::moved(ident, span));
+    let Parameters { arguments, .. } = Parameters::of(service);
+
+    quote_spanned! {span=>
+        #index => #private::attach(
+            <#implementor as #interface<#arguments>>::#source(&*self.service),
+            sink,
+        ),
     }
 }
 
@@ -162,5 +187,25 @@ mod tests {
         let places: Vec<usize> = places.iter().map(|place| text.find(place).unwrap()).collect();
         assert!(places.is_sorted(), "{text}");
         assert!(text.contains("< S_ : Calc"), "the user's type S is left alone: {text}");
+    }
+
+    #[test]
+    fn each_event_is_one_arm_numbered_apart_from_the_methods() {
+        let item = quote!(
+            trait Jobs {
+                async fn a(&self) -> R;
+                #[event]
+                fn c(&self) -> &Event<u8>;
+                async fn b(&self) -> R;
+                #[event]
+                fn d(&self) -> &Event<u8>;
+            }
+        );
+        let service = Service::parse(TokenStream::new(), item).unwrap();
+        let text = print_service(&service).to_string();
+        let (_, text) = text.split_once("fn subscribe").unwrap();
+        let places = ["0usize =>", ":: c (", "1usize =>", ":: d (", ":: unknown_event"];
+        let places: Vec<usize> = places.iter().map(|place| text.find(place).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
     }
 }

@@ -10,7 +10,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt as _;
 use syn::{GenericArgument, Path, PathArguments, Type, TypePath};
 
-use crate::model::Method;
+use crate::model::{Event, Method};
 
 /// `add(a: i32, b: i32) -> Result<i32>`, for people.
 pub(crate) fn signature(method: &Method) -> String {
@@ -27,6 +27,11 @@ pub(crate) fn types(method: &Method) -> String {
     let arguments: Vec<String> =
         method.arguments.iter().map(|argument| of_type(&argument.ty)).collect();
     format!("({}) -> {}", arguments.join(", "), of_type(&method.output))
+}
+
+/// `progress: f64`, for people.
+pub(crate) fn event_signature(event: &Event) -> String {
+    format!("{}: {}", event.ident.unraw(), of_type(&event.ty))
 }
 
 /// The one text of a type.

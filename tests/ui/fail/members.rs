@@ -4,8 +4,6 @@ trait Members {
     const LIMIT: u32;
     methods!();
     pub async fn public(&self) -> witrpc::Result<()>;
-    #[event]
-    fn progress(&self) -> &Event<f64>;
     async fn body(&self) -> witrpc::Result<()> {
         Ok(())
     }
