@@ -3,9 +3,10 @@
 #[doc(hidden)]
 pub use witrpc_core::__private;
 pub use witrpc_core::{
-    Call, CallContext, CloseReason, Error, Load, Outcome, Peer, Result, Serializer,
-    SerializerError, Service, ServiceClient, ServiceDescriptor, WaitStrategy, WitClient,
-    WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
+    Blob, Call, CallContext, CloseReason, Error, Event, EventError, EventValue, Load, Outcome,
+    Overflow, Peer, Result, Serializer, SerializerError, Service, ServiceClient, ServiceDescriptor,
+    Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde,
+    transport,
 };
 pub use witrpc_macros::service;
 pub use witrpc_mmf::MemoryMappedFile;
@@ -21,8 +22,8 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::{
-        CallContext, MemoryMappedFile, WaitStrategy, WitClient, WitClientBuilder, WitServer,
-        WitServerBuilder,
+        Blob, CallContext, Event, EventError, MemoryMappedFile, Overflow, Subscription,
+        WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,
     };
     pub use witrpc_mmf_client::WithMemoryMappedFile as _;
     pub use witrpc_mmf_server::WithMemoryMappedFile as _;

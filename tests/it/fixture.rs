@@ -17,7 +17,26 @@ pub(crate) const GUARD: Duration = Duration::from_secs(60);
 /// Where server and clients of one test meet.
 pub(crate) struct Fixture {
     transport: Transport,
-    pub calculator: Calculator,
+    pub(crate) calculator: Calculator,
+    pub(crate) serializer: SerializerKind,
+}
+
+/// The serializers that everything must work with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SerializerKind {
+    Json,
+    MessagePack,
+    Postcard,
+}
+
+impl SerializerKind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "\"json\"",
+            Self::MessagePack => "\"message-pack\"",
+            Self::Postcard => "\"postcard\"",
+        }
+    }
 }
 
 enum Transport {
@@ -30,6 +49,7 @@ impl Fixture {
         Self {
             transport: Transport::Memory(MemoryTransport::new()),
             calculator: Calculator::default(),
+            serializer: SerializerKind::Json,
         }
     }
 
@@ -48,7 +68,7 @@ impl Fixture {
         let directory = private_directory();
         let file = MemoryMappedFile::new("test").with_directory(directory.path());
         let transport = Transport::Mmf { file: set(file), directory };
-        Self { transport, calculator: Calculator::default() }
+        Self { transport, calculator: Calculator::default(), serializer: SerializerKind::Json }
     }
 
     /// A server builder with both services.
@@ -58,8 +78,41 @@ impl Fixture {
             .with_service(WordsServer::new(self.calculator.clone()))
     }
 
+    /// The same endpoint with another serializer.
+    pub(crate) fn with(mut self, serializer: SerializerKind) -> Self {
+        self.serializer = serializer;
+        self
+    }
+
+    /// What a text of some hundred bytes takes beyond itself, as the only argument and as a result.
+    pub(crate) fn text_overheads(&self) -> (usize, usize) {
+        match self.serializer {
+            SerializerKind::Json => (4, 2),
+            SerializerKind::MessagePack => (4, 3),
+            SerializerKind::Postcard => (2, 2),
+        }
+    }
+
     /// A server builder without services.
     pub(crate) fn bare_server_builder(&self) -> WitServerBuilder {
+        let builder = self.server_on_transport();
+        match self.serializer {
+            SerializerKind::Json => builder.with_json(),
+            SerializerKind::MessagePack => builder.with_message_pack(),
+            SerializerKind::Postcard => builder.with_postcard(),
+        }
+    }
+
+    pub(crate) fn client_builder(&self) -> WitClientBuilder {
+        let builder = self.client_on_transport();
+        match self.serializer {
+            SerializerKind::Json => builder.with_json(),
+            SerializerKind::MessagePack => builder.with_message_pack(),
+            SerializerKind::Postcard => builder.with_postcard(),
+        }
+    }
+
+    fn server_on_transport(&self) -> WitServerBuilder {
         match &self.transport {
             Transport::Memory(memory) => WitServerBuilder::new().with_transport(memory.clone()),
             Transport::Mmf { file, .. } => {
@@ -68,7 +121,7 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn client_builder(&self) -> WitClientBuilder {
+    fn client_on_transport(&self) -> WitClientBuilder {
         match &self.transport {
             Transport::Memory(memory) => WitClientBuilder::new().with_transport(memory.clone()),
             Transport::Mmf { file, .. } => {

@@ -7,5 +7,8 @@
 )]
 
 mod contract;
+mod events;
 mod fixture;
+mod instances;
 mod suite;
+mod values;

@@ -20,7 +20,7 @@ use crate::serializer::{Codec, Serializer};
 /// Settings that both sides have.
 #[derive(Debug)]
 struct Common {
-    codec: Codec,
+    codec: Option<Codec>,
     encryptor: Arc<dyn Encryptor>,
     limits: Limits,
 }
@@ -28,7 +28,7 @@ struct Common {
 impl Default for Common {
     fn default() -> Self {
         Self {
-            codec: Codec::default(),
+            codec: Codec::preferred(),
             encryptor: Arc::new(PlainEncryptor),
             limits: Limits::default(),
         }
@@ -37,16 +37,16 @@ impl Default for Common {
 
 impl Common {
     fn set_serializer(&mut self, serializer: impl Serializer) {
-        self.codec = Codec::custom(serializer);
+        self.codec = Some(Codec::custom(serializer));
     }
 
     fn into_setup<A: ?Sized>(self, authorization: Arc<A>) -> Result<Setup<A>, Error> {
         self.limits.validate()?;
-        Ok(Setup {
-            codec: self.codec,
-            encryptor: self.encryptor,
-            authorization,
-            limits: self.limits,
-        })
+        let codec = self.codec.ok_or_else(|| {
+            let advice =
+                "enable one of the features json, message-pack, postcard, or add .with_serializer(…)";
+            Error::config("serializer", "none", advice)
+        })?;
+        Ok(Setup { codec, encryptor: self.encryptor, authorization, limits: self.limits })
     }
 }

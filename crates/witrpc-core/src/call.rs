@@ -16,6 +16,8 @@ use crate::buffers;
 use crate::client::ClientCore;
 use crate::connection::Connection;
 use crate::error::{CloseReason, Error};
+use crate::event::{Event, EventValue};
+use crate::feed::RemoteEvent;
 use crate::message::{Content, status_error};
 use crate::pending::{Answer, CallId};
 use crate::service::{Outcome, ServiceDescriptor, Status};
@@ -56,6 +58,12 @@ impl Remote {
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self.clone() }
+    }
+
+    /// The contract's event at `index`.
+    #[must_use]
+    pub fn event<T: EventValue>(&self, index: usize) -> Event<T> {
+        Event::remote(RemoteEvent::new(Arc::clone(&self.client), self.descriptor, index))
     }
 
     /// A call that is sent when it is first polled.

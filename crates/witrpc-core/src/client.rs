@@ -1,7 +1,7 @@
 //! The client: one endpoint to connect to, at most one connection at a time, any number of services.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -9,10 +9,11 @@ use tracing::Instrument;
 
 use crate::authorization::ClientAuthorization;
 use crate::call::{Ping, Remote};
-use crate::connection::{Connection, Load};
+use crate::connection::{Connection, Load, lock};
 use crate::driver;
 use crate::error::{CloseReason, Error};
 use crate::exchange::{self, ChannelHalves, Setup};
+use crate::feed::Feed;
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
@@ -35,6 +36,9 @@ pub(crate) struct ClientCore {
     setup: Setup<dyn ClientAuthorization>,
     timeout: Option<Duration>,
     current: RwLock<Option<Arc<Connection>>>,
+    /// Subscriptions, wherever their values come from at the moment. Locked around every change of `current`, so that
+    /// each subscription is on the connection that calls go to.
+    feeds: std::sync::Mutex<Vec<Weak<Feed>>>,
     /// Held while connecting, so that two tasks that connect at once share the outcome.
     connecting: Mutex<()>,
 }
@@ -54,7 +58,14 @@ impl ClientCore {
         setup: Setup<dyn ClientAuthorization>,
         timeout: Option<Duration>,
     ) -> Self {
-        Self { transport, setup, timeout, current: RwLock::new(None), connecting: Mutex::new(()) }
+        Self {
+            transport,
+            setup,
+            timeout,
+            current: RwLock::new(None),
+            feeds: std::sync::Mutex::default(),
+            connecting: Mutex::new(()),
+        }
     }
 
     pub(crate) fn endpoint(&self) -> &str {
@@ -69,6 +80,36 @@ impl ClientCore {
     pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.clone().ok_or_else(|| Error::NotConnected { endpoint: self.endpoint().to_owned() })
+    }
+
+    /// What this client holds for its server.
+    pub(crate) const fn max_buffered(&self) -> u64 {
+        self.setup.limits.max_buffered
+    }
+
+    /// Takes a new subscription in.
+    pub(crate) fn add_feed(&self, feed: &Arc<Feed>) {
+        let mut feeds = lock(&self.feeds);
+        feeds.push(Arc::downgrade(feed));
+        if let Ok(connection) = self.connection() {
+            connection.subscribe(feed);
+        }
+    }
+
+    /// Forgets a subscription, and those that have ended.
+    pub(crate) fn remove_feed(&self, feed: &Arc<Feed>) {
+        let gone = Arc::downgrade(feed);
+        lock(&self.feeds).retain(|other| !other.ptr_eq(&gone) && other.strong_count() > 0);
+    }
+
+    /// Makes a connection the current one, with all subscriptions on it.
+    fn install(&self, connection: &Arc<Connection>) {
+        let mut feeds = lock(&self.feeds);
+        feeds.retain(|feed| feed.upgrade().is_some_and(|feed| !feed.is_ended()));
+        for feed in feeds.iter().filter_map(Weak::upgrade) {
+            connection.subscribe(&feed);
+        }
+        drop(self.replace(Some(Arc::clone(connection))));
     }
 
     fn replace(&self, connection: Option<Arc<Connection>>) -> Option<Arc<Connection>> {
@@ -96,13 +137,20 @@ impl ClientCore {
         let connection = Connection::new(opened, rest, limits, self.setup.codec.clone(), served);
         let Some(waiter) = waiter else { unreachable!("split() put it there") };
         tokio::spawn(drive(Arc::clone(&connection), waiter));
-        drop(self.replace(Some(connection)));
+        self.install(&connection);
         tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
         Ok(())
     }
 
-    async fn disconnect(&self) {
-        let Some(connection) = self.replace(None) else { return };
+    /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one.
+    async fn disconnect(&self, survive: bool) {
+        let feeds = lock(&self.feeds);
+        let connection = self.replace(None);
+        if survive && let Some(connection) = &connection {
+            connection.release_feeds();
+        }
+        drop(feeds);
+        let Some(connection) = connection else { return };
         connection.disconnect("the client disconnected");
         if tokio::time::timeout(TAKE_DOWN, connection.ended()).await.is_err() {
             tracing::warn!("the runtime that drives the connection does not run");
@@ -146,19 +194,20 @@ impl WitClient {
         self.core.connect(timeout).instrument(span).await
     }
 
-    /// Ends the connection, if there is one, and connects anew.
+    /// Ends the connection, if there is one, and connects anew. Subscriptions go on, with a mark where values may be
+    /// missing.
     ///
     /// # Errors
     ///
     /// As [`connect`](Self::connect).
     pub async fn reconnect(&self, timeout: Duration) -> Result<(), Error> {
-        self.core.disconnect().await;
+        self.core.disconnect(true).await;
         self.connect(timeout).await
     }
 
-    /// Ends the connection: calls in flight fail, and the server is told. Does nothing without a connection.
+    /// Ends the connection: calls in flight fail, subscriptions end, and the server is told. Does nothing without a connection.
     pub async fn disconnect(&self) {
-        self.core.disconnect().await;
+        self.core.disconnect(false).await;
     }
 
     /// Whether there is a connection that has not ended.

@@ -6,7 +6,8 @@
 //!
 //! # Locks
 //!
-//! `receiving`, then `outbound`, then `pending`; `served` is taken with none of them held. A lock is held for one
+//! `receiving`, then `feeds` or `sinks`, then an event's own, then `outbound`, then `pending`; `served` is taken with
+//! none of them held. A lock is held for one
 //! bounded step; the longest is a leader's polling (see [`poller`](crate::poller)), during which others do not wait
 //! but leave.
 //!
@@ -16,9 +17,12 @@
 //!   once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
 //! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
 
+mod events;
+
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -27,7 +31,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::context::Peer;
 use crate::error::{CloseReason, Error};
+use crate::event::Registration;
 use crate::exchange::{Opened, Rest};
+use crate::feed::{self, Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
 use crate::inbound::{Inbound, Incoming};
@@ -40,6 +46,7 @@ use crate::poller::Poller;
 use crate::serializer::Codec;
 use crate::served::{Job, Served};
 use crate::service::{ServiceDescriptor, Status};
+use crate::sink::{RemoteSink, Window};
 use crate::wire::u32_len;
 
 /// Frames that are taken in one step, so that whoever takes them gets on.
@@ -74,6 +81,14 @@ pub(crate) struct Connection {
     routes: RwLock<Routes>,
     /// The peer's in-flight limit: a permit per unanswered call.
     calls: Arc<Semaphore>,
+    /// Ourselves, for what outlives a borrow.
+    this: Weak<Self>,
+    /// Our subscriptions at the peer.
+    feeds: Mutex<Feeds>,
+    /// The peer's subscriptions here.
+    sinks: Mutex<HashMap<u32, (Arc<RemoteSink>, Registration)>>,
+    /// How far the peer may run ahead of our subscribers.
+    window: Window,
     /// Our bound on what waits to be sent: a permit per byte of a message that is not small.
     bytes: Arc<Semaphore>,
     clock: fn() -> u64,
@@ -135,7 +150,7 @@ impl Connection {
             driver: Poller::new(rest.wait_strategy),
         };
         let bytes = usize::try_from(limits.max_buffered).unwrap_or(usize::MAX);
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             // Relaxed: only uniqueness matters.
             peer: Peer::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), rest.peer_process_id),
             peer_limits: opened.peer_limits,
@@ -152,6 +167,10 @@ impl Connection {
             calls: Arc::new(Semaphore::new(
                 u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
             )),
+            this: Weak::clone(this),
+            feeds: Mutex::new(Feeds::default()),
+            sinks: Mutex::new(HashMap::new()),
+            window: Feed::window(limits.max_buffered),
             bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
             clock: rest.clock,
             clock_offset: opened.clock_offset,
@@ -199,12 +218,21 @@ impl Connection {
         self.closed.get()
     }
 
-    /// Where the peer has this contract.
+    /// Where the peer has this contract's method.
     pub(crate) fn route(
         &self,
         descriptor: &'static ServiceDescriptor,
         method: usize,
     ) -> Result<(u16, u16), Error> {
+        self.with_route(descriptor, |route| Ok((route.service, route.methods[method].clone()?)))
+    }
+
+    /// Looks a contract up in the peer's catalog, once.
+    fn with_route<T>(
+        &self,
+        descriptor: &'static ServiceDescriptor,
+        found: impl FnOnce(&Route) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let address = std::ptr::from_ref(descriptor).addr();
         let find = |routes: &Routes| {
             routes.iter().find(|(at, _)| *at == address).map(|(_, route)| Arc::clone(route))
@@ -219,7 +247,7 @@ impl Connection {
             route
         });
         match &*route {
-            Ok(route) => Ok((route.service, route.methods[method].clone()?)),
+            Ok(route) => found(route),
             Err(error) => Err(error.clone()),
         }
     }
@@ -252,9 +280,18 @@ impl Connection {
         Ok(id)
     }
 
-    /// Sends the answer to a request of the peer. `publish` can wait if more will follow at once.
-    pub(crate) fn respond(&self, id: u64, status: Status, content: Content, publish: bool) {
-        let response = Outgoing::new(Kind::Response, id, content, (status.code(), 0, 0), None);
+    /// Sends the answer to a request of the peer, not before an event that its handler raised has left. `publish` can
+    /// wait if more will follow at once.
+    pub(crate) fn respond(
+        &self,
+        id: u64,
+        status: Status,
+        content: Content,
+        after_event: u64,
+        publish: bool,
+    ) {
+        let response = Outgoing::new(Kind::Response, id, content, (status.code(), 0, 0), None)
+            .after_event(after_event);
         self.with_outbound(|outbound| {
             outbound.push(response);
             let pumped = outbound.pump(publish);
@@ -475,6 +512,16 @@ impl Connection {
                 self.close(CloseReason::Peer(reason));
                 self.wake_driver();
             }
+            Incoming::Event { id, head, content, charge } => {
+                self.handle_event(id, &head, content, charge)?;
+                return Ok(Handled::Woke);
+            }
+            Incoming::Subscribe { id, service, event, window } => {
+                self.handle_subscribe(id, (service, event), window)?;
+            }
+            Incoming::Unsubscribe(id) => self.handle_unsubscribe(id),
+            Incoming::EventAck { id, values } => self.handle_event_ack(id, values)?,
+            Incoming::EventEnd { id, reason } => self.handle_event_end(id, reason),
             Incoming::Part => {}
             Incoming::Handshake { .. } => {
                 return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
@@ -534,7 +581,7 @@ impl Connection {
     }
 
     fn acknowledge_cancel(&self, id: u64) {
-        self.respond(id, Status::Cancelled, Content::default(), true);
+        self.respond(id, Status::Cancelled, Content::default(), 0, true);
     }
 
     /// The caller of `id` is gone: takes its request back or cancels it at the peer.
@@ -604,6 +651,7 @@ impl Connection {
                 .as_ref()
                 .map_or(0, |r| r.inbound.partial_count()),
             handlers: self.served.len(),
+            subscriptions: lock(&self.feeds).len() + lock(&self.sinks).len(),
             queued_bytes: self.queued(),
         }
     }
@@ -621,7 +669,7 @@ impl Connection {
 
     fn end(&self, reason: CloseReason, farewell: &str) {
         self.close(reason);
-        // One attempt: a peer whose ring is full learns of it by hang-up.
+        // One attempt; the driver has a little more patience.
         let mut guard = lock(&self.outbound);
         if let Some(outbound) = guard.as_mut() {
             outbound.clear();
@@ -632,6 +680,13 @@ impl Connection {
         }
         drop(guard);
         self.wake_driver();
+    }
+
+    /// Tries once more to say goodbye; returns whether there is still reason to.
+    pub(crate) fn retry_goodbye(&self) -> bool {
+        let mut guard = lock(&self.outbound);
+        let Some(outbound) = guard.as_mut() else { return false };
+        outbound.has_goodbye() && outbound.pump(true).is_ok() && outbound.has_goodbye()
     }
 
     /// Fails everything that waits. The halves stay until the driver takes them down.
@@ -646,12 +701,14 @@ impl Connection {
             lock(&self.outbound).as_ref().map(Outbound::unsent_requests).unwrap_or_default();
         let wakers = lock(&self.pending).close(reason, &unsent);
         wakers.into_iter().for_each(Waker::wake);
+        feed::end_all(lock(&self.feeds).take(), reason);
     }
 
     /// Frees the region, the descriptors and the place at the server. The driver's last step.
     pub(crate) fn take_down(&self) {
         self.close(CloseReason::RuntimeGone);
         self.served.cancel_all();
+        drop(std::mem::take(&mut *lock(&self.sinks)));
         let receiving = lock(&self.receiving).take();
         let outbound = lock(&self.outbound).take();
         drop((receiving, outbound));
@@ -676,6 +733,8 @@ pub struct Load {
     pub partial_messages: usize,
     /// Requests of the peer that are being handled or wait for it.
     pub handlers: usize,
+    /// Subscriptions, of this side and of the peer.
+    pub subscriptions: usize,
     /// Bytes that wait to be sent, with a constant per message.
     pub queued_bytes: u64,
 }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ struct State {
     deadline: Option<Instant>,
     cancelled: AtomicBool,
     notify: Notify,
+    /// The last event that this handler raised to the caller's connection, as its sending half counts.
+    last_event: AtomicU64,
 }
 
 /// The other side of a call's connection.
@@ -47,7 +49,8 @@ thread_local! {
 impl CallContext {
     pub(crate) fn new(peer: Peer, deadline: Option<Instant>) -> Self {
         let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
-        Self(Arc::new(State { peer, deadline, cancelled, notify }))
+        let last_event = AtomicU64::new(0);
+        Self(Arc::new(State { peer, deadline, cancelled, notify, last_event }))
     }
 
     /// The context of the handler that is running.
@@ -94,6 +97,22 @@ impl CallContext {
         if !self.0.cancelled.load(Ordering::Relaxed) {
             notified.await;
         }
+    }
+
+    /// Notes an event that was raised to connection `id`, if that is where the current handler's answer goes.
+    pub(crate) fn note_event(id: u64, event: u64) {
+        CURRENT.with_borrow(|current| {
+            if let Some(context) = current
+                && context.0.peer.connection_id == id
+            {
+                // Relaxed: read by whoever sends the answer, after the handler's last poll.
+                context.0.last_event.fetch_max(event, Ordering::Relaxed);
+            }
+        });
+    }
+
+    pub(crate) fn last_event(&self) -> u64 {
+        self.0.last_event.load(Ordering::Relaxed)
     }
 
     pub(crate) fn cancel(&self) {

@@ -12,6 +12,8 @@ use crate::transport::{Waiter, Wake};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
 const TURN_FRAMES: usize = 32;
+/// How long a peer that has left no room may take to make some for the goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long polling may keep the runtime's thread before it lets other tasks run.
 const POLL_SLICE: Duration = Duration::from_micros(5);
 
@@ -24,8 +26,23 @@ pub(crate) async fn drive(connection: Arc<Connection>, mut waiter: Box<dyn Waite
         tracing::warn!(connection = connection.peer.connection_id, %error, "the connection failed");
         connection.fail(error);
     }
+    if connection.retry_goodbye() {
+        let farewell = say_goodbye(&connection, &mut *waiter);
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!(connection = connection.peer.connection_id, "the peer took no goodbye");
+        }
+    }
     drop(guard);
     drop(waiter);
+}
+
+/// Waits until the peer has made room for the goodbye, or is gone.
+async fn say_goodbye(connection: &Connection, waiter: &mut dyn Waiter) {
+    while connection.retry_goodbye() {
+        if !matches!(poll_fn(|cx| waiter.poll_wake(cx)).await, Ok(Wake::Rung)) {
+            return;
+        }
+    }
 }
 
 struct TakeDown<'a>(&'a Arc<Connection>);

@@ -93,9 +93,9 @@ pub enum Error {
         /// The signatures that the server has, for reading.
         server: String,
     },
-    /// Client and server were built with different signatures of a method.
+    /// Client and server were built with different signatures of a method, or types of an event.
     #[error(
-        "method {method:?} of service {service:?} differs: the client calls `{client}`, the server has `{server}`; build both from one contract"
+        "{method:?} of service {service:?} differs: the client has `{client}`, the server has `{server}`; build both from one contract"
     )]
     SignatureMismatch {
         /// The service's name.
@@ -106,6 +106,27 @@ pub enum Error {
         client: String,
         /// The signature that the server was built with.
         server: String,
+    },
+
+    /// The server's service has no such event.
+    #[error(
+        "service {service:?} has no event {event:?} at the server; the client subscribes to `{client}`, the server has {server}"
+    )]
+    NoSuchEvent {
+        /// The service's name.
+        service: String,
+        /// The event's name.
+        event: String,
+        /// The signature that the client was built with.
+        client: String,
+        /// The signatures that the server has, for reading.
+        server: String,
+    },
+    /// A client raised an event; only the service does.
+    #[error("event {event} was raised at a client: only the service raises it")]
+    RemoteEvent {
+        /// `Service.event`.
+        event: String,
     },
 
     // The peer.
@@ -228,6 +249,8 @@ impl Error {
             | Self::Serialize { .. }
             | Self::NoSuchService { .. }
             | Self::NoSuchMethod { .. }
+            | Self::NoSuchEvent { .. }
+            | Self::RemoteEvent { .. }
             | Self::SignatureMismatch { .. }
             | Self::Busy { .. }
             | Self::NotRunning { .. } => true,

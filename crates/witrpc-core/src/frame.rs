@@ -23,6 +23,12 @@ pub(crate) enum Kind {
     Cancel,
     AbortRequest,
     AbortResponse,
+    // Events.
+    Event,
+    Subscribe,
+    Unsubscribe,
+    EventAck,
+    EventEnd,
     // The connection.
     Credit,
     Ping,
@@ -43,6 +49,11 @@ impl Kind {
             Self::Cancel => 0x12,
             Self::AbortRequest => 0x13,
             Self::AbortResponse => 0x14,
+            Self::Event => 0x30,
+            Self::Subscribe => 0x31,
+            Self::Unsubscribe => 0x32,
+            Self::EventAck => 0x33,
+            Self::EventEnd => 0x34,
             Self::Credit => 0x20,
             Self::Ping => 0x21,
             Self::Pong => 0x22,
@@ -62,6 +73,11 @@ impl Kind {
             0x12 => Self::Cancel,
             0x13 => Self::AbortRequest,
             0x14 => Self::AbortResponse,
+            0x30 => Self::Event,
+            0x31 => Self::Subscribe,
+            0x32 => Self::Unsubscribe,
+            0x33 => Self::EventAck,
+            0x34 => Self::EventEnd,
             0x20 => Self::Credit,
             0x21 => Self::Ping,
             0x22 => Self::Pong,
@@ -81,6 +97,7 @@ impl Kind {
                 | Self::Refuse
                 | Self::Request
                 | Self::Response
+                | Self::Event
         )
     }
 }
@@ -144,7 +161,7 @@ impl Header {
 mod tests {
     use super::{Header, Kind};
 
-    const KINDS: [Kind; 14] = [
+    const KINDS: [Kind; 19] = [
         Kind::Hello,
         Kind::Accept,
         Kind::Confirm,
@@ -155,6 +172,11 @@ mod tests {
         Kind::Cancel,
         Kind::AbortRequest,
         Kind::AbortResponse,
+        Kind::Event,
+        Kind::Subscribe,
+        Kind::Unsubscribe,
+        Kind::EventAck,
+        Kind::EventEnd,
         Kind::Credit,
         Kind::Ping,
         Kind::Pong,

@@ -180,12 +180,13 @@ pub(crate) struct Catalog {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CatalogService {
     pub(crate) name: String,
-    pub(crate) methods: Vec<CatalogMethod>,
+    pub(crate) methods: Vec<CatalogMember>,
+    pub(crate) events: Vec<CatalogMember>,
 }
 
-/// One method of a service; its index is its place.
+/// One method or event of a service; its index is its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CatalogMethod {
+pub(crate) struct CatalogMember {
     pub(crate) name: String,
     pub(crate) hash: u64,
     pub(crate) signature: String,
@@ -193,17 +194,19 @@ pub(crate) struct CatalogMethod {
 
 impl Catalog {
     pub(crate) fn new<'a>(services: impl Iterator<Item = &'a ServiceDescriptor>) -> Self {
+        let member = |name: &str, hash, signature: &str| CatalogMember {
+            name: name.to_owned(),
+            hash,
+            signature: signature.to_owned(),
+        };
         let services = services.map(|service| CatalogService {
             name: service.name.to_owned(),
             methods: service
                 .methods
                 .iter()
-                .map(|method| CatalogMethod {
-                    name: method.name.to_owned(),
-                    hash: method.hash(),
-                    signature: method.signature.to_owned(),
-                })
+                .map(|m| member(m.name, m.hash(), m.signature))
                 .collect(),
+            events: service.events.iter().map(|e| member(e.name, e.hash(), e.signature)).collect(),
         });
         Self { services: services.collect() }
     }
@@ -220,45 +223,45 @@ impl Catalog {
         };
         let offered = &self.services[service];
         let methods = wanted.methods.iter().map(|method| {
-            let Some(at) = offered.methods.iter().position(|m| m.name == method.name) else {
-                let signatures: Vec<_> =
-                    offered.methods.iter().map(|m| format!("`{}`", m.signature)).collect();
-                return Err(Error::NoSuchMethod {
+            find(
+                &offered.methods,
+                wanted.name,
+                method.name,
+                method.hash(),
+                method.signature,
+                |names| Error::NoSuchMethod {
                     service: wanted.name.to_owned(),
                     method: method.name.to_owned(),
                     client: method.signature.to_owned(),
-                    server: if signatures.is_empty() {
-                        "none".to_owned()
-                    } else {
-                        signatures.join(", ")
-                    },
-                });
-            };
-            if offered.methods[at].hash != method.hash() {
-                return Err(Error::SignatureMismatch {
-                    service: wanted.name.to_owned(),
-                    method: method.name.to_owned(),
-                    client: method.signature.to_owned(),
-                    server: offered.methods[at].signature.clone(),
-                });
-            }
-            Ok(u16::try_from(at).unwrap_or(u16::MAX))
+                    server: names,
+                },
+            )
         });
-        Ok(Route {
-            service: u16::try_from(service).unwrap_or(u16::MAX),
-            methods: methods.collect(),
-        })
+        let events = wanted.events.iter().map(|event| {
+            find(&offered.events, wanted.name, event.name, event.hash(), event.signature, |names| {
+                Error::NoSuchEvent {
+                    service: wanted.name.to_owned(),
+                    event: event.name.to_owned(),
+                    client: event.signature.to_owned(),
+                    server: names,
+                }
+            })
+        });
+        let service = u16::try_from(service).unwrap_or(u16::MAX);
+        Ok(Route { service, methods: methods.collect(), events: events.collect() })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(count(self.services.len()));
         for service in &self.services {
             out.put_bytes(service.name.as_bytes());
-            out.put_u32(count(service.methods.len()));
-            for method in &service.methods {
-                out.put_bytes(method.name.as_bytes());
-                out.put_u64(method.hash);
-                out.put_bytes(method.signature.as_bytes());
+            for members in [&service.methods, &service.events] {
+                out.put_u32(count(members.len()));
+                for member in members {
+                    out.put_bytes(member.name.as_bytes());
+                    out.put_u64(member.hash);
+                    out.put_bytes(member.signature.as_bytes());
+                }
             }
         }
     }
@@ -267,27 +270,61 @@ impl Catalog {
         // The vectors grow as entries are read, never on a count.
         let mut services = Vec::new();
         for _ in 0..fields.u32("catalog")? {
-            let name = fields.text("catalog service")?;
-            let mut methods = Vec::new();
-            for _ in 0..fields.u32("catalog service")? {
-                methods.push(CatalogMethod {
-                    name: fields.text("catalog method")?,
-                    hash: fields.u64("catalog method")?,
-                    signature: fields.text("catalog method")?,
-                });
-            }
-            services.push(CatalogService { name, methods });
+            services.push(CatalogService {
+                name: fields.text("catalog service")?,
+                methods: decode_members(fields)?,
+                events: decode_members(fields)?,
+            });
         }
         Ok(Self { services })
     }
 }
 
-/// Where the peer has a contract's service and methods.
+fn decode_members(fields: &mut Fields<'_>) -> Result<Vec<CatalogMember>, Malformed> {
+    let mut members = Vec::new();
+    for _ in 0..fields.u32("catalog service")? {
+        members.push(CatalogMember {
+            name: fields.text("catalog member")?,
+            hash: fields.u64("catalog member")?,
+            signature: fields.text("catalog member")?,
+        });
+    }
+    Ok(members)
+}
+
+/// Finds where `offered` has a member of this name and hash; `missing` makes the error for a name that it lacks.
+fn find(
+    offered: &[CatalogMember],
+    service: &str,
+    name: &str,
+    hash: u64,
+    signature: &str,
+    missing: impl FnOnce(String) -> Error,
+) -> Result<u16, Error> {
+    let Some(at) = offered.iter().position(|member| member.name == name) else {
+        let names: Vec<_> =
+            offered.iter().map(|member| format!("`{}`", member.signature)).collect();
+        return Err(missing(if names.is_empty() { "none".to_owned() } else { names.join(", ") }));
+    };
+    if offered[at].hash != hash {
+        return Err(Error::SignatureMismatch {
+            service: service.to_owned(),
+            method: name.to_owned(),
+            client: signature.to_owned(),
+            server: offered[at].signature.clone(),
+        });
+    }
+    Ok(u16::try_from(at).unwrap_or(u16::MAX))
+}
+
+/// Where the peer has a contract's service, methods and events.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) service: u16,
     /// By place in the contract.
     pub(crate) methods: Vec<Result<u16, Error>>,
+    /// By place in the contract.
+    pub(crate) events: Vec<Result<u16, Error>>,
 }
 
 /// What to add to our clock to get the peer's, given what it showed between `before` and `after` of ours.
@@ -326,7 +363,7 @@ fn count(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::{
-        Accept, Catalog, CatalogMethod, CatalogService, Confirm, Hello, Terms, WIRE_VERSION,
+        Accept, Catalog, CatalogMember, CatalogService, Confirm, Hello, Terms, WIRE_VERSION,
         Welcome,
     };
     use super::{Limits, clock_offset};
@@ -362,8 +399,12 @@ mod tests {
         let accept = Accept { clock: 9, key: vec![1] };
         let confirm =
             Confirm { limits: Limits::default(), clock_offset: u64::MAX, proof: vec![3; 40] };
-        let method = CatalogMethod { name: "add".into(), hash: 5, signature: "add() -> R".into() };
-        let service = CatalogService { name: "Calc".into(), methods: vec![method] };
+        let method = CatalogMember { name: "add".into(), hash: 5, signature: "add() -> R".into() };
+        let service = CatalogService {
+            name: "Calc".into(),
+            methods: vec![method.clone()],
+            events: vec![method],
+        };
         let welcome =
             Welcome { limits: Limits::default(), catalog: Catalog { services: vec![service] } };
         let (mut a, mut c, mut w) = (Vec::new(), Vec::new(), Vec::new());

@@ -22,6 +22,7 @@ use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::{Charge, Ledger};
 use crate::message::{BLOB_ENTRY_LEN, Content, HEAD_LEN, Head, text};
 use crate::options::Limits;
+use crate::sink::Window;
 use crate::transport::RecordReceiver;
 use crate::wire::{Fields, len_u64, u32_len, u64_len};
 
@@ -64,6 +65,30 @@ pub(crate) enum Incoming {
     Ping(u64),
     Pong(u64),
     Goodbye(String),
+    /// A value of an event.
+    Event {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    Subscribe {
+        id: u64,
+        service: u16,
+        event: u16,
+        window: Window,
+    },
+    Unsubscribe(u64),
+    /// The subscriber has taken values.
+    EventAck {
+        id: u32,
+        values: u32,
+    },
+    /// The subscription was refused, or its event is gone.
+    EventEnd {
+        id: u64,
+        reason: String,
+    },
     /// A chunk; its message is not complete.
     Part,
 }
@@ -173,22 +198,27 @@ impl Inbound {
         header: &Header,
         overhead: usize,
     ) -> Result<Incoming, Error> {
-        if header.len != 0 && header.kind != Kind::Goodbye {
+        let mut payload = buffers::take();
+        let payload_due = matches!(header.kind, Kind::Goodbye | Kind::Subscribe | Kind::EventEnd);
+        if header.len != 0 && !payload_due {
             return Err(protocol("a payload where none is due"));
         }
-        let mut payload = buffers::take();
         self.read(head, header, overhead, &mut payload)?;
-        let goodbye = if header.kind == Kind::Goodbye { text(&payload) } else { String::new() };
-        buffers::give(payload);
-        Ok(match header.kind {
+        let incoming = match header.kind {
             Kind::Cancel => Incoming::Cancel(header.id),
             Kind::Credit => Incoming::Credit(header.id),
             Kind::Ping => Incoming::Ping(header.id),
             Kind::Pong => Incoming::Pong(header.id),
-            Kind::AbortRequest => return self.abort(Kind::Request, header.id),
-            Kind::AbortResponse => return self.abort(Kind::Response, header.id),
-            _ => Incoming::Goodbye(goodbye),
-        })
+            Kind::AbortRequest => self.abort(Kind::Request, header.id)?,
+            Kind::AbortResponse => self.abort(Kind::Response, header.id)?,
+            Kind::Subscribe => subscribe(header.id, &payload)?,
+            Kind::Unsubscribe => Incoming::Unsubscribe(header.id),
+            Kind::EventAck => event_ack(header.id),
+            Kind::EventEnd => Incoming::EventEnd { id: header.id, reason: text(&payload) },
+            _ => Incoming::Goodbye(text(&payload)),
+        };
+        buffers::give(payload);
+        Ok(incoming)
     }
 
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
@@ -378,9 +408,28 @@ impl Partial {
         match header.kind {
             Kind::Request => Incoming::Request { id, head, content, charge },
             Kind::Response => Incoming::Response { id, head, content, charge },
+            Kind::Event => Incoming::Event { id, head, content, charge },
             kind => Incoming::Handshake { kind, head, content },
         }
     }
+}
+
+/// [wire.subscribe]
+fn subscribe(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
+    let mut fields = Fields::new(payload);
+    let (service, event) = (fields.u16("subscribe")?, fields.u16("subscribe")?);
+    let window = Window { values: fields.u32("subscribe")?, bytes: fields.u64("subscribe")? };
+    fields.end("subscribe")?;
+    if window.values == 0 || window.bytes == 0 {
+        return Err(protocol("a subscription that can take nothing"));
+    }
+    Ok(Incoming::Subscribe { id, service, event, window })
+}
+
+/// [wire.event.ack]: two numbers in one id.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of the id")]
+const fn event_ack(id: u64) -> Incoming {
+    Incoming::EventAck { id: id as u32, values: (id >> 32) as u32 }
 }
 
 fn protocol(rule: &str) -> Error {

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod authorization;
+mod blob;
 mod buffers;
 mod builder;
 mod call;
@@ -23,7 +24,9 @@ mod connection;
 mod context;
 mod driver;
 mod error;
+mod event;
 mod exchange;
+mod feed;
 mod frame;
 mod handshake;
 mod inbound;
@@ -37,20 +40,25 @@ mod serializer;
 mod served;
 mod server;
 mod service;
+mod sink;
+mod subscription;
 pub mod transport;
 mod wire;
 
+pub use blob::Blob;
 pub use builder::{WitClientBuilder, WitServerBuilder};
 pub use call::Call;
 pub use client::WitClient;
 pub use connection::Load;
 pub use context::{CallContext, Peer};
 pub use error::{CloseReason, Error, Result};
+pub use event::{Event, EventValue, Overflow};
 pub use options::WaitStrategy;
 pub use serde;
 pub use serializer::{Serializer, SerializerError};
 pub use server::WitServer;
 pub use service::{Outcome, Service, ServiceClient, ServiceDescriptor};
+pub use subscription::{EventError, Subscription};
 
 /// What generated code uses. Not for people: it changes without notice.
 #[doc(hidden)]
@@ -59,8 +67,10 @@ pub mod __private {
     pub use std::sync::Arc;
 
     pub use crate::call::{Call, Remote};
+    pub use crate::event::{Event, EventValue};
     pub use crate::service::{
-        Dispatch, MethodDescriptor, Outcome, Reply, Request, Service, ServiceClient,
-        ServiceDescriptor, answer, unknown_method,
+        Dispatch, EventDescriptor, MethodDescriptor, Outcome, Reply, Request, Service,
+        ServiceClient, ServiceDescriptor, answer, unknown_method,
     };
+    pub use crate::sink::{Attached, EventSink, attach, unknown_event};
 }

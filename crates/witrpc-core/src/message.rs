@@ -26,7 +26,7 @@ pub(crate) struct Head {
     pub(crate) selector: u16,
     /// Request: the method's index. Otherwise 0.
     pub(crate) member: u16,
-    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Otherwise 0.
+    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Event: the value's number. Otherwise 0.
     pub(crate) stamp: u64,
 }
 
@@ -80,6 +80,13 @@ impl Content {
         buffer.extend_from_slice(&[0; HEAD_LEN]);
         let blobs = write(&mut buffer)?;
         Ok(Self { body_end: buffer.len(), buffer, blobs })
+    }
+
+    /// The same values once more: the body is copied, the blobs are shared.
+    pub(crate) fn copy(&self) -> Self {
+        let mut buffer = crate::buffers::take();
+        buffer.extend_from_slice(&self.buffer);
+        Self { buffer, body_end: self.body_end, blobs: self.blobs.clone() }
     }
 
     /// A body that is only bytes.

@@ -5,7 +5,9 @@
 //!
 //! # Invariants
 //!
-//! - **O1** Lanes are served in order of urgency: control, then small messages, then bulk in turn, a chunk each.
+//! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each. An
+//!   event that is bulk takes its turn with the bulk, and the events behind it wait. A response waits for the events
+//!   that its handler raised before.
 //! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
@@ -50,6 +52,8 @@ pub(crate) struct Outgoing {
     /// Bytes of that section already sent.
     offset: usize,
     started: bool,
+    /// Event: its place in the lane. Response: the event that must have left before it; 0 is none.
+    event: u64,
     /// The room this message takes up in the sender's bound; given back when it is dropped.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -63,12 +67,28 @@ impl Outgoing {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let (first, blobs) = content.into_sections(selector, member, stamp);
-        Self { kind, id, first, blobs, section: 0, offset: 0, started: false, _permit: permit }
+        Self {
+            kind,
+            id,
+            first,
+            blobs,
+            section: 0,
+            offset: 0,
+            started: false,
+            event: 0,
+            _permit: permit,
+        }
+    }
+
+    /// Holds this response back until that event has left.
+    pub(crate) const fn after_event(mut self, event: u64) -> Self {
+        self.event = event;
+        self
     }
 
     /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none.
     fn cost(&self) -> u64 {
-        if !matches!(self.kind, Kind::Request | Kind::Response) {
+        if !matches!(self.kind, Kind::Request | Kind::Response | Kind::Event) {
             return 0;
         }
         len_u64(self.first.len() - HEAD_LEN) + self.blob_bytes()
@@ -148,7 +168,12 @@ pub(crate) enum Withdrawn {
 /// The sending half of a session.
 pub(crate) struct Outbound {
     link: Link,
-    control: VecDeque<Header>,
+    /// Whole frames, with what little they carry.
+    control: VecDeque<(Header, Vec<u8>)>,
+    /// One lane: events never overtake each other.
+    events: VecDeque<Outgoing>,
+    /// The number of the last event that was queued.
+    last_event: u64,
     /// The farewell: after everything else in the control lane.
     goodbye: Option<Vec<u8>>,
     small: VecDeque<Outgoing>,
@@ -175,6 +200,8 @@ impl Outbound {
         Self {
             link: Link { sender, sealer: None, scratch: Vec::new() },
             control: VecDeque::new(),
+            events: VecDeque::new(),
+            last_event: 0,
             goodbye: None,
             small: VecDeque::new(),
             bulk: VecDeque::new(),
@@ -202,22 +229,62 @@ impl Outbound {
         lane.push_back(message);
     }
 
+    /// Queues an event, and returns its place in the lane.
+    pub(crate) fn push_event(&mut self, mut message: Outgoing) -> u64 {
+        self.last_event += 1;
+        message.event = self.last_event;
+        self.queued += message.cost() + QUEUE_ENTRY;
+        self.events.push_back(message);
+        self.last_event
+    }
+
+    /// Drops what waits for this subscriber.
+    pub(crate) fn drop_events(&mut self, id: u64) {
+        let mut dropped = 0;
+        self.events.retain(|m| {
+            let keep = m.id != id || m.started;
+            dropped += if keep { 0 } else { m.cost() + QUEUE_ENTRY };
+            keep
+        });
+        self.queued -= dropped;
+    }
+
     /// Queues a frame of the control lane: its id is all it carries.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many unread.
     pub(crate) fn push_control(&mut self, kind: Kind, id: u64) -> Result<(), Error> {
+        self.push_control_with(kind, id, Vec::new())
+    }
+
+    /// Queues a frame of the control lane with a short payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer has left too many unread.
+    pub(crate) fn push_control_with(
+        &mut self,
+        kind: Kind,
+        id: u64,
+        payload: Vec<u8>,
+    ) -> Result<(), Error> {
         if self.control.len() >= MAX_CONTROL {
             return Err(Error::Protocol("it asks for more answers than it reads".to_owned()));
         }
-        self.control.push_back(Header::whole(kind, id, 0));
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.control.push_back((Header::whole(kind, id, len), payload));
         Ok(())
     }
 
     /// Queues the farewell.
     pub(crate) fn push_goodbye(&mut self, reason: &str) {
         self.goodbye = Some(reason.as_bytes().to_vec());
+    }
+
+    /// Whether the farewell still waits for room.
+    pub(crate) const fn has_goodbye(&self) -> bool {
+        self.goodbye.is_some()
     }
 
     /// Takes a request back, as far as it has not left.
@@ -267,6 +334,7 @@ impl Outbound {
     /// Drops everything that is queued.
     pub(crate) fn clear(&mut self) {
         self.control.clear();
+        self.events.clear();
         self.small.clear();
         self.bulk.clear();
         self.queued = 0;
@@ -301,71 +369,124 @@ impl Outbound {
 
     fn pump_lanes(&mut self) -> Result<Pumped, Error> {
         if let Some(bytes) = self.ledger.take_due() {
-            self.control.push_back(Header::whole(Kind::Credit, bytes, 0));
+            self.control.push_back((Header::whole(Kind::Credit, bytes, 0), Vec::new()));
         }
-        while let Some(header) = self.control.front() {
-            if !self.link.push(header, &[], 0)? {
+        while let Some((header, payload)) = self.control.front() {
+            if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
             }
             self.control.pop_front();
         }
-        while let Some(message) = self.small.front() {
-            let cost = message.cost();
-            if cost > self.credit {
-                break;
-            }
-            let (header, payload) = message.chunk(usize::MAX);
-            if !self.link.push(&header, payload, 0)? {
-                return Ok(Pumped::Full);
-            }
-            self.credit -= cost;
-            self.queued -= cost + QUEUE_ENTRY;
-            if let Some(message) = self.small.pop_front() {
-                buffers::give(message.first);
-            }
+        if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
+            return Ok(Pumped::Full);
         }
         let pumped = self.pump_bulk()?;
-        if pumped == Pumped::Done && self.small.is_empty() && self.bulk.is_empty() {
+        let empty = self.events.is_empty() && self.small.is_empty() && self.bulk.is_empty();
+        if pumped == Pumped::Done && empty {
             return self.pump_goodbye();
         }
         Ok(pumped)
     }
 
-    fn pump_bulk(&mut self) -> Result<Pumped, Error> {
-        let (chunk, spare) = (self.chunk_len(), self.link.sender.capacity() / 2);
-        let (mut sent, mut waiting) = (0, 0);
-        while waiting < self.bulk.len() {
-            let Some(message) = self.bulk.front_mut() else { break };
+    /// Sends the messages of a lane that are one chunk; returns `false` if the ring is full.
+    fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
+        let chunk = self.chunk_len();
+        loop {
+            let messages = match lane {
+                Lane::Events => &self.events,
+                Lane::Small => &self.small,
+            };
+            let Some(message) = messages.front() else { return Ok(true) };
             let cost = message.cost();
-            if !message.started && cost > self.credit {
-                waiting += 1;
-                self.bulk.rotate_left(1);
+            if cost > self.credit || message.started || !message.is_small(chunk) {
+                return Ok(true);
+            }
+            if lane == Lane::Small && !has_left(&self.events, message.event) {
+                // The bulk lane knows how to hold one back without holding up the others.
+                self.bulk.extend(self.small.pop_front());
                 continue;
             }
-            let (header, payload) = message.chunk(chunk);
-            let len = payload.len();
-            if !self.link.push(&header, payload, spare)? {
-                return Ok(Pumped::Full);
+            let (header, payload) = message.chunk(usize::MAX);
+            if !self.link.push(&header, payload, 0)? {
+                return Ok(false);
             }
-            if !message.started {
-                self.credit -= cost;
+            self.credit -= cost;
+            self.queued -= cost + QUEUE_ENTRY;
+            let sent = match lane {
+                Lane::Events => self.events.pop_front(),
+                Lane::Small => self.small.pop_front(),
+            };
+            buffers::give(sent.map(|message| message.first).unwrap_or_default());
+        }
+    }
+
+    /// Sends bulk messages in turn, a chunk each; the event lane takes part with its first message.
+    fn pump_bulk(&mut self) -> Result<Pumped, Error> {
+        let mut sent = 0;
+        loop {
+            let may_start = |m: &Outgoing| m.started || m.cost() <= self.credit;
+            let event = self.events.front().is_some_and(may_start);
+            let next =
+                self.bulk.iter().position(|m| may_start(m) && has_left(&self.events, m.event));
+            if !event && next.is_none() {
+                return Ok(Pumped::Done);
             }
-            waiting = 0;
-            if message.advance(len) {
-                self.queued -= cost + QUEUE_ENTRY;
-                self.bulk.pop_front();
-            } else {
-                self.bulk.rotate_left(1);
+            if event {
+                let Some(message) = self.events.pop_front() else { continue };
+                let (chunk, unfinished) = self.send_chunk(message)?;
+                if let Some(message) = unfinished {
+                    self.events.push_front(message);
+                }
+                let Some(chunk) = chunk else { return Ok(Pumped::Full) };
+                sent += chunk;
             }
-            sent += len_u64(len);
+            if let Some(at) = next
+                && let Some(message) = self.bulk.remove(at)
+            {
+                let (chunk, unfinished) = self.send_chunk(message)?;
+                match (chunk, unfinished) {
+                    (None, unfinished) => {
+                        unfinished.into_iter().for_each(|message| self.bulk.insert(at, message));
+                        return Ok(Pumped::Full);
+                    }
+                    (Some(chunk), unfinished) => {
+                        self.bulk.extend(unfinished);
+                        sent += chunk;
+                    }
+                }
+            }
             if sent >= PUMP_BYTES {
                 return Ok(Pumped::More);
             }
-            if len == chunk {
-                self.link.sender.publish()?;
-            }
         }
-        Ok(Pumped::Done)
+    }
+
+    /// Sends one chunk. Returns its length, or `None` if the ring is full, and the message unless that was its last.
+    fn send_chunk(
+        &mut self,
+        mut message: Outgoing,
+    ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
+        let chunk = self.chunk_len();
+        let whole = message.is_small(chunk) && !message.started;
+        // A held-back small message is no bulk.
+        let spare = if whole { 0 } else { self.link.sender.capacity() / 2 };
+        let cost = message.cost();
+        let (header, payload) = message.chunk(chunk);
+        let len = payload.len();
+        if !self.link.push(&header, payload, spare)? {
+            return Ok((None, Some(message)));
+        }
+        if !message.started {
+            self.credit -= cost;
+        }
+        if len == chunk {
+            self.link.sender.publish()?;
+        }
+        if !message.advance(len) {
+            return Ok((Some(len_u64(len)), Some(message)));
+        }
+        self.queued -= cost + QUEUE_ENTRY;
+        Ok((Some(len_u64(len)), None))
     }
 
     fn pump_goodbye(&mut self) -> Result<Pumped, Error> {
@@ -384,6 +505,18 @@ impl Outbound {
         let overhead = self.link.overhead() + HEADER_LEN;
         self.link.sender.max_record().saturating_sub(overhead).min(MAX_CHUNK)
     }
+}
+
+/// The lanes of messages that are one chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Events,
+    Small,
+}
+
+/// Whether this event, and so every one before it, has left.
+fn has_left(events: &VecDeque<Outgoing>, event: u64) -> bool {
+    events.front().is_none_or(|first| first.event > event)
 }
 
 /// The transport's sender and what seals for it.

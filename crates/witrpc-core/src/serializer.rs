@@ -7,7 +7,10 @@ use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::blob;
 use bytes::Bytes;
+#[cfg(feature = "message-pack")]
+use serde::de::IgnoredAny;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -53,10 +56,14 @@ impl SerializerError {
 }
 
 /// The serializer of a connection.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) enum Codec {
-    #[default]
+    #[cfg(feature = "json")]
     Json,
+    #[cfg(feature = "message-pack")]
+    MessagePack,
+    #[cfg(feature = "postcard")]
+    Postcard,
     Custom(Arc<dyn ErasedSerializer>),
 }
 
@@ -67,13 +74,26 @@ impl std::fmt::Debug for Codec {
 }
 
 impl Codec {
+    /// What a builder uses unless told otherwise.
+    pub(crate) const fn preferred() -> Option<Self> {
+        #[cfg(feature = "json")]
+        return Some(Self::Json);
+        #[cfg(not(feature = "json"))]
+        None
+    }
+
     pub(crate) fn custom(serializer: impl Serializer) -> Self {
         Self::Custom(Arc::new(Erase(serializer)))
     }
 
     pub(crate) fn name(&self) -> &str {
         match self {
+            #[cfg(feature = "json")]
             Self::Json => "json",
+            #[cfg(feature = "message-pack")]
+            Self::MessagePack => "message-pack",
+            #[cfg(feature = "postcard")]
+            Self::Postcard => "postcard",
             Self::Custom(custom) => custom.name(),
         }
     }
@@ -84,11 +104,8 @@ impl Codec {
         value: &T,
         out: &mut Vec<u8>,
     ) -> Result<Vec<Bytes>, SerializerError> {
-        match self {
-            Self::Json => serde_json::to_writer(out, value).map_err(SerializerError::new)?,
-            Self::Custom(custom) => custom.serialize(value, out)?,
-        }
-        Ok(Vec::new())
+        let (result, blobs) = blob::writing(|| self.write(value, out));
+        result.map(|()| blobs)
     }
 
     /// Reads one value from `bytes` and the blobs beside them.
@@ -97,17 +114,64 @@ impl Codec {
         bytes: &[u8],
         blobs: Vec<Bytes>,
     ) -> Result<T, SerializerError> {
-        if !blobs.is_empty() {
-            return Err(SerializerError::new("blobs came with a value that has none"));
-        }
+        blob::reading(blobs, || self.read(bytes))
+    }
+
+    fn write<T: Serialize>(&self, value: &T, out: &mut Vec<u8>) -> Result<(), SerializerError> {
         match self {
+            #[cfg(feature = "json")]
+            Self::Json => serde_json::to_writer(out, value).map_err(SerializerError::new),
+            #[cfg(feature = "message-pack")]
+            Self::MessagePack => rmp_serde::encode::write(out, value).map_err(SerializerError::new),
+            #[cfg(feature = "postcard")]
+            Self::Postcard => {
+                postcard::to_extend(value, Append(out)).map(drop).map_err(SerializerError::new)
+            }
+            Self::Custom(custom) => custom.serialize(value, out),
+        }
+    }
+
+    fn read<T: DeserializeOwned + 'static>(&self, bytes: &[u8]) -> Result<T, SerializerError> {
+        match self {
+            #[cfg(feature = "json")]
             Self::Json => serde_json::from_slice(bytes).map_err(SerializerError::new),
+            #[cfg(feature = "message-pack")]
+            Self::MessagePack => {
+                let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
+                let value = T::deserialize(&mut input).map_err(SerializerError::new)?;
+                // Whatever follows would have to begin with a marker.
+                match IgnoredAny::deserialize(&mut input) {
+                    Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
+                    _ => Err(SerializerError::new(LEFT_OVER)),
+                }
+            }
+            #[cfg(feature = "postcard")]
+            Self::Postcard => {
+                let (value, rest) =
+                    postcard::take_from_bytes(bytes).map_err(SerializerError::new)?;
+                if rest.is_empty() { Ok(value) } else { Err(SerializerError::new(LEFT_OVER)) }
+            }
             Self::Custom(custom) => {
                 let value = custom.deserialize(bytes, read_value::<T>)?;
                 let other = |_| SerializerError::new("the serializer returned another value");
                 value.downcast().map(|value| *value).map_err(other)
             }
         }
+    }
+}
+
+/// A value must take up all bytes: otherwise the two sides disagree about its type.
+#[cfg(any(feature = "message-pack", feature = "postcard"))]
+const LEFT_OVER: &str = "bytes are left over after the value";
+
+/// A vector as postcard appends to it.
+#[cfg(feature = "postcard")]
+struct Append<'a>(&'a mut Vec<u8>);
+
+#[cfg(feature = "postcard")]
+impl Extend<u8> for Append<'_> {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        self.0.extend(bytes);
     }
 }
 
@@ -173,7 +237,7 @@ impl<'de> Deserialize<'de> for Relay {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "json"))]
 mod tests {
     use std::collections::BTreeMap;
 

@@ -20,10 +20,12 @@ use tracing::Span;
 use crate::connection::{Connection, lock};
 use crate::context::CallContext;
 use crate::error::Error;
+use crate::event::Registration;
 use crate::handshake::Catalog;
 use crate::ledger::Charge;
 use crate::message::{Content, Head};
 use crate::service::{Dispatch, MethodDescriptor, Reply, Request, Service, Status};
+use crate::sink::EventSink;
 
 /// A first poll that takes longer keeps others waiting noticeably.
 const SLOW: Duration = Duration::from_micros(50);
@@ -88,6 +90,11 @@ impl Services {
         Ok(())
     }
 
+    fn subscribe(&self, service: u16, event: u16, sink: EventSink) -> Option<Registration> {
+        let entry = self.entries.get(usize::from(service))?;
+        catch(|| entry.service.subscribe(usize::from(event), sink).0).ok().flatten()
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -150,6 +157,16 @@ impl Served {
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = crate::wire::u32_len(max_in_flight);
         Self { services, max_in_flight, table: Mutex::new(Table::default()) }
+    }
+
+    /// Attaches a subscriber; `None` if there is no such event here.
+    pub(crate) fn subscribe(
+        &self,
+        service: u16,
+        event: u16,
+        sink: EventSink,
+    ) -> Option<Registration> {
+        self.services.subscribe(service, event, sink)
     }
 
     /// Puts a request aside for the driver.
@@ -271,13 +288,13 @@ impl Connection {
         let Job { id, head, content, charge } = job;
         let services = Arc::clone(&self.served.services);
         let Some((entry, method, habit)) = services.find(&head) else {
-            self.reply(id, Reply::text(Status::NoSuchMethod, ""), false);
+            self.reply(id, Reply::text(Status::NoSuchMethod, ""), 0, false);
             return true;
         };
         let deadline = match self.deadline(head.stamp) {
             Ok(deadline) => deadline,
             Err(Expired) => {
-                self.reply(id, Reply::text(Status::TimedOut, ""), false);
+                self.reply(id, Reply::text(Status::TimedOut, ""), 0, false);
                 return true;
             }
         };
@@ -289,11 +306,11 @@ impl Connection {
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
             Ok(Dispatch::Ready(reply)) => {
-                self.reply(id, reply, false);
+                self.reply(id, reply, 0, false);
                 return true;
             }
             Err(message) => {
-                self.reply(id, panicked(service, method.name, &message), false);
+                self.reply(id, panicked(service, method.name, &message), 0, false);
                 return true;
             }
         };
@@ -308,7 +325,8 @@ impl Connection {
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
             habit.note(began.elapsed() > SLOW);
             if let Poll::Ready(reply) = polled {
-                self.reply(id, reply, false);
+                let event = handling.context.last_event();
+                self.reply(id, reply, event, false);
                 return true;
             }
         }
@@ -335,8 +353,9 @@ impl Connection {
         }
         let connection = Arc::clone(self);
         let task = self.runtime.spawn(async move {
+            let context = handling.context.clone();
             let reply = handling.within_deadline().await;
-            connection.finish(id, reply);
+            connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
     }
@@ -350,26 +369,28 @@ impl Connection {
         let connection = Arc::clone(self);
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn_blocking(move || {
+            let context = handling.context.clone();
             let reply = runtime.block_on(handling.within_deadline());
-            connection.finish(id, reply);
+            connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
     }
 
     /// Answers a handler that was handed over, if its answer is still wanted.
-    fn finish(self: &Arc<Self>, id: u64, reply: Reply) {
+    fn finish(self: &Arc<Self>, id: u64, reply: Reply, event: u64) {
         if self.served.finish(id) {
-            self.reply(id, reply, true);
+            self.reply(id, reply, event, true);
         }
         if self.served.has_deferred() {
             self.wake_driver();
         }
     }
 
-    fn reply(&self, id: u64, reply: Reply, publish: bool) {
+    /// Answers a request, after `event` has left.
+    fn reply(&self, id: u64, reply: Reply, event: u64, publish: bool) {
         let (size, limit) = (reply.content.size(), self.peer_limits.max_message_size);
         let reply = if size > limit { Reply::too_large(size, limit) } else { reply };
-        self.respond(id, reply.status, reply.content, publish);
+        self.respond(id, reply.status, reply.content, event, publish);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::call::Remote;
 use crate::error::Error;
 use crate::message::Content;
 use crate::serializer::Codec;
+use crate::sink::{Attached, EventSink};
 use crate::wire::Put;
 
 /// What a contract says, as the macro read it.
@@ -26,6 +27,8 @@ pub struct ServiceDescriptor {
     pub docs: &'static str,
     /// Its methods; a method is called by its place here.
     pub methods: &'static [MethodDescriptor],
+    /// Its events; an event is subscribed to by its place here.
+    pub events: &'static [EventDescriptor],
 }
 
 /// One method of a contract.
@@ -44,6 +47,27 @@ pub struct MethodDescriptor {
     pub blocking: bool,
     /// Running it twice does no harm.
     pub idempotent: bool,
+}
+
+/// One event of a contract.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written by generated code only")]
+pub struct EventDescriptor {
+    /// Its name.
+    pub name: &'static str,
+    /// Its name and type, for people.
+    pub signature: &'static str,
+    /// Its type, in a normal form: what both sides must agree on.
+    pub types: &'static str,
+    /// Its documentation.
+    pub docs: &'static str,
+}
+
+impl EventDescriptor {
+    /// The hash of the type that is compared at connect. [wire.signature]
+    pub(crate) fn hash(&self) -> u64 {
+        fnv1a(self.types.as_bytes())
+    }
 }
 
 impl MethodDescriptor {
@@ -69,6 +93,10 @@ pub trait Service: Send + Sync + 'static {
     /// Calls the method at `method` in [`ServiceDescriptor::methods`].
     #[doc(hidden)]
     fn call(&self, method: usize, request: Request) -> Dispatch;
+
+    /// Attaches a subscriber to the event at `event` in [`ServiceDescriptor::events`].
+    #[doc(hidden)]
+    fn subscribe(&self, event: usize, sink: EventSink) -> Attached;
 }
 
 /// The client side of a contract: what `XClient` implements.

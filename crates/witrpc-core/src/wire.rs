@@ -75,6 +75,7 @@ impl<'a> Fields<'a> {
 
 /// Appends fields to a body.
 pub(crate) trait Put {
+    fn put_u16(&mut self, value: u16);
     fn put_u32(&mut self, value: u32);
     fn put_u64(&mut self, value: u64);
     /// A `u32` length and the bytes. What is longer than `u32` can say is cut; nothing we send comes near that.
@@ -82,6 +83,10 @@ pub(crate) trait Put {
 }
 
 impl Put for Vec<u8> {
+    fn put_u16(&mut self, value: u16) {
+        self.extend_from_slice(&value.to_le_bytes());
+    }
+
     fn put_u32(&mut self, value: u32) {
         self.extend_from_slice(&value.to_le_bytes());
     }

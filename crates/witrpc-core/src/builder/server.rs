@@ -8,7 +8,7 @@ use super::Common;
 use crate::authorization::WithoutAuthorization;
 use crate::cipher::PlainEncryptor;
 use crate::error::Error;
-use crate::serializer::{Codec, Serializer};
+use crate::serializer::{self, Serializer};
 use crate::served::Services;
 use crate::server::WitServer;
 use crate::service::Service;
@@ -69,8 +69,23 @@ impl WitServerBuilder {
     }
 
     /// Serializes as JSON. The default.
+    #[cfg(feature = "json")]
     pub fn with_json(mut self) -> Self {
-        self.common.codec = Codec::Json;
+        self.common.codec = Some(serializer::Codec::Json);
+        self
+    }
+
+    /// Serializes as MessagePack; the clients must have the same.
+    #[cfg(feature = "message-pack")]
+    pub fn with_message_pack(mut self) -> Self {
+        self.common.codec = Some(serializer::Codec::MessagePack);
+        self
+    }
+
+    /// Serializes as postcard; the clients must have the same, and the same types: postcard does not notice when they differ.
+    #[cfg(feature = "postcard")]
+    pub fn with_postcard(mut self) -> Self {
+        self.common.codec = Some(serializer::Codec::Postcard);
         self
     }
 

@@ -1,0 +1,306 @@
+//! A subscription as a client keeps it: it belongs to the client, and is carried from one connection to the next.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
+
+use crate::client::ClientCore;
+use crate::connection::{Connection, lock};
+use crate::error::{CloseReason, Error};
+use crate::event::EventValue;
+use crate::ledger::Charge;
+use crate::message::Content;
+use crate::service::{EventDescriptor, ServiceDescriptor};
+use crate::sink::Window;
+use crate::subscription::EventError;
+
+/// Values that a server may be ahead of a subscriber: enough for a burst, few enough to be forgotten.
+const WINDOW_VALUES: u32 = 256;
+
+/// A contract's event at a client.
+#[derive(Clone)]
+pub(crate) struct RemoteEvent {
+    client: Arc<ClientCore>,
+    descriptor: &'static ServiceDescriptor,
+    index: usize,
+}
+
+impl fmt::Debug for RemoteEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RemoteEvent").field(&self.name()).finish()
+    }
+}
+
+impl RemoteEvent {
+    pub(crate) const fn new(
+        client: Arc<ClientCore>,
+        descriptor: &'static ServiceDescriptor,
+        index: usize,
+    ) -> Self {
+        Self { client, descriptor, index }
+    }
+
+    /// `Service.event`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.descriptor.name, self.descriptor.events[self.index].name)
+    }
+
+    pub(crate) fn subscribe(&self) -> FeedHandle {
+        let feed = Arc::new(Feed {
+            descriptor: self.descriptor,
+            index: self.index,
+            state: Mutex::new(State::default()),
+        });
+        self.client.add_feed(&feed);
+        FeedHandle { client: Arc::clone(&self.client), feed }
+    }
+}
+
+/// One subscription. The connection pushes into it, the [`FeedHandle`] takes out.
+pub(crate) struct Feed {
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    pub(crate) index: usize,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("event", &self.event().name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    /// The number that the next value of this connection should have.
+    expected: u64,
+    /// Where the values come from, under which id.
+    origin: Option<(Weak<Connection>, u32)>,
+    /// Whether there was a connection before this one.
+    connected_before: bool,
+    /// Values, and their bytes, that have been taken and not yet acknowledged.
+    taken: u32,
+    taken_bytes: u64,
+    waiting: usize,
+    waiting_bytes: u64,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+enum Item {
+    Value { number: u64, content: Content },
+    Other(EventError),
+}
+
+/// The server sent more than the window allows.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Overrun;
+
+impl Feed {
+    pub(crate) fn event(&self) -> &'static EventDescriptor {
+        &self.descriptor.events[self.index]
+    }
+
+    /// How far the server may run ahead, for a client that holds this much for it.
+    pub(crate) const fn window(max_buffered: u64) -> Window {
+        Window { values: WINDOW_VALUES, bytes: max_buffered / 8 + 1 }
+    }
+
+    /// From here on the values come from `connection`.
+    pub(crate) fn begin(&self, connection: &Arc<Connection>, id: u32) {
+        let mut state = lock(&self.state);
+        if state.connected_before {
+            state.queue.push_back(Item::Other(EventError::Reconnected));
+        }
+        state.connected_before = true;
+        state.origin = Some((Arc::downgrade(connection), id));
+        (state.expected, state.taken, state.taken_bytes) = (0, 0, 0);
+        (state.waiting, state.waiting_bytes) = (0, 0);
+        state.wake();
+    }
+
+    pub(crate) fn push(
+        &self,
+        number: u64,
+        content: Content,
+        charge: Charge,
+        window: Window,
+    ) -> Result<(), Overrun> {
+        // From here on the window bounds it, not the connection's account: an unread subscription stalls no call.
+        drop(charge);
+        let mut state = lock(&self.state);
+        let size = content.size();
+        let in_window = state.waiting < crate::wire::u32_len(window.values)
+            && state.waiting_bytes < window.bytes;
+        if !in_window {
+            return Err(Overrun);
+        }
+        state.waiting += 1;
+        state.waiting_bytes += size;
+        state.queue.push_back(Item::Value { number, content });
+        state.wake();
+        Ok(())
+    }
+
+    /// Nothing follows but `last`.
+    pub(crate) fn end(&self, last: EventError) {
+        let mut state = lock(&self.state);
+        if !std::mem::replace(&mut state.ended, true) {
+            state.queue.push_back(Item::Other(last));
+            state.wake();
+        }
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        lock(&self.state).ended
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
+    fn take(&mut self, size: u64, window: Window) -> Option<(Arc<Connection>, u32, u32)> {
+        self.taken += 1;
+        self.taken_bytes += size;
+        let due = self.taken >= (window.values / 2).max(1) || self.taken_bytes >= window.bytes / 2;
+        if !due {
+            return None;
+        }
+        let taken = std::mem::take(&mut self.taken);
+        self.waiting = self.waiting.saturating_sub(crate::wire::u32_len(taken));
+        self.waiting_bytes =
+            self.waiting_bytes.saturating_sub(std::mem::take(&mut self.taken_bytes));
+        let (connection, id) = self.origin.as_ref()?;
+        Some((connection.upgrade()?, *id, taken))
+    }
+}
+
+/// The subscriber's end of a [`Feed`].
+pub(crate) struct FeedHandle {
+    client: Arc<ClientCore>,
+    feed: Arc<Feed>,
+}
+
+impl fmt::Debug for FeedHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.feed.fmt(f)
+    }
+}
+
+impl FeedHandle {
+    pub(crate) fn poll<T: EventValue>(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, EventError>>> {
+        let mut state = lock(&self.feed.state);
+        let expected = state.expected;
+        match state.queue.front() {
+            Some(Item::Value { number, .. }) if *number > expected => {
+                let (number, lost) = (*number, *number - expected);
+                state.expected = number;
+                return Poll::Ready(Some(Err(EventError::Lagged(lost))));
+            }
+            Some(_) => {}
+            None if state.ended => return Poll::Ready(None),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        match state.queue.pop_front() {
+            Some(Item::Value { number, content }) => {
+                state.expected = number + 1;
+                let window = Feed::window(self.client.max_buffered());
+                let ack = state.take(content.size(), window);
+                drop(state);
+                if let Some((connection, id, taken)) = ack {
+                    connection.acknowledge_event(id, taken);
+                }
+                Poll::Ready(Some(self.decode(content)))
+            }
+            Some(Item::Other(other)) => Poll::Ready(Some(Err(other))),
+            None => Poll::Pending,
+        }
+    }
+
+    fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
+        let codec = self.client.codec();
+        let blobs = std::mem::take(&mut content.blobs);
+        codec.deserialize(content.body(), blobs).map_err(|reason| {
+            EventError::Malformed(Error::Deserialize {
+                what: format!("event {}.{}", self.feed.descriptor.name, self.feed.event().name),
+                serializer: codec.name().to_owned(),
+                reason: reason.to_string(),
+            })
+        })
+    }
+}
+
+impl Drop for FeedHandle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.feed.state);
+        state.ended = true;
+        let origin = state.origin.take();
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(queue);
+        if let Some((connection, id)) = origin
+            && let Some(connection) = connection.upgrade()
+        {
+            connection.unsubscribe(id);
+        }
+        self.client.remove_feed(&self.feed);
+    }
+}
+
+/// The feeds of one connection, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Feeds {
+    next: u32,
+    live: std::collections::HashMap<u32, Arc<Feed>>,
+}
+
+impl Feeds {
+    /// Adds a feed; ids are never used again within a connection.
+    pub(crate) fn add(&mut self, feed: Arc<Feed>) -> u32 {
+        let id = self.next;
+        self.next += 1;
+        self.live.insert(id, feed);
+        id
+    }
+
+    /// The feed of this id; `Err` if there has never been one.
+    pub(crate) fn get(&self, id: u64) -> Result<Option<&Arc<Feed>>, Overrun> {
+        let id = u32::try_from(id).map_err(|_| Overrun)?;
+        if id >= self.next {
+            return Err(Overrun);
+        }
+        Ok(self.live.get(&id))
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Arc<Feed>> {
+        self.live.remove(&id)
+    }
+
+    /// Takes all feeds out: they end with this connection, or go on with the next.
+    pub(crate) fn take(&mut self) -> Vec<Arc<Feed>> {
+        self.live.drain().map(|(_, feed)| feed).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
+    }
+}
+
+/// Ends feeds with their connection.
+pub(crate) fn end_all(feeds: Vec<Arc<Feed>>, reason: &CloseReason) {
+    for feed in feeds {
+        feed.end(EventError::Closed(reason.clone()));
+    }
+}
