@@ -3,10 +3,10 @@
 #[doc(hidden)]
 pub use witrpc_core::__private;
 pub use witrpc_core::{
-    Blob, Call, CallContext, CloseReason, Error, Event, EventError, EventValue, Load, Outcome,
-    Overflow, Peer, Result, Serializer, SerializerError, Service, ServiceClient, ServiceDescriptor,
-    Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde,
-    transport,
+    Blob, Call, CallContext, CloseReason, Error, Event, EventError, EventValue, Load,
+    MemberDescription, Outcome, Overflow, Peer, Result, Serializer, SerializerError,
+    ServerDescription, Service, ServiceClient, ServiceDescription, ServiceDescriptor, Subscription,
+    WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
 pub use witrpc_mmf::MemoryMappedFile;

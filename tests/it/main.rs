@@ -3,6 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    clippy::too_many_arguments,
     reason = "a failed unwrap is a failed test, and the numbers here are small"
 )]
 
@@ -10,5 +11,6 @@ mod contract;
 mod events;
 mod fixture;
 mod instances;
+mod introspection;
 mod suite;
 mod values;

@@ -31,14 +31,50 @@ const UNBOUNDED_SIZE: u64 = 4 << 10;
 #[derive(Clone)]
 pub struct Remote {
     client: Arc<ClientCore>,
-    descriptor: &'static ServiceDescriptor,
+    contract: Contract,
     timeout: Option<Duration>,
+}
+
+/// How a call's method is known.
+#[derive(Clone)]
+enum Contract {
+    /// From generated code.
+    Known(&'static ServiceDescriptor),
+    /// By the names of service and method.
+    #[cfg(feature = "json")]
+    Named(Arc<(String, String)>),
+}
+
+impl Contract {
+    fn service(&self) -> &str {
+        match self {
+            Self::Known(descriptor) => descriptor.name,
+            #[cfg(feature = "json")]
+            Self::Named(names) => &names.0,
+        }
+    }
+
+    fn method(&self, method: usize) -> &str {
+        match self {
+            Self::Known(descriptor) => descriptor.methods[method].name,
+            #[cfg(feature = "json")]
+            Self::Named(names) => &names.1,
+        }
+    }
+
+    fn route(&self, connection: &Connection, method: usize) -> Result<(u16, u16), Error> {
+        match self {
+            Self::Known(descriptor) => connection.route(descriptor, method),
+            #[cfg(feature = "json")]
+            Self::Named(names) => connection.route_by_name(&names.0, &names.1),
+        }
+    }
 }
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote")
-            .field("service", &self.descriptor.name)
+            .field("service", &self.contract.service())
             .field("endpoint", &self.client.endpoint())
             .field("timeout", &self.timeout)
             .finish()
@@ -51,7 +87,19 @@ impl Remote {
         descriptor: &'static ServiceDescriptor,
         timeout: Option<Duration>,
     ) -> Self {
-        Self { client, descriptor, timeout }
+        Self { client, contract: Contract::Known(descriptor), timeout }
+    }
+
+    /// A method by its name.
+    #[cfg(feature = "json")]
+    pub(crate) fn named(
+        client: Arc<ClientCore>,
+        service: &str,
+        method: &str,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let names = Arc::new((service.to_owned(), method.to_owned()));
+        Self { client, contract: Contract::Named(names), timeout }
     }
 
     /// The same, with a deadline for every call.
@@ -63,7 +111,13 @@ impl Remote {
     /// The contract's event at `index`.
     #[must_use]
     pub fn event<T: EventValue>(&self, index: usize) -> Event<T> {
-        Event::remote(RemoteEvent::new(Arc::clone(&self.client), self.descriptor, index))
+        match &self.contract {
+            Contract::Known(descriptor) => {
+                Event::remote(RemoteEvent::new(Arc::clone(&self.client), descriptor, index))
+            }
+            #[cfg(feature = "json")]
+            Contract::Named(_) => unreachable!("generated code knows its contract"),
+        }
     }
 
     /// A call that is sent when it is first polled.
@@ -75,7 +129,8 @@ impl Remote {
             Err(error) => Stage::Failed(Error::Serialize {
                 what: format!(
                     "the arguments of {}.{}",
-                    self.descriptor.name, self.descriptor.methods[method].name
+                    self.contract.service(),
+                    self.contract.method(method)
                 ),
                 serializer: codec.name().to_owned(),
                 reason: error.to_string(),
@@ -140,8 +195,8 @@ impl<R> fmt::Debug for Call<R> {
 
 impl<R> Call<R> {
     fn name(&self) -> String {
-        let descriptor = self.remote.descriptor;
-        format!("{}.{}", descriptor.name, descriptor.methods[self.method].name)
+        let contract = &self.remote.contract;
+        format!("{}.{}", contract.service(), contract.method(self.method))
     }
 }
 
@@ -201,7 +256,7 @@ impl<R> Call<R> {
     /// Finds where to send it, and sends it if it is its turn.
     fn start(&self, content: Content, waker: &Waker) -> Result<Stage, Error> {
         let connection = self.remote.client.connection()?;
-        let route = connection.route(self.remote.descriptor, self.method)?;
+        let route = self.remote.contract.route(&connection, self.method)?;
         let (size, limit) = (content.size(), connection.peer_limits.max_message_size);
         if size > limit {
             let what = format!("the arguments of {}", self.name());
@@ -226,10 +281,9 @@ impl<R> Call<R> {
         waker: &Waker,
     ) -> Result<Stage, Error> {
         let deadline = self.deadline(&connection);
-        let descriptor = self.remote.descriptor;
         tracing::trace!(
-            service = descriptor.name,
-            method = descriptor.methods[self.method].name,
+            service = self.remote.contract.service(),
+            method = self.remote.contract.method(self.method),
             "call"
         );
         let id = connection.begin_call(content, route, deadline, permit, waker)?;

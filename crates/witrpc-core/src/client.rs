@@ -11,9 +11,12 @@ use crate::authorization::ClientAuthorization;
 use crate::call::{Ping, Remote};
 use crate::connection::{Connection, Load, lock};
 use crate::driver;
+#[cfg(feature = "json")]
+use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
 use crate::exchange::{self, ChannelHalves, Setup};
 use crate::feed::Feed;
+use crate::introspection::{self, ServerDescription};
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
@@ -237,6 +240,51 @@ impl WitClient {
         let began = Instant::now();
         Ping::new(connection).await?;
         Ok(began.elapsed())
+    }
+
+    /// Asks the server for its name and description, and for its services with their methods, events and documentation.
+    ///
+    /// # Errors
+    ///
+    /// As any call.
+    pub async fn describe(&self) -> Result<ServerDescription, Error> {
+        let core = Arc::clone(&self.core);
+        let timeout = core.timeout;
+        let remote = Remote::new(core, &introspection::DESCRIPTOR, timeout);
+        remote.call::<(), Result<ServerDescription, Error>>(0, &()).await
+    }
+
+    /// Calls a method by its name, `"Service.method"`, with an array of JSON arguments; for tools that have no contract.
+    ///
+    /// Nothing is checked before the server decodes the arguments. Only for connections that use JSON.
+    ///
+    /// # Errors
+    ///
+    /// As any call; what the method itself returns as an error is an [`Error::Fault`] with its JSON text.
+    /// [`Error::Config`] if the client's serializer is not JSON, or the name has no dot.
+    #[cfg(feature = "json")]
+    pub async fn call_dynamic(
+        &self,
+        name: &str,
+        args: serde_json::Value,
+    ) -> Result<serde_json::Value, Error> {
+        if !matches!(self.core.codec(), Codec::Json) {
+            let advice = "calls by name need JSON: build the client and the server with_json()";
+            return Err(Error::config("serializer", self.core.codec().name(), advice));
+        }
+        let Some((service, method)) = name.rsplit_once('.') else {
+            return Err(Error::config(
+                "call_dynamic name",
+                format!("{name:?}"),
+                "give \"Service.method\"",
+            ));
+        };
+        let core = Arc::clone(&self.core);
+        let timeout = core.timeout;
+        let args = Arguments::new(name, args)?;
+        let remote = Remote::named(core, service, method, timeout);
+        let call = remote.call::<_, Result<serde_json::Value, DynamicFault>>(0, &args);
+        Ok(call.await?)
     }
 
     /// What the connection holds at the moment; all zero without one.

@@ -227,6 +227,12 @@ impl Connection {
         self.with_route(descriptor, |route| Ok((route.service, route.methods[method].clone()?)))
     }
 
+    /// Where the peer has a method of these names.
+    #[cfg(feature = "json")]
+    pub(crate) fn route_by_name(&self, service: &str, method: &str) -> Result<(u16, u16), Error> {
+        self.catalog.find_by_name(service, method)
+    }
+
     /// Looks a contract up in the peer's catalog, once.
     fn with_route<T>(
         &self,

@@ -4,6 +4,7 @@
 //! between can change it unseen; limits and catalog come in the welcome, which is sealed when the connection is.
 
 use crate::error::Error;
+use crate::introspection::RESERVED;
 use crate::message::Refusal;
 use crate::options::Limits;
 use crate::service::ServiceDescriptor;
@@ -215,11 +216,7 @@ impl Catalog {
     /// missing, is what calling it comes to.
     pub(crate) fn resolve(&self, wanted: &ServiceDescriptor) -> Result<Route, Error> {
         let Some(service) = self.services.iter().position(|s| s.name == wanted.name) else {
-            let names: Vec<_> = self.services.iter().map(|s| format!("{:?}", s.name)).collect();
-            return Err(Error::NoSuchService {
-                service: wanted.name.to_owned(),
-                offered: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
-            });
+            return Err(self.no_such_service(wanted.name));
         };
         let offered = &self.services[service];
         let methods = wanted.methods.iter().map(|method| {
@@ -251,6 +248,33 @@ impl Catalog {
         Ok(Route { service, methods: methods.collect(), events: events.collect() })
     }
 
+    /// Finds where the peer has a method of these names.
+    #[cfg(feature = "json")]
+    pub(crate) fn find_by_name(&self, service: &str, method: &str) -> Result<(u16, u16), Error> {
+        let Some(at) = self.services.iter().position(|s| s.name == service) else {
+            return Err(self.no_such_service(service));
+        };
+        let offered = &self.services[at].methods;
+        let Some(member) = offered.iter().position(|m| m.name == method) else {
+            return Err(Error::NoSuchMethod {
+                service: service.to_owned(),
+                method: method.to_owned(),
+                client: format!("{method}(…)"),
+                server: signatures(offered),
+            });
+        };
+        Ok((u16::try_from(at).unwrap_or(u16::MAX), u16::try_from(member).unwrap_or(u16::MAX)))
+    }
+
+    fn no_such_service(&self, service: &str) -> Error {
+        let listed = self.services.iter().filter(|s| !s.name.starts_with(RESERVED));
+        let names: Vec<_> = listed.map(|s| format!("{:?}", s.name)).collect();
+        Error::NoSuchService {
+            service: service.to_owned(),
+            offered: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+        }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(count(self.services.len()));
         for service in &self.services {
@@ -280,6 +304,12 @@ impl Catalog {
     }
 }
 
+/// The signatures of members, for reading.
+fn signatures(members: &[CatalogMember]) -> String {
+    let texts: Vec<_> = members.iter().map(|member| format!("`{}`", member.signature)).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
 fn decode_members(fields: &mut Fields<'_>) -> Result<Vec<CatalogMember>, Malformed> {
     let mut members = Vec::new();
     for _ in 0..fields.u32("catalog service")? {
@@ -302,9 +332,7 @@ fn find(
     missing: impl FnOnce(String) -> Error,
 ) -> Result<u16, Error> {
     let Some(at) = offered.iter().position(|member| member.name == name) else {
-        let names: Vec<_> =
-            offered.iter().map(|member| format!("`{}`", member.signature)).collect();
-        return Err(missing(if names.is_empty() { "none".to_owned() } else { names.join(", ") }));
+        return Err(missing(signatures(offered)));
     };
     if offered[at].hash != hash {
         return Err(Error::SignatureMismatch {

@@ -22,6 +22,7 @@ use crate::context::CallContext;
 use crate::error::Error;
 use crate::event::Registration;
 use crate::handshake::Catalog;
+use crate::introspection::{Introspection, RESERVED, ServerDescription};
 use crate::ledger::Charge;
 use crate::message::{Content, Head};
 use crate::service::{Dispatch, MethodDescriptor, Reply, Request, Service, Status};
@@ -77,6 +78,10 @@ impl Services {
     /// [`Error::Config`] if there is one of that name.
     pub(crate) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Error> {
         let descriptor = service.descriptor();
+        if descriptor.name.starts_with(RESERVED) {
+            let advice = format!("names that begin with {RESERVED:?} are reserved; choose another");
+            return Err(Error::config("with_service", descriptor.name, advice));
+        }
         if self.descriptors().any(|d| d.name == descriptor.name) {
             return Err(Error::config(
                 "with_service",
@@ -85,9 +90,18 @@ impl Services {
                  #[witrpc::service(name = \"…\")]",
             ));
         }
-        let methods = descriptor.methods.iter().map(|_| Habit::default()).collect();
-        self.entries.push(Entry { service, methods });
+        self.push(service);
         Ok(())
+    }
+
+    /// Adds the service that every server has, after the user's.
+    pub(crate) fn add_introspection(&mut self, description: ServerDescription) {
+        self.push(Arc::new(Introspection(Arc::new(description))));
+    }
+
+    fn push(&mut self, service: Arc<dyn Service>) {
+        let methods = service.descriptor().methods.iter().map(|_| Habit::default()).collect();
+        self.entries.push(Entry { service, methods });
     }
 
     fn subscribe(&self, service: u16, event: u16, sink: EventSink) -> Option<Registration> {
@@ -103,7 +117,9 @@ impl Services {
         Catalog::new(self.descriptors())
     }
 
-    fn descriptors(&self) -> impl Iterator<Item = &'static crate::service::ServiceDescriptor> {
+    pub(crate) fn descriptors(
+        &self,
+    ) -> impl Iterator<Item = &'static crate::service::ServiceDescriptor> {
         self.entries.iter().map(|entry| entry.service.descriptor())
     }
 

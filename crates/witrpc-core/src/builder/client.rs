@@ -8,7 +8,7 @@ use crate::authorization::WithoutAuthorization;
 use crate::cipher::PlainEncryptor;
 use crate::client::{ClientCore, WitClient};
 use crate::error::Error;
-use crate::serializer::{self, Serializer};
+use crate::serializer::Serializer;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -35,21 +35,21 @@ impl WitClientBuilder {
     /// Serializes as JSON. The default.
     #[cfg(feature = "json")]
     pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::Json);
+        self.common.codec = Some(crate::serializer::Codec::Json);
         self
     }
 
     /// Serializes as MessagePack; the server must have the same.
     #[cfg(feature = "message-pack")]
     pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::MessagePack);
+        self.common.codec = Some(crate::serializer::Codec::MessagePack);
         self
     }
 
     /// Serializes as postcard; the server must have the same, and the same types: postcard does not notice when they differ.
     #[cfg(feature = "postcard")]
     pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::Postcard);
+        self.common.codec = Some(crate::serializer::Codec::Postcard);
         self
     }
 

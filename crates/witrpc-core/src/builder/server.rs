@@ -8,7 +8,8 @@ use super::Common;
 use crate::authorization::WithoutAuthorization;
 use crate::cipher::PlainEncryptor;
 use crate::error::Error;
-use crate::serializer::{self, Serializer};
+use crate::introspection::ServerDescription;
+use crate::serializer::Serializer;
 use crate::served::Services;
 use crate::server::WitServer;
 use crate::service::Service;
@@ -25,6 +26,8 @@ pub struct WitServerBuilder {
     services: Vec<Arc<dyn Service>>,
     transport: Option<Box<dyn ServerTransport>>,
     handshake_timeout: Duration,
+    name: Option<String>,
+    description: Option<String>,
 }
 
 impl Default for WitServerBuilder {
@@ -34,6 +37,8 @@ impl Default for WitServerBuilder {
             services: Vec::new(),
             transport: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            name: None,
+            description: None,
         }
     }
 }
@@ -71,21 +76,21 @@ impl WitServerBuilder {
     /// Serializes as JSON. The default.
     #[cfg(feature = "json")]
     pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::Json);
+        self.common.codec = Some(crate::serializer::Codec::Json);
         self
     }
 
     /// Serializes as MessagePack; the clients must have the same.
     #[cfg(feature = "message-pack")]
     pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::MessagePack);
+        self.common.codec = Some(crate::serializer::Codec::MessagePack);
         self
     }
 
     /// Serializes as postcard; the clients must have the same, and the same types: postcard does not notice when they differ.
     #[cfg(feature = "postcard")]
     pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(serializer::Codec::Postcard);
+        self.common.codec = Some(crate::serializer::Codec::Postcard);
         self
     }
 
@@ -103,6 +108,18 @@ impl WitServerBuilder {
 
     /// Lets in whoever can reach the endpoint. The default.
     pub fn without_authorization(self) -> Self {
+        self
+    }
+
+    /// Names the server, for clients that ask with [`WitClient::describe`](crate::WitClient::describe).
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Describes the server, for clients that ask with [`WitClient::describe`](crate::WitClient::describe).
+    pub fn with_description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
         self
     }
 
@@ -149,6 +166,8 @@ impl WitServerBuilder {
             let advice = "add .with_service(XServer::new(implementation))";
             return Err(Error::config("with_service", "none", advice));
         }
+        let description = ServerDescription::new(self.name, self.description, &services);
+        services.add_introspection(description);
         if self.handshake_timeout.is_zero() {
             let advice = "no client could ever get in; give some time, 5 s say";
             return Err(Error::config("with_handshake_timeout", "0s", advice));
