@@ -8,4 +8,7 @@
 
 mod contract;
 mod fixture;
+mod idle;
+mod peer;
+mod processes;
 mod suite;

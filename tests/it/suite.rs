@@ -1,9 +1,8 @@
 //! The behaviours that hold over every transport and on every runtime.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use witrpc::{CloseReason, Error, Load, WitClient, WitClientBuilder, WitServerBuilder};
@@ -11,7 +10,7 @@ use witrpc::{CloseReason, Error, Load, WitClient, WitClientBuilder, WitServerBui
 use crate::contract::{
     Calc, CalcClient, CalcServer, Calculator, MathError, Words, WordsClient, WordsServer,
 };
-use crate::fixture::{Fixture, GUARD, eventually};
+use crate::fixture::{Fixture, GUARD, eventually, poll_once};
 
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {
@@ -73,11 +72,6 @@ async fn connected(fixture: &Fixture) -> (witrpc::WitServer, WitClient, CalcClie
     let client = fixture.client().await;
     let calc = client.get_service();
     (server, client, calc)
-}
-
-/// Polls a future once, with a waker that does nothing.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 async fn nothing_is_left(client: &WitClient, server: &witrpc::WitServer) {
