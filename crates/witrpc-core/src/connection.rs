@@ -287,6 +287,7 @@ impl Connection {
         let mut polling: Option<(Instant, Duration)> = None;
         loop {
             while frames < LEAD_FRAMES
+                && self.closed().is_none()
                 && let Some(incoming) = receiving.inbound.next()?
             {
                 frames += 1;
@@ -301,7 +302,7 @@ impl Connection {
                 }
             }
             // Others have work now, or we have: polling on would keep them from it.
-            if answer.is_some() || woke || frames >= LEAD_FRAMES {
+            if answer.is_some() || woke || frames >= LEAD_FRAMES || self.closed().is_some() {
                 break;
             }
             let (since, budget) = *polling.get_or_insert_with(|| {
@@ -342,6 +343,11 @@ impl Connection {
         let mut unpublished = false;
         let mut turn = Turn::More;
         for _ in 0..frames {
+            // What comes behind a goodbye is for nobody.
+            if self.closed().is_some() {
+                turn = Turn::Empty;
+                break;
+            }
             let handled = {
                 let Ok(mut guard) = self.receiving.try_lock() else {
                     turn = Turn::Led;
@@ -619,32 +625,44 @@ impl Connection {
         self.end(CloseReason::Local, farewell);
     }
 
+    /// Says goodbye, then closes: the driver takes the sending half down as soon as it sees that this is closed.
     fn end(&self, reason: CloseReason, farewell: &str) {
-        self.close(reason);
-        // One attempt: a peer whose ring is full learns of it by hang-up.
-        let mut guard = lock(&self.outbound);
-        if let Some(outbound) = guard.as_mut() {
-            outbound.clear();
-            outbound.push_goodbye(farewell);
-            if let Err(error) = outbound.pump(true) {
-                tracing::debug!(%error, "could not say goodbye");
-            }
+        if self.closed.get().is_none() {
+            let unsent = self.say_goodbye(farewell);
+            self.close_knowing(reason, &unsent);
         }
-        drop(guard);
         self.wake_driver();
+    }
+
+    /// Empties the queue and tells the peer; returns the requests of which nothing has left.
+    fn say_goodbye(&self, farewell: &str) -> Vec<CallId> {
+        let mut guard = lock(&self.outbound);
+        let Some(outbound) = guard.as_mut() else { return Vec::new() };
+        let unsent = outbound.unsent_requests();
+        outbound.clear();
+        outbound.push_goodbye(farewell);
+        // One attempt: a peer whose ring is full learns of it by hang-up.
+        if let Err(error) = outbound.pump(true) {
+            tracing::debug!(%error, "could not say goodbye");
+        }
+        unsent
     }
 
     /// Fails everything that waits. The halves stay until the driver takes them down.
     pub(crate) fn close(&self, reason: CloseReason) {
+        let unsent =
+            lock(&self.outbound).as_ref().map(Outbound::unsent_requests).unwrap_or_default();
+        self.close_knowing(reason, &unsent);
+    }
+
+    fn close_knowing(&self, reason: CloseReason, unsent: &[CallId]) {
         if self.closed.set(reason).is_err() {
             return;
         }
         let Some(reason) = self.closed.get() else { return };
         self.calls.close();
         self.bytes.close();
-        let unsent =
-            lock(&self.outbound).as_ref().map(Outbound::unsent_requests).unwrap_or_default();
-        let wakers = lock(&self.pending).close(reason, &unsent);
+        let wakers = lock(&self.pending).close(reason, unsent);
         wakers.into_iter().for_each(Waker::wake);
     }
 
