@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use witrpc::prelude::*;
 use witrpc::transport::memory::MemoryTransport;
+use witrpc::transport::{ClientTransport, ServerTransport};
+use witrpc::{MmfClientTransport, MmfServerTransport};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 
@@ -77,6 +79,22 @@ impl Fixture {
             Transport::Mmf { file, .. } => {
                 WitClientBuilder::new().with_memory_mapped_file(file.clone())
             }
+        }
+    }
+
+    /// The client's end of the transport, by itself.
+    pub(crate) fn client_transport(&self) -> Box<dyn ClientTransport> {
+        match &self.transport {
+            Transport::Memory(memory) => Box::new(memory.clone()),
+            Transport::Mmf { file, .. } => Box::new(MmfClientTransport::new(file.clone())),
+        }
+    }
+
+    /// The server's end of the transport, by itself.
+    pub(crate) fn server_transport(&self) -> Box<dyn ServerTransport> {
+        match &self.transport {
+            Transport::Memory(memory) => Box::new(memory.clone()),
+            Transport::Mmf { file, .. } => Box::new(MmfServerTransport::new(file.clone())),
         }
     }
 

@@ -11,4 +11,5 @@ mod fixture;
 mod idle;
 mod peer;
 mod processes;
+mod raw;
 mod suite;
