@@ -52,6 +52,7 @@ suite![
     a_message_that_is_too_large_is_refused_on_both_sides,
     more_than_max_buffered_waits_and_arrives,
     calls_beyond_the_in_flight_limit_wait,
+    more_answers_at_a_time_than_a_client_takes_calls,
     a_ping_passes_a_busy_handler,
     a_handler_knows_its_call,
     a_panic_is_an_answer,
@@ -373,6 +374,19 @@ async fn calls_beyond_the_in_flight_limit_wait(fixture: Arc<Fixture>) {
         call.await.unwrap();
     }
     assert_eq!(calc.add(1, 1).await.unwrap(), 2);
+    nothing_is_left(&client, &server).await;
+}
+
+/// The client announces that it takes 1024 calls; its own may be more, and their answers too large for one frame.
+async fn more_answers_at_a_time_than_a_client_takes_calls(fixture: Arc<Fixture>) {
+    let server = fixture.server_builder().with_max_in_flight(2000).build().unwrap();
+    server.start_waiting_for_connection().await.unwrap();
+    let client = fixture.client().await;
+    let calc: CalcClient = client.get_service();
+    let calls: Vec<_> = (0..1500).map(|_| tokio::spawn(calc.make(40_000))).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().len(), 40_000);
+    }
     nothing_is_left(&client, &server).await;
 }
 

@@ -9,7 +9,8 @@
 //! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
-//! - **O4** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
+//! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
+//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
 use crate::message::{Content, HEAD_LEN};
+use crate::options::Limits;
 use crate::pending::CallId;
 use crate::transport::RecordSender;
-use crate::wire::len_u64;
+use crate::wire::{len_u64, u32_len};
 
 /// The most payload in one chunk. Larger chunks would leave the cache between sealing and copying, and smaller ones
 /// pay the header and the publish more often.
@@ -155,6 +157,9 @@ pub(crate) struct Outbound {
     bulk: VecDeque<Outgoing>,
     /// Bytes that the peer still takes.
     credit: u64,
+    /// Messages of the bulk lane that have started, and how many may have.
+    started: usize,
+    max_started: usize,
     /// Bytes queued, and something per message.
     queued: u64,
     ledger: Arc<Ledger>,
@@ -179,6 +184,8 @@ impl Outbound {
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             credit: 0,
+            started: 0,
+            max_started: usize::MAX,
             queued: 0,
             ledger,
         }
@@ -187,6 +194,12 @@ impl Outbound {
     /// From the next frame on, frames are sealed.
     pub(crate) fn seal_with(&mut self, sealer: Box<dyn Sealer>) {
         self.link.sealer = Some(sealer);
+    }
+
+    /// The handshake is over, and the peer has told what it takes.
+    pub(crate) fn open(&mut self, peer_limits: &Limits) {
+        self.add_credit(peer_limits.max_buffered);
+        self.max_started = u32_len(peer_limits.max_in_flight);
     }
 
     /// The peer takes this many bytes more.
@@ -250,6 +263,7 @@ impl Outbound {
         if !message.started {
             return Ok(Withdrawn::Unsent);
         }
+        self.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
             self.credit += message.blob_bytes();
@@ -269,6 +283,7 @@ impl Outbound {
         self.control.clear();
         self.small.clear();
         self.bulk.clear();
+        self.started = 0;
         self.queued = 0;
     }
 
@@ -337,7 +352,7 @@ impl Outbound {
         while waiting < self.bulk.len() {
             let Some(message) = self.bulk.front_mut() else { break };
             let cost = message.cost();
-            if !message.started && cost > self.credit {
+            if !message.started && (cost > self.credit || self.started >= self.max_started) {
                 waiting += 1;
                 self.bulk.rotate_left(1);
                 continue;
@@ -349,9 +364,11 @@ impl Outbound {
             }
             if !message.started {
                 self.credit -= cost;
+                self.started += 1;
             }
             waiting = 0;
             if message.advance(len) {
+                self.started -= 1;
                 self.queued -= cost + QUEUE_ENTRY;
                 self.bulk.pop_front();
             } else {
@@ -399,7 +416,7 @@ impl Link {
         self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
     }
 
-    /// Pushes one frame. Returns `false`, with the sender armed (O4), if there is no room.
+    /// Pushes one frame. Returns `false`, with the sender armed (O5), if there is no room.
     fn push(&mut self, header: &Header, payload: &[u8], spare: usize) -> Result<bool, Error> {
         let head = header.encode();
         let len = HEADER_LEN + payload.len() + self.overhead();
