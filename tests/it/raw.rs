@@ -4,6 +4,7 @@
 //! out here, as `docs/wire.md` has them, and not taken from the library.
 
 use std::future::poll_fn;
+use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
 use witrpc::transport::{Channel, Listener, TransportError, Wake};
@@ -215,6 +216,16 @@ impl Raw {
     async fn wake(&mut self) {
         let wake = poll_fn(|cx| self.channel.waiter.poll_wake(cx)).await;
         self.gone |= wake.unwrap() == Wake::PeerGone;
+    }
+
+    /// Whether the peer has gone, as far as is known; lets others run.
+    async fn is_gone(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        let look = poll_fn(|cx| Poll::Ready(self.channel.waiter.poll_wake(cx)));
+        if let Poll::Ready(wake) = look.await {
+            self.gone |= wake.unwrap() == Wake::PeerGone;
+        }
+        self.gone
     }
 
     /// Puts a record where the peer finds it, unless the peer has gone.

@@ -12,7 +12,7 @@ use witrpc::{CloseReason, Error, Load, WitClient};
 use super::offences::{Offence, offences};
 use super::{
     ABORT_RESPONSE, ACCEPT, ADD, CONFIRM, FIRST, GOODBYE, Head, LAST, PING, PONG, REFUSE, REQUEST,
-    RESPONSE, Raw, WELCOME, WHOLE, call, confirm_body, frame, hello, message,
+    RESPONSE, Raw, WELCOME, WHOLE, call, confirm_body, frame, hello, limits, message,
 };
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, GUARD, eventually, poll_once};
@@ -26,6 +26,7 @@ raw![
     a_wrong_answer_is_its_calls_error,
     a_late_frame_reaches_nobody,
     a_server_that_calls_its_client_is_told,
+    a_server_that_calls_and_never_reads_is_let_go,
 ];
 
 /// What a real server with our services says to welcome a client.
@@ -302,4 +303,28 @@ async fn a_server_that_calls_its_client_is_told(fixture: Arc<Fixture>) {
     }
     played.raw.send(&response(id, 0, b"2")).await;
     assert_eq!(answer.await.unwrap().unwrap(), 2);
+}
+
+async fn a_server_that_calls_and_never_reads_is_let_go(fixture: Arc<Fixture>) {
+    let welcome = [&limits(100, 100, 10)[..], &real_welcome().await[20..]].concat();
+    let mut listener = fixture.server_transport().listen().await.unwrap();
+    let mut played = Played::new(&fixture, &mut listener, &welcome).await;
+    let mut waiting = Box::pin(played.calc.add(1, 1));
+    // Whoever waits for an answer takes requests in, and has to mind the limit too.
+    let watching = tokio::spawn(async move {
+        let mut most = 0;
+        while poll_once(waiting.as_mut()).is_pending() {
+            most = most.max(played.client.load().handlers);
+            tokio::task::yield_now().await;
+        }
+        most
+    });
+    let mut sent = 0;
+    while !played.raw.is_gone().await {
+        played.raw.send(&call(sent, ADD, "[1,1]")).await;
+        sent += 1;
+        assert!(sent < 1_000_000, "the client remembers every request");
+    }
+    let most = watching.await.unwrap();
+    assert!(most <= 1024, "{most} requests at a time");
 }
