@@ -12,4 +12,5 @@ mod idle;
 mod peer;
 mod processes;
 mod raw;
+mod runtimes;
 mod suite;
