@@ -37,6 +37,8 @@ mod serializer;
 mod served;
 mod server;
 mod service;
+#[cfg(test)]
+mod simulation;
 pub mod transport;
 mod wire;
 

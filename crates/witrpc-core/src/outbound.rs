@@ -292,6 +292,12 @@ impl Outbound {
         self.queued
     }
 
+    /// Bytes that the peer still takes.
+    #[cfg(test)]
+    pub(crate) const fn credit(&self) -> u64 {
+        self.credit
+    }
+
     /// Sends what can be sent, and publishes it if `publish`; the caller publishes otherwise.
     ///
     /// # Errors
