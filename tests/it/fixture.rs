@@ -3,11 +3,16 @@
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use witrpc::prelude::*;
 use witrpc::transport::memory::MemoryTransport;
+use witrpc::transport::{ClientTransport, ServerTransport};
+use witrpc::{MmfClientTransport, MmfServerTransport};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 
@@ -130,6 +135,22 @@ impl Fixture {
         }
     }
 
+    /// The client's end of the transport, by itself.
+    pub(crate) fn client_transport(&self) -> Box<dyn ClientTransport> {
+        match &self.transport {
+            Transport::Memory(memory) => Box::new(memory.clone()),
+            Transport::Mmf { file, .. } => Box::new(MmfClientTransport::new(file.clone())),
+        }
+    }
+
+    /// The server's end of the transport, by itself.
+    pub(crate) fn server_transport(&self) -> Box<dyn ServerTransport> {
+        match &self.transport {
+            Transport::Memory(memory) => Box::new(memory.clone()),
+            Transport::Mmf { file, .. } => Box::new(MmfServerTransport::new(file.clone())),
+        }
+    }
+
     /// A server that is waiting for clients.
     pub(crate) async fn server(&self) -> WitServer {
         let server = self.server_builder().build().unwrap();
@@ -173,7 +194,7 @@ pub(crate) fn files(directory: &Path) -> Vec<String> {
 }
 
 /// The runtimes that everything must work on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Flavor {
     CurrentThread,
     MultiThread,
@@ -185,18 +206,30 @@ pub(crate) fn run<F: Future<Output = ()>>(
     fixture: Fixture,
     test: impl FnOnce(Arc<Fixture>) -> F,
 ) {
+    let fixture = Arc::new(fixture);
+    block_on(flavor, test(Arc::clone(&fixture)));
+    // Tasks that are still there have ended with the runtime; now nothing may be left.
+    drop(fixture);
+}
+
+/// A runtime of this kind.
+pub(crate) fn runtime(flavor: Flavor) -> tokio::runtime::Runtime {
     let mut builder = match flavor {
         Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
         Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
     };
-    let fixture = Arc::new(fixture);
-    let runtime = builder.enable_all().build().unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(GUARD, test(Arc::clone(&fixture))).await.expect("the test hangs")
-    });
-    // Tasks that are still there end with the runtime; then nothing may be left.
-    drop(runtime);
-    drop(fixture);
+    builder.enable_all().build().unwrap()
+}
+
+/// Runs a future, which may not hang, on a runtime of its own.
+pub(crate) fn block_on<T>(flavor: Flavor, future: impl Future<Output = T>) -> T {
+    runtime(flavor)
+        .block_on(async { tokio::time::timeout(GUARD, future).await.expect("the test hangs") })
+}
+
+/// Polls a future once, with a waker that does nothing.
+pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Waits until `condition` holds.

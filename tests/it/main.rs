@@ -10,7 +10,12 @@
 mod contract;
 mod events;
 mod fixture;
+mod idle;
 mod instances;
 mod introspection;
+mod peer;
+mod processes;
+mod raw;
+mod runtimes;
 mod suite;
 mod values;

@@ -330,13 +330,14 @@ impl Connection {
         let mut polling: Option<(Instant, Duration)> = None;
         loop {
             while frames < LEAD_FRAMES
+                && self.closed().is_none()
                 && let Some(incoming) = receiving.inbound.next()?
             {
                 frames += 1;
                 match self.handle(incoming, Some(id))? {
                     Handled::Mine(mine) => answer = Some(mine),
                     Handled::Serve(job) => {
-                        self.served.defer(job);
+                        self.served.take_in(job)?;
                         self.wake_driver();
                     }
                     Handled::Woke => woke = true,
@@ -344,7 +345,7 @@ impl Connection {
                 }
             }
             // Others have work now, or we have: polling on would keep them from it.
-            if answer.is_some() || woke || frames >= LEAD_FRAMES {
+            if answer.is_some() || woke || frames >= LEAD_FRAMES || self.closed().is_some() {
                 break;
             }
             let (since, budget) = *polling.get_or_insert_with(|| {
@@ -385,6 +386,11 @@ impl Connection {
         let mut unpublished = false;
         let mut turn = Turn::More;
         for _ in 0..frames {
+            // What comes behind a goodbye is for nobody.
+            if self.closed().is_some() {
+                turn = Turn::Empty;
+                break;
+            }
             let handled = {
                 let Ok(mut guard) = self.receiving.try_lock() else {
                     turn = Turn::Led;
@@ -673,18 +679,16 @@ impl Connection {
         self.end(CloseReason::Local, farewell);
     }
 
+    /// Says goodbye and closes.
     fn end(&self, reason: CloseReason, farewell: &str) {
-        self.close(reason);
-        // One attempt; the driver has a little more patience.
-        let mut guard = lock(&self.outbound);
-        if let Some(outbound) = guard.as_mut() {
+        self.close_with(reason, |outbound| {
             outbound.clear();
             outbound.push_goodbye(farewell);
+            // One attempt; the driver has a little more patience.
             if let Err(error) = outbound.pump(true) {
                 tracing::debug!(%error, "could not say goodbye");
             }
-        }
-        drop(guard);
+        });
         self.wake_driver();
     }
 
@@ -697,14 +701,25 @@ impl Connection {
 
     /// Fails everything that waits. The halves stay until the driver takes them down.
     pub(crate) fn close(&self, reason: CloseReason) {
+        self.close_with(reason, |_| ());
+    }
+
+    /// Closes, with some last words. The sending half is locked meanwhile, so that the driver, who takes it down once
+    /// it sees the reason, does not do so before they are spoken.
+    fn close_with(&self, reason: CloseReason, last_words: impl FnOnce(&mut Outbound)) {
+        let mut guard = lock(&self.outbound);
         if self.closed.set(reason).is_err() {
             return;
         }
+        let mut unsent = Vec::new();
+        if let Some(outbound) = guard.as_mut() {
+            unsent = outbound.unsent_requests();
+            last_words(outbound);
+        }
+        drop(guard);
         let Some(reason) = self.closed.get() else { return };
         self.calls.close();
         self.bytes.close();
-        let unsent =
-            lock(&self.outbound).as_ref().map(Outbound::unsent_requests).unwrap_or_default();
         let wakers = lock(&self.pending).close(reason, &unsent);
         wakers.into_iter().for_each(Waker::wake);
         feed::end_all(lock(&self.feeds).take(), reason);

@@ -261,7 +261,7 @@ impl<'a> Exchange<'a> {
 
     fn open(mut self, peer_limits: Limits, peer_catalog: Catalog, clock_offset: u64) -> Opened {
         self.inbound.open();
-        self.outbound.add_credit(peer_limits.max_buffered);
+        self.outbound.open(&peer_limits);
         Opened {
             inbound: self.inbound,
             outbound: self.outbound,

@@ -239,6 +239,10 @@ impl Inbound {
             if self.partials.contains_key(&key) {
                 return Err(protocol("a message began twice"));
             }
+            // N3: else what a client began and never ended would stay for as long as it is connected.
+            if matches!(self.phase, Phase::Handshake(_)) && !self.partials.is_empty() {
+                return Err(protocol("two handshake messages at a time"));
+            }
             self.begin(head, header, overhead)?
         } else {
             let Some(mut partial) = self.partials.remove(&key) else {

@@ -54,6 +54,12 @@ impl Ledger {
         Some(due)
     }
 
+    /// Bytes that are not worth a frame yet.
+    #[cfg(test)]
+    pub(crate) fn returnable(&self) -> u64 {
+        self.returnable.load(Ordering::Relaxed)
+    }
+
     /// Bytes given back so far.
     pub(crate) fn returned(&self) -> u64 {
         self.returned.load(Ordering::Acquire)

@@ -43,6 +43,8 @@ mod serializer;
 mod served;
 mod server;
 mod service;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod subscription;
 pub mod transport;

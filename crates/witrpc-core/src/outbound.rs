@@ -11,7 +11,8 @@
 //! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
-//! - **O4** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
+//! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
+//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,9 +26,10 @@ use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
 use crate::message::{Content, HEAD_LEN};
+use crate::options::Limits;
 use crate::pending::CallId;
 use crate::transport::RecordSender;
-use crate::wire::len_u64;
+use crate::wire::{len_u64, u32_len};
 
 /// The most payload in one chunk. Larger chunks would leave the cache between sealing and copying, and smaller ones
 /// pay the header and the publish more often.
@@ -180,6 +182,11 @@ pub(crate) struct Outbound {
     bulk: VecDeque<Outgoing>,
     /// Bytes that the peer still takes.
     credit: u64,
+    /// Messages of the bulk lane that have started, and how many may have.
+    started: usize,
+    max_started: usize,
+    /// Only a farewell may still leave.
+    closed: bool,
     /// Bytes queued, and something per message.
     queued: u64,
     ledger: Arc<Ledger>,
@@ -206,6 +213,9 @@ impl Outbound {
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             credit: 0,
+            started: 0,
+            max_started: usize::MAX,
+            closed: false,
             queued: 0,
             ledger,
         }
@@ -216,6 +226,12 @@ impl Outbound {
         self.link.sealer = Some(sealer);
     }
 
+    /// The handshake is over, and the peer has told what it takes.
+    pub(crate) fn open(&mut self, peer_limits: &Limits) {
+        self.add_credit(peer_limits.max_buffered);
+        self.max_started = u32_len(peer_limits.max_in_flight);
+    }
+
     /// The peer takes this many bytes more.
     pub(crate) fn add_credit(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_add(bytes);
@@ -223,6 +239,9 @@ impl Outbound {
 
     /// Queues a message. It leaves with the next [`pump`](Self::pump).
     pub(crate) fn push(&mut self, message: Outgoing) {
+        if self.closed {
+            return;
+        }
         self.queued += message.cost() + QUEUE_ENTRY;
         let lane =
             if message.is_small(self.chunk_len()) { &mut self.small } else { &mut self.bulk };
@@ -231,6 +250,9 @@ impl Outbound {
 
     /// Queues an event, and returns its place in the lane.
     pub(crate) fn push_event(&mut self, mut message: Outgoing) -> u64 {
+        if self.closed {
+            return self.last_event;
+        }
         self.last_event += 1;
         message.event = self.last_event;
         self.queued += message.cost() + QUEUE_ENTRY;
@@ -269,6 +291,9 @@ impl Outbound {
         id: u64,
         payload: Vec<u8>,
     ) -> Result<(), Error> {
+        if self.closed {
+            return Ok(());
+        }
         if self.control.len() >= MAX_CONTROL {
             return Err(Error::Protocol("it asks for more answers than it reads".to_owned()));
         }
@@ -317,6 +342,7 @@ impl Outbound {
         if !message.started {
             return Ok(Withdrawn::Unsent);
         }
+        self.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
             self.credit += message.blob_bytes();
@@ -331,18 +357,26 @@ impl Outbound {
         self.small.iter().chain(&self.bulk).filter(unsent).map(|m| CallId(m.id)).collect()
     }
 
-    /// Drops everything that is queued.
+    /// Drops everything that is queued, and takes nothing more but a farewell.
     pub(crate) fn clear(&mut self) {
         self.control.clear();
         self.events.clear();
         self.small.clear();
         self.bulk.clear();
+        self.started = 0;
         self.queued = 0;
+        self.closed = true;
     }
 
     /// Bytes in the queue, plus something per message.
     pub(crate) const fn queued(&self) -> u64 {
         self.queued
+    }
+
+    /// Bytes that the peer still takes.
+    #[cfg(test)]
+    pub(crate) const fn credit(&self) -> u64 {
+        self.credit
     }
 
     /// Sends what can be sent, and publishes it if `publish`; the caller publishes otherwise.
@@ -423,42 +457,41 @@ impl Outbound {
     /// Sends bulk messages in turn, a chunk each; the event lane takes part with its first message.
     fn pump_bulk(&mut self) -> Result<Pumped, Error> {
         let mut sent = 0;
-        loop {
-            let may_start = |m: &Outgoing| m.started || m.cost() <= self.credit;
-            let event = self.events.front().is_some_and(may_start);
-            let next =
-                self.bulk.iter().position(|m| may_start(m) && has_left(&self.events, m.event));
-            if !event && next.is_none() {
-                return Ok(Pumped::Done);
-            }
-            if event {
-                let Some(message) = self.events.pop_front() else { continue };
+        while sent < PUMP_BYTES {
+            let before = sent;
+            if self.events.front().is_some_and(|m| self.may_send(m))
+                && let Some(message) = self.events.pop_front()
+            {
                 let (chunk, unfinished) = self.send_chunk(message)?;
-                if let Some(message) = unfinished {
-                    self.events.push_front(message);
-                }
+                unfinished.into_iter().for_each(|message| self.events.push_front(message));
                 let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                 sent += chunk;
             }
+            let next =
+                self.bulk.iter().position(|m| self.may_send(m) && has_left(&self.events, m.event));
             if let Some(at) = next
                 && let Some(message) = self.bulk.remove(at)
             {
                 let (chunk, unfinished) = self.send_chunk(message)?;
-                match (chunk, unfinished) {
-                    (None, unfinished) => {
-                        unfinished.into_iter().for_each(|message| self.bulk.insert(at, message));
-                        return Ok(Pumped::Full);
-                    }
-                    (Some(chunk), unfinished) => {
-                        self.bulk.extend(unfinished);
-                        sent += chunk;
-                    }
-                }
+                let Some(chunk) = chunk else {
+                    unfinished.into_iter().for_each(|message| self.bulk.insert(at, message));
+                    return Ok(Pumped::Full);
+                };
+                self.bulk.extend(unfinished);
+                sent += chunk;
             }
-            if sent >= PUMP_BYTES {
-                return Ok(Pumped::More);
+            if sent == before {
+                return Ok(Pumped::Done);
             }
         }
+        Ok(Pumped::More)
+    }
+
+    /// Whether the peer takes the next chunk of this message (O3).
+    fn may_send(&self, message: &Outgoing) -> bool {
+        let whole = message.is_small(self.chunk_len());
+        message.started
+            || (message.cost() <= self.credit && (whole || self.started < self.max_started))
     }
 
     /// Sends one chunk. Returns its length, or `None` if the ring is full, and the message unless that was its last.
@@ -466,25 +499,26 @@ impl Outbound {
         &mut self,
         mut message: Outgoing,
     ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
-        let chunk = self.chunk_len();
-        let whole = message.is_small(chunk) && !message.started;
-        // A held-back small message is no bulk.
+        let (chunk, cost) = (self.chunk_len(), message.cost());
+        // A small message that was held back is no bulk.
+        let whole = message.is_small(chunk);
         let spare = if whole { 0 } else { self.link.sender.capacity() / 2 };
-        let cost = message.cost();
         let (header, payload) = message.chunk(chunk);
         let len = payload.len();
         if !self.link.push(&header, payload, spare)? {
             return Ok((None, Some(message)));
         }
-        if !message.started {
-            self.credit -= cost;
-        }
         if len == chunk {
             self.link.sender.publish()?;
+        }
+        if !message.started {
+            self.credit -= cost;
+            self.started += 1;
         }
         if !message.advance(len) {
             return Ok((Some(len_u64(len)), Some(message)));
         }
+        self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
         Ok((Some(len_u64(len)), None))
     }
@@ -532,7 +566,7 @@ impl Link {
         self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
     }
 
-    /// Pushes one frame. Returns `false`, with the sender armed (O4), if there is no room.
+    /// Pushes one frame. Returns `false`, with the sender armed (O5), if there is no room.
     fn push(&mut self, header: &Header, payload: &[u8], spare: usize) -> Result<bool, Error> {
         let head = header.encode();
         let len = HEADER_LEN + payload.len() + self.overhead();

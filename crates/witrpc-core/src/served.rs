@@ -186,8 +186,19 @@ impl Served {
     }
 
     /// Puts a request aside for the driver.
-    pub(crate) fn defer(&self, job: Job) {
+    fn defer(&self, job: Job) {
         lock(&self.table).deferred.push_back(job);
+    }
+
+    /// Puts aside what somebody else than the driver has read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer may not make this call.
+    pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
+        self.admit(job.id)?;
+        self.defer(job);
+        Ok(())
     }
 
     /// A request that was put aside.
@@ -237,7 +248,7 @@ impl Served {
         if table.running.len() + table.deferred.len() >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
         }
-        if table.running.contains_key(&id) {
+        if table.running.contains_key(&id) || table.deferred.iter().any(|job| job.id == id) {
             return Err(Error::Protocol("two calls with one id".to_owned()));
         }
         Ok(())

@@ -1,0 +1,575 @@
+//! Two peers' sessions against each other, over pipes of records in memory: no clock, no thread, no waiting. What
+//! happens next is drawn from a seed, so a failure can be repeated.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::connection::lock;
+use crate::error::Error;
+use crate::frame::{HEADER_LEN, Kind};
+use crate::inbound::{Inbound, Incoming};
+use crate::ledger::{Charge, Ledger};
+use crate::message::{Content, Head};
+use crate::options::Limits;
+use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
+use crate::pending::CallId;
+use crate::transport::{RecordReceiver, RecordSender, TransportError};
+use crate::wire::{len_u64, u32_len, u64_len};
+
+/// One direction: records that were published, and the bytes that they and those to come take up.
+#[derive(Debug, Default)]
+struct Pipe {
+    records: VecDeque<Vec<u8>>,
+    used: usize,
+}
+
+struct PipeSender {
+    pipe: Arc<Mutex<Pipe>>,
+    capacity: usize,
+    batch: Vec<Vec<u8>>,
+}
+
+impl RecordSender for PipeSender {
+    fn max_record(&self) -> usize {
+        self.capacity / 4
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError> {
+        let len = head.len() + body.len();
+        let fits = self.has_room(len, spare)?;
+        if fits {
+            lock(&self.pipe).used += len;
+            self.batch.push([head, body].concat());
+        }
+        Ok(fits)
+    }
+
+    fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
+        let used = lock(&self.pipe).used;
+        Ok(len <= self.max_record() && used + len + spare <= self.capacity)
+    }
+
+    fn publish(&mut self) -> Result<(), TransportError> {
+        lock(&self.pipe).records.extend(self.batch.drain(..));
+        Ok(())
+    }
+
+    fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
+        self.has_room(len, spare)
+    }
+}
+
+struct PipeReceiver {
+    pipe: Arc<Mutex<Pipe>>,
+    current: Option<Vec<u8>>,
+}
+
+impl RecordReceiver for PipeReceiver {
+    fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
+        assert!(self.current.is_none(), "peeked at twice");
+        self.current = lock(&self.pipe).records.pop_front();
+        Ok(self.current.as_ref().map(|record| {
+            let known = head.len().min(record.len());
+            head[..known].copy_from_slice(&record[..known]);
+            record.len()
+        }))
+    }
+
+    fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
+        let record = self.current.as_ref().expect("peeked at");
+        out.extend_from_slice(&record[from..from + len]);
+    }
+
+    fn consume(&mut self) {
+        let record = self.current.take().expect("peeked at");
+        lock(&self.pipe).used -= record.len();
+    }
+
+    fn release(&mut self) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn is_ready(&mut self) -> Result<bool, TransportError> {
+        Ok(!lock(&self.pipe).records.is_empty())
+    }
+
+    fn arm(&mut self) -> Result<bool, TransportError> {
+        self.is_ready()
+    }
+
+    fn disarm(&mut self) {}
+
+    fn worth_polling(&self) -> bool {
+        false
+    }
+}
+
+/// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        u64_len(self.next() % len_u64(bound))
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        std::iter::repeat_with(|| self.next().to_le_bytes()).flatten().take(len).collect()
+    }
+}
+
+/// A message as its sender means it, or as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Message {
+    selector: u16,
+    member: u16,
+    stamp: u64,
+    body: Vec<u8>,
+    blobs: Vec<Bytes>,
+}
+
+impl Message {
+    /// Of every size that matters: nothing, less than a chunk, and many; with no, empty, and many blobs.
+    fn random(random: &mut Random) -> Self {
+        let sizes = [0, 1, 20, 300, 1000, 5000, 20_000];
+        let bytes = |random: &mut Random| {
+            let most = sizes[random.below(sizes.len())];
+            let len = random.below(most + 1);
+            random.bytes(len)
+        };
+        let body = bytes(random);
+        let count = [0, 0, 0, 1, 2, 7, 40][random.below(7)];
+        let mut blobs: Vec<Bytes> = (0..count).map(|_| bytes(random).into()).collect();
+        // Within `LIMITS.max_message_size`.
+        blobs.truncate(if count > 7 { 5 } else { count });
+        blobs.resize(count, Bytes::new());
+        let (selector, member) = (random.next().to_le_bytes()[0].into(), 7);
+        Self { selector, member, stamp: random.next(), body, blobs }
+    }
+
+    fn outgoing(&self, kind: Kind, id: u64) -> Outgoing {
+        let mut content = Content::plain(Vec::new(), &self.body);
+        content.blobs.clone_from(&self.blobs);
+        Outgoing::new(kind, id, content, (self.selector, self.member, self.stamp), None)
+    }
+
+    fn arrived(head: &Head, content: &Content) -> Self {
+        assert_eq!(head.body_len, len_u64(content.body().len()));
+        Self {
+            selector: head.selector,
+            member: head.member,
+            stamp: head.stamp,
+            body: content.body().to_vec(),
+            blobs: content.blobs.clone(),
+        }
+    }
+}
+
+const LIMITS: Limits =
+    Limits { max_message_size: 200_000, max_buffered: 300_000, max_in_flight: 10 };
+
+/// One side of a session.
+struct Peer {
+    inbound: Inbound,
+    outbound: Outbound,
+    ledger: Arc<Ledger>,
+    kind: Kind,
+    next_id: u64,
+    /// What it has sent and the other side has not got.
+    under_way: HashMap<u64, Message>,
+    /// Messages of which it sent a part.
+    aborted: Vec<u64>,
+    /// Charges of messages that it holds.
+    held: Vec<Charge>,
+    pings: u64,
+    pongs: u64,
+}
+
+impl Peer {
+    fn new(
+        kind: Kind,
+        capacity: usize,
+        out: &Arc<Mutex<Pipe>>,
+        into: &Arc<Mutex<Pipe>>,
+        limits: Limits,
+    ) -> Self {
+        let ledger = Ledger::new(limits.credit_batch());
+        let receiver = PipeReceiver { pipe: Arc::clone(into), current: None };
+        let mut inbound = Inbound::new(Box::new(receiver), limits, Arc::clone(&ledger), false);
+        inbound.open();
+        let sender = PipeSender { pipe: Arc::clone(out), capacity, batch: Vec::new() };
+        let mut outbound = Outbound::new(Box::new(sender), Arc::clone(&ledger));
+        outbound.open(&limits);
+        Self {
+            inbound,
+            outbound,
+            ledger,
+            kind,
+            next_id: 0,
+            under_way: HashMap::new(),
+            aborted: Vec::new(),
+            held: Vec::new(),
+            pings: 0,
+            pongs: 0,
+        }
+    }
+
+    /// Two that are connected: one sends requests, the other responses.
+    fn pair(capacity: usize, limits: Limits) -> [Self; 2] {
+        let pipes = [(); 2].map(|()| Arc::<Mutex<Pipe>>::default());
+        [
+            Self::new(Kind::Request, capacity, &pipes[0], &pipes[1], limits),
+            Self::new(Kind::Response, capacity, &pipes[1], &pipes[0], limits),
+        ]
+    }
+
+    fn send(&mut self, message: Message) {
+        self.outbound.push(message.outgoing(self.kind, self.next_id));
+        self.under_way.insert(self.next_id, message);
+        self.next_id += 1;
+    }
+
+    /// Takes one of its messages back.
+    fn withdraw(&mut self, id: u64) {
+        let withdrawn = match self.kind {
+            Kind::Request => self.outbound.withdraw_request(CallId(id)),
+            _ => self.outbound.withdraw_response(id),
+        };
+        match withdrawn.unwrap() {
+            Withdrawn::Unsent => drop(self.under_way.remove(&id).unwrap()),
+            Withdrawn::Partly => {
+                self.under_way.remove(&id).unwrap();
+                self.aborted.push(id);
+            }
+            // It lies in the pipe, and arrives.
+            Withdrawn::Sent => assert!(self.under_way.contains_key(&id)),
+        }
+    }
+
+    /// Takes one frame from the other side; returns whether there was one.
+    fn take(&mut self, sender: &mut Self) -> bool {
+        let Some(incoming) = self.inbound.next().unwrap() else { return false };
+        match incoming {
+            Incoming::Request { id, head, content, charge }
+            | Incoming::Response { id, head, content, charge } => {
+                let sent = sender.under_way.remove(&id);
+                let sent = sent.unwrap_or_else(|| panic!("{id} was withdrawn, or came twice"));
+                assert_eq!(Message::arrived(&head, &content), sent);
+                self.held.push(charge);
+            }
+            Incoming::Aborted { id, request } => {
+                assert_eq!(request, sender.kind == Kind::Request);
+                let at = sender.aborted.iter().position(|aborted| *aborted == id);
+                sender.aborted.swap_remove(at.expect("it was aborted"));
+            }
+            Incoming::Credit(bytes) => self.outbound.add_credit(bytes),
+            Incoming::Ping(id) => self.outbound.push_control(Kind::Pong, id).unwrap(),
+            Incoming::Pong(id) => {
+                assert_eq!(id, self.pongs, "pongs keep their order");
+                self.pongs += 1;
+            }
+            Incoming::Part => {}
+            other => panic!("{other:?}"),
+        }
+        true
+    }
+
+    fn ping(&mut self) {
+        self.outbound.push_control(Kind::Ping, self.pings).unwrap();
+        self.pings += 1;
+    }
+
+    /// One thing that could happen.
+    fn act(&mut self, other: &mut Self, random: &mut Random) {
+        match random.below(12) {
+            0 if self.under_way.len() < 30 => self.send(Message::random(random)),
+            1 if !self.under_way.is_empty() => {
+                let mut ids: Vec<_> = self.under_way.keys().copied().collect();
+                ids.sort_unstable();
+                self.withdraw(ids[random.below(ids.len())]);
+            }
+            2 if self.pings - self.pongs < 5 => self.ping(),
+            3 if !self.held.is_empty() => {
+                drop(self.held.swap_remove(random.below(self.held.len())));
+            }
+            4..=7 => {
+                let publish = random.below(2) == 0;
+                self.outbound.pump(publish).unwrap();
+            }
+            _ => {
+                for _ in 0..random.below(8) {
+                    self.take(other);
+                }
+            }
+        }
+        assert!(self.inbound.partial_count() <= u32_len(LIMITS.max_in_flight));
+    }
+
+    /// The credit that has not come back, if both sides are quiet.
+    fn missing_credit(&self, receiver: &Self) -> u64 {
+        LIMITS.max_buffered - self.outbound.credit() - receiver.ledger.returnable()
+    }
+}
+
+/// Lets both go on until neither has anything to say.
+fn settle(a: &mut Peer, b: &mut Peer) {
+    loop {
+        a.held.clear();
+        b.held.clear();
+        let pumped = [a.outbound.pump(true).unwrap(), b.outbound.pump(true).unwrap()];
+        let took = [a.take(b), b.take(a)];
+        if took == [false; 2] && pumped == [Pumped::Done; 2] {
+            // What a pump left for the other to answer may be behind it.
+            if !a.ledger.is_due() && !b.ledger.is_due() {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_messages_arrive_whole_and_credit_adds_up() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let capacity = [256, 1024, 4080, 65_536][random.below(4)];
+        let [mut a, mut b] = Peer::pair(capacity, LIMITS);
+        for _ in 0..3000 {
+            if random.below(2) == 0 {
+                a.act(&mut b, &mut random);
+            } else {
+                b.act(&mut a, &mut random);
+            }
+        }
+        assert!(a.next_id > 20 && b.next_id > 20, "seed {seed} did little");
+        settle(&mut a, &mut b);
+        for (peer, other) in [(&a, &b), (&b, &a)] {
+            assert!(peer.under_way.is_empty() && peer.aborted.is_empty(), "seed {seed}");
+            assert_eq!(peer.missing_credit(other), 0, "seed {seed}");
+            assert_eq!((peer.outbound.queued(), peer.inbound.partial_count()), (0, 0));
+            assert_eq!(peer.pongs, peer.pings);
+        }
+    }
+}
+
+/// Aborts at every point of a message that has several sections.
+#[test]
+fn an_abort_at_any_point_gives_all_credit_back() {
+    let blobs = [0, 300, 0, 1, 500].map(|len| Bytes::from(vec![7; len])).to_vec();
+    let message = Message { selector: 1, member: 2, stamp: 3, body: vec![9; 400], blobs };
+    for frames in 0..40 {
+        let [mut a, mut b] = Peer::pair(256, LIMITS);
+        a.send(message.clone());
+        for _ in 0..frames {
+            a.outbound.pump(true).unwrap();
+            b.take(&mut a);
+        }
+        if !a.under_way.is_empty() {
+            a.withdraw(0);
+        }
+        settle(&mut a, &mut b);
+        assert_eq!(a.missing_credit(&b), 0, "after {frames} frames");
+        assert_eq!((b.inbound.partial_count(), a.outbound.queued()), (0, 0));
+        assert!(a.aborted.is_empty() && a.under_way.is_empty());
+    }
+}
+
+#[test]
+fn control_frames_and_small_messages_pass_bulk() {
+    let [mut a, mut b] = Peer::pair(4080, LIMITS);
+    let large = Message {
+        selector: 0,
+        member: 0,
+        stamp: 0,
+        body: vec![1; 100_000],
+        blobs: vec![Bytes::from(vec![2; 50_000])],
+    };
+    let small = Message { body: vec![3; 10], blobs: vec![], ..large.clone() };
+    a.send(large.clone());
+    a.send(large);
+    assert_eq!(a.outbound.pump(true).unwrap(), Pumped::Full);
+    // The pipe is as full as bulk makes it; nothing has been read, and these still leave.
+    a.send(small);
+    a.ping();
+    a.outbound.pump(true).unwrap();
+    let mut bulk = 0;
+    while a.under_way.len() == 3 {
+        assert!(b.take(&mut a));
+        bulk += 1;
+    }
+    assert!(bulk <= 5, "{bulk} frames of {} bytes were ahead", 4080 / 4);
+    b.outbound.pump(true).unwrap();
+    assert!(a.take(&mut b), "the ping came before the small message");
+    assert_eq!(a.pongs, 1);
+    settle(&mut a, &mut b);
+    assert!(a.under_way.is_empty());
+}
+
+/// A message that waits for credit holds up neither smaller ones of its lane nor control frames.
+#[test]
+fn only_what_lacks_credit_waits() {
+    let [mut a, mut b] = Peer::pair(65_536, LIMITS);
+    let of = |len| Message {
+        selector: 0,
+        member: 0,
+        stamp: 0,
+        body: vec![1; len],
+        blobs: vec![Bytes::from_static(b"x")],
+    };
+    a.send(of(190_000));
+    a.send(of(190_000));
+    a.send(of(1000));
+    for _ in 0..100 {
+        a.outbound.pump(true).unwrap();
+        while b.take(&mut a) {}
+    }
+    assert_eq!(a.under_way.keys().collect::<Vec<_>>(), [&1], "the second waits alone");
+    a.ping();
+    a.outbound.pump(true).unwrap();
+    assert!(b.take(&mut a));
+    settle(&mut a, &mut b);
+    assert!(a.under_way.is_empty());
+    assert_eq!(a.missing_credit(&b), 0);
+}
+
+/// What came, or that an error did.
+type Outcome = Result<Vec<(String, Option<Message>)>, String>;
+
+fn replay(records: &[Vec<u8>]) -> Outcome {
+    let pipe = Arc::new(Mutex::new(Pipe::default()));
+    lock(&pipe).records.extend(records.iter().cloned());
+    lock(&pipe).used = records.iter().map(Vec::len).sum();
+    let receiver = PipeReceiver { pipe, current: None };
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new(1), false);
+    inbound.open();
+    let mut arrived = Vec::new();
+    loop {
+        let incoming = match inbound.next() {
+            Ok(Some(incoming)) => incoming,
+            Ok(None) => return Ok(arrived),
+            Err(Error::Protocol(rule)) => return Err(rule),
+            Err(other) => panic!("{other:?}"),
+        };
+        arrived.push(match incoming {
+            Incoming::Request { id, head, content, .. } => {
+                (format!("request {id}"), Some(Message::arrived(&head, &content)))
+            }
+            Incoming::Response { id, head, content, .. } => {
+                (format!("response {id}"), Some(Message::arrived(&head, &content)))
+            }
+            other => (format!("{other:?}"), None),
+        });
+    }
+}
+
+/// The one record of a message that is aborted.
+const ABORTED: usize = 2;
+
+/// A little of everything: whole and cut messages, an abort, control frames.
+fn recorded() -> Vec<Vec<u8>> {
+    let pipe = Arc::new(Mutex::new(Pipe::default()));
+    let [mut a, _] = Peer::pair(256, LIMITS);
+    let sender = PipeSender { pipe: Arc::clone(&pipe), capacity: 256, batch: Vec::new() };
+    a.outbound = Outbound::new(Box::new(sender), Arc::clone(&a.ledger));
+    a.outbound.open(&LIMITS);
+    let blobs = [0, 70, 3].map(|len| Bytes::from(vec![7; len])).to_vec();
+    let message = Message { selector: 1, member: 2, stamp: 3, body: vec![9; 60], blobs };
+    a.send(Message { blobs: vec![], ..message.clone() });
+    a.send(message.clone());
+    a.send(message);
+    let mut records = Vec::new();
+    let mut drain = |outbound: &mut Outbound| {
+        let pumped = outbound.pump(true).unwrap();
+        let mut pipe = lock(&pipe);
+        pipe.used = 0;
+        records.extend(pipe.records.drain(..));
+        pumped == Pumped::Done
+    };
+    // Two records at a time, of one message after the other.
+    assert!(!drain(&mut a.outbound) && !drain(&mut a.outbound));
+    a.withdraw(2);
+    a.ping();
+    while !drain(&mut a.outbound) {}
+    assert_eq!(a.aborted, [2]);
+    assert_eq!(records[ABORTED][8], 2, "the id of its message");
+    records
+}
+
+#[test]
+fn no_flipped_bit_goes_unnoticed_or_panics() {
+    let records = recorded();
+    let whole = replay(&records).unwrap();
+    assert_eq!(whole.iter().filter(|(_, message)| message.is_some()).count(), 2);
+    let (mut changed, mut refused) = (0, 0);
+    for at in 0..records.len() {
+        for bit in 0..records[at].len() * 8 {
+            let mut flipped = records.clone();
+            flipped[at][bit / 8] ^= 1 << (bit % 8);
+            let outcome = replay(&flipped);
+            // Reserved bytes, flags and length can mean nothing else.
+            if (8..64).contains(&bit) {
+                assert!(outcome.is_err(), "bit {bit} of record {at}: {outcome:?}");
+            }
+            match outcome {
+                // Nobody sees the payload of a message that was aborted.
+                Ok(other) if at == ABORTED && bit >= HEADER_LEN * 8 => assert_eq!(other, whole),
+                Ok(other) => {
+                    assert_ne!(other, whole, "bit {bit} of record {at}");
+                    changed += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(changed > 100 && refused > 1000, "{changed} changed, {refused} refused");
+}
+
+#[test]
+fn no_record_of_another_length_is_taken() {
+    let records = recorded();
+    for at in 0..records.len() {
+        for len in 0..records[at].len() {
+            let mut cut = records.clone();
+            cut[at].truncate(len);
+            assert!(replay(&cut).is_err(), "{len} bytes of record {at}");
+        }
+        let mut longer = records.clone();
+        longer[at].push(0);
+        assert!(replay(&longer).is_err(), "a byte more in record {at}");
+        let mut headless = records.clone();
+        headless[at].drain(..HEADER_LEN);
+        assert!(replay(&headless).is_err(), "record {at} without its header");
+    }
+}
+
+#[test]
+fn no_lost_repeated_or_swapped_record_panics() {
+    let records = recorded();
+    let whole = replay(&records).unwrap();
+    for at in 0..records.len() {
+        let mut lost = records.clone();
+        lost.remove(at);
+        assert_ne!(replay(&lost), Ok(whole.clone()), "without record {at}");
+        let mut repeated = records.clone();
+        repeated.insert(at, records[at].clone());
+        assert_ne!(replay(&repeated), Ok(whole.clone()), "with record {at} twice");
+        for other in at + 1..records.len() {
+            let mut swapped = records.clone();
+            swapped.swap(at, other);
+            // Frames of different messages may well come in another order.
+            drop(replay(&swapped));
+        }
+    }
+}

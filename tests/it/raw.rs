@@ -1,0 +1,294 @@
+//! Peers that write their own bytes: a client, and a server, that break the rules of the wire one at a time.
+//!
+//! A broken rule ends its own connection, and nothing else: others go on, and nothing is left. The bytes are written
+//! out here, as `docs/wire.md` has them, and not taken from the library.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use tokio::time::{Instant, timeout};
+use witrpc::transport::{Channel, Listener, TransportError, Wake};
+
+use crate::fixture::{Fixture, GUARD};
+
+/// Runs tests over both transports.
+macro_rules! raw {
+    ($($test:ident),* $(,)?) => {
+        raw!(@instance memory, memory, MultiThread, $($test),*);
+        raw!(@instance mmf, mmf, MultiThread, $($test),*);
+        raw!(@instance mmf_current_thread, mmf, CurrentThread, $($test),*);
+    };
+    (@instance $name:ident, $transport:ident, $flavor:ident, $($test:ident),*) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                use crate::fixture::{Fixture, Flavor, run};
+                run(Flavor::$flavor, Fixture::$transport(), super::$test);
+            })*
+        }
+    };
+}
+
+mod client;
+mod offences;
+mod server;
+
+const HELLO: u8 = 0x01;
+const ACCEPT: u8 = 0x02;
+const CONFIRM: u8 = 0x03;
+const WELCOME: u8 = 0x04;
+const REFUSE: u8 = 0x05;
+const REQUEST: u8 = 0x10;
+const RESPONSE: u8 = 0x11;
+const CANCEL: u8 = 0x12;
+const ABORT_REQUEST: u8 = 0x13;
+const ABORT_RESPONSE: u8 = 0x14;
+const CREDIT: u8 = 0x20;
+const PING: u8 = 0x21;
+const PONG: u8 = 0x22;
+const GOODBYE: u8 = 0x23;
+
+const MIDDLE: u8 = 0;
+const FIRST: u8 = 1;
+const LAST: u8 = 2;
+const WHOLE: u8 = FIRST | LAST;
+
+/// Places of `Calc`'s methods.
+const ADD: u16 = 0;
+const WAIT: u16 = 9;
+const OPEN: u16 = 10;
+
+/// A frame whose length is right.
+fn frame(kind: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    framed(kind, flags, payload.len() as u32, id, payload)
+}
+
+fn framed(kind: u8, flags: u8, len: u32, id: u64, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, flags, 0, 0];
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&id.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// The fixed part of a message.
+#[derive(Clone, Copy, Default)]
+struct Head {
+    body_len: u64,
+    blob_count: u32,
+    selector: u16,
+    member: u16,
+    stamp: u64,
+}
+
+impl Head {
+    fn of(body: &[u8]) -> Self {
+        Self { body_len: body.len() as u64, ..Self::default() }
+    }
+
+    /// The head and what is behind it, which need not be what it says.
+    fn with(&self, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = self.body_len.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.blob_count.to_le_bytes());
+        bytes.extend_from_slice(&self.selector.to_le_bytes());
+        bytes.extend_from_slice(&self.member.to_le_bytes());
+        bytes.extend_from_slice(&self.stamp.to_le_bytes());
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+}
+
+/// A message in one frame.
+fn message(kind: u8, id: u64, body: &[u8]) -> Vec<u8> {
+    frame(kind, WHOLE, id, &Head::of(body).with(body))
+}
+
+/// A call of one of `Calc`'s methods.
+fn call(id: u64, method: u16, arguments: &str) -> Vec<u8> {
+    let head = Head { member: method, ..Head::of(arguments.as_bytes()) };
+    frame(REQUEST, WHOLE, id, &head.with(arguments.as_bytes()))
+}
+
+/// The first chunk of a request of which more is to come.
+fn begun(id: u64, body_len: u64, sent: usize) -> Vec<u8> {
+    let head = Head { body_len, ..Head::default() };
+    frame(REQUEST, FIRST, id, &head.with(&vec![b' '; sent]))
+}
+
+fn text(bytes: &mut Vec<u8>, text: &[u8]) {
+    bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(text);
+}
+
+fn hello_body(version: u32, serializer: &str) -> Vec<u8> {
+    let mut body = version.to_le_bytes().to_vec();
+    body.extend_from_slice(&1_u64.to_le_bytes());
+    for term in [serializer, "none", "none", ""] {
+        text(&mut body, term.as_bytes());
+    }
+    body
+}
+
+fn hello() -> Vec<u8> {
+    message(HELLO, 0, &hello_body(1, "json"))
+}
+
+fn limits(max_message_size: u64, max_buffered: u64, max_in_flight: u32) -> Vec<u8> {
+    let mut bytes = max_message_size.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&max_buffered.to_le_bytes());
+    bytes.extend_from_slice(&max_in_flight.to_le_bytes());
+    bytes
+}
+
+fn confirm_body() -> Vec<u8> {
+    let mut body = limits(1 << 20, 2 << 20, 100);
+    body.extend_from_slice(&0_u64.to_le_bytes());
+    text(&mut body, b"");
+    body
+}
+
+/// A received frame.
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    id: u64,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The body of a message that came in one frame, and its selector.
+    fn message(&self) -> (u16, &[u8]) {
+        assert_eq!(self.flags, WHOLE);
+        let selector = u16::from_le_bytes([self.payload[12], self.payload[13]]);
+        (selector, &self.payload[24..])
+    }
+}
+
+/// One end of a channel, driven by hand.
+struct Raw {
+    channel: Channel,
+    gone: bool,
+}
+
+impl Raw {
+    fn new(channel: Channel) -> Self {
+        Self { channel, gone: false }
+    }
+
+    async fn client(fixture: &Fixture) -> Self {
+        let transport = fixture.client_transport();
+        Self::new(transport.connect(Instant::now() + GUARD).await.unwrap())
+    }
+
+    /// A client whose handshake is done.
+    async fn open_client(fixture: &Fixture) -> Self {
+        let mut raw = Self::client(fixture).await;
+        raw.send(&hello()).await;
+        assert_eq!(raw.recv().await.unwrap().kind, ACCEPT);
+        raw.send(&message(CONFIRM, 0, &confirm_body())).await;
+        assert_eq!(raw.recv().await.unwrap().kind, WELCOME);
+        raw
+    }
+
+    /// The server's end of the next client.
+    async fn server(listener: &mut Box<dyn Listener>) -> Self {
+        Self::new(listener.accept().await.unwrap())
+    }
+
+    /// A server whose handshake is done.
+    async fn open_server(listener: &mut Box<dyn Listener>, welcome: &[u8]) -> Self {
+        let mut raw = Self::server(listener).await;
+        raw.accepts().await;
+        raw.send(&message(WELCOME, 0, welcome)).await;
+        raw
+    }
+
+    /// The server's side of a handshake, up to the welcome.
+    async fn accepts(&mut self) {
+        assert_eq!(self.recv().await.unwrap().kind, HELLO);
+        let mut accept = 1_u64.to_le_bytes().to_vec();
+        text(&mut accept, b"");
+        self.send(&message(ACCEPT, 0, &accept)).await;
+        assert_eq!(self.recv().await.unwrap().kind, CONFIRM);
+    }
+
+    async fn wake(&mut self) {
+        let wake = poll_fn(|cx| self.channel.waiter.poll_wake(cx)).await;
+        self.gone |= wake.unwrap() == Wake::PeerGone;
+    }
+
+    /// Whether the peer has gone, as far as is known; lets others run.
+    async fn is_gone(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        let look = poll_fn(|cx| Poll::Ready(self.channel.waiter.poll_wake(cx)));
+        if let Poll::Ready(wake) = look.await {
+            self.gone |= wake.unwrap() == Wake::PeerGone;
+        }
+        self.gone
+    }
+
+    /// Puts a record where the peer finds it, unless the peer has gone.
+    async fn send(&mut self, record: &[u8]) {
+        self.push(record).await;
+        self.publish();
+    }
+
+    async fn push(&mut self, record: &[u8]) {
+        let sender = &mut self.channel.sender;
+        assert!(record.len() <= sender.max_record());
+        while !self.gone && !self.channel.sender.try_push(record, &[], 0).unwrap() {
+            if !self.channel.sender.arm(record.len(), 0).unwrap() {
+                self.wake().await;
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        match self.channel.sender.publish() {
+            // Nobody is there to be woken any more.
+            Ok(()) | Err(TransportError::Io(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The next frame; `None` when the peer has gone and said no more.
+    async fn recv(&mut self) -> Option<Frame> {
+        loop {
+            let mut record = Vec::new();
+            let receiver = &mut self.channel.receiver;
+            if let Some(len) = receiver.peek(&mut []).unwrap() {
+                receiver.append_to(0, len, &mut record);
+                receiver.consume();
+                receiver.release().unwrap();
+                return Some(Frame {
+                    kind: record[0],
+                    flags: record[1],
+                    id: u64::from_le_bytes(record[8..16].try_into().unwrap()),
+                    payload: record.split_off(16),
+                });
+            }
+            if self.gone {
+                return None;
+            }
+            if !receiver.arm().unwrap() {
+                self.wake().await;
+                self.channel.receiver.disarm();
+            }
+        }
+    }
+
+    /// Reads up to the end; returns the farewell, which a peer may owe.
+    async fn farewell(&mut self) -> Option<String> {
+        let mut farewell = None;
+        let end = async {
+            while let Some(frame) = self.recv().await {
+                if frame.kind == GOODBYE {
+                    farewell = Some(String::from_utf8(frame.payload).unwrap());
+                }
+            }
+        };
+        timeout(GUARD / 2, end).await.expect("the connection goes on");
+        farewell
+    }
+}
