@@ -391,10 +391,15 @@ impl Handling {
     async fn within_deadline(self) -> Reply {
         let Some(deadline) = self.context.deadline() else { return self.await };
         let context = self.context.clone();
-        tokio::time::timeout_at(deadline, self).await.unwrap_or_else(|_| {
-            context.cancel();
-            Reply::text(Status::TimedOut, "")
-        })
+        let reply = tokio::time::timeout_at(deadline, self).await;
+        match reply {
+            Ok(reply) if tokio::time::Instant::now() < deadline => reply,
+            // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.
+            _ => {
+                context.cancel();
+                Reply::text(Status::TimedOut, "")
+            }
+        }
     }
 }
 
