@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 mod authorization;
+#[doc(hidden)]
+pub mod bench_support;
 mod buffers;
 mod builder;
 mod call;
