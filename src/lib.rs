@@ -1,5 +1,7 @@
 //! Typed async RPC between processes on one machine, over a ring buffer in a named memory-mapped file.
 
+#![forbid(unsafe_code)]
+
 #[doc(hidden)]
 pub use witrpc_core::__private;
 pub use witrpc_core::{

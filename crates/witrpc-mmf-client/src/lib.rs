@@ -3,6 +3,8 @@
 //! Adds one word to [`WitClientBuilder`]: [`with_memory_mapped_file`](WithMemoryMappedFile::with_memory_mapped_file).
 //! Most users get it from the prelude of the `witrpc` crate.
 
+#![forbid(unsafe_code)]
+
 #[cfg(unix)]
 mod connector;
 
