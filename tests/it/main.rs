@@ -9,3 +9,4 @@
 mod contract;
 mod fixture;
 mod suite;
+mod tidy;

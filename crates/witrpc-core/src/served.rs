@@ -198,7 +198,7 @@ impl Served {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that one more may be served.
+    /// Checks that one more may be served. [wire.in_flight]
     fn admit(&self, id: u64) -> Result<(), Error> {
         let table = lock(&self.table);
         if table.running.len() + table.deferred.len() >= self.max_in_flight {
