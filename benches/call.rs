@@ -3,12 +3,12 @@
 //! `null` has no arguments and no result; the others send a text of that many bytes there and back, as JSON. Ids begin
 //! with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores` each to
 //! one of its own. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the time
-//! per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers.
+//! per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and the
+//! calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
 //! Before the figures of a placement, median and 99th percentile of single null calls are printed.
 //!
-//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts (see `ping` in the
-//! quickstart example after an idle second), nor other serializers, nor several clients. On a machine with one CPU
-//! there is no `two_cores`.
+//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts, nor
+//! other serializers, nor several clients. On a machine with one CPU there is no `two_cores`.
 
 #![expect(clippy::print_stdout, reason = "percentiles are no output of criterion")]
 
@@ -145,7 +145,8 @@ fn placement(criterion: &mut Criterion, name: &str, client_cpu: usize, server_cp
 }
 
 fn percentiles(runtime: &Runtime, echo: &EchoClient, name: &str) {
-    let times = runtime.block_on(async {
+    let echo = echo.clone();
+    let calls = runtime.spawn(async move {
         let mut times = Vec::with_capacity(2 * SINGLE_CALLS);
         for _ in 0..2 * SINGLE_CALLS {
             let began = Instant::now();
@@ -157,6 +158,7 @@ fn percentiles(runtime: &Runtime, echo: &EchoClient, name: &str) {
         times.sort_unstable();
         times
     });
+    let times = runtime.block_on(calls).expect("every call was answered");
     let at = |per_mille: usize| times[times.len() * per_mille / 1000];
     println!(
         "call/{name}/in_flight_1/null: p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?} of {SINGLE_CALLS} single calls",
@@ -169,10 +171,6 @@ fn percentiles(runtime: &Runtime, echo: &EchoClient, name: &str) {
 /// How long this many calls take, with `in_flight` at a time.
 async fn timed(echo: &EchoClient, text: Option<&str>, calls: u64, in_flight: u64) -> Duration {
     let began = Instant::now();
-    if in_flight == 1 {
-        repeat(echo, text, calls).await;
-        return began.elapsed();
-    }
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..in_flight {
         let (echo, text) = (echo.clone(), text.map(str::to_owned));
