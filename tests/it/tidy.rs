@@ -119,7 +119,8 @@ fn pure_modules_touch_no_clock_lock_task_or_handle() {
     for module in ["frame", "message", "handshake", "inbound", "outbound", "pending", "wire"] {
         let text = read(&root().join(format!("crates/witrpc-core/src/{module}.rs")));
         let code = text.split_once("#[cfg(test)]").map_or(text.as_str(), |(code, _)| code);
-        for forbidden in ["Instant::now", "Mutex", "RwLock", "spawn", "std::fs", "std::os", "File"] {
+        for forbidden in ["Instant::now", "Mutex", "RwLock", "spawn", "std::fs", "std::os", "File"]
+        {
             let used = code
                 .lines()
                 .map(|line| line.split("//").next().unwrap_or_default())
