@@ -1,4 +1,14 @@
-//! Typed async RPC between processes on one machine, over a ring buffer in a named memory-mapped file.
+#![doc = include_str!("../README.md")]
+//!
+//! # Map of this crate
+//!
+//! * To write a contract: [`macro@service`], [`Result`], [`Error`].
+//! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
+//! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
+//! * To choose where and how: [`MemoryMappedFile`], [`WaitStrategy`], [`Serializer`].
+//! * For a transport of your own, and one within a process for tests: [`transport`].
+
+#![forbid(unsafe_code)]
 
 #[doc(hidden)]
 pub use witrpc_core::__private;

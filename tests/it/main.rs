@@ -18,4 +18,5 @@ mod processes;
 mod raw;
 mod runtimes;
 mod suite;
+mod tidy;
 mod values;

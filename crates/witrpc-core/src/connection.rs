@@ -573,7 +573,7 @@ impl Connection {
         }
     }
 
-    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left.
+    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
     fn cancel_served(&self, id: u64) -> Result<(), Error> {
         if self.served.cancel(id) {
             self.acknowledge_cancel(id);

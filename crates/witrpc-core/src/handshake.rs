@@ -355,7 +355,7 @@ pub(crate) struct Route {
     pub(crate) events: Vec<Result<u16, Error>>,
 }
 
-/// What to add to our clock to get the peer's, given what it showed between `before` and `after` of ours.
+/// What to add to our clock to get the peer's, given what it showed between `before` and `after` of ours. [wire.clock]
 ///
 /// Two processes usually read the very same clock, and then the offset is none; a different one (another time
 /// namespace) shows as a reading outside the interval, and is known to within half of it.
@@ -366,6 +366,7 @@ pub(crate) const fn clock_offset(before: u64, theirs: u64, after: u64) -> u64 {
     theirs.wrapping_sub(before + (after - before) / 2)
 }
 
+/// The limits of a side. [wire.limits]
 fn put_limits(out: &mut Vec<u8>, limits: &Limits) {
     out.put_u64(limits.max_message_size);
     out.put_u64(limits.max_buffered);

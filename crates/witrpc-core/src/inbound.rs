@@ -179,6 +179,7 @@ impl Inbound {
         incoming.map(Some)
     }
 
+    /// Handshake first, then everything else. [wire.phase]
     fn check_phase(&self, header: &Header) -> Result<(), Error> {
         let handshake = matches!(
             header.kind,
@@ -221,6 +222,7 @@ impl Inbound {
         Ok(incoming)
     }
 
+    /// The rest of a message will not come. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
         if self.partials.remove(&(kind, id)).is_none() {
             return Err(protocol("an abort of a message that was not being sent"));
@@ -228,6 +230,7 @@ impl Inbound {
         Ok(Incoming::Aborted { id, request: kind == Kind::Request })
     }
 
+    /// A chunk of a message that has begun, or its first. [wire.chunk]
     fn take_chunk(
         &mut self,
         head: &[u8],
@@ -310,7 +313,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Puts `bytes` on the peer's account, for a message of `size` so far.
+    /// Puts `bytes` on the peer's account, for a message of `size` so far. [wire.credit] [wire.size]
     fn charge(&mut self, partial: &mut Partial, size: u64, bytes: u64) -> Result<(), Error> {
         if matches!(self.phase, Phase::Handshake(_)) {
             return Ok(());

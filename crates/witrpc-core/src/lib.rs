@@ -1,7 +1,7 @@
 //! The middle of witrpc: protocol, connections and builders, for every transport.
 //!
 //! Most users depend on the `witrpc` crate, which brings a transport and the macro with it; this crate is for those who
-//! combine the parts themselves. It opens no file and maps no memory: that is a [transport](crate::transport)'s job.
+//! combine the parts themselves. It opens no file and maps no memory: that is a [transport]'s job.
 //!
 //! # Layout, in reading order
 //!
@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 mod authorization;
+#[doc(hidden)]
+pub mod bench_support;
 mod blob;
 mod buffers;
 mod builder;

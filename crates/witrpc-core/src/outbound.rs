@@ -7,7 +7,7 @@
 //!
 //! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each. An
 //!   event that is bulk takes its turn with the bulk, and the events behind it wait. A response waits for the events
-//!   that its handler raised before.
+//!   that its handler raised before. [wire.interleave]
 //! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
@@ -36,7 +36,7 @@ use crate::wire::{len_u64, u32_len};
 const MAX_CHUNK: usize = 32 << 10;
 /// After this many bytes a pump pauses, so that whoever called it gets on.
 const PUMP_BYTES: u64 = 1 << 20;
-/// Control frames that may wait for room. Only a peer that asks faster than it reads gets there.
+/// Control frames that may wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
 const MAX_CONTROL: usize = 4096;
 /// What a queued message costs beyond its bytes, for the bound on the queue.
 const QUEUE_ENTRY: u64 = 256;
@@ -88,7 +88,7 @@ impl Outgoing {
         self
     }
 
-    /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none.
+    /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none. [wire.credit]
     fn cost(&self) -> u64 {
         if !matches!(self.kind, Kind::Request | Kind::Response | Kind::Event) {
             return 0;
@@ -523,6 +523,7 @@ impl Outbound {
         Ok((Some(len_u64(len)), None))
     }
 
+    /// The last frame of this side. [wire.goodbye]
     fn pump_goodbye(&mut self) -> Result<Pumped, Error> {
         let Some(reason) = &self.goodbye else { return Ok(Pumped::Done) };
         let reason = &reason[..reason.len().min(self.chunk_len())];

@@ -242,7 +242,7 @@ impl Served {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that one more may be served.
+    /// Checks that one more may be served. [wire.in_flight]
     fn admit(&self, id: u64) -> Result<(), Error> {
         let table = lock(&self.table);
         if table.running.len() + table.deferred.len() >= self.max_in_flight {
@@ -439,10 +439,15 @@ impl Handling {
     async fn within_deadline(self) -> Reply {
         let Some(deadline) = self.context.deadline() else { return self.await };
         let context = self.context.clone();
-        tokio::time::timeout_at(deadline, self).await.unwrap_or_else(|_| {
-            context.cancel();
-            Reply::text(Status::TimedOut, "")
-        })
+        let reply = tokio::time::timeout_at(deadline, self).await;
+        match reply {
+            Ok(reply) if tokio::time::Instant::now() < deadline => reply,
+            // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.
+            _ => {
+                context.cancel();
+                Reply::text(Status::TimedOut, "")
+            }
+        }
     }
 }
 

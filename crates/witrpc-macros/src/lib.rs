@@ -14,6 +14,8 @@
 //! 3. A method's number is its place among the methods of the trait, and an event's among its
 //!    events, on both ends and in the descriptor.
 
+#![forbid(unsafe_code)]
+
 use proc_macro::TokenStream;
 
 use crate::model::Service;

@@ -1,7 +1,16 @@
 //! The client's side of witrpc over a named memory-mapped file.
 //!
 //! Adds one word to [`WitClientBuilder`]: [`with_memory_mapped_file`](WithMemoryMappedFile::with_memory_mapped_file).
-//! Most users get it from the prelude of the `witrpc` crate.
+//! Most users get it from the prelude of the `witrpc` crate. A program that is only a client can do with this crate, and
+//! `witrpc-macros` for its contract:
+//!
+//! ```text
+//! #[witrpc_macros::service(crate = witrpc_mmf_client::witrpc_core)]
+//! ```
+//!
+//! A contract that servers share names `witrpc_core` itself.
+
+#![forbid(unsafe_code)]
 
 #[cfg(unix)]
 mod connector;
@@ -11,7 +20,7 @@ pub use connector::MmfClientTransport;
 #[cfg(unix)]
 pub use witrpc_mmf::MemoryMappedFile;
 
-use witrpc_core::WitClientBuilder;
+pub use witrpc_core::{self, Error, Result, WitClient, WitClientBuilder};
 
 /// Points a client at a named memory-mapped file.
 #[cfg(unix)]

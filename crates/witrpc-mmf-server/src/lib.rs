@@ -1,7 +1,16 @@
 //! The server's side of witrpc over a named memory-mapped file.
 //!
 //! Adds one word to [`WitServerBuilder`]: [`with_memory_mapped_file`](WithMemoryMappedFile::with_memory_mapped_file).
-//! Most users get it from the prelude of the `witrpc` crate.
+//! Most users get it from the prelude of the `witrpc` crate. A program that is only a server can do with this crate, and
+//! `witrpc-macros` for its contract:
+//!
+//! ```text
+//! #[witrpc_macros::service(crate = witrpc_mmf_server::witrpc_core)]
+//! ```
+//!
+//! A contract that clients share names `witrpc_core` itself.
+
+#![forbid(unsafe_code)]
 
 #[cfg(unix)]
 mod listener;
@@ -11,7 +20,7 @@ pub use listener::MmfServerTransport;
 #[cfg(unix)]
 pub use witrpc_mmf::MemoryMappedFile;
 
-use witrpc_core::WitServerBuilder;
+pub use witrpc_core::{self, Error, Result, WitServer, WitServerBuilder};
 
 /// Puts a server on a named memory-mapped file.
 #[cfg(unix)]

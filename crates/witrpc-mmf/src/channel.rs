@@ -144,11 +144,12 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
     }
 
     fn worth_polling(&self) -> bool {
-        if !self.may_poll {
-            return false;
-        }
         let cpu = current_cpu();
-        cpu == UNKNOWN_CPU || self.consumer.producer_cpu() != cpu
+        if cpu == UNKNOWN_CPU {
+            return self.may_poll;
+        }
+        // The number of CPUs that this process may use says nothing here: its peer may be bound to another one.
+        self.consumer.producer_cpu() != cpu
     }
 }
 

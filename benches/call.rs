@@ -1,0 +1,195 @@
+//! One call through generated client and server, between two processes: this one, and itself started once more.
+//!
+//! `null` has no arguments and no result; the others send a text of that many bytes there and back, as JSON. Ids begin
+//! with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores` each to
+//! one of its own. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the time
+//! per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and the
+//! calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
+//! Before the figures of a placement, median and 99th percentile of single null calls are printed.
+//!
+//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts, nor
+//! other serializers, nor several clients. On a machine with one CPU there is no `two_cores`.
+
+#![expect(clippy::print_stdout, reason = "percentiles are no output of criterion")]
+
+use std::hint::black_box;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::runtime::Runtime;
+use witrpc::prelude::*;
+
+#[witrpc::service]
+pub(crate) trait Echo {
+    async fn null(&self) -> witrpc::Result<()>;
+    async fn echo(&self, text: String) -> witrpc::Result<String>;
+}
+
+struct LocalEcho;
+
+impl Echo for LocalEcho {
+    async fn null(&self) -> witrpc::Result<()> {
+        Ok(())
+    }
+
+    async fn echo(&self, text: String) -> witrpc::Result<String> {
+        Ok(text)
+    }
+}
+
+/// Set in the environment of the second process: the endpoint's name, and the CPU.
+const SERVER: &str = "WITRPC_BENCH_SERVER";
+const CPU: &str = "WITRPC_BENCH_CPU";
+
+const SIZES: [usize; 4] = [64, 4 << 10, 64 << 10, 1 << 20];
+const IN_FLIGHT: [u64; 2] = [1, 64];
+/// Single calls for the percentiles.
+const SINGLE_CALLS: usize = 50_000;
+
+fn main() {
+    if let Ok(endpoint) = std::env::var(SERVER) {
+        let cpu = std::env::var(CPU).expect("set with the other").parse().expect("a number");
+        return serve(endpoint, cpu);
+    }
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    let allowed = sched_getaffinity(None).expect("Linux tells");
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+    placement(&mut criterion, "one_core", cpus[0], cpus[0]);
+    match cpus.get(1) {
+        Some(second) => placement(&mut criterion, "two_cores", cpus[0], *second),
+        None => println!("two_cores: not measured, there is one CPU"),
+    }
+    criterion.final_summary();
+}
+
+/// Threads that start later inherit it.
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).expect("a CPU that we may use");
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
+}
+
+/// The second process; it ends when its standard input does.
+fn serve(endpoint: String, cpu: usize) {
+    pin(cpu);
+    let runtime = runtime();
+    let server = WitServerBuilder::new()
+        .with_service(EchoServer::new(LocalEcho))
+        .with_memory_mapped_file(endpoint)
+        .build()
+        .expect("good settings");
+    runtime.block_on(server.start_waiting_for_connection()).expect("a name of our own");
+    let end = std::io::stdin().read(&mut [0]).expect("a pipe");
+    assert_eq!(end, 0);
+    runtime.block_on(server.stop_waiting_for_connection());
+}
+
+/// The server's process, ended with this value.
+struct Server(Child);
+
+impl Server {
+    fn start(endpoint: &str, cpu: usize) -> Self {
+        let program = std::env::current_exe().expect("Linux tells");
+        let mut command = Command::new(program);
+        command.env(SERVER, endpoint).env(CPU, cpu.to_string()).stdin(Stdio::piped());
+        Self(command.spawn().expect("it started once"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let status = self.0.wait().expect("a child of ours");
+        assert!(status.success(), "the server failed: {status}");
+    }
+}
+
+fn placement(criterion: &mut Criterion, name: &str, client_cpu: usize, server_cpu: usize) {
+    let endpoint = format!("bench-{}-{name}", std::process::id());
+    let _server = Server::start(&endpoint, server_cpu);
+    pin(client_cpu);
+    let runtime = runtime();
+    let client =
+        WitClientBuilder::new().with_memory_mapped_file(endpoint).build().expect("good settings");
+    runtime.block_on(client.connect(Duration::from_secs(10))).expect("it has been started");
+    let echo = client.get_service::<EchoClient>();
+
+    println!("{name}: client on CPU {client_cpu}, server on CPU {server_cpu}");
+    percentiles(&runtime, &echo, name);
+    for in_flight in IN_FLIGHT {
+        let mut group = criterion.benchmark_group(format!("call/{name}/in_flight_{in_flight}"));
+        group.bench_function("null", |bencher| {
+            bencher.iter_custom(|calls| runtime.block_on(timed(&echo, None, calls, in_flight)));
+        });
+        for size in SIZES {
+            let text = "x".repeat(size);
+            group.bench_function(BenchmarkId::new("echo", size), |bencher| {
+                bencher.iter_custom(|calls| {
+                    runtime.block_on(timed(&echo, Some(&text), calls, in_flight))
+                });
+            });
+        }
+    }
+    runtime.block_on(client.disconnect());
+}
+
+fn percentiles(runtime: &Runtime, echo: &EchoClient, name: &str) {
+    let echo = echo.clone();
+    let calls = runtime.spawn(async move {
+        let mut times = Vec::with_capacity(2 * SINGLE_CALLS);
+        for _ in 0..2 * SINGLE_CALLS {
+            let began = Instant::now();
+            echo.null().await.expect("an answer");
+            times.push(began.elapsed());
+        }
+        // The first half was for warming up.
+        let mut times = times.split_off(SINGLE_CALLS);
+        times.sort_unstable();
+        times
+    });
+    let times = runtime.block_on(calls).expect("every call was answered");
+    let at = |per_mille: usize| times[times.len() * per_mille / 1000];
+    println!(
+        "call/{name}/in_flight_1/null: p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?} of {SINGLE_CALLS} single calls",
+        at(500),
+        at(990),
+        at(999)
+    );
+}
+
+/// How long this many calls take, with `in_flight` at a time.
+async fn timed(echo: &EchoClient, text: Option<&str>, calls: u64, in_flight: u64) -> Duration {
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..in_flight {
+        let (echo, text) = (echo.clone(), text.map(str::to_owned));
+        let share = calls / in_flight + u64::from(task < calls % in_flight);
+        tasks.spawn(async move { repeat(&echo, text.as_deref(), share).await });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("every call was answered");
+    }
+    began.elapsed()
+}
+
+async fn repeat(echo: &EchoClient, text: Option<&str>, calls: u64) {
+    for _ in 0..calls {
+        match text {
+            None => echo.null().await.expect("an answer"),
+            Some(text) => {
+                black_box(echo.echo(text.to_owned()).await.expect("an answer"));
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Headers and messages without a connection, for `benches/codec.rs`. Not part of the interface.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::buffers;
+use crate::error::Error;
+use crate::frame::{HEADER_LEN, Header, Kind};
+use crate::message::{Content, HEAD_LEN, Head};
+use crate::serializer::{Codec, SerializerError};
+
+/// Bytes of a frame's header.
+pub const FRAME_HEADER: usize = HEADER_LEN;
+
+/// The header of a request that is one frame.
+#[must_use]
+pub fn encode_header(id: u64, len: u32) -> [u8; FRAME_HEADER] {
+    Header::whole(Kind::Request, id, len).encode()
+}
+
+/// A header's id and length.
+///
+/// # Errors
+///
+/// [`Error::Protocol`] if it is none.
+pub fn decode_header(bytes: &[u8; FRAME_HEADER]) -> Result<(u64, u32), Error> {
+    let header = Header::decode(bytes)?;
+    Ok((header.id, header.len))
+}
+
+/// A request's first section, with these arguments as JSON.
+///
+/// # Errors
+///
+/// What the serializer says.
+pub fn encode_message<T: Serialize>(arguments: &T) -> Result<Vec<u8>, SerializerError> {
+    let content = Content::write(buffers::take(), |out| Codec::Json.serialize(arguments, out))?;
+    Ok(content.into_sections(1, 2, 3).0)
+}
+
+/// The arguments in what [`encode_message`] made.
+///
+/// # Errors
+///
+/// What the serializer says.
+///
+/// # Panics
+///
+/// If there is no head.
+pub fn decode_message<T: DeserializeOwned + 'static>(
+    section: Vec<u8>,
+) -> Result<T, SerializerError> {
+    let head = Head::decode(&section[..HEAD_LEN]).map_err(|e| SerializerError::new(e.0))?;
+    let content = Content::received(section, &head, Vec::new());
+    let value = Codec::Json.deserialize(content.body(), Vec::new());
+    buffers::give(content.into_buffer());
+    value
+}
