@@ -23,6 +23,8 @@ struct Common {
     codec: Option<Codec>,
     encryptor: Arc<dyn Encryptor>,
     limits: Limits,
+    /// Whether the encryptor is one.
+    encrypted: bool,
 }
 
 impl Default for Common {
@@ -31,11 +33,31 @@ impl Default for Common {
             codec: Codec::preferred(),
             encryptor: Arc::new(PlainEncryptor),
             limits: Limits::default(),
+            encrypted: false,
         }
     }
 }
 
 impl Common {
+    fn set_encryptor(&mut self, encryptor: impl Encryptor) {
+        self.encryptor = Arc::new(encryptor);
+        self.encrypted = true;
+    }
+
+    fn without_encryption(&mut self) {
+        self.encryptor = Arc::new(PlainEncryptor);
+        self.encrypted = false;
+    }
+
+    /// What `setting` sends must be sealed.
+    fn require_encryption(&self, setting: &'static str) -> Result<(), Error> {
+        if self.encrypted {
+            return Ok(());
+        }
+        let advice = "tokens are only sent over an encrypted connection; add .with_encryption()";
+        Err(Error::config(setting, "without_encryption", advice))
+    }
+
     fn set_serializer(&mut self, serializer: impl Serializer) {
         self.codec = Some(Codec::custom(serializer));
     }

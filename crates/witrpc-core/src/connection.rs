@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::authorization::Identity;
 use crate::context::Peer;
 use crate::error::{CloseReason, Error};
 use crate::event::Registration;
@@ -65,6 +66,8 @@ pub(crate) struct Receiving {
 /// A connection to a peer.
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
+    /// Who the peer is, if a validator said.
+    pub(crate) identity: Option<Identity>,
     pub(crate) peer_limits: Limits,
     pub(crate) codec: Codec,
     pub(crate) runtime: Handle,
@@ -153,6 +156,7 @@ impl Connection {
         Arc::new_cyclic(|this| Self {
             // Relaxed: only uniqueness matters.
             peer: Peer::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), rest.peer_process_id),
+            identity: opened.identity,
             peer_limits: opened.peer_limits,
             codec,
             runtime: Handle::current(),

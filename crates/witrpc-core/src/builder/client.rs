@@ -1,11 +1,12 @@
 //! [`WitClientBuilder`].
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Common;
-use crate::authorization::WithoutAuthorization;
-use crate::cipher::PlainEncryptor;
+use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
+use crate::cipher::{Encryptor, NoiseEncryptor};
 use crate::client::{ClientCore, WitClient};
 use crate::error::Error;
 use crate::serializer::Serializer;
@@ -17,7 +18,17 @@ use crate::transport::ClientTransport;
 pub struct WitClientBuilder {
     common: Common,
     transport: Option<Box<dyn ClientTransport>>,
+    authorization: Authorization,
     timeout: Option<Duration>,
+}
+
+/// What the client will prove.
+#[derive(Debug, Default)]
+enum Authorization {
+    #[default]
+    None,
+    Token(StaticToken),
+    Provider(TokenProvider),
 }
 
 impl WitClientBuilder {
@@ -61,12 +72,43 @@ impl WitClientBuilder {
 
     /// Sends in clear. The default.
     pub fn without_encryption(mut self) -> Self {
-        self.common.encryptor = Arc::new(PlainEncryptor);
+        self.common.without_encryption();
+        self
+    }
+
+    /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must have it.
+    pub fn with_encryption(mut self) -> Self {
+        self.common.set_encryptor(NoiseEncryptor::new());
+        self
+    }
+
+    /// Encrypts with a scheme of your own; the other side must have the same.
+    pub fn with_encryptor(mut self, encryptor: impl Encryptor) -> Self {
+        self.common.set_encryptor(encryptor);
+        self
+    }
+
+    /// Proves to the server that this client knows `token`, and lets the server prove the same. The token is never sent,
+    /// encrypted or not. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
+        self.authorization = Authorization::Token(StaticToken::new(token.as_ref()));
+        self
+    }
+
+    /// Sends the server the token that `provider` gives, which is asked again at every connect. Only with encryption.
+    pub fn with_access_token_provider<F, Fut, T>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Into<String>,
+    {
+        self.authorization = Authorization::Provider(TokenProvider::new(provider));
         self
     }
 
     /// Proves nothing to the server. The default.
-    pub fn without_authorization(self) -> Self {
+    pub fn without_authorization(mut self) -> Self {
+        self.authorization = Authorization::None;
         self
     }
 
@@ -111,7 +153,15 @@ impl WitClientBuilder {
                 "no call could ever be answered; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
-        let setup = self.common.into_setup(Arc::new(WithoutAuthorization) as _)?;
+        let authorization: Arc<dyn ClientAuthorization> = match self.authorization {
+            Authorization::None => Arc::new(WithoutAuthorization),
+            Authorization::Token(token) => Arc::new(token),
+            Authorization::Provider(provider) => {
+                self.common.require_encryption("with_access_token_provider")?;
+                Arc::new(provider)
+            }
+        };
+        let setup = self.common.into_setup(authorization)?;
         Ok(WitClient::new(ClientCore::new(transport, setup, self.timeout)))
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Common;
-use crate::authorization::WithoutAuthorization;
-use crate::cipher::PlainEncryptor;
+use crate::authorization::{
+    AccessTokenValidator, ServerAuthorization, StaticToken, TokenValidator, WithoutAuthorization,
+};
+use crate::cipher::{Encryptor, NoiseEncryptor};
 use crate::error::Error;
 use crate::introspection::ServerDescription;
 use crate::serializer::Serializer;
@@ -25,9 +27,21 @@ pub struct WitServerBuilder {
     common: Common,
     services: Vec<Arc<dyn Service>>,
     transport: Option<Box<dyn ServerTransport>>,
+    authorization: Authorization,
     handshake_timeout: Duration,
     name: Option<String>,
     description: Option<String>,
+}
+
+/// What clients must prove.
+#[derive(Debug, Default)]
+enum Authorization {
+    #[default]
+    None,
+    /// Refused at `build`.
+    EmptyToken,
+    Token(StaticToken),
+    Validator(TokenValidator),
 }
 
 impl Default for WitServerBuilder {
@@ -36,6 +50,7 @@ impl Default for WitServerBuilder {
             common: Common::default(),
             services: Vec::new(),
             transport: None,
+            authorization: Authorization::None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             name: None,
             description: None,
@@ -102,12 +117,57 @@ impl WitServerBuilder {
 
     /// Sends in clear. The default.
     pub fn without_encryption(mut self) -> Self {
-        self.common.encryptor = Arc::new(PlainEncryptor);
+        self.common.without_encryption();
+        self
+    }
+
+    /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must have it.
+    pub fn with_encryption(mut self) -> Self {
+        self.common.set_encryptor(NoiseEncryptor::new());
+        self
+    }
+
+    /// Encrypts with a scheme of your own; the other side must have the same.
+    pub fn with_encryptor(mut self, encryptor: impl Encryptor) -> Self {
+        self.common.set_encryptor(encryptor);
+        self
+    }
+
+    /// Lets in only clients that prove that they know `token`, and proves the same to them. The token is never sent,
+    /// encrypted or not. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
+        let token = token.as_ref();
+        self.authorization = if token.is_empty() {
+            Authorization::EmptyToken
+        } else {
+            Authorization::Token(StaticToken::new(token))
+        };
+        self
+    }
+
+    /// Lets in the clients whose token `validator` accepts: a closure that returns, at once or as a future, `Ok` with an
+    /// identity that handlers read from [`CallContext::identity`](crate::CallContext::identity), or an error whose text
+    /// the client is told. Only with encryption.
+    ///
+    /// ```
+    /// use witrpc_core::WitServerBuilder;
+    ///
+    /// let builder = WitServerBuilder::new().with_encryption().with_access_token_validator(|token: String| async move {
+    ///     token.strip_prefix("user:").map(str::to_owned).ok_or("who are you?")
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn with_access_token_validator<M>(
+        mut self,
+        validator: impl AccessTokenValidator<M>,
+    ) -> Self {
+        self.authorization = Authorization::Validator(TokenValidator::new(validator));
         self
     }
 
     /// Lets in whoever can reach the endpoint. The default.
-    pub fn without_authorization(self) -> Self {
+    pub fn without_authorization(mut self) -> Self {
+        self.authorization = Authorization::None;
         self
     }
 
@@ -172,7 +232,20 @@ impl WitServerBuilder {
             let advice = "no client could ever get in; give some time, 5 s say";
             return Err(Error::config("with_handshake_timeout", "0s", advice));
         }
-        let setup = self.common.into_setup(Arc::new(WithoutAuthorization) as _)?;
+        let authorization: Arc<dyn ServerAuthorization> = match self.authorization {
+            Authorization::None => Arc::new(WithoutAuthorization),
+            Authorization::EmptyToken => {
+                let advice = "an empty token lets everybody in; give a long, random one, or use \
+                              without_authorization()";
+                return Err(Error::config("with_access_token", "\"\"", advice));
+            }
+            Authorization::Token(token) => Arc::new(token),
+            Authorization::Validator(validator) => {
+                self.common.require_encryption("with_access_token_validator")?;
+                Arc::new(validator)
+            }
+        };
+        let setup = self.common.into_setup(authorization)?;
         Ok(WitServer::new(transport, services, setup, self.handshake_timeout))
     }
 }
