@@ -16,6 +16,7 @@ mod introspection;
 mod peer;
 mod processes;
 mod raw;
+mod reconnect;
 mod runtimes;
 mod suite;
 mod tidy;

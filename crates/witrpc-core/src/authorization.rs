@@ -305,7 +305,7 @@ pub struct AtOnce<I, E>(std::marker::PhantomData<fn() -> (I, E)>);
 
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct AsFuture<F, I, E>(std::marker::PhantomData<fn() -> (F, I, E)>);
+pub struct AsFuture<F, V>(std::marker::PhantomData<fn() -> (F, V)>);
 
 impl<V, I, E> AccessTokenValidator<AtOnce<I, E>> for V
 where
@@ -319,7 +319,7 @@ where
     }
 }
 
-impl<V, F, I, E> AccessTokenValidator<AsFuture<F, I, E>> for V
+impl<V, F, I, E> AccessTokenValidator<AsFuture<F, (I, E)>> for V
 where
     V: Fn(String) -> F + Send + Sync + 'static,
     F: Future<Output = Result<I, E>> + Send + 'static,
