@@ -13,8 +13,9 @@
 #[doc(hidden)]
 pub use witrpc_core::__private;
 pub use witrpc_core::{
-    Blob, Call, CallContext, CloseReason, Error, Event, EventError, EventValue, Load,
-    MemberDescription, Outcome, Overflow, Peer, Result, Serializer, SerializerError,
+    AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, CloseReason, Encryptor,
+    Error, Event, EventError, EventValue, KeyAgreement, Load, MemberDescription, NoiseEncryptor,
+    Opener, Outcome, Overflow, Peer, Result, Role, Sealer, Secret, Serializer, SerializerError,
     ServerDescription, Service, ServiceClient, ServiceDescription, ServiceDescriptor, Subscription,
     WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };

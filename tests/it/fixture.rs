@@ -19,11 +19,24 @@ use crate::contract::{CalcServer, Calculator, WordsServer};
 /// Nothing in these tests takes this long, on any machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
+/// The access token, where there is one.
+pub(crate) const TOKEN: &str = "correct horse battery staple";
+
 /// Where server and clients of one test meet.
 pub(crate) struct Fixture {
     transport: Transport,
     pub(crate) calculator: Calculator,
     pub(crate) serializer: SerializerKind,
+    pub(crate) security: Security,
+}
+
+/// What the two sides agree on beside the serializer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Security {
+    None,
+    Encrypted,
+    EncryptedWithToken,
+    Token,
 }
 
 /// The serializers that everything must work with.
@@ -55,6 +68,7 @@ impl Fixture {
             transport: Transport::Memory(MemoryTransport::new()),
             calculator: Calculator::default(),
             serializer: SerializerKind::Json,
+            security: Security::None,
         }
     }
 
@@ -73,7 +87,12 @@ impl Fixture {
         let directory = private_directory();
         let file = MemoryMappedFile::new("test").with_directory(directory.path());
         let transport = Transport::Mmf { file: set(file), directory };
-        Self { transport, calculator: Calculator::default(), serializer: SerializerKind::Json }
+        Self {
+            transport,
+            calculator: Calculator::default(),
+            serializer: SerializerKind::Json,
+            security: Security::None,
+        }
     }
 
     /// A server builder with both services.
@@ -89,6 +108,12 @@ impl Fixture {
         self
     }
 
+    /// The same endpoint, secured.
+    pub(crate) fn secured(mut self, security: Security) -> Self {
+        self.security = security;
+        self
+    }
+
     /// What a text of some hundred bytes takes beyond itself, as the only argument and as a result.
     pub(crate) fn text_overheads(&self) -> (usize, usize) {
         match self.serializer {
@@ -101,6 +126,12 @@ impl Fixture {
     /// A server builder without services.
     pub(crate) fn bare_server_builder(&self) -> WitServerBuilder {
         let builder = self.server_on_transport();
+        let builder = match self.security {
+            Security::None => builder,
+            Security::Encrypted => builder.with_encryption(),
+            Security::EncryptedWithToken => builder.with_encryption().with_access_token(TOKEN),
+            Security::Token => builder.with_access_token(TOKEN),
+        };
         match self.serializer {
             SerializerKind::Json => builder.with_json(),
             SerializerKind::MessagePack => builder.with_message_pack(),
@@ -110,6 +141,12 @@ impl Fixture {
 
     pub(crate) fn client_builder(&self) -> WitClientBuilder {
         let builder = self.client_on_transport();
+        let builder = match self.security {
+            Security::None => builder,
+            Security::Encrypted => builder.with_encryption(),
+            Security::EncryptedWithToken => builder.with_encryption().with_access_token(TOKEN),
+            Security::Token => builder.with_access_token(TOKEN),
+        };
         match self.serializer {
             SerializerKind::Json => builder.with_json(),
             SerializerKind::MessagePack => builder.with_message_pack(),

@@ -3,24 +3,30 @@
 /// Makes tests of `async fn name(fixture: Arc<Fixture>)`, one for each combination.
 macro_rules! instantiate {
     ($($test:ident),* $(,)?) => {
-        crate::instances::instance!(memory_json, memory, Json, MultiThread, $($test),*);
-        crate::instances::instance!(memory_message_pack, memory, MessagePack, MultiThread, $($test),*);
-        crate::instances::instance!(memory_postcard, memory, Postcard, CurrentThread, $($test),*);
-        crate::instances::instance!(mmf_json, mmf, Json, MultiThread, $($test),*);
-        crate::instances::instance!(mmf_json_current_thread, mmf, Json, CurrentThread, $($test),*);
-        crate::instances::instance!(mmf_message_pack, mmf, MessagePack, CurrentThread, $($test),*);
-        crate::instances::instance!(mmf_postcard, mmf, Postcard, MultiThread, $($test),*);
-        crate::instances::instance!(mmf_smallest_json, mmf_smallest, Json, MultiThread, $($test),*);
+        crate::instances::instance!(memory_json, memory, Json, None, MultiThread, $($test),*);
+        crate::instances::instance!(memory_message_pack, memory, MessagePack, None, MultiThread, $($test),*);
+        crate::instances::instance!(memory_postcard, memory, Postcard, None, CurrentThread, $($test),*);
+        crate::instances::instance!(mmf_json, mmf, Json, None, MultiThread, $($test),*);
+        crate::instances::instance!(mmf_json_current_thread, mmf, Json, None, CurrentThread, $($test),*);
+        crate::instances::instance!(mmf_message_pack, mmf, MessagePack, None, CurrentThread, $($test),*);
+        crate::instances::instance!(mmf_postcard, mmf, Postcard, None, MultiThread, $($test),*);
+        crate::instances::instance!(mmf_smallest_json, mmf_smallest, Json, None, MultiThread, $($test),*);
+        crate::instances::instance!(memory_json_encrypted, memory, Json, EncryptedWithToken, MultiThread, $($test),*);
+        crate::instances::instance!(mmf_postcard_encrypted, mmf, Postcard, Encrypted, MultiThread, $($test),*);
+        crate::instances::instance!(mmf_message_pack_token, mmf, MessagePack, Token, CurrentThread, $($test),*);
+        crate::instances::instance!(mmf_smallest_encrypted, mmf_smallest, Json, EncryptedWithToken, CurrentThread, $($test),*);
     };
 }
 
 macro_rules! instance {
-    ($name:ident, $transport:ident, $serializer:ident, $flavor:ident, $($test:ident),*) => {
+    ($name:ident, $transport:ident, $serializer:ident, $security:ident, $flavor:ident, $($test:ident),*) => {
         mod $name {
             $(#[test]
             fn $test() {
-                use crate::fixture::{Fixture, Flavor, SerializerKind, run};
-                let fixture = Fixture::$transport().with(SerializerKind::$serializer);
+                use crate::fixture::{Fixture, Flavor, Security, SerializerKind, run};
+                let fixture = Fixture::$transport()
+                    .with(SerializerKind::$serializer)
+                    .secured(Security::$security);
                 run(Flavor::$flavor, fixture, super::$test);
             })*
         }

@@ -19,4 +19,5 @@ mod raw;
 mod runtimes;
 mod suite;
 mod tidy;
+mod tracing;
 mod values;

@@ -120,9 +120,13 @@ fn text(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend_from_slice(text);
 }
 
+/// What nobody looks at without a token.
+const NONCE: [u8; 32] = [0xA5; 32];
+
 fn hello_body(version: u32, serializer: &str) -> Vec<u8> {
     let mut body = version.to_le_bytes().to_vec();
     body.extend_from_slice(&1_u64.to_le_bytes());
+    body.extend_from_slice(&NONCE);
     for term in [serializer, "none", "none", ""] {
         text(&mut body, term.as_bytes());
     }
@@ -208,6 +212,7 @@ impl Raw {
     async fn accepts(&mut self) {
         assert_eq!(self.recv().await.unwrap().kind, HELLO);
         let mut accept = 1_u64.to_le_bytes().to_vec();
+        accept.extend_from_slice(&NONCE);
         text(&mut accept, b"");
         self.send(&message(ACCEPT, 0, &accept)).await;
         assert_eq!(self.recv().await.unwrap().kind, CONFIRM);

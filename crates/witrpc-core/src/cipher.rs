@@ -1,47 +1,94 @@
-//! Encryption as a connection sees it: how a key is agreed on, and how one frame is sealed and opened.
+//! Encryption as a connection sees it: how keys are agreed on, and how one frame is sealed and opened.
 //!
 //! The two directions are two objects with two owners. A frame's header is associated data, so it is authenticated
-//! and stays readable; sequence numbers are the implementation's. [`PlainEncryptor`] is the choice of
-//! `without_encryption`: nothing is agreed on, nothing is sealed.
+//! and stays readable; sequence numbers are the implementation's. [`NoiseEncryptor`] is the choice of
+//! `with_encryption`; [`PlainEncryptor`], which agrees on nothing and seals nothing, that of `without_encryption`.
 
 use std::fmt;
 
-/// The bytes are not what the peer sealed, or the counter has come to its end. The connection cannot go on.
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+mod aead;
+mod noise;
+
+pub use noise::NoiseEncryptor;
+
+/// The bytes are not what the peer sealed, or the numbers have come to their end. The connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct CipherError(String);
+pub struct CipherError(String);
 
 impl CipherError {
     /// Any text.
-    pub(crate) fn new(text: impl fmt::Display) -> Self {
+    pub fn new(text: impl fmt::Display) -> Self {
         Self(text.to_string())
     }
 }
 
 /// Agrees on keys with the peer. One per endpoint; makes one [`KeyAgreement`] per connection.
-pub(crate) trait Encryptor: fmt::Debug + Send + Sync + 'static {
-    /// The scheme's name, compared at connect.
+///
+/// Implement it to bring an encryption of your own; see `with_encryptor` on the builders.
+pub trait Encryptor: fmt::Debug + Send + Sync + 'static {
+    /// The scheme's name, compared at connect. Choose another when the scheme changes.
     fn name(&self) -> &str;
 
-    /// Begins an agreement. `prologue` is what both sides have said in clear so far and must be bound to the keys.
+    /// Begins an agreement. `prologue` is what the client has said in clear and must be bound to the keys; `secret` is
+    /// derived from the access token, if both sides have a static one.
     ///
     /// # Errors
     ///
     /// [`CipherError`] if the system gives no randomness, say.
-    fn begin(&self, role: Role, prologue: &[u8]) -> Result<Box<dyn KeyAgreement>, CipherError>;
+    fn begin(
+        &self,
+        role: Role,
+        prologue: &[u8],
+        secret: Option<&Secret>,
+    ) -> Result<Box<dyn KeyAgreement>, CipherError>;
 }
 
 /// Which side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+#[expect(clippy::exhaustive_enums, reason = "complete: a connection has two sides")]
+pub enum Role {
     /// The side that asked to connect.
     Client,
     /// The side that was asked.
     Server,
 }
 
+/// 32 bytes that both sides derive from a static access token. Wiped when dropped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Secret {
+    /// A secret for one purpose, derived from `token` by SHA-256. Guessing a weak token stays possible: give a long,
+    /// random one.
+    pub(crate) fn derive(purpose: &str, token: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [purpose, token] {
+            // A length in front of each part, so that no two pairs make the same input.
+            hash.update(crate::wire::len_u64(part.len()).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(Zeroizing::new(hash.finalize().into()))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// One agreement on keys: the client writes, the server reads and writes, the client reads, both finish.
-pub(crate) trait KeyAgreement: Send {
+pub trait KeyAgreement: Send {
     /// Appends this side's message to `out`.
     ///
     /// # Errors
@@ -65,11 +112,12 @@ pub(crate) trait KeyAgreement: Send {
 }
 
 /// What an agreement ends in.
-pub(crate) struct CipherPair {
+#[expect(clippy::exhaustive_structs, reason = "implementations of KeyAgreement make it")]
+pub struct CipherPair {
     /// Seals what this side sends.
-    pub(crate) sealer: Box<dyn Sealer>,
+    pub sealer: Box<dyn Sealer>,
     /// Opens what the peer sends.
-    pub(crate) opener: Box<dyn Opener>,
+    pub opener: Box<dyn Opener>,
 }
 
 impl fmt::Debug for CipherPair {
@@ -79,8 +127,8 @@ impl fmt::Debug for CipherPair {
 }
 
 /// Seals the outgoing direction.
-pub(crate) trait Sealer: Send {
-    /// Bytes by which sealing makes a payload longer.
+pub trait Sealer: Send {
+    /// Bytes by which sealing makes a payload longer; the same for every frame, and at most 64.
     fn overhead(&self) -> usize;
 
     /// Seals `payload` in place, and appends its [`overhead`](Self::overhead). Every call uses the next number.
@@ -92,8 +140,8 @@ pub(crate) trait Sealer: Send {
 }
 
 /// Opens the incoming direction.
-pub(crate) trait Opener: Send {
-    /// Bytes by which opening makes a payload shorter.
+pub trait Opener: Send {
+    /// Bytes by which opening makes a payload shorter; the same as the peer's [`Sealer::overhead`].
     fn overhead(&self) -> usize;
 
     /// Opens `payload[from..]` in place and cuts its overhead off. Every call expects the next number.
@@ -118,7 +166,12 @@ impl Encryptor for PlainEncryptor {
         "none"
     }
 
-    fn begin(&self, _role: Role, _prologue: &[u8]) -> Result<Box<dyn KeyAgreement>, CipherError> {
+    fn begin(
+        &self,
+        _role: Role,
+        _prologue: &[u8],
+        _secret: Option<&Secret>,
+    ) -> Result<Box<dyn KeyAgreement>, CipherError> {
         Ok(Box::new(Self))
     }
 }

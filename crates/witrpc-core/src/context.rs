@@ -3,13 +3,17 @@
 //! The context is set around every poll of the handler; a task that the handler spawns does not inherit it, but can be
 //! given a clone.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+
 use tokio::time::Instant;
+
+use crate::authorization::Identity;
 
 /// The call that the current handler answers.
 ///
@@ -19,6 +23,7 @@ pub struct CallContext(Arc<State>);
 
 struct State {
     peer: Peer,
+    identity: Option<Identity>,
     deadline: Option<Instant>,
     cancelled: AtomicBool,
     notify: Notify,
@@ -47,10 +52,10 @@ thread_local! {
 }
 
 impl CallContext {
-    pub(crate) fn new(peer: Peer, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(peer: Peer, identity: Option<Identity>, deadline: Option<Instant>) -> Self {
         let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
         let last_event = AtomicU64::new(0);
-        Self(Arc::new(State { peer, deadline, cancelled, notify, last_event }))
+        Self(Arc::new(State { peer, identity, deadline, cancelled, notify, last_event }))
     }
 
     /// The context of the handler that is running.
@@ -73,6 +78,13 @@ impl CallContext {
     #[must_use]
     pub fn peer(&self) -> Peer {
         self.0.peer
+    }
+
+    /// Who the caller is, as the server's `with_access_token_validator` said; `None` if there is no validator or it says
+    /// another type.
+    #[must_use]
+    pub fn identity<I: Any + Send + Sync>(&self) -> Option<Arc<I>> {
+        Arc::clone(self.0.identity.as_ref()?).downcast().ok()
     }
 
     /// When the caller will have given up.

@@ -6,12 +6,12 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use crate::authorization::{ClientAuthorization, ServerAuthorization};
+use crate::authorization::{ClientAuthorization, Identity, Scheme, ServerAuthorization};
 use crate::cipher::{Encryptor, KeyAgreement, Role};
 use crate::error::{CloseReason, Error};
 use crate::frame::Kind;
 use crate::handshake::{
-    Accept, Catalog, Confirm, Hello, Terms, WIRE_VERSION, Welcome, clock_offset,
+    Accept, Catalog, Confirm, Hello, NONCE_LEN, Terms, WIRE_VERSION, Welcome, clock_offset,
 };
 use crate::inbound::{Inbound, Incoming};
 use crate::ledger::Ledger;
@@ -31,11 +31,11 @@ pub(crate) struct Setup<A: ?Sized> {
 }
 
 impl<A: ?Sized> Setup<A> {
-    fn terms(&self, scheme: &str) -> Terms {
+    fn terms(&self, scheme: Scheme) -> Terms {
         Terms {
             serializer: self.codec.name().to_owned(),
             cipher: self.encryptor.name().to_owned(),
-            authorization: scheme.to_owned(),
+            authorization: scheme.name().to_owned(),
         }
     }
 }
@@ -49,6 +49,8 @@ pub(crate) struct Opened {
     pub(crate) peer_catalog: Catalog,
     /// What to add to our clock to get the peer's.
     pub(crate) clock_offset: u64,
+    /// Who the peer is, if a validator said.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// The client's part. The channel's halves are taken out of it.
@@ -58,15 +60,19 @@ pub(crate) async fn connect(
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, false);
-    let mut agreement = setup.encryptor.begin(Role::Client, &[]).map_err(incompatible)?;
-    let mut key = Vec::new();
-    agreement.write(&mut key).map_err(incompatible)?;
-    let hello = Hello {
+    let mut hello = Hello {
         version: WIRE_VERSION,
         clock: clock(),
+        nonce: random()?,
         terms: setup.terms(setup.authorization.scheme()),
-        key,
+        key: Vec::new(),
     };
+    let mut prologue = Vec::new();
+    hello.encode_prologue(&mut prologue);
+    let secret = setup.authorization.secret();
+    let mut agreement =
+        setup.encryptor.begin(Role::Client, &prologue, secret).map_err(incompatible)?;
+    agreement.write(&mut hello.key).map_err(incompatible)?;
     let mut transcript = Vec::new();
     hello.encode(&mut transcript);
     exchange.send(Kind::Hello, 0, &transcript).await?;
@@ -78,7 +84,7 @@ pub(crate) async fn connect(
     exchange.secure(agreement)?;
     let offset = clock_offset(hello.clock, accept.clock, clock());
 
-    let proof = setup.authorization.proof(&transcript).await;
+    let proof = setup.authorization.proof(&transcript).await?;
     let confirm = Confirm { limits: setup.limits, clock_offset: offset.wrapping_neg(), proof };
     let mut body = Vec::new();
     confirm.encode(&mut body);
@@ -86,7 +92,8 @@ pub(crate) async fn connect(
 
     let (_, content) = exchange.receive(Kind::Welcome).await?;
     let welcome = Welcome::decode(content.body())?;
-    Ok(exchange.open(welcome.limits, welcome.catalog, offset))
+    setup.authorization.verify(&transcript, &welcome.proof)?;
+    Ok(exchange.open(welcome.limits, welcome.catalog, offset, None))
 }
 
 /// The server's part. `on_hello` is called once the client's first frame has arrived.
@@ -108,27 +115,44 @@ pub(crate) async fn accept(
         return Err(exchange.refuse(refusal).await);
     }
     let mut transcript = content.body().to_vec();
-    let mut agreement = setup.encryptor.begin(Role::Server, &[]).map_err(incompatible)?;
+    // The key is what the body ends with, behind its length.
+    let prologue = &transcript[..transcript.len() - hello.key.len() - 4];
+    let secret = setup.authorization.secret();
+    let mut agreement =
+        setup.encryptor.begin(Role::Server, prologue, secret).map_err(incompatible)?;
     if let Err(error) = agreement.read(&hello.key) {
         return Err(exchange.refuse(Refusal::Unauthorized(error.to_string())).await);
     }
     let mut key = Vec::new();
     agreement.write(&mut key).map_err(incompatible)?;
     let mut body = Vec::new();
-    Accept { clock: clock(), key }.encode(&mut body);
+    Accept { clock: clock(), nonce: random()?, key }.encode(&mut body);
     exchange.send(Kind::Accept, 0, &body).await?;
     transcript.extend_from_slice(&body);
     exchange.secure(agreement)?;
 
     let (_, content) = exchange.receive(Kind::Confirm).await?;
     let confirm = Confirm::decode(content.body())?;
-    if let Err(text) = setup.authorization.check(&transcript, &confirm.proof).await {
-        return Err(exchange.refuse(Refusal::Unauthorized(text)).await);
-    }
+    let granted = match setup.authorization.check(&transcript, &confirm.proof).await {
+        Ok(granted) => granted,
+        Err(text) => return Err(exchange.refuse(Refusal::Unauthorized(text)).await),
+    };
     let mut body = Vec::new();
-    Welcome { limits: setup.limits, catalog: catalog.clone() }.encode(&mut body);
+    Welcome { limits: setup.limits, proof: granted.proof, catalog: catalog.clone() }
+        .encode(&mut body);
     exchange.send(Kind::Welcome, 0, &body).await?;
-    Ok(exchange.open(confirm.limits, Catalog::default(), confirm.clock_offset))
+    let (catalog, offset) = (Catalog::default(), confirm.clock_offset);
+    Ok(exchange.open(confirm.limits, catalog, offset, granted.identity))
+}
+
+fn random() -> Result<[u8; NONCE_LEN], Error> {
+    let mut nonce = [0; NONCE_LEN];
+    match getrandom::fill(&mut nonce) {
+        Ok(()) => Ok(nonce),
+        Err(error) => {
+            Err(Error::io("the system's randomness", &std::io::Error::other(error.to_string())))
+        }
+    }
 }
 
 fn incompatible(error: crate::cipher::CipherError) -> Error {
@@ -259,7 +283,13 @@ impl<'a> Exchange<'a> {
         refusal.into()
     }
 
-    fn open(mut self, peer_limits: Limits, peer_catalog: Catalog, clock_offset: u64) -> Opened {
+    fn open(
+        mut self,
+        peer_limits: Limits,
+        peer_catalog: Catalog,
+        clock_offset: u64,
+        identity: Option<Identity>,
+    ) -> Opened {
         self.inbound.open();
         self.outbound.open(&peer_limits);
         Opened {
@@ -269,6 +299,7 @@ impl<'a> Exchange<'a> {
             peer_limits,
             peer_catalog,
             clock_offset,
+            identity,
         }
     }
 }

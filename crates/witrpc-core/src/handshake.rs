@@ -3,6 +3,7 @@
 //! Pure. What is said before the keys are agreed on (hello and accept) is the prologue of the agreement, so nobody in
 //! between can change it unseen; limits and catalog come in the welcome, which is sealed when the connection is.
 
+use crate::authorization::Scheme;
 use crate::error::Error;
 use crate::introspection::RESERVED;
 use crate::message::Refusal;
@@ -12,6 +13,9 @@ use crate::wire::{Fields, Malformed, Put};
 
 /// The version of everything in `docs/wire.md`.
 pub(crate) const WIRE_VERSION: u32 = 1;
+
+/// Bytes of the random number that each side contributes.
+pub(crate) const NONCE_LEN: usize = 32;
 
 /// What the two sides must have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +48,11 @@ impl Terms {
             return differs("encryption", &self.cipher, &client.cipher, how);
         }
         if self.authorization != client.authorization {
-            let how = "give both builders the same kind of authorization";
-            return differs("authorization", &self.authorization, &client.authorization, how);
+            let (_, server) = Scheme::words(&self.authorization);
+            let (client, _) = Scheme::words(&client.authorization);
+            return Err(Refusal::Unauthorized(format!(
+                "the server was built {server} and the client {client}; give both the same kind"
+            )));
         }
         Ok(())
     }
@@ -57,18 +64,26 @@ pub(crate) struct Hello {
     pub(crate) version: u32,
     /// The client's clock, in nanoseconds.
     pub(crate) clock: u64,
+    /// Random, so that no two transcripts are the same.
+    pub(crate) nonce: [u8; NONCE_LEN],
     pub(crate) terms: Terms,
-    /// The first message of the key agreement.
+    /// The first message of the key agreement; everything before it is its prologue.
     pub(crate) key: Vec<u8>,
 }
 
 impl Hello {
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// The body without the key.
+    pub(crate) fn encode_prologue(&self, out: &mut Vec<u8>) {
         out.put_u32(self.version);
         out.put_u64(self.clock);
+        out.extend_from_slice(&self.nonce);
         out.put_bytes(self.terms.serializer.as_bytes());
         out.put_bytes(self.terms.cipher.as_bytes());
         out.put_bytes(self.terms.authorization.as_bytes());
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_prologue(out);
         out.put_bytes(&self.key);
     }
 
@@ -85,6 +100,7 @@ impl Hello {
         let hello = Self {
             version,
             clock: fields.u64("hello clock")?,
+            nonce: fields.array("hello nonce")?,
             terms: Terms {
                 serializer: fields.text("hello serializer")?,
                 cipher: fields.text("hello cipher")?,
@@ -102,6 +118,8 @@ impl Hello {
 pub(crate) struct Accept {
     /// The server's clock, in nanoseconds.
     pub(crate) clock: u64,
+    /// Random, so that no two transcripts are the same.
+    pub(crate) nonce: [u8; NONCE_LEN],
     /// The second message of the key agreement.
     pub(crate) key: Vec<u8>,
 }
@@ -109,13 +127,17 @@ pub(crate) struct Accept {
 impl Accept {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.clock);
+        out.extend_from_slice(&self.nonce);
         out.put_bytes(&self.key);
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(body);
-        let accept =
-            Self { clock: fields.u64("accept clock")?, key: fields.bytes("accept key")?.to_vec() };
+        let accept = Self {
+            clock: fields.u64("accept clock")?,
+            nonce: fields.array("accept nonce")?,
+            key: fields.bytes("accept key")?.to_vec(),
+        };
         fields.end("accept")?;
         Ok(accept)
     }
@@ -153,21 +175,25 @@ impl Confirm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Welcome {
     pub(crate) limits: Limits,
+    /// The server's own proof.
+    pub(crate) proof: Vec<u8>,
     pub(crate) catalog: Catalog,
 }
 
 impl Welcome {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_limits(out, &self.limits);
+        out.put_bytes(&self.proof);
         self.catalog.encode(out);
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(body);
         let limits = take_limits(&mut fields)?;
+        let proof = fields.bytes("welcome proof")?.to_vec();
         let catalog = Catalog::decode(&mut fields)?;
         fields.end("welcome")?;
-        Ok(Self { limits, catalog })
+        Ok(Self { limits, proof, catalog })
     }
 }
 
@@ -404,7 +430,7 @@ mod tests {
             cipher: "none".into(),
             authorization: "none".into(),
         };
-        Hello { version: WIRE_VERSION, clock: 0x0102, terms, key: vec![7, 8] }
+        Hello { version: WIRE_VERSION, clock: 0x0102, nonce: [0xA5; 32], terms, key: vec![7, 8] }
     }
 
     /// A frozen vector: what `docs/wire.md` shows.
@@ -412,7 +438,9 @@ mod tests {
     fn hello_is_frozen() {
         let mut bytes = Vec::new();
         hello().encode(&mut bytes);
-        let mut expected = vec![1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0];
+        let mut expected = vec![1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(&[0xA5; 32]);
+        expected.extend_from_slice(&[4, 0, 0, 0]);
         expected.extend_from_slice(b"json");
         expected.extend_from_slice(&[4, 0, 0, 0]);
         expected.extend_from_slice(b"none");
@@ -425,7 +453,7 @@ mod tests {
 
     #[test]
     fn every_message_comes_back_and_no_cut_one_does() {
-        let accept = Accept { clock: 9, key: vec![1] };
+        let accept = Accept { clock: 9, nonce: [3; 32], key: vec![1] };
         let confirm =
             Confirm { limits: Limits::default(), clock_offset: u64::MAX, proof: vec![3; 40] };
         let method = CatalogMember { name: "add".into(), hash: 5, signature: "add() -> R".into() };
@@ -434,8 +462,11 @@ mod tests {
             methods: vec![method.clone()],
             events: vec![method],
         };
-        let welcome =
-            Welcome { limits: Limits::default(), catalog: Catalog { services: vec![service] } };
+        let welcome = Welcome {
+            limits: Limits::default(),
+            proof: vec![4; 32],
+            catalog: Catalog { services: vec![service] },
+        };
         let (mut a, mut c, mut w) = (Vec::new(), Vec::new(), Vec::new());
         accept.encode(&mut a);
         confirm.encode(&mut c);

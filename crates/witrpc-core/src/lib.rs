@@ -53,9 +53,13 @@ mod subscription;
 pub mod transport;
 mod wire;
 
+pub use authorization::AccessTokenValidator;
 pub use blob::Blob;
 pub use builder::{WitClientBuilder, WitServerBuilder};
 pub use call::Call;
+pub use cipher::{
+    CipherError, CipherPair, Encryptor, KeyAgreement, NoiseEncryptor, Opener, Role, Sealer, Secret,
+};
 pub use client::WitClient;
 pub use connection::Load;
 pub use context::{CallContext, Peer};
@@ -75,6 +79,7 @@ pub mod __private {
     pub use std::future::Future;
     pub use std::sync::Arc;
 
+    pub use crate::authorization::{AsFuture, AtOnce};
     pub use crate::call::{Call, Remote};
     pub use crate::event::{Event, EventValue};
     pub use crate::service::{

@@ -1,14 +1,13 @@
 //! [`WitClientBuilder`].
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Common;
-use crate::authorization::WithoutAuthorization;
-use crate::cipher::PlainEncryptor;
+use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
 use crate::client::{ClientCore, WitClient};
 use crate::error::Error;
-use crate::serializer::Serializer;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -17,8 +16,20 @@ use crate::transport::ClientTransport;
 pub struct WitClientBuilder {
     common: Common,
     transport: Option<Box<dyn ClientTransport>>,
+    authorization: Authorization,
     timeout: Option<Duration>,
 }
+
+/// What the client will prove.
+#[derive(Debug, Default)]
+enum Authorization {
+    #[default]
+    None,
+    Token(StaticToken),
+    Provider(TokenProvider),
+}
+
+common_settings!(WitClientBuilder);
 
 impl WitClientBuilder {
     /// A builder with the defaults: JSON, no encryption, no authorization, no timeout.
@@ -32,41 +43,27 @@ impl WitClientBuilder {
         self
     }
 
-    /// Serializes as JSON. The default.
-    #[cfg(feature = "json")]
-    pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Json);
+    /// Proves to the server that this client knows `token`, and lets the server prove the same. The token is never sent,
+    /// encrypted or not. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
+        self.authorization = Authorization::Token(StaticToken::new(token.as_ref()));
         self
     }
 
-    /// Serializes as MessagePack; the server must have the same.
-    #[cfg(feature = "message-pack")]
-    pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::MessagePack);
-        self
-    }
-
-    /// Serializes as postcard; the server must have the same, and the same types: postcard does not notice when they differ.
-    #[cfg(feature = "postcard")]
-    pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Postcard);
-        self
-    }
-
-    /// Serializes with a format of your own; the server must have the same.
-    pub fn with_serializer(mut self, serializer: impl Serializer) -> Self {
-        self.common.set_serializer(serializer);
-        self
-    }
-
-    /// Sends in clear. The default.
-    pub fn without_encryption(mut self) -> Self {
-        self.common.encryptor = Arc::new(PlainEncryptor);
+    /// Sends the server the token that `provider` gives, which is asked again at every connect. Only with encryption.
+    pub fn with_access_token_provider<F, Fut, T>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Into<String>,
+    {
+        self.authorization = Authorization::Provider(TokenProvider::new(provider));
         self
     }
 
     /// Proves nothing to the server. The default.
-    pub fn without_authorization(self) -> Self {
+    pub fn without_authorization(mut self) -> Self {
+        self.authorization = Authorization::None;
         self
     }
 
@@ -80,19 +77,6 @@ impl WitClientBuilder {
     /// Gives calls all the time they need. The default.
     pub fn without_timeout(mut self) -> Self {
         self.timeout = None;
-        self
-    }
-
-    /// Takes messages of at most `bytes` (body and blobs) from the server. Default 64 MiB.
-    pub fn with_max_message_size(mut self, bytes: u64) -> Self {
-        self.common.limits.set_max_message_size(bytes);
-        self
-    }
-
-    /// Holds at most `bytes` of messages in either direction; a sender waits at that. Default twice
-    /// `max_message_size`, and at least that.
-    pub fn with_max_buffered(mut self, bytes: u64) -> Self {
-        self.common.limits.max_buffered = bytes;
         self
     }
 
@@ -111,7 +95,15 @@ impl WitClientBuilder {
                 "no call could ever be answered; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
-        let setup = self.common.into_setup(Arc::new(WithoutAuthorization) as _)?;
+        let authorization: Arc<dyn ClientAuthorization> = match self.authorization {
+            Authorization::None => Arc::new(WithoutAuthorization),
+            Authorization::Token(token) => Arc::new(token),
+            Authorization::Provider(provider) => {
+                self.common.require_encryption("with_access_token_provider")?;
+                Arc::new(provider)
+            }
+        };
+        let setup = self.common.into_setup(authorization)?;
         Ok(WitClient::new(ClientCore::new(transport, setup, self.timeout)))
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Common;
-use crate::authorization::WithoutAuthorization;
-use crate::cipher::PlainEncryptor;
+use crate::authorization::{
+    AccessTokenValidator, ServerAuthorization, StaticToken, TokenValidator, WithoutAuthorization,
+};
 use crate::error::Error;
 use crate::introspection::ServerDescription;
-use crate::serializer::Serializer;
 use crate::served::Services;
 use crate::server::WitServer;
 use crate::service::Service;
@@ -25,9 +25,21 @@ pub struct WitServerBuilder {
     common: Common,
     services: Vec<Arc<dyn Service>>,
     transport: Option<Box<dyn ServerTransport>>,
+    authorization: Authorization,
     handshake_timeout: Duration,
     name: Option<String>,
     description: Option<String>,
+}
+
+/// What clients must prove.
+#[derive(Debug, Default)]
+enum Authorization {
+    #[default]
+    None,
+    /// Refused at `build`.
+    EmptyToken,
+    Token(StaticToken),
+    Validator(TokenValidator),
 }
 
 impl Default for WitServerBuilder {
@@ -36,6 +48,7 @@ impl Default for WitServerBuilder {
             common: Common::default(),
             services: Vec::new(),
             transport: None,
+            authorization: Authorization::None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             name: None,
             description: None,
@@ -55,6 +68,8 @@ impl fmt::Debug for WitServerBuilder {
     }
 }
 
+common_settings!(WitServerBuilder);
+
 impl WitServerBuilder {
     /// A builder with the defaults: JSON, no encryption, no authorization.
     pub fn new() -> Self {
@@ -73,41 +88,41 @@ impl WitServerBuilder {
         self
     }
 
-    /// Serializes as JSON. The default.
-    #[cfg(feature = "json")]
-    pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Json);
+    /// Lets in only clients that prove that they know `token`, and proves the same to them. The token is never sent,
+    /// encrypted or not. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
+        let token = token.as_ref();
+        self.authorization = if token.is_empty() {
+            Authorization::EmptyToken
+        } else {
+            Authorization::Token(StaticToken::new(token))
+        };
         self
     }
 
-    /// Serializes as MessagePack; the clients must have the same.
-    #[cfg(feature = "message-pack")]
-    pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::MessagePack);
-        self
-    }
-
-    /// Serializes as postcard; the clients must have the same, and the same types: postcard does not notice when they differ.
-    #[cfg(feature = "postcard")]
-    pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Postcard);
-        self
-    }
-
-    /// Serializes with a format of your own; the clients must have the same.
-    pub fn with_serializer(mut self, serializer: impl Serializer) -> Self {
-        self.common.set_serializer(serializer);
-        self
-    }
-
-    /// Sends in clear. The default.
-    pub fn without_encryption(mut self) -> Self {
-        self.common.encryptor = Arc::new(PlainEncryptor);
+    /// Lets in the clients whose token `validator` accepts: a closure that returns, at once or as a future, `Ok` with an
+    /// identity that handlers read from [`CallContext::identity`](crate::CallContext::identity), or an error whose text
+    /// the client is told. Only with encryption.
+    ///
+    /// ```
+    /// use witrpc_core::WitServerBuilder;
+    ///
+    /// let builder = WitServerBuilder::new().with_encryption().with_access_token_validator(|token: String| async move {
+    ///     token.strip_prefix("user:").map(str::to_owned).ok_or("who are you?")
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn with_access_token_validator<M>(
+        mut self,
+        validator: impl AccessTokenValidator<M>,
+    ) -> Self {
+        self.authorization = Authorization::Validator(TokenValidator::new(validator));
         self
     }
 
     /// Lets in whoever can reach the endpoint. The default.
-    pub fn without_authorization(self) -> Self {
+    pub fn without_authorization(mut self) -> Self {
+        self.authorization = Authorization::None;
         self
     }
 
@@ -126,19 +141,6 @@ impl WitServerBuilder {
     /// Gives a client this long for its handshake once it has been let in. Default 5 s.
     pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
-        self
-    }
-
-    /// Takes messages of at most `bytes` (body and blobs) from a client. Default 64 MiB.
-    pub fn with_max_message_size(mut self, bytes: u64) -> Self {
-        self.common.limits.set_max_message_size(bytes);
-        self
-    }
-
-    /// Holds at most `bytes` of messages per client and direction; a sender waits at that. Default twice
-    /// `max_message_size`, and at least that.
-    pub fn with_max_buffered(mut self, bytes: u64) -> Self {
-        self.common.limits.max_buffered = bytes;
         self
     }
 
@@ -172,7 +174,20 @@ impl WitServerBuilder {
             let advice = "no client could ever get in; give some time, 5 s say";
             return Err(Error::config("with_handshake_timeout", "0s", advice));
         }
-        let setup = self.common.into_setup(Arc::new(WithoutAuthorization) as _)?;
+        let authorization: Arc<dyn ServerAuthorization> = match self.authorization {
+            Authorization::None => Arc::new(WithoutAuthorization),
+            Authorization::EmptyToken => {
+                let advice = "an empty token lets everybody in; give a long, random one, or use \
+                              without_authorization()";
+                return Err(Error::config("with_access_token", "\"\"", advice));
+            }
+            Authorization::Token(token) => Arc::new(token),
+            Authorization::Validator(validator) => {
+                self.common.require_encryption("with_access_token_validator")?;
+                Arc::new(validator)
+            }
+        };
+        let setup = self.common.into_setup(authorization)?;
         Ok(WitServer::new(transport, services, setup, self.handshake_timeout))
     }
 }
