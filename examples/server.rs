@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
 
     let server = WitServerBuilder::new()
-        .with_service(WorkerServer::new(LocalWorker))
+        .with_service(WorkerServer::new(LocalWorker::default()))
         .with_memory_mapped_file(MemoryMappedFile::new("MySharedMap").with_size(1_000_000))
         .with_json()
         .build()?;

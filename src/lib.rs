@@ -21,7 +21,7 @@ pub use witrpc_core::{
     WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
-pub use witrpc_mmf::MemoryMappedFile;
+pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in};
 pub use witrpc_mmf_client::{
     MmfClientTransport, WithMemoryMappedFile as ClientWithMemoryMappedFile,
 };

@@ -1,6 +1,7 @@
 //! The contract of the examples. Server and client include this file; two programs of yours would share a crate.
 
 use serde::{Deserialize, Serialize};
+use witrpc::{Blob, Event};
 
 /// What a worker process does for its host.
 #[witrpc::service]
@@ -14,6 +15,11 @@ pub(crate) trait Worker {
     /// Counts primes, on the pool for blocking work; it stops early once nobody waits for it.
     #[witrpc(blocking)]
     async fn count_primes(&self, below: u64) -> witrpc::Result<u64>;
+    /// Inverts every byte of a picture.
+    async fn invert(&self, picture: Blob) -> witrpc::Result<Blob>;
+    /// Percent of the counting that is done, a value for every quarter.
+    #[event]
+    fn progress(&self) -> &Event<u64>;
 }
 
 /// What can go wrong in [`Worker::divide`]; it arrives at the client as it was.

@@ -1,12 +1,14 @@
 //! The server's half of the examples: the worker itself.
 
-use witrpc::CallContext;
+use witrpc::{Blob, CallContext, Event};
 
 use crate::contract::{MathError, Worker};
 
-/// A worker without state.
-#[derive(Debug)]
-pub(crate) struct LocalWorker;
+/// A worker. Its event is a field.
+#[derive(Debug, Default)]
+pub(crate) struct LocalWorker {
+    progress: Event<u64>,
+}
 
 impl Worker for LocalWorker {
     async fn add(&self, a: i32, b: i32) -> witrpc::Result<i32> {
@@ -29,7 +31,18 @@ impl Worker for LocalWorker {
                 return Err(witrpc::Error::Cancelled);
             }
             primes += u64::from((2..=number.isqrt()).all(|divisor| number % divisor != 0));
+            if (number + 1) % (below / 4).max(1) == 0 {
+                self.progress.raise((number + 1) / (below / 4).max(1) * 25)?;
+            }
         }
         Ok(primes)
+    }
+
+    async fn invert(&self, picture: Blob) -> witrpc::Result<Blob> {
+        Ok(picture.iter().map(|byte| !byte).collect())
+    }
+
+    fn progress(&self) -> &Event<u64> {
+        &self.progress
     }
 }

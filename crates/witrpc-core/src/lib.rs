@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod authorization;
+#[cfg(feature = "json")]
 #[doc(hidden)]
 pub mod bench_support;
 mod blob;

@@ -5,6 +5,8 @@
 //!
 //! - `place`: the directory, and the paths in it,
 //! - `lock`: the one live server of a name,
+//! - `places`, `record`: who is let in, and what the lock file says of it,
+//! - `listing`: the live servers of a directory,
 //! - `sweep`: what killed processes left,
 //! - `meeting`: the two kinds of record, as bytes,
 //! - `door`, `caller`: the two sides.
@@ -25,14 +27,19 @@ use crate::layout::{LARGEST_REGION, SMALLEST_REGION};
 
 mod caller;
 mod door;
+mod listing;
 mod lock;
 mod meeting;
 mod place;
+mod places;
+mod record;
 mod sweep;
 
 pub use caller::connect;
-pub use door::{Door, Places};
+pub use door::Door;
+pub use listing::{Endpoint, endpoints, endpoints_in};
 pub(crate) use place::remove;
+pub use places::Places;
 
 /// 1 MiB: two rings of 510 KiB each.
 const DEFAULT_SIZE: u64 = 1 << 20;

@@ -42,4 +42,4 @@ mod ring;
 mod sync;
 
 #[cfg(all(unix, not(loom)))]
-pub use endpoint::{Door, MemoryMappedFile, Places, connect};
+pub use endpoint::{Door, Endpoint, MemoryMappedFile, Places, connect, endpoints, endpoints_in};

@@ -4,14 +4,11 @@
 //! what was asked, and each step towards a client is a system call that does not block. What a client that was let
 //! in does next is bounded by the handshake deadline of the layers above.
 
-use std::{
-    collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc,
-};
+use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, path::Path, pin::Pin};
 
 use rustix::fs::OFlags;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use witrpc_core::Error;
 use witrpc_core::transport::Channel;
 
@@ -19,6 +16,7 @@ use super::MemoryMappedFile;
 use super::lock::Lock;
 use super::meeting::{Answer, Ask, Asks, MEETING_VERSION};
 use super::place::{Files, Place, remove};
+use super::places::{Lease, Places};
 use super::sweep::sweep;
 use crate::channel::{Terms, assemble};
 use crate::event::fifo::{self, FifoWaiter, Ringer};
@@ -30,31 +28,6 @@ use crate::region::{Region, Side};
 const LONGEST_QUEUE: usize = if cfg!(test) { 3 } else { 1024 };
 /// Sixty-four asks at a time.
 const CHUNK: usize = 4096;
-
-/// The places for clients. They outlast a [`Door`]: who is connected stays so while a server stops and starts to
-/// listen, and still counts. Clones share the places.
-#[derive(Clone, Debug)]
-pub struct Places {
-    free: Arc<Semaphore>,
-}
-
-impl Places {
-    /// As many places as the endpoint's `max_clients`.
-    #[must_use]
-    pub fn of(file: &MemoryMappedFile) -> Self {
-        let clients = usize::try_from(file.max_clients).unwrap_or(usize::MAX);
-        Self { free: Arc::new(Semaphore::new(clients.min(Semaphore::MAX_PERMITS))) }
-    }
-
-    fn try_take(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.free).try_acquire_owned().ok()
-    }
-
-    /// Until a place is free.
-    async fn wait(&self) {
-        drop(self.free.acquire().await);
-    }
-}
 
 /// A listening endpoint. Dropping it tells the clients that wait, and removes what it made.
 #[derive(Debug)]
@@ -88,7 +61,9 @@ impl Door {
         place.check_room(file.size)?;
         let path = place.door();
         remove(&path);
+        places.post_in(Some(lock.reopen()?));
         let (pipe, writer) = Self::make(&path).map_err(|error| {
+            places.post_in(None);
             remove(&path);
             Error::io(format!("the door {}", path.display()), &error)
         })?;
@@ -186,7 +161,7 @@ impl Door {
         }
     }
 
-    fn let_in(&self, caller: Caller, lease: OwnedSemaphorePermit) -> Option<Channel> {
+    fn let_in(&self, caller: Caller, lease: Lease) -> Option<Channel> {
         let process = caller.ask.process_id;
         if !caller.is_there() {
             tracing::debug!(process, "a client that waited has gone");
@@ -205,7 +180,7 @@ impl Door {
     }
 
     /// Makes all that the connection needs, and only then says so (E3). `None` if the client went meanwhile.
-    fn meet(&self, caller: &Caller, lease: OwnedSemaphorePermit) -> io::Result<Option<Channel>> {
+    fn meet(&self, caller: &Caller, lease: Lease) -> io::Result<Option<Channel>> {
         let files = &caller.files;
         let ringer = Ringer::open(&files.to_client)?;
         let peer = ringer.watch();
@@ -244,6 +219,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
+        self.places.post_in(None);
         // No more asks after this, but by who has the pipe open already: such a client sees its door gone.
         remove(&self.place.door());
         self.take_in_the_rest();

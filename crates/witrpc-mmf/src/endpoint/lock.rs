@@ -19,11 +19,14 @@ use tokio::time::{Instant, sleep};
 use witrpc_core::Error;
 
 use super::place::{Place, remove};
+use super::record::RECORD_LEN;
 
 /// What a lock file says, so that a sweep never takes another program's `x.lock` for ours.
-const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
+pub(super) const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
 /// A sweep or a stopping server holds a lock for far less; a live server for ever.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// More bytes than any lock file of ours has, by one.
+pub(super) const LONGEST: u64 = (MARK.len() + RECORD_LEN + 1) as u64;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The lock on an endpoint's name. Dropping it removes its file, then lets go.
@@ -86,11 +89,23 @@ impl Lock {
         Ok(Some(Self { path: path.to_owned(), _file: file }))
     }
 
+    /// The file once more, for writing its record. Closing it does not let go of the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(super) fn reopen(&self) -> Result<File, Error> {
+        File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(|error| Error::io(self.path.display().to_string(), &error))
+    }
+
     /// Writes our mark into a new file, or finds it in an old one.
     fn mark(mut file: &File) -> io::Result<()> {
         let mut found = Vec::new();
-        file.take(MARK.len() as u64 + 1).read_to_end(&mut found)?;
-        if found == MARK {
+        file.take(LONGEST).read_to_end(&mut found)?;
+        if found.starts_with(MARK) {
             return Ok(());
         }
         if !found.is_empty() {
@@ -110,11 +125,19 @@ impl Drop for Lock {
 /// Whether a lock file bears our mark. A sweep leaves others alone; so it does an empty one, which a server that
 /// was killed between making and marking it leaves behind, and which the next server of that name takes over.
 pub(super) fn is_marked(path: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut found = Vec::new();
-    open(path, flags, Mode::empty()).is_ok_and(|file| {
-        File::from(file).take(MARK.len() as u64 + 1).read_to_end(&mut found).is_ok()
-    }) && found == MARK
+    open_lock(path).is_ok_and(|file| file.take(LONGEST).read_to_end(&mut found).is_ok())
+        && found.starts_with(MARK)
+}
+
+/// Opens a lock file for looking into it.
+///
+/// # Errors
+///
+/// What the system says.
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    Ok(open(path, flags, Mode::empty())?.into())
 }
 
 fn foreign() -> io::Error {

@@ -34,14 +34,19 @@ pub(super) struct Place {
 impl Place {
     /// Where the files of this endpoint lie.
     pub(super) fn of(file: &MemoryMappedFile) -> Result<Self, Error> {
-        let (directory, setting) = match (&file.directory, std::env::var_os(VARIABLE)) {
-            (Some(directory), _) => (directory.clone(), "with_directory"),
+        Ok(Self { name: file.name.clone(), ..Self::anonymous(file.directory.clone())? })
+    }
+
+    /// A directory, or the default one, for no endpoint in particular.
+    pub(super) fn anonymous(directory: Option<PathBuf>) -> Result<Self, Error> {
+        let (directory, setting) = match (directory, std::env::var_os(VARIABLE)) {
+            (Some(directory), _) => (directory, "with_directory"),
             (None, Some(directory)) if !directory.is_empty() => (directory.into(), VARIABLE),
             (None, _) => (default_directory()?, "with_directory"),
         };
         // Without a trailing slash, which would follow a symlink.
         let directory = directory.components().collect();
-        Ok(Self { directory, setting, name: file.name.clone() })
+        Ok(Self { directory, setting, name: String::new() })
     }
 
     /// Makes the directory if it is missing, and checks that it is private. `[seg.file.directory]`

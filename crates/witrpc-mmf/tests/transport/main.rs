@@ -5,4 +5,5 @@
 
 mod common;
 mod endpoint;
+mod listing;
 mod processes;

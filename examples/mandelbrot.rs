@@ -1,0 +1,148 @@
+//! A host and its worker: the host asks for the tiles of a picture, all at once, and shows the worker's progress. Run it with
+//!
+//! ```text
+//! cargo run --release --example mandelbrot [picture.png]
+//! ```
+//!
+//! Without a path the picture goes to the directory for temporary files. The worker is a second process of this program.
+
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinSet;
+use witrpc::prelude::*;
+
+#[path = "shared/processes.rs"]
+mod processes;
+
+use processes::Outcome;
+
+const WIDTH: u32 = 1280;
+const HEIGHT: u32 = 960;
+/// Tiles are squares.
+const TILE: u32 = 160;
+const MAX_STEPS: u8 = 255;
+/// Few points take many steps: this lets the others be seen.
+const BRIGHTNESS: u8 = 8;
+
+/// What the worker does.
+#[witrpc::service]
+pub(crate) trait Renderer {
+    /// The tile with this corner: a byte per pixel, row by row. Tiles are computed side by side.
+    #[witrpc(blocking)]
+    async fn tile(&self, left: u32, top: u32) -> witrpc::Result<Blob>;
+    /// A row of a tile is done; which, is nobody's concern.
+    #[event]
+    fn row_done(&self) -> &Event<()>;
+}
+
+#[derive(Default)]
+struct Worker {
+    row_done: Event<()>,
+}
+
+impl Renderer for Worker {
+    async fn tile(&self, left: u32, top: u32) -> witrpc::Result<Blob> {
+        let call = CallContext::current();
+        let mut pixels = Vec::new();
+        for y in top..top + TILE {
+            if call.is_cancelled() {
+                return Err(witrpc::Error::Cancelled);
+            }
+            pixels.extend((left..left + TILE).map(|x| shade(x, y)));
+            self.row_done.raise(())?;
+        }
+        Ok(pixels.into())
+    }
+
+    fn row_done(&self) -> &Event<()> {
+        &self.row_done
+    }
+}
+
+/// The brighter, the more steps it takes the point of this pixel to leave the circle; black if it stays.
+fn shade(x: u32, y: u32) -> u8 {
+    let scale = 3.0 / f64::from(WIDTH);
+    let re = f64::from(x).mul_add(scale, -2.2);
+    let im = (f64::from(y) - f64::from(HEIGHT) / 2.0) * scale;
+    let (mut a, mut b) = (0.0, 0.0);
+    for step in 0..MAX_STEPS {
+        if a * a + b * b > 4.0 {
+            return step.saturating_mul(BRIGHTNESS);
+        }
+        (a, b) = (a * a - b * b + re, 2.0 * a * b + im);
+    }
+    0
+}
+
+#[tokio::main]
+async fn main() -> Outcome<ExitCode> {
+    processes::run("mandelbrot", worker, host).await
+}
+
+fn worker(endpoint: String) -> witrpc::Result<WitServer> {
+    WitServerBuilder::new()
+        .with_service(RendererServer::new(Worker::default()))
+        .with_memory_mapped_file(endpoint)
+        .build()
+}
+
+async fn host(endpoint: String) -> Outcome {
+    let default = || std::env::temp_dir().join("witrpc-mandelbrot.png");
+    let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
+    let client = WitClientBuilder::new().with_memory_mapped_file(endpoint).build()?;
+    client.connect(Duration::from_secs(5)).await?;
+    let renderer = client.get_service::<RendererClient>();
+
+    let mut rows = renderer.row_done().subscribe();
+    let mut tiles = JoinSet::new();
+    for (left, top) in corners() {
+        let tile = renderer.tile(left, top);
+        tiles.spawn(async move { tile.await.map(|pixels| (left, top, pixels)) });
+    }
+    let style = ProgressStyle::with_template("{bar:50} {percent:>3} % of {len} rows, {elapsed}")?;
+    let bar = ProgressBar::new(u64::from(WIDTH / TILE * HEIGHT)).with_style(style);
+    let mut picture = vec![0; (WIDTH * HEIGHT) as usize];
+    while !tiles.is_empty() {
+        tokio::select! {
+            biased;
+            Some(row) = rows.next() => bar.inc(match row {
+                Ok(()) => 1,
+                Err(EventError::Lagged(rows)) => rows,
+                Err(error) => return Err(error.into()),
+            }),
+            Some(tile) = tiles.join_next() => {
+                let (left, top, pixels) = tile??;
+                place(&mut picture, &pixels, (left, top));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    client.disconnect().await;
+    write(&path, &picture)?;
+    println!("{} tiles are in {}", corners().count(), path.display());
+    Ok(())
+}
+
+fn corners() -> impl Iterator<Item = (u32, u32)> {
+    (0..HEIGHT / TILE)
+        .flat_map(|row| (0..WIDTH / TILE).map(move |column| (column * TILE, row * TILE)))
+}
+
+fn place(picture: &mut [u8], tile: &[u8], (left, top): (u32, u32)) {
+    for (y, row) in (top..).zip(tile.chunks(TILE as usize)) {
+        let at = (y * WIDTH + left) as usize;
+        picture[at..at + row.len()].copy_from_slice(row);
+    }
+}
+
+fn write(path: &Path, picture: &[u8]) -> Outcome {
+    let file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let mut encoder = png::Encoder::new(file, WIDTH, HEIGHT);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header()?.write_image_data(picture)?;
+    Ok(())
+}

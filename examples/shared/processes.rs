@@ -1,0 +1,61 @@
+//! Two processes from one program: it starts itself a second time as the server, and both end cleanly, at Ctrl-C too.
+
+use std::io::Read;
+use std::process::{ExitCode, Stdio};
+
+use tokio::process::Command;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use witrpc::WitServer;
+
+/// What an example comes to.
+pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// Tells the second process that it is the server, and on which endpoint.
+const SERVER: &str = "WITRPC_EXAMPLE_SERVER";
+
+/// Runs `client` in this process, and `server` in another that ends with it. Both are given the endpoint's name.
+pub(crate) async fn run(
+    name: &str,
+    server: impl FnOnce(String) -> witrpc::Result<WitServer>,
+    client: impl AsyncFnOnce(String) -> Outcome,
+) -> Outcome<ExitCode> {
+    if let Ok(endpoint) = std::env::var(SERVER) {
+        serve(&server(endpoint)?).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // From here on a signal ends this process by way of the code below, which cleans up.
+    let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let endpoint = format!("{name}-{}", std::process::id());
+    let program = std::env::current_exe()?;
+    // In a group of its own, so that Ctrl-C reaches this process only.
+    let mut command = Command::new(program);
+    let mut child =
+        command.env(SERVER, &endpoint).stdin(Stdio::piped()).process_group(0).spawn()?;
+    let called = tokio::select! {
+        called = client(endpoint) => Some(called),
+        () = interrupted(signals) => None,
+    };
+    // The server ends when its standard input does, so it never outlives this process.
+    drop(child.stdin.take());
+    let status = child.wait().await?;
+    match called {
+        None => Ok(ExitCode::from(130)),
+        Some(Ok(())) if !status.success() => Err(format!("the server failed: {status}").into()),
+        Some(called) => called.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn serve(server: &WitServer) -> Outcome {
+    server.start_waiting_for_connection().await?;
+    let end_of_input = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]));
+    end_of_input.await??;
+    server.stop_waiting_for_connection().await;
+    Ok(())
+}
+
+async fn interrupted((mut interrupt, mut terminate): (Signal, Signal)) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
