@@ -114,6 +114,11 @@ impl Fixture {
         self
     }
 
+    /// Whether clients tell which process they are.
+    pub(crate) fn has_processes(&self) -> bool {
+        matches!(self.transport, Transport::Mmf { .. })
+    }
+
     /// What a text of some hundred bytes takes beyond itself, as the only argument and as a result.
     pub(crate) fn text_overheads(&self) -> (usize, usize) {
         match self.serializer {

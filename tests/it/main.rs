@@ -7,6 +7,7 @@
     reason = "a failed unwrap is a failed test, and the numbers here are small"
 )]
 
+mod authorization;
 mod contract;
 mod events;
 mod fixture;
