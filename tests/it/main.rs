@@ -8,6 +8,7 @@
 )]
 
 mod authorization;
+mod confidential;
 mod contract;
 mod events;
 mod fixture;
@@ -18,6 +19,7 @@ mod peer;
 mod processes;
 mod raw;
 mod runtimes;
+mod spy;
 mod suite;
 mod tidy;
 mod values;
