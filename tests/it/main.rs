@@ -12,6 +12,7 @@ mod confidential;
 mod contract;
 mod events;
 mod fixture;
+mod hostile;
 mod idle;
 mod instances;
 mod introspection;
