@@ -42,4 +42,4 @@ mod ring;
 mod sync;
 
 #[cfg(all(unix, not(loom)))]
-pub use endpoint::{Door, MemoryMappedFile, Places, connect};
+pub use endpoint::{Door, MemoryMappedFile, Places, connect, unique_name};
