@@ -23,4 +23,5 @@ mod runtimes;
 mod spy;
 mod suite;
 mod tidy;
+mod tracing;
 mod values;

@@ -3,6 +3,74 @@
 //! A transport adds its own words in an extension trait (`with_memory_mapped_file`, say) on top of `with_transport`; the
 //! builders know none of them.
 
+/// The settings that both builders have, once: methods on a type with a field `common`.
+macro_rules! common_settings {
+    ($builder:ty) => {
+        impl $builder {
+            /// Serializes as JSON. The default.
+            #[cfg(feature = "json")]
+            pub fn with_json(mut self) -> Self {
+                self.common.codec = Some($crate::serializer::Codec::Json);
+                self
+            }
+
+            /// Serializes as MessagePack; both sides must.
+            #[cfg(feature = "message-pack")]
+            pub fn with_message_pack(mut self) -> Self {
+                self.common.codec = Some($crate::serializer::Codec::MessagePack);
+                self
+            }
+
+            /// Serializes as postcard; both sides must, and have the same types: postcard does not notice when they differ.
+            #[cfg(feature = "postcard")]
+            pub fn with_postcard(mut self) -> Self {
+                self.common.codec = Some($crate::serializer::Codec::Postcard);
+                self
+            }
+
+            /// Serializes with a format of your own; both sides must.
+            pub fn with_serializer(
+                mut self,
+                serializer: impl $crate::serializer::Serializer,
+            ) -> Self {
+                self.common.set_serializer(serializer);
+                self
+            }
+
+            /// Sends in clear. The default.
+            pub fn without_encryption(mut self) -> Self {
+                self.common.without_encryption();
+                self
+            }
+
+            /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must have it.
+            pub fn with_encryption(mut self) -> Self {
+                self.common.set_encryptor($crate::cipher::NoiseEncryptor::new());
+                self
+            }
+
+            /// Encrypts with a scheme of your own; the other side must have the same.
+            pub fn with_encryptor(mut self, encryptor: impl $crate::cipher::Encryptor) -> Self {
+                self.common.set_encryptor(encryptor);
+                self
+            }
+
+            /// Takes messages of at most `bytes` (body and blobs) from the other side. Default 64 MiB.
+            pub fn with_max_message_size(mut self, bytes: u64) -> Self {
+                self.common.limits.set_max_message_size(bytes);
+                self
+            }
+
+            /// Holds at most `bytes` of messages per connection and direction; a sender waits at that. Default twice
+            /// `max_message_size`, and at least that.
+            pub fn with_max_buffered(mut self, bytes: u64) -> Self {
+                self.common.limits.max_buffered = bytes;
+                self
+            }
+        }
+    };
+}
+
 mod client;
 mod server;
 

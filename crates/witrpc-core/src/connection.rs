@@ -17,14 +17,18 @@
 //!   once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
 //! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
 
+mod closing;
 mod events;
+mod handling;
+mod receiving;
+
+pub(crate) use receiving::{Polled, Turn};
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -34,26 +38,21 @@ use crate::context::Peer;
 use crate::error::{CloseReason, Error};
 use crate::event::Registration;
 use crate::exchange::{Opened, Rest};
-use crate::feed::{self, Feed, Feeds};
+use crate::feed::{Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
-use crate::inbound::{Inbound, Incoming};
-use crate::ledger::{Charge, Ledger};
-use crate::message::{Content, Head};
+use crate::inbound::Inbound;
+use crate::ledger::Ledger;
+use crate::message::Content;
 use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
-use crate::pending::{Answer, CallId, Completed, Pending};
+use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
 use crate::serializer::Codec;
-use crate::served::{Job, Served};
+use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
 use crate::sink::{RemoteSink, Window};
 use crate::wire::u32_len;
-
-/// Frames that are taken in one step, so that whoever takes them gets on.
-const LEAD_FRAMES: usize = 64;
-/// Looks at the ring between two looks at the clock, while polling.
-const LOOKS_PER_CLOCK: u32 = 16;
 
 /// The receiving half, and how its two kinds of visitor poll it.
 #[derive(Debug)]
@@ -115,28 +114,6 @@ impl std::fmt::Debug for Connection {
 /// Contracts by the address of their descriptor.
 type Routes = Vec<(usize, Arc<Result<Route, Error>>)>;
 
-/// What a drained frame asks of whoever drained it.
-enum Handled {
-    /// The answer that the leader waits for.
-    Mine(Answer),
-    /// A request to be served.
-    Serve(Job),
-    /// Another caller was woken.
-    Woke,
-    Nothing,
-}
-
-/// How a turn of the driver ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Nothing more is there now.
-    Empty,
-    /// There may be more; others had to get their turn.
-    More,
-    /// A caller is leading; it wakes the driver, or leaves everything done (C1).
-    Led,
-}
-
 impl Connection {
     /// A connection over an open session. The caller spawns its driver.
     pub(crate) fn new(
@@ -189,14 +166,6 @@ impl Connection {
         // Release: pairs with the swap in `register_driver`; what is to be done was done before.
         self.kicked.store(true, Ordering::Release);
         self.ledger.driver().wake();
-    }
-
-    /// Makes `waker` the driver's, and returns whether there is work already: word that was left before, credit to
-    /// give back, or frames. From here on every one of these wakes it, or finds the peer armed.
-    pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, Error> {
-        self.ledger.driver().register(waker);
-        let kicked = self.kicked.swap(false, Ordering::AcqRel);
-        Ok(self.arm()? || kicked || self.ledger.is_due())
     }
 
     pub(crate) const fn calls(&self) -> &Arc<Semaphore> {
@@ -309,295 +278,12 @@ impl Connection {
         });
     }
 
-    /// Looks for the answer to `id`, leading the receiving for the length of this step if nobody else does.
-    pub(crate) fn poll_answer(&self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
-        if let Some(outcome) = lock(&self.pending).poll(id, waker) {
-            return Some(outcome);
-        }
-        // The waker is registered (C2); if somebody else leads, that wakes us.
-        let mut guard = self.receiving.try_lock().ok()?;
-        let receiving = guard.as_mut()?;
-        match self.lead(receiving, id) {
-            Ok(answer) => answer.map(Ok),
-            Err(error) => {
-                drop(guard);
-                self.fail(&error);
-                lock(&self.pending).poll(id, waker)
-            }
-        }
-    }
-
-    /// Drains, and polls a while for `id`'s answer.
-    fn lead(&self, receiving: &mut Receiving, id: CallId) -> Result<Option<Answer>, Error> {
-        receiving.inbound.receiver.disarm();
-        let (mut answer, mut woke, mut frames) = (None, false, 0);
-        let mut polling: Option<(Instant, Duration)> = None;
-        loop {
-            while frames < LEAD_FRAMES
-                && self.closed().is_none()
-                && let Some(incoming) = receiving.inbound.next()?
-            {
-                frames += 1;
-                match self.handle(incoming, Some(id))? {
-                    Handled::Mine(mine) => answer = Some(mine),
-                    Handled::Serve(job) => {
-                        self.served.take_in(job)?;
-                        self.wake_driver();
-                    }
-                    Handled::Woke => woke = true,
-                    Handled::Nothing => {}
-                }
-            }
-            // Others have work now, or we have: polling on would keep them from it.
-            if answer.is_some() || woke || frames >= LEAD_FRAMES || self.closed().is_some() {
-                break;
-            }
-            let (since, budget) = *polling.get_or_insert_with(|| {
-                let worth = receiving.inbound.receiver.worth_polling();
-                (Instant::now(), receiving.caller.budget(worth))
-            });
-            if budget.is_zero() {
-                break;
-            }
-            if !poll_ring(&mut receiving.inbound, since, budget)? {
-                receiving.caller.miss();
-                polling = None;
-                break;
-            }
-        }
-        if let Some((since, budget)) = polling
-            && answer.is_some()
-            && !budget.is_zero()
-        {
-            receiving.caller.hit(since.elapsed());
-        }
-        self.leave(receiving)?;
-        Ok(answer)
-    }
-
-    /// Leaves the receiving half as C1 asks.
-    fn leave(&self, receiving: &mut Receiving) -> Result<(), Error> {
-        // The driver may have left records behind that are consumed and not yet released.
-        receiving.inbound.receiver.release()?;
-        if receiving.inbound.receiver.arm()? {
-            self.wake_driver();
-        }
-        Ok(())
-    }
-
-    /// One step of the driver: takes and serves what is there.
-    pub(crate) fn turn(self: &Arc<Self>, frames: usize) -> Result<Turn, Error> {
-        let mut unpublished = false;
-        let mut turn = Turn::More;
-        for _ in 0..frames {
-            // What comes behind a goodbye is for nobody.
-            if self.closed().is_some() {
-                turn = Turn::Empty;
-                break;
-            }
-            let handled = {
-                let Ok(mut guard) = self.receiving.try_lock() else {
-                    turn = Turn::Led;
-                    break;
-                };
-                let Some(receiving) = guard.as_mut() else {
-                    turn = Turn::Empty;
-                    break;
-                };
-                receiving.inbound.receiver.disarm();
-                let Some(incoming) = receiving.inbound.next()? else {
-                    turn = Turn::Empty;
-                    break;
-                };
-                self.handle(incoming, None)?
-            };
-            if let Handled::Serve(job) = handled {
-                unpublished |= self.serve(job);
-            }
-        }
-        if let Ok(mut guard) = self.receiving.try_lock()
-            && let Some(receiving) = guard.as_mut()
-        {
-            receiving.inbound.receiver.release()?;
-        }
-        if unpublished {
-            self.with_outbound(|outbound| outbound.publish().map(|()| false));
-        }
-        Ok(turn)
-    }
-
-    /// How long the driver should poll before it sleeps.
-    pub(crate) fn poll_budget(&self) -> Duration {
-        let Ok(mut guard) = self.receiving.try_lock() else { return Duration::ZERO };
-        let Some(receiving) = guard.as_mut() else { return Duration::ZERO };
-        let worth = receiving.inbound.receiver.worth_polling();
-        receiving.driver.budget(worth)
-    }
-
-    /// Polls the ring for a `slice` of the `budget` that began at `since`.
-    pub(crate) fn poll_slice(
-        &self,
-        since: Instant,
-        budget: Duration,
-        slice: Duration,
-    ) -> Result<Polled, Error> {
-        if budget.is_zero() {
-            return Ok(Polled::GaveUp);
-        }
-        let Ok(mut guard) = self.receiving.try_lock() else { return Ok(Polled::GaveUp) };
-        let Some(receiving) = guard.as_mut() else { return Ok(Polled::GaveUp) };
-        let spent = since.elapsed();
-        if budget <= spent {
-            receiving.driver.miss();
-            return Ok(Polled::GaveUp);
-        }
-        if poll_ring(&mut receiving.inbound, Instant::now(), slice.min(budget - spent))? {
-            receiving.driver.hit(since.elapsed());
-            return Ok(Polled::Ready);
-        }
-        Ok(Polled::Again)
-    }
-
-    /// Arms the receiving half for the driver's sleep; returns whether there is work after all.
-    fn arm(&self) -> Result<bool, Error> {
-        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
-        // taken already, with its frame unread. It is done within one bounded step.
-        let mut guard = lock(&self.receiving);
-        let Some(receiving) = guard.as_mut() else { return Ok(false) };
-        // The turn before may have left this to a leader that came too late to do it.
-        receiving.inbound.receiver.release()?;
-        Ok(receiving.inbound.receiver.arm()?)
-    }
-
     /// Sends what waits, after room, credit, or something to say has come; returns whether to call again soon.
     pub(crate) fn pump(&self) -> bool {
         self.with_outbound(|outbound| {
             let pumped = outbound.pump(true)?;
             Ok(pumped == Pumped::More)
         })
-    }
-
-    /// The peer's process is gone: takes what it still said, waiting for a leader to be done with its step.
-    pub(crate) fn last_words(self: &Arc<Self>) -> Result<(), Error> {
-        loop {
-            match self.turn(LEAD_FRAMES)? {
-                Turn::Empty => return Ok(()),
-                Turn::More => {}
-                Turn::Led => drop(lock(&self.receiving)),
-            }
-        }
-    }
-
-    /// What a frame means. Requests are handed back: only the driver serves.
-    fn handle(&self, incoming: Incoming, mine: Option<CallId>) -> Result<Handled, Error> {
-        match incoming {
-            Incoming::Request { id, head, content, charge } => {
-                return Ok(Handled::Serve(Job { id, head, content, charge }));
-            }
-            Incoming::Response { id, head, content, charge } => {
-                return self.handle_response(CallId(id), head, content, charge, mine);
-            }
-            Incoming::Aborted { id, request: false } => {
-                let head = Head { selector: Status::Cancelled.code(), ..Head::default() };
-                return self.handle_response(
-                    CallId(id),
-                    head,
-                    Content::default(),
-                    Charge::none(),
-                    mine,
-                );
-            }
-            Incoming::Aborted { id, request: true } => self.acknowledge_cancel(id),
-            Incoming::Cancel(id) => self.cancel_served(id)?,
-            Incoming::Credit(bytes) => {
-                self.send(|outbound| {
-                    outbound.add_credit(bytes);
-                    Ok(())
-                });
-            }
-            Incoming::Ping(id) => self.send(|outbound| outbound.push_control(Kind::Pong, id)),
-            Incoming::Pong(id) => {
-                let answer = Answer {
-                    status: Status::Ok,
-                    content: Content::default(),
-                    charge: Charge::none(),
-                };
-                return self.complete(CallId(id), answer, mine);
-            }
-            Incoming::Goodbye(reason) => {
-                self.close(CloseReason::Peer(reason));
-                self.wake_driver();
-            }
-            Incoming::Event { id, head, content, charge } => {
-                self.handle_event(id, &head, content, charge)?;
-                return Ok(Handled::Woke);
-            }
-            Incoming::Subscribe { id, service, event, window } => {
-                self.handle_subscribe(id, (service, event), window)?;
-            }
-            Incoming::Unsubscribe(id) => self.handle_unsubscribe(id),
-            Incoming::EventAck { id, values } => self.handle_event_ack(id, values)?,
-            Incoming::EventEnd { id, reason } => self.handle_event_end(id, reason),
-            Incoming::Part => {}
-            Incoming::Handshake { .. } => {
-                return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
-            }
-        }
-        Ok(Handled::Nothing)
-    }
-
-    fn handle_response(
-        &self,
-        id: CallId,
-        head: Head,
-        content: Content,
-        charge: Charge,
-        mine: Option<CallId>,
-    ) -> Result<Handled, Error> {
-        let Some(status) = Status::from_code(head.selector) else {
-            return Err(Error::Protocol("an unknown response status".to_owned()));
-        };
-        let handled = self.complete(id, Answer { status, content, charge }, mine)?;
-        self.calls.add_permits(1);
-        Ok(handled)
-    }
-
-    fn complete(&self, id: CallId, answer: Answer, mine: Option<CallId>) -> Result<Handled, Error> {
-        let completed = lock(&self.pending).complete(id, answer, mine);
-        match completed {
-            Ok(Completed::Mine(answer)) => Ok(Handled::Mine(answer)),
-            Ok(Completed::Other(waker)) => {
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-                Ok(Handled::Woke)
-            }
-            Ok(Completed::Nobody) => Ok(Handled::Nothing),
-            Err(_) => Err(Error::Protocol("an answer to a call that was not waiting".to_owned())),
-        }
-    }
-
-    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
-    fn cancel_served(&self, id: u64) -> Result<(), Error> {
-        if self.served.cancel(id) {
-            self.acknowledge_cancel(id);
-            return Ok(());
-        }
-        let mut guard = lock(&self.outbound);
-        let Some(outbound) = guard.as_mut() else { return Ok(()) };
-        let withdrawn = outbound.withdraw_response(id)?;
-        drop(guard);
-        match withdrawn {
-            Withdrawn::Unsent => self.acknowledge_cancel(id),
-            Withdrawn::Partly => self.send(|_| Ok(())),
-            // The answer crossed the cancel; it is the acknowledgement.
-            Withdrawn::Sent => {}
-        }
-        Ok(())
-    }
-
-    fn acknowledge_cancel(&self, id: u64) {
-        self.respond(id, Status::Cancelled, Content::default(), 0, true);
     }
 
     /// The caller of `id` is gone: takes its request back or cancels it at the peer.
@@ -671,81 +357,6 @@ impl Connection {
             queued_bytes: self.queued(),
         }
     }
-
-    /// Ends the connection because of an error, telling the peer what it did wrong.
-    pub(crate) fn fail(&self, error: &Error) {
-        let farewell = error.to_string();
-        self.end(CloseReason::Failed(farewell.clone()), &farewell);
-    }
-
-    /// Ends the connection on this side's wish, telling the peer.
-    pub(crate) fn disconnect(&self, farewell: &str) {
-        self.end(CloseReason::Local, farewell);
-    }
-
-    /// Says goodbye and closes.
-    fn end(&self, reason: CloseReason, farewell: &str) {
-        self.close_with(reason, |outbound| {
-            outbound.clear();
-            outbound.push_goodbye(farewell);
-            // One attempt; the driver has a little more patience.
-            if let Err(error) = outbound.pump(true) {
-                tracing::debug!(%error, "could not say goodbye");
-            }
-        });
-        self.wake_driver();
-    }
-
-    /// Tries once more to say goodbye; returns whether there is still reason to.
-    pub(crate) fn retry_goodbye(&self) -> bool {
-        let mut guard = lock(&self.outbound);
-        let Some(outbound) = guard.as_mut() else { return false };
-        outbound.has_goodbye() && outbound.pump(true).is_ok() && outbound.has_goodbye()
-    }
-
-    /// Fails everything that waits. The halves stay until the driver takes them down.
-    pub(crate) fn close(&self, reason: CloseReason) {
-        self.close_with(reason, |_| ());
-    }
-
-    /// Closes, with some last words. The sending half is locked meanwhile, so that the driver, who takes it down once
-    /// it sees the reason, does not do so before they are spoken.
-    fn close_with(&self, reason: CloseReason, last_words: impl FnOnce(&mut Outbound)) {
-        let mut guard = lock(&self.outbound);
-        if self.closed.set(reason).is_err() {
-            return;
-        }
-        let mut unsent = Vec::new();
-        if let Some(outbound) = guard.as_mut() {
-            unsent = outbound.unsent_requests();
-            last_words(outbound);
-        }
-        drop(guard);
-        let Some(reason) = self.closed.get() else { return };
-        self.calls.close();
-        self.bytes.close();
-        let wakers = lock(&self.pending).close(reason, &unsent);
-        wakers.into_iter().for_each(Waker::wake);
-        feed::end_all(lock(&self.feeds).take(), reason);
-    }
-
-    /// Frees the region, the descriptors and the place at the server. The driver's last step.
-    pub(crate) fn take_down(&self) {
-        self.close(CloseReason::RuntimeGone);
-        self.served.cancel_all();
-        drop(std::mem::take(&mut *lock(&self.sinks)));
-        let receiving = lock(&self.receiving).take();
-        let outbound = lock(&self.outbound).take();
-        drop((receiving, outbound));
-        drop(lock(&self.lease).take());
-        self.ended.send_replace(true);
-    }
-
-    /// Completes when everything has been taken down.
-    pub(crate) async fn ended(&self) {
-        // The sender lives as long as this connection, so the only way to complete is the value.
-        drop(self.ended.subscribe().wait_for(|ended| *ended).await);
-    }
 }
 
 /// What a connection is holding.
@@ -762,29 +373,6 @@ pub struct Load {
     pub subscriptions: usize,
     /// Bytes that wait to be sent, with a constant per message.
     pub queued_bytes: u64,
-}
-
-/// How a slice of polling ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Polled {
-    Ready,
-    Again,
-    GaveUp,
-}
-
-/// Polls until a frame is there (`true`) or `budget` is spent.
-fn poll_ring(inbound: &mut Inbound, since: Instant, budget: Duration) -> Result<bool, Error> {
-    loop {
-        for _ in 0..LOOKS_PER_CLOCK {
-            if inbound.receiver.is_ready()? {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        if since.elapsed() >= budget {
-            return Ok(false);
-        }
-    }
 }
 
 /// Locks; a panic elsewhere has left the protected state whole, because no step panics half-way.

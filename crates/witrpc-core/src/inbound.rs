@@ -442,3 +442,35 @@ const fn event_ack(id: u64) -> Incoming {
 fn protocol(rule: &str) -> Error {
     Error::Protocol(rule.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Incoming, Window, event_ack, subscribe};
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn subscribe_is_frozen() {
+        let payload = [2, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+        let Incoming::Subscribe { id, service, event, window } = subscribe(5, &payload).unwrap()
+        else {
+            panic!("another frame")
+        };
+        assert_eq!((id, service, event), (5, 2, 1));
+        assert_eq!(window, Window { values: 256, bytes: 1 << 16 });
+        assert!(subscribe(5, &payload[1..]).is_err());
+        assert!(subscribe(5, &[&payload[..], &[0]].concat()).is_err());
+        for empty in [4..8, 8..16] {
+            let mut payload = payload;
+            payload[empty].fill(0);
+            assert!(subscribe(5, &payload).is_err(), "a window of nothing");
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_is_two_numbers() {
+        let Incoming::EventAck { id, values } = event_ack(7 << 32 | 9) else {
+            panic!("another frame")
+        };
+        assert_eq!((id, values), (9, 7));
+    }
+}

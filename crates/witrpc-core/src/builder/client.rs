@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use super::Common;
 use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
-use crate::cipher::{Encryptor, NoiseEncryptor};
 use crate::client::{ClientCore, WitClient};
 use crate::error::Error;
-use crate::serializer::Serializer;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -31,6 +29,8 @@ enum Authorization {
     Provider(TokenProvider),
 }
 
+common_settings!(WitClientBuilder);
+
 impl WitClientBuilder {
     /// A builder with the defaults: JSON, no encryption, no authorization, no timeout.
     pub fn new() -> Self {
@@ -40,51 +40,6 @@ impl WitClientBuilder {
     /// Connects through `transport`. A transport crate has a shorter word for it: `with_memory_mapped_file`.
     pub fn with_transport(mut self, transport: impl ClientTransport) -> Self {
         self.transport = Some(Box::new(transport));
-        self
-    }
-
-    /// Serializes as JSON. The default.
-    #[cfg(feature = "json")]
-    pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Json);
-        self
-    }
-
-    /// Serializes as MessagePack; the server must have the same.
-    #[cfg(feature = "message-pack")]
-    pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::MessagePack);
-        self
-    }
-
-    /// Serializes as postcard; the server must have the same, and the same types: postcard does not notice when they differ.
-    #[cfg(feature = "postcard")]
-    pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Postcard);
-        self
-    }
-
-    /// Serializes with a format of your own; the server must have the same.
-    pub fn with_serializer(mut self, serializer: impl Serializer) -> Self {
-        self.common.set_serializer(serializer);
-        self
-    }
-
-    /// Sends in clear. The default.
-    pub fn without_encryption(mut self) -> Self {
-        self.common.without_encryption();
-        self
-    }
-
-    /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must have it.
-    pub fn with_encryption(mut self) -> Self {
-        self.common.set_encryptor(NoiseEncryptor::new());
-        self
-    }
-
-    /// Encrypts with a scheme of your own; the other side must have the same.
-    pub fn with_encryptor(mut self, encryptor: impl Encryptor) -> Self {
-        self.common.set_encryptor(encryptor);
         self
     }
 
@@ -122,19 +77,6 @@ impl WitClientBuilder {
     /// Gives calls all the time they need. The default.
     pub fn without_timeout(mut self) -> Self {
         self.timeout = None;
-        self
-    }
-
-    /// Takes messages of at most `bytes` (body and blobs) from the server. Default 64 MiB.
-    pub fn with_max_message_size(mut self, bytes: u64) -> Self {
-        self.common.limits.set_max_message_size(bytes);
-        self
-    }
-
-    /// Holds at most `bytes` of messages in either direction; a sender waits at that. Default twice
-    /// `max_message_size`, and at least that.
-    pub fn with_max_buffered(mut self, bytes: u64) -> Self {
-        self.common.limits.max_buffered = bytes;
         self
     }
 

@@ -8,10 +8,8 @@ use super::Common;
 use crate::authorization::{
     AccessTokenValidator, ServerAuthorization, StaticToken, TokenValidator, WithoutAuthorization,
 };
-use crate::cipher::{Encryptor, NoiseEncryptor};
 use crate::error::Error;
 use crate::introspection::ServerDescription;
-use crate::serializer::Serializer;
 use crate::served::Services;
 use crate::server::WitServer;
 use crate::service::Service;
@@ -70,6 +68,8 @@ impl fmt::Debug for WitServerBuilder {
     }
 }
 
+common_settings!(WitServerBuilder);
+
 impl WitServerBuilder {
     /// A builder with the defaults: JSON, no encryption, no authorization.
     pub fn new() -> Self {
@@ -85,51 +85,6 @@ impl WitServerBuilder {
     /// Listens on `transport`. A transport crate has a shorter word for it: `with_memory_mapped_file`.
     pub fn with_transport(mut self, transport: impl ServerTransport) -> Self {
         self.transport = Some(Box::new(transport));
-        self
-    }
-
-    /// Serializes as JSON. The default.
-    #[cfg(feature = "json")]
-    pub fn with_json(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Json);
-        self
-    }
-
-    /// Serializes as MessagePack; the clients must have the same.
-    #[cfg(feature = "message-pack")]
-    pub fn with_message_pack(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::MessagePack);
-        self
-    }
-
-    /// Serializes as postcard; the clients must have the same, and the same types: postcard does not notice when they differ.
-    #[cfg(feature = "postcard")]
-    pub fn with_postcard(mut self) -> Self {
-        self.common.codec = Some(crate::serializer::Codec::Postcard);
-        self
-    }
-
-    /// Serializes with a format of your own; the clients must have the same.
-    pub fn with_serializer(mut self, serializer: impl Serializer) -> Self {
-        self.common.set_serializer(serializer);
-        self
-    }
-
-    /// Sends in clear. The default.
-    pub fn without_encryption(mut self) -> Self {
-        self.common.without_encryption();
-        self
-    }
-
-    /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must have it.
-    pub fn with_encryption(mut self) -> Self {
-        self.common.set_encryptor(NoiseEncryptor::new());
-        self
-    }
-
-    /// Encrypts with a scheme of your own; the other side must have the same.
-    pub fn with_encryptor(mut self, encryptor: impl Encryptor) -> Self {
-        self.common.set_encryptor(encryptor);
         self
     }
 
@@ -186,19 +141,6 @@ impl WitServerBuilder {
     /// Gives a client this long for its handshake once it has been let in. Default 5 s.
     pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
-        self
-    }
-
-    /// Takes messages of at most `bytes` (body and blobs) from a client. Default 64 MiB.
-    pub fn with_max_message_size(mut self, bytes: u64) -> Self {
-        self.common.limits.set_max_message_size(bytes);
-        self
-    }
-
-    /// Holds at most `bytes` of messages per client and direction; a sender waits at that. Default twice
-    /// `max_message_size`, and at least that.
-    pub fn with_max_buffered(mut self, bytes: u64) -> Self {
-        self.common.limits.max_buffered = bytes;
         self
     }
 

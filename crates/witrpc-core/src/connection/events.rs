@@ -35,11 +35,7 @@ impl Connection {
         let id = feeds.add(Arc::clone(feed));
         feed.begin(self, id);
         drop(feeds);
-        let mut payload = Vec::with_capacity(16);
-        payload.put_u16(service);
-        payload.put_u16(event);
-        payload.put_u32(self.window.values);
-        payload.put_u64(self.window.bytes);
+        let payload = subscription(service, event, self.window);
         self.send(|outbound| outbound.push_control_with(Kind::Subscribe, u64::from(id), payload));
     }
 
@@ -149,5 +145,27 @@ impl Connection {
         sink.acknowledge(values).map_err(|_| {
             Error::Protocol("an acknowledgement of values that were not sent".to_owned())
         })
+    }
+}
+
+/// The payload of a subscribe. [wire.subscribe]
+fn subscription(service: u16, event: u16, window: Window) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(16);
+    payload.put_u16(service);
+    payload.put_u16(event);
+    payload.put_u32(window.values);
+    payload.put_u64(window.bytes);
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Window, subscription};
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn subscribe_is_frozen() {
+        let payload = subscription(2, 1, Window { values: 256, bytes: 1 << 16 });
+        assert_eq!(payload, [2, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
     }
 }

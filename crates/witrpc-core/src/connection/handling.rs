@@ -1,0 +1,146 @@
+//! What each kind of frame means to a connection.
+
+use super::{Connection, lock};
+use crate::error::{CloseReason, Error};
+use crate::frame::Kind;
+use crate::inbound::Incoming;
+use crate::ledger::Charge;
+use crate::message::{Content, Head};
+use crate::outbound::Withdrawn;
+use crate::pending::{Answer, CallId, Completed};
+use crate::served::Job;
+use crate::service::Status;
+
+/// What a drained frame asks of whoever drained it.
+pub(super) enum Handled {
+    /// The answer that the leader waits for.
+    Mine(Answer),
+    /// A request to be served.
+    Serve(Job),
+    /// Another caller was woken.
+    Woke,
+    Nothing,
+}
+
+impl Connection {
+    /// What a frame means. Requests are handed back: only the driver serves.
+    pub(super) fn handle(
+        &self,
+        incoming: Incoming,
+        mine: Option<CallId>,
+    ) -> Result<Handled, Error> {
+        match incoming {
+            Incoming::Request { id, head, content, charge } => {
+                return Ok(Handled::Serve(Job { id, head, content, charge }));
+            }
+            Incoming::Response { id, head, content, charge } => {
+                return self.handle_response(CallId(id), head, content, charge, mine);
+            }
+            Incoming::Aborted { id, request: false } => {
+                let head = Head { selector: Status::Cancelled.code(), ..Head::default() };
+                return self.handle_response(
+                    CallId(id),
+                    head,
+                    Content::default(),
+                    Charge::none(),
+                    mine,
+                );
+            }
+            Incoming::Aborted { id, request: true } => self.acknowledge_cancel(id),
+            Incoming::Cancel(id) => self.cancel_served(id)?,
+            Incoming::Credit(bytes) => {
+                self.send(|outbound| {
+                    outbound.add_credit(bytes);
+                    Ok(())
+                });
+            }
+            Incoming::Ping(id) => self.send(|outbound| outbound.push_control(Kind::Pong, id)),
+            Incoming::Pong(id) => {
+                let answer = Answer {
+                    status: Status::Ok,
+                    content: Content::default(),
+                    charge: Charge::none(),
+                };
+                return self.complete(CallId(id), answer, mine);
+            }
+            Incoming::Goodbye(reason) => {
+                self.close(CloseReason::Peer(reason));
+                self.wake_driver();
+            }
+            Incoming::Event { id, head, content, charge } => {
+                self.handle_event(id, &head, content, charge)?;
+                return Ok(Handled::Woke);
+            }
+            Incoming::Subscribe { id, service, event, window } => {
+                self.handle_subscribe(id, (service, event), window)?;
+            }
+            Incoming::Unsubscribe(id) => self.handle_unsubscribe(id),
+            Incoming::EventAck { id, values } => self.handle_event_ack(id, values)?,
+            Incoming::EventEnd { id, reason } => self.handle_event_end(id, reason),
+            Incoming::Part => {}
+            Incoming::Handshake { .. } => {
+                return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
+            }
+        }
+        Ok(Handled::Nothing)
+    }
+
+    pub(super) fn handle_response(
+        &self,
+        id: CallId,
+        head: Head,
+        content: Content,
+        charge: Charge,
+        mine: Option<CallId>,
+    ) -> Result<Handled, Error> {
+        let Some(status) = Status::from_code(head.selector) else {
+            return Err(Error::Protocol("an unknown response status".to_owned()));
+        };
+        let handled = self.complete(id, Answer { status, content, charge }, mine)?;
+        self.calls.add_permits(1);
+        Ok(handled)
+    }
+
+    pub(super) fn complete(
+        &self,
+        id: CallId,
+        answer: Answer,
+        mine: Option<CallId>,
+    ) -> Result<Handled, Error> {
+        let completed = lock(&self.pending).complete(id, answer, mine);
+        match completed {
+            Ok(Completed::Mine(answer)) => Ok(Handled::Mine(answer)),
+            Ok(Completed::Other(waker)) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(Handled::Woke)
+            }
+            Ok(Completed::Nobody) => Ok(Handled::Nothing),
+            Err(_) => Err(Error::Protocol("an answer to a call that was not waiting".to_owned())),
+        }
+    }
+
+    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
+    pub(super) fn cancel_served(&self, id: u64) -> Result<(), Error> {
+        if self.served.cancel(id) {
+            self.acknowledge_cancel(id);
+            return Ok(());
+        }
+        let mut guard = lock(&self.outbound);
+        let Some(outbound) = guard.as_mut() else { return Ok(()) };
+        let withdrawn = outbound.withdraw_response(id)?;
+        drop(guard);
+        match withdrawn {
+            Withdrawn::Unsent => self.acknowledge_cancel(id),
+            Withdrawn::Partly => self.send(|_| Ok(())),
+            // The answer crossed the cancel; it is the acknowledgement.
+            Withdrawn::Sent => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledge_cancel(&self, id: u64) {
+        self.respond(id, Status::Cancelled, Content::default(), 0, true);
+    }
+}
