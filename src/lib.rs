@@ -5,7 +5,7 @@
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
-//! * To choose where and how: [`MemoryMappedFile`], [`WaitStrategy`], [`Serializer`].
+//! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * For a transport of your own, and one within a process for tests: [`transport`].
 
 #![forbid(unsafe_code)]
@@ -21,7 +21,7 @@ pub use witrpc_core::{
     WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
-pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in};
+pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in, unique_name};
 pub use witrpc_mmf_client::{
     MmfClientTransport, WithMemoryMappedFile as ClientWithMemoryMappedFile,
 };

@@ -299,13 +299,15 @@ pub trait AccessTokenValidator<M>: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, String>>;
 }
 
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct AtOnce<I, E>(std::marker::PhantomData<fn() -> (I, E)>);
+type Marker<T> = std::marker::PhantomData<fn() -> T>;
 
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct AsFuture<F, V>(std::marker::PhantomData<fn() -> (F, V)>);
+pub struct AtOnce<I, E>(Marker<(I, E)>);
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct AsFuture<F, I, E>(Marker<(F, I, E)>);
 
 impl<V, I, E> AccessTokenValidator<AtOnce<I, E>> for V
 where
@@ -319,7 +321,7 @@ where
     }
 }
 
-impl<V, F, I, E> AccessTokenValidator<AsFuture<F, (I, E)>> for V
+impl<V, F, I, E> AccessTokenValidator<AsFuture<F, I, E>> for V
 where
     V: Fn(String) -> F + Send + Sync + 'static,
     F: Future<Output = Result<I, E>> + Send + 'static,
