@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the record of a long run")]
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -135,9 +135,9 @@ struct Attack {
 }
 
 /// One connection of the scribbler's. Its own library is on the receiving side of half of the writes.
-async fn round(file: &MemoryMappedFile, directory: &PathBuf, attack: Attack, tally: &mut Tally) {
+async fn round(file: &MemoryMappedFile, directory: &Path, attack: Attack, tally: &mut Tally) {
     let transport = Box::new(MmfClientTransport::new(file.clone()));
-    let (spy, found) = Spy::new(transport, Some(directory.clone()));
+    let (spy, found) = Spy::new(transport, Some(directory.to_owned()));
     let builder = WitClientBuilder::new().with_transport(spy).with_max_message_size(MAX_MESSAGE);
     let client = if attack.encrypted { builder.with_encryption() } else { builder };
     let client = client.build().unwrap();

@@ -641,7 +641,10 @@ fn sealed_nothing_but_what_was_sent_in_its_order_is_taken() {
             let swapped = attempt(&|records| records.swap(at, other));
             assert_eq!(swapped, Err(at), "records {at} and {other} swapped");
         }
-        let cut = attempt(&|records| drop(records[at].pop()));
+        let cut = attempt(&|records| {
+            let shorter = records[at].len() - 1;
+            records[at].truncate(shorter);
+        });
         assert_eq!(cut, Err(at), "record {at} cut");
     }
 }
