@@ -22,7 +22,7 @@ use crate::fixture::{Fixture, Flavor, GUARD, Security, eventually, private_direc
 use crate::peer::{Endpoint, Order, Peer};
 use crate::spy::{Found, Region, Spy};
 
-/// Where the control lines of the two directions start: `docs/segment.md`, [seg.line].
+/// Where the control lines of the two directions start: `docs/segment.md`, [seg.line.tail].
 const TAILS: [u64; 2] = [1024, 1280];
 const HEADER: u64 = 4096;
 
