@@ -2,7 +2,7 @@
 //!
 //! `null` has no arguments and no result; the others send a text of that many bytes there and back, as JSON. Ids begin
 //! with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores` each to
-//! one of its own. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the time
+//! one of its own; `_encrypted` is the same `with_encryption`. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the time
 //! per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and the
 //! calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
 //! Before the figures of a placement, median and 99th percentile of single null calls are printed.
@@ -62,8 +62,12 @@ fn main() {
     let allowed = sched_getaffinity(None).expect("Linux tells");
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
     placement(&mut criterion, "one_core", cpus[0], cpus[0]);
+    placement(&mut criterion, "one_core_encrypted", cpus[0], cpus[0]);
     match cpus.get(1) {
-        Some(second) => placement(&mut criterion, "two_cores", cpus[0], *second),
+        Some(second) => {
+            placement(&mut criterion, "two_cores", cpus[0], *second);
+            placement(&mut criterion, "two_cores_encrypted", cpus[0], *second);
+        }
         None => println!("two_cores: not measured, there is one CPU"),
     }
     criterion.final_summary();
@@ -80,11 +84,18 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
 }
 
+/// Whether this placement's connection is encrypted.
+fn is_encrypted(endpoint: &str) -> bool {
+    endpoint.ends_with("_encrypted")
+}
+
 /// The second process; it ends when its standard input does.
 fn serve(endpoint: String, cpu: usize) {
     pin(cpu);
     let runtime = runtime();
-    let server = WitServerBuilder::new()
+    let builder = WitServerBuilder::new();
+    let builder = if is_encrypted(&endpoint) { builder.with_encryption() } else { builder };
+    let server = builder
         .with_service(EchoServer::new(LocalEcho))
         .with_memory_mapped_file(endpoint)
         .build()
@@ -120,8 +131,9 @@ fn placement(criterion: &mut Criterion, name: &str, client_cpu: usize, server_cp
     let _server = Server::start(&endpoint, server_cpu);
     pin(client_cpu);
     let runtime = runtime();
-    let client =
-        WitClientBuilder::new().with_memory_mapped_file(endpoint).build().expect("good settings");
+    let builder = WitClientBuilder::new();
+    let builder = if is_encrypted(&endpoint) { builder.with_encryption() } else { builder };
+    let client = builder.with_memory_mapped_file(endpoint).build().expect("good settings");
     runtime.block_on(client.connect(Duration::from_secs(10))).expect("it has been started");
     let echo = client.get_service::<EchoClient>();
 

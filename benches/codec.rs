@@ -1,18 +1,23 @@
-//! What bytes cost before and after the ring: frame headers, message heads, and JSON.
+//! What bytes cost before and after the ring: frame headers, message heads, JSON, and sealing.
 //!
 //! `header` encodes and decodes the header of one frame. `message` serializes the arguments of a call behind the head
 //! of its message and reads them back: two numbers, and a text of 64 KiB; `json` is the serializer alone on the same
 //! values, so the difference is what the message adds.
+//! `seal` seals one frame of so many bytes, copied first; `open` opens one, timed alone, so at 64 bytes
+//! it shows the clock too.
 //!
 //! It does not show chunks and reassembly, which happen in a session, nor anything of a ring. Everything is in the
 //! cache of one CPU, and the allocator has its free blocks at hand.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use witrpc_core::bench_support::{decode_header, decode_message, encode_header, encode_message};
+use witrpc_core::bench_support::{
+    cipher_pairs, decode_header, decode_message, encode_header, encode_message,
+};
 
 const LARGE: usize = 64 << 10;
 
@@ -63,5 +68,42 @@ fn value<T: Serialize + DeserializeOwned + 'static>(
     });
 }
 
-criterion_group!(benches, header, values);
+const SEALED: [usize; 4] = [64, 4 << 10, 64 << 10, 1 << 20];
+
+fn sealing(criterion: &mut Criterion) {
+    for size in SEALED {
+        let header = encode_header(7, 64);
+        let payload = vec![7; size];
+        let mut group = criterion.benchmark_group(format!("codec/sealed/{size}"));
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function("seal", |bencher| {
+            let [mut client, _] = cipher_pairs().expect("randomness");
+            let mut frame = Vec::with_capacity(size + client.sealer.overhead());
+            bencher.iter(|| {
+                frame.clear();
+                frame.extend_from_slice(black_box(&payload));
+                client.sealer.seal(&header, &mut frame).expect("numbers are left");
+            });
+        });
+        // A frame opens once: so each iteration opens one that was sealed for it, and only opening is timed.
+        group.bench_function("open", |bencher| {
+            let [mut client, mut server] = cipher_pairs().expect("randomness");
+            let mut frame = Vec::with_capacity(size + client.sealer.overhead());
+            bencher.iter_custom(|iterations| {
+                let mut time = Duration::ZERO;
+                for _ in 0..iterations {
+                    frame.clear();
+                    frame.extend_from_slice(&payload);
+                    client.sealer.seal(&header, &mut frame).expect("numbers are left");
+                    let began = Instant::now();
+                    server.opener.open(&header, &mut frame, 0).expect("it was sealed");
+                    time += began.elapsed();
+                }
+                time
+            });
+        });
+    }
+}
+
+criterion_group!(benches, header, values, sealing);
 criterion_main!(benches);

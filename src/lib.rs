@@ -5,7 +5,7 @@
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
-//! * To choose where and how: [`MemoryMappedFile`], [`WaitStrategy`], [`Serializer`].
+//! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * For a transport of your own, and one within a process for tests: [`transport`].
 
 #![forbid(unsafe_code)]
@@ -13,14 +13,15 @@
 #[doc(hidden)]
 pub use witrpc_core::__private;
 pub use witrpc_core::{
-    AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, CloseReason, Encryptor,
-    Error, Event, EventError, EventValue, KeyAgreement, Load, MemberDescription, NoiseEncryptor,
-    Opener, Outcome, Overflow, Peer, Result, Role, Sealer, Secret, Serializer, SerializerError,
-    ServerDescription, Service, ServiceClient, ServiceDescription, ServiceDescriptor, Subscription,
-    WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
+    AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
+    CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
+    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, ReconnectOptions, Result,
+    Role, Sealer, Secret, Serializer, SerializerError, ServerDescription, Service, ServiceClient,
+    ServiceDescription, ServiceDescriptor, Subscription, WaitStrategy, WitClient, WitClientBuilder,
+    WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
-pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in};
+pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in, unique_name};
 pub use witrpc_mmf_client::{
     MmfClientTransport, WithMemoryMappedFile as ClientWithMemoryMappedFile,
 };

@@ -15,6 +15,7 @@ use witrpc::transport::{ClientTransport, ServerTransport};
 use witrpc::{MmfClientTransport, MmfServerTransport};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
+use crate::spy::{Found, Spy};
 
 /// Nothing in these tests takes this long, on any machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
@@ -114,6 +115,11 @@ impl Fixture {
         self
     }
 
+    /// Whether clients tell which process they are.
+    pub(crate) fn has_processes(&self) -> bool {
+        matches!(self.transport, Transport::Mmf { .. })
+    }
+
     /// What a text of some hundred bytes takes beyond itself, as the only argument and as a result.
     pub(crate) fn text_overheads(&self) -> (usize, usize) {
         match self.serializer {
@@ -140,7 +146,26 @@ impl Fixture {
     }
 
     pub(crate) fn client_builder(&self) -> WitClientBuilder {
-        let builder = self.client_on_transport();
+        self.client_over(self.client_on_transport())
+    }
+
+    /// A builder of a client whose records and region can be seen.
+    pub(crate) fn spied_client_builder(&self) -> (WitClientBuilder, Found) {
+        let directory = match &self.transport {
+            Transport::Memory(_) => None,
+            Transport::Mmf { directory, .. } => Some(directory.path().to_owned()),
+        };
+        let (spy, found) = Spy::new(self.client_transport(), directory);
+        (self.client_over(WitClientBuilder::new().with_transport(spy)), found)
+    }
+
+    /// A client whose records and region can be seen, not connected.
+    pub(crate) fn spied_client(&self) -> (WitClient, Found) {
+        let (builder, found) = self.spied_client_builder();
+        (builder.build().unwrap(), found)
+    }
+
+    fn client_over(&self, builder: WitClientBuilder) -> WitClientBuilder {
         let builder = match self.security {
             Security::None => builder,
             Security::Encrypted => builder.with_encryption(),

@@ -7,16 +7,21 @@
     reason = "a failed unwrap is a failed test, and the numbers here are small"
 )]
 
+mod authorization;
+mod confidential;
 mod contract;
 mod events;
 mod fixture;
+mod hostile;
 mod idle;
 mod instances;
 mod introspection;
 mod peer;
 mod processes;
 mod raw;
+mod reconnect;
 mod runtimes;
+mod spy;
 mod suite;
 mod tidy;
 mod tracing;

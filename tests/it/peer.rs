@@ -17,7 +17,7 @@ use witrpc::Load;
 use witrpc::prelude::*;
 
 use crate::contract::{CalcClient, CalcServer, Calculator, WordsServer};
-use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory};
+use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory, runtime};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -46,11 +46,19 @@ pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) max_clients: u32,
     pub(crate) size: u64,
+    pub(crate) encrypted: bool,
+    pub(crate) max_message_size: u64,
 }
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { name: "test".to_owned(), max_clients: 8, size: 1 << 20 }
+        Self {
+            name: "test".to_owned(),
+            max_clients: 8,
+            size: 1 << 20,
+            encrypted: false,
+            max_message_size: 64 << 20,
+        }
     }
 }
 
@@ -64,8 +72,11 @@ impl Endpoint {
 
     /// A server of both services.
     pub(crate) fn server(&self, directory: &Path, calculator: &Calculator) -> WitServer {
-        WitServerBuilder::new()
+        let builder = WitServerBuilder::new();
+        let builder = if self.encrypted { builder.with_encryption() } else { builder };
+        builder
             .with_memory_mapped_file(self.file(directory))
+            .with_max_message_size(self.max_message_size)
             .with_service(CalcServer::new(calculator.clone()))
             .with_service(WordsServer::new(calculator.clone()))
             .build()
@@ -74,7 +85,9 @@ impl Endpoint {
 
     /// A client that is not connected.
     pub(crate) fn client(&self, directory: &Path) -> WitClient {
-        WitClientBuilder::new().with_memory_mapped_file(self.file(directory)).build().unwrap()
+        let builder = WitClientBuilder::new();
+        let builder = if self.encrypted { builder.with_encryption() } else { builder };
+        builder.with_memory_mapped_file(self.file(directory)).build().unwrap()
     }
 }
 
@@ -92,6 +105,8 @@ pub(crate) enum Order {
     Load,
     /// Nothing: somebody is there.
     Greet,
+    /// From now on, a panic anywhere ends the process.
+    PanicIsDeath,
 }
 
 type Report = Result<u64, String>;
@@ -127,6 +142,14 @@ impl Host {
             Order::Clients => Ok(test?.client_count() as u64),
             Order::Load => Ok(test?.load().iter().map(sum).sum()),
             Order::Greet => Ok(0),
+            Order::PanicIsDeath => {
+                let report = std::panic::take_hook();
+                std::panic::set_hook(Box::new(move |panic| {
+                    report(panic);
+                    std::process::abort();
+                }));
+                Ok(0)
+            }
         }
     }
 
@@ -353,7 +376,8 @@ fn a_child_says_that_it_is_there_and_leaves() {
 fn perform(part: Part) {
     let Part { directory, flavor, scenario } = part;
     let mut link = Link::new(std::io::stdin(), std::io::stdout());
-    block_on(flavor, async {
+    // Without a limit of its own: the end of its parent is the end of its lines, and of it.
+    runtime(flavor).block_on(async {
         match scenario {
             None => Host { directory, servers: HashMap::new() }.obey_all(&mut link).await,
             Some(name) => crate::processes::scenario(&name)(Stage { directory, link }).await,

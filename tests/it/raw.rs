@@ -31,6 +31,7 @@ macro_rules! raw {
 
 mod client;
 mod offences;
+mod replay;
 mod server;
 
 const HELLO: u8 = 0x01;

@@ -299,13 +299,15 @@ pub trait AccessTokenValidator<M>: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, String>>;
 }
 
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct AtOnce<I, E>(std::marker::PhantomData<fn() -> (I, E)>);
+type Marker<T> = std::marker::PhantomData<fn() -> T>;
 
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct AsFuture<F, I, E>(std::marker::PhantomData<fn() -> (F, I, E)>);
+pub struct AtOnce<I, E>(Marker<(I, E)>);
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct AsFuture<F, I, E>(Marker<(F, I, E)>);
 
 impl<V, I, E> AccessTokenValidator<AtOnce<I, E>> for V
 where

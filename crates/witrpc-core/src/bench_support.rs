@@ -1,12 +1,16 @@
-//! Headers and messages without a connection, for `benches/codec.rs`. Not part of the interface.
+//! Headers, messages and sealed frames without a connection, for `benches/codec.rs`. Not part of the interface.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+#[cfg(feature = "json")]
+use serde::{Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "json")]
 use crate::buffers;
+use crate::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind};
+#[cfg(feature = "json")]
 use crate::message::{Content, HEAD_LEN, Head};
+#[cfg(feature = "json")]
 use crate::serializer::{Codec, SerializerError};
 
 /// Bytes of a frame's header.
@@ -33,6 +37,7 @@ pub fn decode_header(bytes: &[u8; FRAME_HEADER]) -> Result<(u64, u32), Error> {
 /// # Errors
 ///
 /// What the serializer says.
+#[cfg(feature = "json")]
 pub fn encode_message<T: Serialize>(arguments: &T) -> Result<Vec<u8>, SerializerError> {
     let content = Content::write(buffers::take(), |out| Codec::Json.serialize(arguments, out))?;
     Ok(content.into_sections(1, 2, 3).0)
@@ -47,6 +52,7 @@ pub fn encode_message<T: Serialize>(arguments: &T) -> Result<Vec<u8>, Serializer
 /// # Panics
 ///
 /// If there is no head.
+#[cfg(feature = "json")]
 pub fn decode_message<T: DeserializeOwned + 'static>(
     section: Vec<u8>,
 ) -> Result<T, SerializerError> {
@@ -55,4 +61,22 @@ pub fn decode_message<T: DeserializeOwned + 'static>(
     let value = Codec::Json.deserialize(content.body(), Vec::new());
     buffers::give(content.into_buffer());
     value
+}
+
+/// What the client and the server of one encrypted connection hold.
+///
+/// # Errors
+///
+/// What the system's randomness says.
+pub fn cipher_pairs() -> Result<[CipherPair; 2], CipherError> {
+    let encryptor = NoiseEncryptor::new();
+    let mut client = encryptor.begin(Role::Client, &[], None)?;
+    let mut server = encryptor.begin(Role::Server, &[], None)?;
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    client.write(&mut first)?;
+    server.read(&first)?;
+    server.write(&mut second)?;
+    client.read(&second)?;
+    let none = || CipherError::new("no keys");
+    Ok([client.finish()?.ok_or_else(none)?, server.finish()?.ok_or_else(none)?])
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::task::AbortHandle;
 use tracing::Instrument;
 
 use crate::authorization::ClientAuthorization;
@@ -15,8 +16,9 @@ use crate::driver;
 use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
 use crate::exchange::{self, ChannelHalves, Setup};
-use crate::feed::Feed;
+use crate::feed::{self, Feed};
 use crate::introspection::{self, ServerDescription};
+use crate::reconnect::{self, ClientState, ReconnectOptions};
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
@@ -24,6 +26,8 @@ use crate::transport::ClientTransport;
 
 /// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
+/// How long to wait before asking again after a server that went away while it was letting us in.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
 ///
@@ -38,6 +42,12 @@ pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
     timeout: Option<Duration>,
+    reconnect: Option<ReconnectOptions>,
+    state: watch::Sender<ClientState>,
+    /// The task that connects again, if one does.
+    reconnecting: std::sync::Mutex<Option<AbortHandle>>,
+    /// Ourselves, for what outlives a borrow.
+    this: Weak<Self>,
     current: RwLock<Option<Arc<Connection>>>,
     /// Subscriptions, wherever their values come from at the moment. Locked around every change of `current`, so that
     /// each subscription is on the connection that calls go to.
@@ -60,15 +70,20 @@ impl ClientCore {
         transport: Box<dyn ClientTransport>,
         setup: Setup<dyn ClientAuthorization>,
         timeout: Option<Duration>,
-    ) -> Self {
-        Self {
+        reconnect: Option<ReconnectOptions>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
             transport,
             setup,
             timeout,
+            reconnect,
+            state: watch::Sender::new(ClientState::Disconnected),
+            reconnecting: std::sync::Mutex::default(),
+            this: Weak::clone(this),
             current: RwLock::new(None),
             feeds: std::sync::Mutex::default(),
             connecting: Mutex::new(()),
-        }
+        })
     }
 
     pub(crate) fn endpoint(&self) -> &str {
@@ -120,13 +135,63 @@ impl ClientCore {
         std::mem::replace(&mut *current, connection)
     }
 
-    async fn connect(&self, timeout: Duration) -> Result<(), Error> {
-        let began = Instant::now();
+    pub(crate) fn set_state(&self, state: ClientState) {
+        self.state.send_replace(state);
+    }
+
+    /// The connection was lost, not closed: connects again, if that is wanted.
+    fn lost(&self, connection: &Arc<Connection>) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
+            return;
+        }
+        drop(current);
+        let Some(options) = self.reconnect.clone() else {
+            return self.set_state(ClientState::Disconnected);
+        };
+        let task = tokio::spawn(reconnect::run(Weak::clone(&self.this), options));
+        let before = lock(&self.reconnecting).replace(task.abort_handle());
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+
+    /// All attempts have failed: what waited for one to succeed ends.
+    pub(crate) fn give_up(&self) {
+        self.set_state(ClientState::GaveUp);
+        let reason = CloseReason::Failed("gave up connecting again".to_owned());
+        self.end_feeds(&reason);
+    }
+
+    fn end_feeds(&self, reason: &CloseReason) {
+        let feeds: Vec<_> = lock(&self.feeds).iter().filter_map(Weak::upgrade).collect();
+        feed::end_all(feeds, reason);
+    }
+
+    pub(crate) async fn connect(&self, timeout: Duration) -> Result<(), Error> {
         let deadline = tokio::time::Instant::now() + timeout;
         let _connecting = self.connecting.lock().await;
         if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
             return Ok(());
         }
+        loop {
+            match self.attempt(deadline, timeout).await {
+                // The server went away while it was letting us in; the next may be there already.
+                Err(Error::Closed { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// One attempt to be let in, and through the handshake.
+    async fn attempt(
+        &self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let began = Instant::now();
         let channel = self.transport.connect(deadline).await?;
         let mut waiter = None;
         let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
@@ -137,16 +202,22 @@ impl ClientCore {
         let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
         let limits = self.setup.limits;
         let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
-        let connection = Connection::new(opened, rest, limits, self.setup.codec.clone(), served);
+        let codec = self.setup.codec.clone();
+        let keep_feeds = self.reconnect.is_some();
+        let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
         let Some(waiter) = waiter else { unreachable!("split() put it there") };
-        tokio::spawn(drive(Arc::clone(&connection), waiter));
         self.install(&connection);
+        self.set_state(ClientState::Connected);
+        tokio::spawn(drive(Weak::clone(&self.this), Arc::clone(&connection), waiter));
         tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
         Ok(())
     }
 
     /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one.
     async fn disconnect(&self, survive: bool) {
+        if let Some(task) = lock(&self.reconnecting).take() {
+            task.abort();
+        }
         let feeds = lock(&self.feeds);
         let connection = self.replace(None);
         if survive && let Some(connection) = &connection {
@@ -154,6 +225,10 @@ impl ClientCore {
         }
         drop(feeds);
         let Some(connection) = connection else { return };
+        self.set_state(ClientState::Disconnected);
+        if !survive {
+            self.end_feeds(&CloseReason::Local);
+        }
         connection.disconnect("the client disconnected");
         if tokio::time::timeout(TAKE_DOWN, connection.ended()).await.is_err() {
             tracing::warn!("the runtime that drives the connection does not run");
@@ -161,17 +236,29 @@ impl ClientCore {
     }
 }
 
-async fn drive(connection: Arc<Connection>, waiter: Box<dyn crate::transport::Waiter>) {
+async fn drive(
+    client: Weak<ClientCore>,
+    connection: Arc<Connection>,
+    waiter: Box<dyn crate::transport::Waiter>,
+) {
     let span = tracing::info_span!("connection", id = connection.peer.connection_id);
     driver::drive(Arc::clone(&connection), waiter).instrument(span).await;
     match connection.closed() {
         Some(CloseReason::Local) | None => tracing::info!("disconnected"),
-        Some(reason) => tracing::warn!(%reason, "disconnected"),
+        Some(reason) => {
+            tracing::warn!(%reason, "disconnected");
+            if let Some(client) = client.upgrade() {
+                client.lost(&connection);
+            }
+        }
     }
 }
 
 impl Drop for ClientCore {
     fn drop(&mut self) {
+        if let Some(task) = lock(&self.reconnecting).take() {
+            task.abort();
+        }
         if let Some(connection) = self.replace(None) {
             connection.disconnect("the client was dropped");
         }
@@ -179,8 +266,8 @@ impl Drop for ClientCore {
 }
 
 impl WitClient {
-    pub(crate) fn new(core: ClientCore) -> Self {
-        Self { core: Arc::new(core) }
+    pub(crate) const fn new(core: Arc<ClientCore>) -> Self {
+        Self { core }
     }
 
     /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
@@ -211,6 +298,12 @@ impl WitClient {
     /// Ends the connection: calls in flight fail, subscriptions end, and the server is told. Does nothing without a connection.
     pub async fn disconnect(&self) {
         self.core.disconnect(false).await;
+    }
+
+    /// The state of the connection, now and at every change.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ClientState> {
+        self.core.state.subscribe()
     }
 
     /// Whether there is a connection that has not ended.

@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     this: Weak<Self>,
     /// Our subscriptions at the peer.
     feeds: Mutex<Feeds>,
+    /// Whether they wait for another connection when this one is lost.
+    keep_feeds: bool,
     /// The peer's subscriptions here.
     sinks: Mutex<HashMap<u32, (Arc<RemoteSink>, Registration)>>,
     /// How far the peer may run ahead of our subscribers.
@@ -122,6 +124,7 @@ impl Connection {
         limits: Limits,
         codec: Codec,
         served: Served,
+        keep_feeds: bool,
     ) -> Arc<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let receiving = Receiving {
@@ -150,6 +153,7 @@ impl Connection {
             )),
             this: Weak::clone(this),
             feeds: Mutex::new(Feeds::default()),
+            keep_feeds,
             sinks: Mutex::new(HashMap::new()),
             window: Feed::window(limits.max_buffered),
             bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),

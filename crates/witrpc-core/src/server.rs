@@ -20,6 +20,8 @@ use crate::transport::{Channel, Listener, ServerTransport, Waiter};
 
 /// How long to wait after a failed accept: what fails once (out of descriptors, say) may fail at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a server that is shutting down looks whether calls are still under way.
+const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// A server. Dropping it ends its connections and frees its name.
 ///
@@ -105,6 +107,32 @@ impl WitServer {
             tracing::error!(%error, "the task that lets clients in failed");
         }
         tracing::info!(endpoint = self.shared.endpoint, "no longer waiting for clients");
+    }
+
+    /// Ends in good order: lets no more clients in, gives calls that are under way up to `grace` to finish, and tells
+    /// every client that the server is shutting down. Calls that arrive meanwhile are still served.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.stop_waiting_for_connection().await;
+        let deadline = tokio::time::Instant::now() + grace;
+        while self.load().iter().any(|load| load.handlers > 0 || load.queued_bytes > 0)
+            && tokio::time::Instant::now() < deadline
+        {
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+        let connections: Vec<_> = lock(&self.shared.connections).values().cloned().collect();
+        for connection in &connections {
+            connection.disconnect("the server is shutting down");
+        }
+        for connection in &connections {
+            connection.ended().await;
+        }
+        // Each leaves the table a moment after it has ended.
+        while connections
+            .iter()
+            .any(|c| lock(&self.shared.connections).contains_key(&c.peer.connection_id))
+        {
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
     }
 
     /// The clients that are connected.
@@ -194,7 +222,8 @@ async fn serve(shared: Arc<Shared>, channel: Channel) {
 async fn run(shared: &Arc<Shared>, opened: exchange::Opened, rest: Rest, waiter: Box<dyn Waiter>) {
     let limits = shared.setup.limits;
     let served = Served::new(Arc::clone(&shared.services), limits.max_in_flight);
-    let connection = Connection::new(opened, rest, limits, shared.setup.codec.clone(), served);
+    let codec = shared.setup.codec.clone();
+    let connection = Connection::new(opened, rest, limits, codec, served, false);
     let id = connection.peer.connection_id;
     lock(&shared.connections).insert(id, Arc::clone(&connection));
     // The server may have been dropped before the connection was in its table.

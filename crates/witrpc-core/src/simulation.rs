@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use crate::cipher::{CipherPair, Encryptor, NoiseEncryptor, Opener, Role};
 use crate::connection::lock;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Kind};
@@ -572,4 +573,102 @@ fn no_lost_repeated_or_swapped_record_panics() {
             drop(replay(&swapped));
         }
     }
+}
+
+/// The two halves of a real agreement, as client and server hold them.
+fn sealed_pair() -> [CipherPair; 2] {
+    let begin = |role| NoiseEncryptor::new().begin(role, b"prologue", None).unwrap();
+    let (mut client, mut server) = (begin(Role::Client), begin(Role::Server));
+    for turn in 0..2 {
+        let mut said = Vec::new();
+        let (from, to) =
+            if turn == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        from.write(&mut said).unwrap();
+        to.read(&said).unwrap();
+    }
+    [client, server].map(|side| side.finish().unwrap().unwrap())
+}
+
+/// The records of [`recorded`], sealed anew for one connection, and what opens them; and what opens the other direction.
+fn sealed_records() -> (Vec<Vec<u8>>, [Box<dyn Opener>; 2]) {
+    let [client, server] = sealed_pair();
+    let mut sealer = client.sealer;
+    let seal = |record: Vec<u8>| {
+        let mut payload = record[HEADER_LEN..].to_vec();
+        sealer.seal(&record[..HEADER_LEN], &mut payload).unwrap();
+        [&record[..HEADER_LEN], &payload].concat()
+    };
+    (recorded().into_iter().map(seal).collect(), [server.opener, client.opener])
+}
+
+/// Reads records with this opener up to the first error; tells how many frames were taken before it.
+fn replay_sealed(records: &[Vec<u8>], opener: Box<dyn Opener>) -> Result<usize, usize> {
+    let pipe = Arc::new(Mutex::new(Pipe::default()));
+    lock(&pipe).used = records.iter().map(Vec::len).sum();
+    lock(&pipe).records.extend(records.iter().cloned());
+    let receiver = PipeReceiver { pipe, current: None };
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new(1), false);
+    inbound.open();
+    inbound.open_with(opener);
+    for taken in 0.. {
+        match inbound.next() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(taken),
+            Err(Error::Protocol(_)) => return Err(taken),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    unreachable!("the records have an end")
+}
+
+#[test]
+fn sealed_nothing_but_what_was_sent_in_its_order_is_taken() {
+    let (records, [opener, _]) = sealed_records();
+    assert_eq!(replay_sealed(&records, opener), Ok(records.len()));
+    // Each attempt has keys of its own: a counter that has moved on would refuse anything.
+    let attempt = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let (mut changed, [opener, _]) = sealed_records();
+        change(&mut changed);
+        replay_sealed(&changed, opener)
+    };
+    for at in 0..records.len() {
+        let repeated = attempt(&|records| records.insert(at, records[at].clone()));
+        assert_eq!(repeated, Err(at + 1), "record {at} twice");
+        let dropped = attempt(&|records| drop(records.remove(at)));
+        let last = at + 1 == records.len();
+        assert_eq!(dropped, if last { Ok(at) } else { Err(at) }, "without record {at}");
+        for other in at + 1..records.len() {
+            let swapped = attempt(&|records| records.swap(at, other));
+            assert_eq!(swapped, Err(at), "records {at} and {other} swapped");
+        }
+        let cut = attempt(&|records| {
+            records[at].pop();
+        });
+        assert_eq!(cut, Err(at), "record {at} cut");
+    }
+}
+
+#[test]
+fn sealed_every_flipped_bit_is_an_error() {
+    let (records, _) = sealed_records();
+    for at in 0..records.len() {
+        // Every bit of the header and of the seal, and of the payload one in each byte.
+        let bits = (0..records[at].len() * 8).filter(|bit| {
+            let byte = bit / 8;
+            byte < HEADER_LEN || byte + 16 >= records[at].len() || bit % 8 == byte % 8
+        });
+        for bit in bits {
+            let (mut flipped, [opener, _]) = sealed_records();
+            flipped[at][bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(replay_sealed(&flipped, opener), Err(at), "bit {bit} of record {at}");
+        }
+    }
+}
+
+#[test]
+fn sealed_frames_of_the_other_direction_or_of_another_connection_are_refused() {
+    let (records, [_, reflected]) = sealed_records();
+    assert_eq!(replay_sealed(&records, reflected), Err(0), "sent back to who sent it");
+    let (_, [other, _]) = sealed_records();
+    assert_eq!(replay_sealed(&records, other), Err(0), "of a connection before");
 }

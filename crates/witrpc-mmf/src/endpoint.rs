@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use witrpc_core::{Error, WaitStrategy};
 
-use crate::layout::{LARGEST_REGION, SMALLEST_REGION};
+use crate::layout::{Instance, LARGEST_REGION, SMALLEST_REGION};
 
 mod caller;
 mod door;
@@ -161,6 +161,42 @@ impl From<String> for MemoryMappedFile {
     }
 }
 
+/// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
+///
+/// For an endpoint that only one other process is to find: a parent makes the name and hands it to its worker, in an
+/// argument, say. The name is no secret to who may list the endpoint's directory or the arguments of processes; against
+/// those, use an access token.
+///
+/// ```
+/// use std::process::Command;
+/// use witrpc_mmf::{MemoryMappedFile, unique_name};
+///
+/// let name = unique_name("worker")?;
+/// let mut worker = Command::new("my-worker");
+/// worker.arg("--endpoint").arg(&name);
+/// // Here the parent serves or connects on the same name.
+/// let file = MemoryMappedFile::new(name);
+/// assert!(file.validate().is_ok());
+/// # Ok::<(), witrpc_core::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Config`] if the prefix breaks the rule for names or is longer than 95 characters; [`Error::Io`] if the
+/// system gives no randomness.
+pub fn unique_name(prefix: &str) -> Result<String, Error> {
+    let mut random = Instance::default();
+    getrandom::fill(&mut random).map_err(|error| {
+        Error::io("the system's randomness", &std::io::Error::other(error.to_string()))
+    })?;
+    let name = format!("{prefix}-{}", place::hex(&random));
+    let fault = if prefix.is_empty() { name_fault(prefix) } else { name_fault(&name) };
+    match fault {
+        None => Ok(name),
+        Some(fault) => Err(Error::config("unique_name prefix", format!("{prefix:?}"), fault)),
+    }
+}
+
 /// The rule for names. `[seg.file.name]`
 fn validate_name(name: &str) -> Result<(), Error> {
     match name_fault(name) {
@@ -227,6 +263,26 @@ mod tests {
             let error = fault(&MemoryMappedFile::new(name));
             assert!(error.starts_with("with_memory_mapped_file name = "), "{error}");
             assert!(error.contains(reason), "{name:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn unique_names_are_valid_and_differ() {
+        let names: std::collections::BTreeSet<_> =
+            (0..1000).map(|_| unique_name("worker").unwrap()).collect();
+        assert_eq!(names.len(), 1000);
+        for name in names {
+            let digits = name.strip_prefix("worker-").unwrap();
+            assert!(digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            MemoryMappedFile::new(name).validate().unwrap();
+        }
+        let longest = unique_name(&"x".repeat(95)).unwrap();
+        MemoryMappedFile::new(longest).validate().unwrap();
+        for (prefix, reason) in
+            [("", "is empty"), ("a/b", "a slash"), (".a", "a dot"), (&"x".repeat(96), "longer")]
+        {
+            let error = unique_name(prefix).unwrap_err().to_string();
+            assert!(error.contains("unique_name prefix") && error.contains(reason), "{error}");
         }
     }
 

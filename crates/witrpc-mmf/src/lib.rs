@@ -42,4 +42,6 @@ mod ring;
 mod sync;
 
 #[cfg(all(unix, not(loom)))]
-pub use endpoint::{Door, Endpoint, MemoryMappedFile, Places, connect, endpoints, endpoints_in};
+pub use endpoint::{
+    Door, Endpoint, MemoryMappedFile, Places, connect, endpoints, endpoints_in, unique_name,
+};

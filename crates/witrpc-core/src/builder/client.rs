@@ -8,6 +8,7 @@ use super::Common;
 use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
 use crate::client::{ClientCore, WitClient};
 use crate::error::Error;
+use crate::reconnect::ReconnectOptions;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -18,6 +19,7 @@ pub struct WitClientBuilder {
     transport: Option<Box<dyn ClientTransport>>,
     authorization: Authorization,
     timeout: Option<Duration>,
+    reconnect: Option<ReconnectOptions>,
 }
 
 /// What the client will prove.
@@ -74,6 +76,31 @@ impl WitClientBuilder {
         self
     }
 
+    /// Connects again by itself when the connection is lost, as `set` says; subscriptions go on, with a mark where values
+    /// may be missing. Calls made meanwhile fail with [`Error::Closed`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use witrpc_core::WitClientBuilder;
+    ///
+    /// let builder = WitClientBuilder::new()
+    ///     .with_auto_reconnect(|r| r.with_attempts(10).with_initial_delay(Duration::from_millis(50)));
+    /// # drop(builder);
+    /// ```
+    pub fn with_auto_reconnect(
+        mut self,
+        set: impl FnOnce(ReconnectOptions) -> ReconnectOptions,
+    ) -> Self {
+        self.reconnect = Some(set(ReconnectOptions::default()));
+        self
+    }
+
+    /// Leaves a lost connection lost. The default.
+    pub fn without_auto_reconnect(mut self) -> Self {
+        self.reconnect = None;
+        self
+    }
+
     /// Gives calls all the time they need. The default.
     pub fn without_timeout(mut self) -> Self {
         self.timeout = None;
@@ -104,6 +131,6 @@ impl WitClientBuilder {
             }
         };
         let setup = self.common.into_setup(authorization)?;
-        Ok(WitClient::new(ClientCore::new(transport, setup, self.timeout)))
+        Ok(WitClient::new(ClientCore::new(transport, setup, self.timeout, self.reconnect)))
     }
 }

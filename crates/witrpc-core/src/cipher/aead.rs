@@ -33,7 +33,7 @@ impl Counter {
         Self { cipher, key, next: 0, frames_per_key: FRAMES_PER_KEY, max_frames: MAX_FRAMES }
     }
 
-    /// The next nonce; a new key first, if it is time.
+    /// The next nonce; a new key first, if it is time. [wire.rekey]
     fn advance(&mut self) -> Result<Nonce<aes_gcm::aead::consts::U12>, CipherError> {
         if self.next >= self.max_frames {
             return Err(CipherError::new(
@@ -60,7 +60,7 @@ impl Counter {
     }
 }
 
-/// Four zero bytes and the number, as Noise has it for AES-GCM, in the byte order of the wire.
+/// Four zero bytes and the number, as Noise has it for AES-GCM, in the byte order of the wire. [wire.seal]
 fn nonce(number: u64) -> Nonce<aes_gcm::aead::consts::U12> {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&number.to_le_bytes());

@@ -62,7 +62,19 @@ impl Connection {
         self.bytes.close();
         let wakers = lock(&self.pending).close(reason, &unsent);
         wakers.into_iter().for_each(Waker::wake);
-        feed::end_all(lock(&self.feeds).take(), reason);
+        let feeds = lock(&self.feeds).take();
+        if !self.keeps_feeds() {
+            feed::end_all(feeds, reason);
+        }
+    }
+
+    /// Whether subscriptions outlast the end of this connection: it was lost, and another will take its place.
+    pub(super) fn keeps_feeds(&self) -> bool {
+        self.keep_feeds
+            && !matches!(
+                self.closed.get(),
+                None | Some(CloseReason::Local | CloseReason::RuntimeGone)
+            )
     }
 
     /// Frees the region, the descriptors and the place at the server. The driver's last step.

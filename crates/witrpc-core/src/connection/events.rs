@@ -30,6 +30,9 @@ impl Connection {
         };
         let mut feeds = lock(&self.feeds);
         if let Some(reason) = self.closed.get() {
+            if self.keeps_feeds() {
+                return;
+            }
             return feed.end(EventError::Closed(reason.clone()));
         }
         let id = feeds.add(Arc::clone(feed));

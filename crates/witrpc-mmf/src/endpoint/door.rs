@@ -281,9 +281,10 @@ impl Drop for Made {
     fn drop(&mut self) {
         if self.region {
             remove(&self.files.region);
+            // Without a region the client is still to be told why, through this; then it removes it itself.
+            remove(&self.files.to_client);
         }
         remove(&self.files.to_server);
-        remove(&self.files.to_client);
     }
 }
 

@@ -176,7 +176,7 @@ pub(crate) fn remove(path: &Path) {
     }
 }
 
-fn hex(nonce: &Instance) -> String {
+pub(super) fn hex(nonce: &Instance) -> String {
     let number = nonce.iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
     format!("{number:032x}")
 }

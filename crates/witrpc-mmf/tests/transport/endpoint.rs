@@ -402,6 +402,80 @@ async fn the_directory_must_be_private() {
 }
 
 #[tokio::test]
+async fn a_directory_of_another_user_is_refused_by_both_sides() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: only root can give a directory away");
+    }
+    let endpoint = Endpoint::new(|file| file);
+    std::os::unix::fs::chown(endpoint.directory.path(), Some(12_345), None).unwrap();
+    let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+    let client = connect(&endpoint.file, soon()).await.unwrap_err().to_string();
+    assert!(server.contains("belongs to another user"), "{server}");
+    assert_eq!(client, server);
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn symbolic_links_in_the_directory_are_not_followed() {
+    for suffix in ["lock", "door"] {
+        let endpoint = Endpoint::new(|file| file);
+        let target = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&target, "precious").unwrap();
+        let planted = endpoint.directory.path().join(format!("test.{suffix}"));
+        symlink(target.path(), &planted).unwrap();
+        let opened = Door::open(&endpoint.file, &endpoint.places).await;
+        if opened.is_ok() {
+            assert!(!planted.is_symlink(), "a link in the way is replaced, or is an error");
+        }
+        let client = connect(&endpoint.file, soon()).await;
+        assert!(client.is_err());
+        drop(opened);
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+        assert_eq!(target.path().metadata().unwrap().mode() & 0o777, 0o600);
+    }
+}
+
+/// As root, where mounting is permitted: a file system that is full when the region is made, not only when listening
+/// starts.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_full_file_system_is_an_error_on_both_sides_and_no_signal() {
+    let outer = tempfile::tempdir().unwrap();
+    let mount = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).arg(outer.path()).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !mount("mount", &["-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs"]) {
+        return println!("skipped: no file system may be mounted here");
+    }
+    let _mounted = Mounted(outer.path().to_owned());
+    let file = MemoryMappedFile::new("test").with_directory(outer.path()).with_size(128 << 10);
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    std::fs::write(outer.path().join("ballast"), vec![1; 200 << 10]).unwrap();
+    let client = tokio::select! {
+        client = within(connect(&file, far())) => client.unwrap_err().to_string(),
+        server = door.accept() => panic!("{server:?}"),
+    };
+    assert!(client.contains("space") || client.contains("28"), "{client}");
+    std::fs::remove_file(outer.path().join("ballast")).unwrap();
+    let (client, server) =
+        within(async { tokio::join!(connect(&file, far()), door.accept()) }).await;
+    drop((client.unwrap(), server.unwrap(), door));
+}
+
+/// Unmounts, lazily, also when the test fails.
+#[cfg(target_os = "linux")]
+struct Mounted(PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
 async fn a_size_that_the_directory_has_no_room_for_is_refused_when_listening_starts() {
     let endpoint = Endpoint::new(|file| file);
     let free = rustix::fs::statvfs(endpoint.directory.path()).unwrap();

@@ -1,0 +1,185 @@
+//! What a client does when its server goes, and how a server goes in good order.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use witrpc::{ClientState, CloseReason, Error, EventError, ReconnectOptions, WitClient};
+
+use crate::contract::CalcClient;
+use crate::fixture::{Fixture, GUARD, eventually};
+
+crate::instances::instantiate![
+    a_lost_connection_is_made_anew,
+    attempts_come_to_an_end,
+    disconnecting_ends_the_attempts,
+    without_reconnect_a_lost_connection_stays_lost,
+    a_server_that_shuts_down_lets_calls_finish,
+    a_shutdown_ends_with_its_grace,
+];
+
+#[witrpc::service]
+trait Beacon {
+    #[event]
+    fn shone(&self) -> &witrpc::Event<u32>;
+}
+
+#[derive(Clone, Default)]
+struct Light(witrpc::Event<u32>);
+
+impl Beacon for Light {
+    fn shone(&self) -> &witrpc::Event<u32> {
+        &self.0
+    }
+}
+
+async fn serve(fixture: &Fixture, light: &Light) -> witrpc::WitServer {
+    let server =
+        fixture.server_builder().with_service(BeaconServer::new(light.clone())).build().unwrap();
+    server.start_waiting_for_connection().await.unwrap();
+    server
+}
+
+fn swift(options: ReconnectOptions) -> ReconnectOptions {
+    options.with_initial_delay(Duration::from_millis(1)).with_max_delay(Duration::from_millis(20))
+}
+
+async fn until(client: &WitClient, wanted: impl Fn(ClientState) -> bool) {
+    let mut state = client.state();
+    tokio::time::timeout(GUARD / 2, state.wait_for(|state| wanted(*state))).await.unwrap().unwrap();
+}
+
+async fn a_lost_connection_is_made_anew(fixture: Arc<Fixture>) {
+    let light = Light::default();
+    let server = serve(&fixture, &light).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let client = fixture
+        .client_builder()
+        .with_auto_reconnect(|options| {
+            let seen = Arc::clone(&seen);
+            swift(options).with_callback(move |state| seen.lock().unwrap().push(state))
+        })
+        .build()
+        .unwrap();
+    assert_eq!(*client.state().borrow(), ClientState::Disconnected);
+    client.connect(GUARD).await.unwrap();
+    assert_eq!(*client.state().borrow(), ClientState::Connected);
+    let (calc, beacon): (CalcClient, BeaconClient) = (client.get_service(), client.get_service());
+    let mut shone = beacon.shone().subscribe();
+    calc.unit().await.unwrap();
+    light.0.raise(1).unwrap();
+    assert_eq!(shone.next().await, Some(Ok(1)));
+
+    drop(server);
+    until(&client, |state| matches!(state, ClientState::Reconnecting { .. })).await;
+    let lost = calc.add(1, 1).await.unwrap_err();
+    assert!(matches!(lost, Error::Closed { maybe_executed: false, .. }), "{lost}");
+    // One that is made in between waits for the connection to come, as one that was there before.
+    let mut later = beacon.shone().subscribe();
+
+    let _server = serve(&fixture, &light).await;
+    until(&client, |state| state == ClientState::Connected).await;
+    assert_eq!(calc.add(1, 1).await.unwrap(), 2);
+    light.0.raise(2).unwrap();
+    assert_eq!(shone.next().await, Some(Err(EventError::Reconnected)));
+    assert_eq!(shone.next().await, Some(Ok(2)));
+    assert_eq!(later.next().await, Some(Ok(2)));
+    eventually("the callback has seen both", || {
+        let seen = seen.lock().unwrap();
+        seen.first() == Some(&ClientState::Reconnecting { attempt: 1 })
+            && seen.last() == Some(&ClientState::Connected)
+    })
+    .await;
+}
+
+async fn attempts_come_to_an_end(fixture: Arc<Fixture>) {
+    let light = Light::default();
+    let server = serve(&fixture, &light).await;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let client = fixture
+        .client_builder()
+        .with_auto_reconnect(|options| {
+            let attempts = Arc::clone(&attempts);
+            swift(options).with_attempts(2).with_callback(move |state| {
+                if let ClientState::Reconnecting { attempt } = state {
+                    attempts.store(attempt, Ordering::SeqCst);
+                }
+            })
+        })
+        .build()
+        .unwrap();
+    client.connect(GUARD).await.unwrap();
+    let beacon: BeaconClient = client.get_service();
+    let mut shone = beacon.shone().subscribe();
+    drop(server);
+    until(&client, |state| state == ClientState::GaveUp).await;
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+    assert!(matches!(shone.next().await, Some(Err(EventError::Closed(_)))));
+    assert_eq!(shone.next().await, None);
+    // It can be connected by hand.
+    let _server = serve(&fixture, &light).await;
+    client.connect(GUARD).await.unwrap();
+    assert_eq!(*client.state().borrow(), ClientState::Connected);
+}
+
+async fn disconnecting_ends_the_attempts(fixture: Arc<Fixture>) {
+    let light = Light::default();
+    let server = serve(&fixture, &light).await;
+    let client = fixture.client_builder().with_auto_reconnect(swift).build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let beacon: BeaconClient = client.get_service();
+    let mut shone = beacon.shone().subscribe();
+    drop(server);
+    until(&client, |state| matches!(state, ClientState::Reconnecting { .. })).await;
+    client.disconnect().await;
+    assert_eq!(*client.state().borrow(), ClientState::Disconnected);
+    assert_eq!(shone.next().await, Some(Err(EventError::Closed(CloseReason::Local))));
+    let server = serve(&fixture, &light).await;
+    // Nobody comes: a client of our own is let in, and is the only one.
+    let own = fixture.client().await;
+    own.ping().await.unwrap();
+    assert_eq!(server.client_count(), 1);
+    assert_eq!(*client.state().borrow(), ClientState::Disconnected);
+}
+
+async fn without_reconnect_a_lost_connection_stays_lost(fixture: Arc<Fixture>) {
+    let server = fixture.server().await;
+    let client = fixture.client().await;
+    drop(server);
+    until(&client, |state| state == ClientState::Disconnected).await;
+    let _server = fixture.server().await;
+    let calc: CalcClient = client.get_service();
+    assert!(matches!(calc.unit().await, Err(Error::Closed { .. })));
+}
+
+async fn a_server_that_shuts_down_lets_calls_finish(fixture: Arc<Fixture>) {
+    let server = fixture.server().await;
+    let client = fixture.client().await;
+    let calc: CalcClient = client.get_service();
+    let waiting = tokio::spawn(calc.wait());
+    while calc.waiting().await.unwrap() == 0 {}
+    let down = tokio::spawn(async move { server.shutdown(GUARD).await });
+    // It goes on while a call is under way.
+    calc.open(1).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    down.await.unwrap();
+    eventually("the client knows", || !client.is_connected()).await;
+    let refused = calc.unit().await.unwrap_err();
+    let Error::Closed { reason: CloseReason::Peer(reason), maybe_executed: false } = &refused
+    else {
+        panic!("{refused}");
+    };
+    assert!(reason.contains("shutting down"), "{reason}");
+}
+
+async fn a_shutdown_ends_with_its_grace(fixture: Arc<Fixture>) {
+    let server = fixture.server().await;
+    let client = fixture.client().await;
+    let calc: CalcClient = client.get_service();
+    let waiting = tokio::spawn(calc.wait());
+    while calc.waiting().await.unwrap() == 0 {}
+    server.shutdown(Duration::from_millis(20)).await;
+    let lost = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(lost, Error::Closed { maybe_executed: true, .. }), "{lost}");
+    assert_eq!(server.client_count(), 0);
+}
