@@ -137,7 +137,7 @@ struct Attack {
 /// One connection of the scribbler's. Its own library is on the receiving side of half of the writes.
 async fn round(file: &MemoryMappedFile, directory: &Path, attack: Attack, tally: &mut Tally) {
     let transport = Box::new(MmfClientTransport::new(file.clone()));
-    let (spy, found) = Spy::new(transport, Some(directory.clone()));
+    let (spy, found) = Spy::new(transport, Some(directory.to_path_buf()));
     let builder = WitClientBuilder::new().with_transport(spy).with_max_message_size(MAX_MESSAGE);
     let client = if attack.encrypted { builder.with_encryption() } else { builder };
     let client = client.build().unwrap();
