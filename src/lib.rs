@@ -5,7 +5,9 @@
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
+//! * To send more than answers: [`Event`], [`Subscription`], [`Blob`].
 //! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
+//! * To look at servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
 //! * For a transport of your own, and one within a process for tests: [`transport`].
 
 #![forbid(unsafe_code)]

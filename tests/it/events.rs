@@ -26,6 +26,7 @@ crate::instances::instantiate![
     a_slow_subscriber_holds_up_nobody,
     a_subscription_before_connect_waits,
     subscriptions_survive_a_reconnect,
+    what_was_queued_before_a_reconnect_is_read_after_it,
     subscriptions_end_with_their_connection,
     subscriptions_end_at_disconnect,
     an_event_that_differs_is_refused,
@@ -432,6 +433,29 @@ async fn subscriptions_survive_a_reconnect(fixture: Arc<Fixture>) {
         ticker.tick(2).await.unwrap();
         assert_eq!(take_until(&mut ticks, 1).await, (2, 0));
     }
+}
+
+async fn what_was_queued_before_a_reconnect_is_read_after_it(fixture: Arc<Fixture>) {
+    let station = Station::default();
+    let (_server, client, ticker) = connected(&fixture, &station).await;
+    let mut ticks = ticker.ticked().subscribe();
+    for _ in 0..3 {
+        ticker.tick(200).await.unwrap();
+        client.reconnect(GUARD).await.unwrap();
+    }
+    ticker.tick(200).await.unwrap();
+    for round in 0..4 {
+        for n in 0..200 {
+            assert_eq!(ticks.next().await, Some(Ok(n)), "round {round}");
+        }
+        if round < 3 {
+            assert_eq!(ticks.next().await, Some(Err(EventError::Reconnected)));
+        }
+    }
+    // The server still lets it run ahead as far as before, and no further.
+    ticker.tick(1000).await.unwrap();
+    assert_eq!(take_until(&mut ticks, 999).await, (1000, 0));
+    assert_eq!(ticker.tick(0).await.unwrap(), 0);
 }
 
 async fn subscriptions_end_with_their_connection(fixture: Arc<Fixture>) {

@@ -17,7 +17,33 @@ use crate::authorization::Identity;
 
 /// The call that the current handler answers.
 ///
-/// Cheap to clone.
+/// Cheap to clone. Set around every poll of the handler; a task that it spawns is given a clone.
+///
+/// ```
+/// use witrpc_core::{CallContext, Error, Result};
+///
+/// #[witrpc_macros::service(crate = witrpc_core)]
+/// trait Search {
+///     #[witrpc(blocking)]
+///     async fn count_primes(&self, below: u64) -> Result<u64>;
+/// }
+///
+/// struct Slow;
+///
+/// impl Search for Slow {
+///     async fn count_primes(&self, below: u64) -> Result<u64> {
+///         let call = CallContext::current();
+///         let mut primes = 0;
+///         for number in 2..below {
+///             if call.is_cancelled() {
+///                 return Err(Error::Cancelled); // Nobody hears it; what counts is to stop.
+///             }
+///             primes += u64::from((2..number).all(|divisor| number % divisor != 0));
+///         }
+///         Ok(primes)
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct CallContext(Arc<State>);
 

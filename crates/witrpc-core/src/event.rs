@@ -59,15 +59,14 @@ pub enum Overflow {
 /// from the generated client and subscribes.
 ///
 /// ```
-/// # tokio_test();
-/// # fn tokio_test() { tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// use witrpc_core::Event;
 ///
 /// let progress = Event::new();
 /// let mut values = progress.subscribe();
 /// progress.raise(0.5).unwrap();
 /// assert_eq!(values.next().await, Some(Ok(0.5)));
-/// # }) }
+/// # });
 /// ```
 pub struct Event<T> {
     inner: Inner<T>,

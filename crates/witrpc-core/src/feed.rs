@@ -73,7 +73,9 @@ impl fmt::Debug for Feed {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,
-    /// The number that the next value of this connection should have.
+    /// Values in front of the queue that came over connections before this one.
+    earlier: usize,
+    /// The number that the next value should have: of this connection, or of the one it came over.
     expected: u64,
     /// Where the values come from, under which id.
     origin: Option<(Weak<Connection>, u32)>,
@@ -111,11 +113,12 @@ impl Feed {
     pub(crate) fn begin(&self, connection: &Arc<Connection>, id: u32) {
         let mut state = lock(&self.state);
         if state.connected_before {
+            state.earlier += state.waiting_here();
             state.queue.push_back(Item::Other(EventError::Reconnected));
         }
         state.connected_before = true;
         state.origin = Some((Arc::downgrade(connection), id));
-        (state.expected, state.taken, state.taken_bytes) = (0, 0, 0);
+        (state.taken, state.taken_bytes) = (0, 0);
         (state.waiting, state.waiting_bytes) = (0, 0);
         state.wake();
     }
@@ -164,8 +167,19 @@ impl State {
         }
     }
 
+    /// Values in the queue that came over this connection.
+    fn waiting_here(&self) -> usize {
+        let values = self.queue.iter().filter(|item| matches!(item, Item::Value { .. }));
+        values.count() - self.earlier
+    }
+
     /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
     fn take(&mut self, size: u64, window: Window) -> Option<(Arc<Connection>, u32, u32)> {
+        if self.earlier > 0 {
+            // Its connection is gone; this one's server knows nothing of it.
+            self.earlier -= 1;
+            return None;
+        }
         self.taken += 1;
         self.taken_bytes += size;
         let due = self.taken >= (window.values / 2).max(1) || self.taken_bytes >= window.bytes / 2;
@@ -224,7 +238,12 @@ impl FeedHandle {
                 }
                 Poll::Ready(Some(self.decode(content)))
             }
-            Some(Item::Other(other)) => Poll::Ready(Some(Err(other))),
+            Some(Item::Other(other)) => {
+                if other == EventError::Reconnected {
+                    state.expected = 0;
+                }
+                Poll::Ready(Some(Err(other)))
+            }
             None => Poll::Pending,
         }
     }

@@ -16,7 +16,33 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A format for arguments, results, events and stream items. Both sides of a connection must use the same.
 ///
-/// Implement it for a format that witrpc does not bring; see `with_serializer` on the builders.
+/// Implement it for a format that witrpc does not bring; see `with_serializer` on the builders. A [`Blob`](crate::Blob)
+/// within a value is written as a small number, as its bytes travel beside the value.
+///
+/// ```
+/// use serde::{Serialize, de::DeserializeOwned};
+/// use witrpc_core::{Serializer, SerializerError, WitClientBuilder};
+///
+/// /// JSON that people can read.
+/// struct PrettyJson;
+///
+/// impl Serializer for PrettyJson {
+///     fn name(&self) -> &str {
+///         "json-pretty"
+///     }
+///
+///     fn serialize<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<(), SerializerError> {
+///         serde_json::to_writer_pretty(out, value).map_err(SerializerError::new)
+///     }
+///
+///     fn deserialize<T: DeserializeOwned + 'static>(&self, bytes: &[u8]) -> Result<T, SerializerError> {
+///         serde_json::from_slice(bytes).map_err(SerializerError::new)
+///     }
+/// }
+///
+/// let builder = WitClientBuilder::new().with_serializer(PrettyJson);
+/// # drop(builder);
+/// ```
 pub trait Serializer: Send + Sync + 'static {
     /// The format's name, compared at connect. Choose another when the format changes.
     fn name(&self) -> &str;

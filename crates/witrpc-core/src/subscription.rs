@@ -51,7 +51,25 @@ impl PartialEq for EventError {
 
 /// The values of an event, from the moment of subscribing on. Dropping it unsubscribes.
 ///
-/// A [`Stream`]; [`next`](Self::next) spares the import of an extension trait.
+/// A [`Stream`]; [`next`](Self::next) spares the import of an extension trait. Values come in the order in which they were
+/// raised; [`EventError`] says what may come in their place. It belongs to the client, so it goes on after a reconnect.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use witrpc_core::{Event, EventError};
+///
+/// let ticked = Event::new().with_capacity(2);
+/// let mut ticks = ticked.subscribe();
+/// for n in 0..5 {
+///     ticked.raise(n)?;
+/// }
+/// // It did not keep up: three values are missing, and it is told so where they were.
+/// assert_eq!(ticks.next().await, Some(Err(EventError::Lagged(3))));
+/// assert_eq!(ticks.next().await, Some(Ok(3)));
+/// assert_eq!(ticks.next().await, Some(Ok(4)));
+/// # Ok::<(), witrpc_core::Error>(())
+/// # }).unwrap();
+/// ```
 pub struct Subscription<T> {
     source: Source<T>,
 }

@@ -85,7 +85,7 @@ impl MemoryMappedFile {
     /// The size of each client's region, in bytes: one page of header and two equal rings. Default 1 MiB.
     ///
     /// Messages of any size cross a region of any size; a larger one lets a sender run further ahead. Each connected
-    /// client takes this much of the file system, at once.
+    /// client takes this much of the file system, at once. From 12,288 to 2^36; anything else is an error at `build()`.
     #[must_use]
     pub const fn with_size(mut self, bytes: u64) -> Self {
         self.size = bytes;

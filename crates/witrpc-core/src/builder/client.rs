@@ -12,6 +12,39 @@ use crate::reconnect::ReconnectOptions;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
+///
+/// It needs a transport. Serializer, encryption and kind of authorization must be the server's.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use witrpc_core::transport::memory::MemoryTransport;
+/// use witrpc_core::{Result, WitClientBuilder, WitServerBuilder};
+///
+/// #[witrpc_macros::service(crate = witrpc_core)]
+/// trait Calc {
+///     async fn add(&self, a: i32, b: i32) -> Result<i32>;
+/// }
+/// # struct Adder;
+/// # impl Calc for Adder {
+/// #     async fn add(&self, a: i32, b: i32) -> Result<i32> { Ok(a + b) }
+/// # }
+/// # let transport = MemoryTransport::new();
+/// # let server = WitServerBuilder::new()
+/// #     .with_service(CalcServer::new(Adder)).with_transport(transport.clone()).build()?;
+/// # server.start_waiting_for_connection().await?;
+///
+/// // Between processes: .with_memory_mapped_file("MySharedMap"), from the crate witrpc.
+/// let client = WitClientBuilder::new()
+///     .with_transport(transport)
+///     .with_timeout(Duration::from_secs(1))
+///     .build()?;
+/// client.connect(Duration::from_secs(5)).await?;
+/// let calc = client.get_service::<CalcClient>();
+/// assert_eq!(calc.add(2, 3).await?, 5);
+/// # Ok::<(), witrpc_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Default)]
 #[must_use = "call build()"]
 pub struct WitClientBuilder {

@@ -20,6 +20,41 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Builds a [`WitServer`]. What is not set has its default; nothing is opened before
 /// [`WitServer::start_waiting_for_connection`].
+///
+/// It needs a transport and at least one service:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use witrpc_core::transport::memory::MemoryTransport;
+/// use witrpc_core::{Result, WitClientBuilder, WitServerBuilder};
+///
+/// #[witrpc_macros::service(crate = witrpc_core)]
+/// trait Calc {
+///     async fn add(&self, a: i32, b: i32) -> Result<i32>;
+/// }
+///
+/// struct Adder;
+///
+/// impl Calc for Adder {
+///     async fn add(&self, a: i32, b: i32) -> Result<i32> {
+///         Ok(a + b)
+///     }
+/// }
+///
+/// // Between processes: .with_memory_mapped_file("MySharedMap"), from the crate witrpc.
+/// let transport = MemoryTransport::new();
+/// let server = WitServerBuilder::new()
+///     .with_service(CalcServer::new(Adder))
+///     .with_transport(transport.clone())
+///     .with_name("adder")
+///     .build()?;
+/// server.start_waiting_for_connection().await?;
+/// # let client = WitClientBuilder::new().with_transport(transport).build()?;
+/// # client.connect(std::time::Duration::from_secs(5)).await?;
+/// # assert_eq!(client.get_service::<CalcClient>().add(2, 3).await?, 5);
+/// # Ok::<(), witrpc_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[must_use = "call build()"]
 pub struct WitServerBuilder {
     common: Common,
