@@ -320,9 +320,9 @@ async fn an_encryptor_of_ones_own_carries_calls(fixture: Arc<Fixture>) {
         let text = "t".repeat(len);
         assert_eq!(calc.echo(text.clone()).await.unwrap(), text);
     }
-    let answers = (0..50).map(|i| tokio::spawn(calc.add(i, 1)));
-    for (i, answer) in answers.collect::<Vec<_>>().into_iter().enumerate() {
-        assert_eq!(answer.await.unwrap().unwrap(), i32::try_from(i).unwrap() + 1);
+    let answers = (0..50).map(|i| (i, tokio::spawn(calc.add(i, 1))));
+    for (i, answer) in answers.collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap().unwrap(), i + 1);
     }
 }
 

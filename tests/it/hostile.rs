@@ -22,7 +22,7 @@ use crate::fixture::{Fixture, Flavor, GUARD, Security, eventually, private_direc
 use crate::peer::{Endpoint, Order, Peer};
 use crate::spy::{Found, Region, Spy};
 
-/// Where the control lines of the two directions start: `docs/segment.md`, [seg.line].
+/// Where the control lines of the two directions start: `docs/segment.md`, [seg.line.tail].
 const TAILS: [u64; 2] = [1024, 1280];
 const HEADER: u64 = 4096;
 
@@ -137,7 +137,7 @@ struct Attack {
 /// One connection of the scribbler's. Its own library is on the receiving side of half of the writes.
 async fn round(file: &MemoryMappedFile, directory: &Path, attack: Attack, tally: &mut Tally) {
     let transport = Box::new(MmfClientTransport::new(file.clone()));
-    let (spy, found) = Spy::new(transport, Some(directory.to_path_buf()));
+    let (spy, found) = Spy::new(transport, Some(directory.to_owned()));
     let builder = WitClientBuilder::new().with_transport(spy).with_max_message_size(MAX_MESSAGE);
     let client = if attack.encrypted { builder.with_encryption() } else { builder };
     let client = client.build().unwrap();

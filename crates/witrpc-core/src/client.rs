@@ -26,8 +26,6 @@ use crate::transport::ClientTransport;
 
 /// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
-/// How long to wait before asking again after a server that went away while it was letting us in.
-const ATTEMPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
 ///
@@ -169,29 +167,12 @@ impl ClientCore {
     }
 
     pub(crate) async fn connect(&self, timeout: Duration) -> Result<(), Error> {
+        let began = Instant::now();
         let deadline = tokio::time::Instant::now() + timeout;
         let _connecting = self.connecting.lock().await;
         if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
             return Ok(());
         }
-        loop {
-            match self.attempt(deadline, timeout).await {
-                // The server went away while it was letting us in; the next may be there already.
-                Err(Error::Closed { .. }) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(ATTEMPT_PAUSE).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// One attempt to be let in, and through the handshake.
-    async fn attempt(
-        &self,
-        deadline: tokio::time::Instant,
-        timeout: Duration,
-    ) -> Result<(), Error> {
-        let began = Instant::now();
         let channel = self.transport.connect(deadline).await?;
         let mut waiter = None;
         let (halves, rest) = ChannelHalves::split(channel, &mut waiter);

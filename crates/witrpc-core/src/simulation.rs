@@ -642,7 +642,8 @@ fn sealed_nothing_but_what_was_sent_in_its_order_is_taken() {
             assert_eq!(swapped, Err(at), "records {at} and {other} swapped");
         }
         let cut = attempt(&|records| {
-            records[at].pop();
+            let shorter = records[at].len() - 1;
+            records[at].truncate(shorter);
         });
         assert_eq!(cut, Err(at), "record {at} cut");
     }

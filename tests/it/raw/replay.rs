@@ -56,8 +56,8 @@ async fn a_replay_authorizes_nobody(fixture: Arc<Fixture>) {
     // The first message is good, and is all that is: what comes back cannot be used without the token.
     assert_eq!(raw.recv().await.unwrap().kind, ACCEPT);
     assert_eq!(server.client_count(), 0, "an accepted hello is no client");
-    let frame = raw.recv().await;
-    assert!(frame.is_none(), "nothing is due: {frame:?}");
+    let more = raw.recv().await;
+    assert!(more.is_none(), "nothing is due: {more:?}");
     assert!(began.elapsed() >= DEADLINE, "until the handshake deadline");
     assert_eq!(server.client_count(), 0);
 
