@@ -1,14 +1,18 @@
 //! One call through generated client and server, between two processes: this one, and itself started once more.
 //!
-//! `null` has no arguments and no result; the others send a text of that many bytes there and back, as JSON. Ids begin
-//! with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores` each to
-//! one of its own; `_encrypted` is the same `with_encryption`. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the time
-//! per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and the
-//! calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
+//! `null` has no arguments and no result; `echo` sends a text of that many bytes there and back, as JSON, and `blob` a blob.
+//! Ids begin with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores`
+//! each to one of its own; `_encrypted` is the same `with_encryption`, and `_postcard` the same `with_postcard`, of which
+//! only `null` is measured. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the
+//! time per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and
+//! the calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
 //! Before the figures of a placement, median and 99th percentile of single null calls are printed.
 //!
-//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts, nor
-//! other serializers, nor several clients. On a machine with one CPU there is no `two_cores`.
+//! The throughput of `blob` counts each byte once, though it crosses twice: four copies. The blob that is sent is the same
+//! each time, so the sender reads it from its cache as far as that goes.
+//!
+//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts, nor what values cost
+//! that are harder to serialize, nor several clients. On a machine with one CPU there is no `two_cores`.
 
 #![expect(clippy::print_stdout, reason = "percentiles are no output of criterion")]
 
@@ -17,7 +21,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::Runtime;
 use witrpc::prelude::*;
@@ -26,6 +30,7 @@ use witrpc::prelude::*;
 pub(crate) trait Echo {
     async fn null(&self) -> witrpc::Result<()>;
     async fn echo(&self, text: String) -> witrpc::Result<String>;
+    async fn blob(&self, blob: Blob) -> witrpc::Result<Blob>;
 }
 
 struct LocalEcho;
@@ -38,6 +43,18 @@ impl Echo for LocalEcho {
     async fn echo(&self, text: String) -> witrpc::Result<String> {
         Ok(text)
     }
+
+    async fn blob(&self, blob: Blob) -> witrpc::Result<Blob> {
+        Ok(blob)
+    }
+}
+
+/// What is called.
+#[derive(Clone)]
+enum Load {
+    Null,
+    Text(String),
+    Blob(Blob),
 }
 
 /// Set in the environment of the second process: the endpoint's name, and the CPU.
@@ -45,6 +62,7 @@ const SERVER: &str = "WITRPC_BENCH_SERVER";
 const CPU: &str = "WITRPC_BENCH_CPU";
 
 const SIZES: [usize; 4] = [64, 4 << 10, 64 << 10, 1 << 20];
+const BLOBS: [usize; 3] = [64 << 10, 1 << 20, 16 << 20];
 const IN_FLIGHT: [u64; 2] = [1, 64];
 /// Single calls for the percentiles.
 const SINGLE_CALLS: usize = 50_000;
@@ -63,10 +81,12 @@ fn main() {
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
     placement(&mut criterion, "one_core", cpus[0], cpus[0]);
     placement(&mut criterion, "one_core_encrypted", cpus[0], cpus[0]);
+    placement(&mut criterion, "one_core_postcard", cpus[0], cpus[0]);
     match cpus.get(1) {
         Some(second) => {
             placement(&mut criterion, "two_cores", cpus[0], *second);
             placement(&mut criterion, "two_cores_encrypted", cpus[0], *second);
+            placement(&mut criterion, "two_cores_postcard", cpus[0], *second);
         }
         None => println!("two_cores: not measured, there is one CPU"),
     }
@@ -84,18 +104,22 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
 }
 
-/// Whether this placement's connection is encrypted.
-fn is_encrypted(endpoint: &str) -> bool {
-    endpoint.ends_with("_encrypted")
+/// Gives a builder the settings of its placement.
+macro_rules! set_up {
+    ($builder:expr, $endpoint:expr) => {
+        match $endpoint.rsplit_once('_').map(|(_, last)| last) {
+            Some("encrypted") => $builder.with_encryption(),
+            Some("postcard") => $builder.with_postcard(),
+            _ => $builder,
+        }
+    };
 }
 
 /// The second process; it ends when its standard input does.
 fn serve(endpoint: String, cpu: usize) {
     pin(cpu);
     let runtime = runtime();
-    let builder = WitServerBuilder::new();
-    let builder = if is_encrypted(&endpoint) { builder.with_encryption() } else { builder };
-    let server = builder
+    let server = set_up!(WitServerBuilder::new(), endpoint)
         .with_service(EchoServer::new(LocalEcho))
         .with_memory_mapped_file(endpoint)
         .build()
@@ -131,8 +155,7 @@ fn placement(criterion: &mut Criterion, name: &str, client_cpu: usize, server_cp
     let _server = Server::start(&endpoint, server_cpu);
     pin(client_cpu);
     let runtime = runtime();
-    let builder = WitClientBuilder::new();
-    let builder = if is_encrypted(&endpoint) { builder.with_encryption() } else { builder };
+    let builder = set_up!(WitClientBuilder::new(), endpoint);
     let client = builder.with_memory_mapped_file(endpoint).build().expect("good settings");
     runtime.block_on(client.connect(Duration::from_secs(10))).expect("it has been started");
     let echo = client.get_service::<EchoClient>();
@@ -141,16 +164,26 @@ fn placement(criterion: &mut Criterion, name: &str, client_cpu: usize, server_cp
     percentiles(&runtime, &echo, name);
     for in_flight in IN_FLIGHT {
         let mut group = criterion.benchmark_group(format!("call/{name}/in_flight_{in_flight}"));
-        group.bench_function("null", |bencher| {
-            bencher.iter_custom(|calls| runtime.block_on(timed(&echo, None, calls, in_flight)));
-        });
-        for size in SIZES {
-            let text = "x".repeat(size);
-            group.bench_function(BenchmarkId::new("echo", size), |bencher| {
-                bencher.iter_custom(|calls| {
-                    runtime.block_on(timed(&echo, Some(&text), calls, in_flight))
-                });
+        let mut bench = |id: BenchmarkId, bytes: usize, load: Load| {
+            if bytes > 0 {
+                group.throughput(Throughput::Bytes(bytes as u64));
+            }
+            group.bench_function(id, |bencher| {
+                bencher
+                    .iter_custom(|calls| runtime.block_on(timed(&echo, &load, calls, in_flight)));
             });
+        };
+        bench(BenchmarkId::from_parameter("null"), 0, Load::Null);
+        if name.ends_with("_postcard") {
+            continue;
+        }
+        for size in SIZES {
+            bench(BenchmarkId::new("echo", size), size, Load::Text("x".repeat(size)));
+        }
+        if in_flight == 1 {
+            for size in BLOBS {
+                bench(BenchmarkId::new("blob", size), size, Load::Blob(vec![1; size].into()));
+            }
         }
     }
     runtime.block_on(client.disconnect());
@@ -181,13 +214,13 @@ fn percentiles(runtime: &Runtime, echo: &EchoClient, name: &str) {
 }
 
 /// How long this many calls take, with `in_flight` at a time.
-async fn timed(echo: &EchoClient, text: Option<&str>, calls: u64, in_flight: u64) -> Duration {
+async fn timed(echo: &EchoClient, load: &Load, calls: u64, in_flight: u64) -> Duration {
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..in_flight {
-        let (echo, text) = (echo.clone(), text.map(str::to_owned));
+        let (echo, load) = (echo.clone(), load.clone());
         let share = calls / in_flight + u64::from(task < calls % in_flight);
-        tasks.spawn(async move { repeat(&echo, text.as_deref(), share).await });
+        tasks.spawn(async move { repeat(&echo, &load, share).await });
     }
     while let Some(ended) = tasks.join_next().await {
         ended.expect("every call was answered");
@@ -195,12 +228,15 @@ async fn timed(echo: &EchoClient, text: Option<&str>, calls: u64, in_flight: u64
     began.elapsed()
 }
 
-async fn repeat(echo: &EchoClient, text: Option<&str>, calls: u64) {
+async fn repeat(echo: &EchoClient, load: &Load, calls: u64) {
     for _ in 0..calls {
-        match text {
-            None => echo.null().await.expect("an answer"),
-            Some(text) => {
-                black_box(echo.echo(text.to_owned()).await.expect("an answer"));
+        match load {
+            Load::Null => echo.null().await.expect("an answer"),
+            Load::Text(text) => {
+                black_box(echo.echo(text.clone()).await.expect("an answer"));
+            }
+            Load::Blob(blob) => {
+                black_box(echo.blob(blob.clone()).await.expect("an answer"));
             }
         }
     }
