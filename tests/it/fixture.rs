@@ -63,6 +63,23 @@ enum Transport {
     Mmf { directory: TempDir, file: MemoryMappedFile },
 }
 
+/// A builder of either side, with what both sides must have in common.
+macro_rules! agreed {
+    ($fixture:expr, $builder:expr) => {{
+        let builder = match $fixture.security {
+            Security::None => $builder,
+            Security::Encrypted => $builder.with_encryption(),
+            Security::EncryptedWithToken => $builder.with_encryption().with_access_token(TOKEN),
+            Security::Token => $builder.with_access_token(TOKEN),
+        };
+        match $fixture.serializer {
+            SerializerKind::Json => builder.with_json(),
+            SerializerKind::MessagePack => builder.with_message_pack(),
+            SerializerKind::Postcard => builder.with_postcard(),
+        }
+    }};
+}
+
 impl Fixture {
     pub(crate) fn memory() -> Self {
         Self {
@@ -131,18 +148,7 @@ impl Fixture {
 
     /// A server builder without services.
     pub(crate) fn bare_server_builder(&self) -> WitServerBuilder {
-        let builder = self.server_on_transport();
-        let builder = match self.security {
-            Security::None => builder,
-            Security::Encrypted => builder.with_encryption(),
-            Security::EncryptedWithToken => builder.with_encryption().with_access_token(TOKEN),
-            Security::Token => builder.with_access_token(TOKEN),
-        };
-        match self.serializer {
-            SerializerKind::Json => builder.with_json(),
-            SerializerKind::MessagePack => builder.with_message_pack(),
-            SerializerKind::Postcard => builder.with_postcard(),
-        }
+        agreed!(self, self.server_on_transport())
     }
 
     pub(crate) fn client_builder(&self) -> WitClientBuilder {
@@ -166,17 +172,7 @@ impl Fixture {
     }
 
     fn client_over(&self, builder: WitClientBuilder) -> WitClientBuilder {
-        let builder = match self.security {
-            Security::None => builder,
-            Security::Encrypted => builder.with_encryption(),
-            Security::EncryptedWithToken => builder.with_encryption().with_access_token(TOKEN),
-            Security::Token => builder.with_access_token(TOKEN),
-        };
-        match self.serializer {
-            SerializerKind::Json => builder.with_json(),
-            SerializerKind::MessagePack => builder.with_message_pack(),
-            SerializerKind::Postcard => builder.with_postcard(),
-        }
+        agreed!(self, builder)
     }
 
     fn server_on_transport(&self) -> WitServerBuilder {
@@ -301,4 +297,24 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Set in a process that was started for one test.
+const ALONE: &str = "WITRPC_TEST_ALONE";
+
+/// Whether the calling test has this process for itself; if not, it is run once more in one, and must pass there.
+///
+/// For what looks at the log: subscribers of other threads' tests make tracing forget for a moment who is interested.
+pub(crate) fn alone() -> bool {
+    let thread = std::thread::current();
+    // The harness names a test's thread after the test; with one thread there is nobody else.
+    let Some(test) = thread.name().filter(|name| name.contains("::")) else { return true };
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", test]).env(ALONE, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::contract::CalcClient;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, alone};
 
 /// Everything that was traced, a line each: level, text, fields.
 #[derive(Clone, Default)]
@@ -51,6 +51,9 @@ fn has(lines: &[(Level, String)], level: Level, parts: &[&str]) -> bool {
 /// On one thread, so that a subscriber of this thread sees server and client.
 #[test]
 fn start_connect_call_error_and_end_are_traced() {
+    if !alone() {
+        return;
+    }
     let lines = Lines::default();
     let subscriber = tracing_subscriber::registry().with(lines.clone());
     let _default = tracing::subscriber::set_default(subscriber);

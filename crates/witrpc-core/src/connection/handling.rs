@@ -85,7 +85,7 @@ impl Connection {
         Ok(Handled::Nothing)
     }
 
-    pub(super) fn handle_response(
+    fn handle_response(
         &self,
         id: CallId,
         head: Head,
@@ -101,12 +101,7 @@ impl Connection {
         Ok(handled)
     }
 
-    pub(super) fn complete(
-        &self,
-        id: CallId,
-        answer: Answer,
-        mine: Option<CallId>,
-    ) -> Result<Handled, Error> {
+    fn complete(&self, id: CallId, answer: Answer, mine: Option<CallId>) -> Result<Handled, Error> {
         let completed = lock(&self.pending).complete(id, answer, mine);
         match completed {
             Ok(Completed::Mine(answer)) => Ok(Handled::Mine(answer)),
@@ -122,7 +117,7 @@ impl Connection {
     }
 
     /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
-    pub(super) fn cancel_served(&self, id: u64) -> Result<(), Error> {
+    fn cancel_served(&self, id: u64) -> Result<(), Error> {
         if self.served.cancel(id) {
             self.acknowledge_cancel(id);
             return Ok(());
@@ -140,7 +135,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn acknowledge_cancel(&self, id: u64) {
+    fn acknowledge_cancel(&self, id: u64) {
         self.respond(id, Status::Cancelled, Content::default(), 0, true);
     }
 }

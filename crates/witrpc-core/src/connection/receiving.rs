@@ -3,10 +3,9 @@
 //! A caller *leads* for the length of one poll; the driver takes turns. Both leave as C1 of [`connection`](super) asks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
-
-use std::sync::atomic::Ordering;
 
 use super::handling::Handled;
 use super::{Connection, Receiving, lock};
