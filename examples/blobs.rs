@@ -17,7 +17,7 @@ use witrpc::prelude::*;
 #[path = "shared/processes.rs"]
 mod processes;
 
-use processes::Outcome;
+use processes::{Meeting, Outcome};
 
 const SIZES: [usize; 5] = [4 << 10, 64 << 10, 1 << 20, 8 << 20, 32 << 20];
 /// Bytes for each figure.
@@ -52,16 +52,20 @@ async fn main() -> Outcome<ExitCode> {
     processes::run("blobs", server, client).await
 }
 
-fn server(endpoint: String) -> witrpc::Result<WitServer> {
+fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
     let largest = SIZES.into_iter().max().unwrap_or_default();
     WitServerBuilder::new()
         .with_service(StoreServer::new(OneBlob(vec![7; largest].into())))
-        .with_memory_mapped_file(MemoryMappedFile::new(endpoint).with_size(4 << 20))
+        .with_access_token(meeting.token)
+        .with_memory_mapped_file(MemoryMappedFile::new(meeting.endpoint).with_size(4 << 20))
         .build()
 }
 
-async fn client(endpoint: String) -> Outcome {
-    let client = WitClientBuilder::new().with_memory_mapped_file(endpoint).build()?;
+async fn client(meeting: Meeting) -> Outcome {
+    let client = WitClientBuilder::new()
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
+        .build()?;
     client.connect(Duration::from_secs(5)).await?;
     let store = client.get_service::<StoreClient>();
     println!("{:>12} {:>16} {:>16}", "bytes", "to the server", "from the server");

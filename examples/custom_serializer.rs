@@ -20,7 +20,7 @@ use witrpc::{Serializer, SerializerError};
 #[path = "shared/processes.rs"]
 mod processes;
 
-use processes::Outcome;
+use processes::{Meeting, Outcome};
 
 /// MessagePack with the names of fields.
 struct NamedMessagePack;
@@ -108,15 +108,16 @@ async fn main() -> Outcome<ExitCode> {
     processes::run("custom-serializer", server, client).await
 }
 
-fn server(endpoint: String) -> witrpc::Result<WitServer> {
+fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
     WitServerBuilder::new()
         .with_service(new::ShopServer::new(new::Corner))
-        .with_memory_mapped_file(endpoint)
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
         .with_serializer(NamedMessagePack)
         .build()
 }
 
-async fn client(endpoint: String) -> Outcome {
+async fn client(meeting: Meeting) -> Outcome {
     let order = || old::Order { article: "tea".to_owned(), pieces: 3 };
     let (mut named, mut plain) = (Vec::new(), Vec::new());
     NamedMessagePack.serialize(&order(), &mut named)?;
@@ -124,12 +125,17 @@ async fn client(endpoint: String) -> Outcome {
     println!("an order has {} bytes with names, {} without", named.len(), plain.len());
 
     // Another serializer than the server's is refused at connect, and the error names both.
-    let other = WitClientBuilder::new().with_memory_mapped_file(&*endpoint).with_json().build()?;
+    let other = WitClientBuilder::new()
+        .with_memory_mapped_file(&*meeting.endpoint)
+        .with_json()
+        .with_access_token(&meeting.token)
+        .build()?;
     let refused = other.connect(Duration::from_secs(5)).await.err().ok_or("it was let in")?;
     println!("with_json: {refused}");
 
     let client = WitClientBuilder::new()
-        .with_memory_mapped_file(endpoint)
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
         .with_serializer(NamedMessagePack)
         .build()?;
     client.connect(Duration::from_secs(5)).await?;

@@ -17,7 +17,7 @@ use witrpc::prelude::*;
 #[path = "shared/processes.rs"]
 mod processes;
 
-use processes::Outcome;
+use processes::{Meeting, Outcome};
 
 /// Copies files, so to speak.
 #[witrpc::service]
@@ -62,17 +62,21 @@ async fn main() -> Outcome<ExitCode> {
     processes::run("events", server, client).await
 }
 
-fn server(endpoint: String) -> witrpc::Result<WitServer> {
+fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
     // At most 100 values wait here for a subscriber that does not keep up; beyond that the oldest go.
     let copied = Event::new().with_capacity(100).with_overflow(Overflow::DropOldest);
     WitServerBuilder::new()
         .with_service(BackupServer::new(Disk { copied }))
-        .with_memory_mapped_file(endpoint)
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
         .build()
 }
 
-async fn client(endpoint: String) -> Outcome {
-    let client = WitClientBuilder::new().with_memory_mapped_file(endpoint).build()?;
+async fn client(meeting: Meeting) -> Outcome {
+    let client = WitClientBuilder::new()
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
+        .build()?;
     client.connect(Duration::from_secs(5)).await?;
     let backup = client.get_service::<BackupClient>();
 

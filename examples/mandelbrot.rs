@@ -18,7 +18,7 @@ use witrpc::prelude::*;
 #[path = "shared/processes.rs"]
 mod processes;
 
-use processes::Outcome;
+use processes::{Meeting, Outcome};
 
 const WIDTH: u32 = 1280;
 const HEIGHT: u32 = 960;
@@ -83,17 +83,21 @@ async fn main() -> Outcome<ExitCode> {
     processes::run("mandelbrot", worker, host).await
 }
 
-fn worker(endpoint: String) -> witrpc::Result<WitServer> {
+fn worker(meeting: Meeting) -> witrpc::Result<WitServer> {
     WitServerBuilder::new()
         .with_service(RendererServer::new(Worker::default()))
-        .with_memory_mapped_file(endpoint)
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
         .build()
 }
 
-async fn host(endpoint: String) -> Outcome {
+async fn host(meeting: Meeting) -> Outcome {
     let default = || std::env::temp_dir().join("witrpc-mandelbrot.png");
     let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
-    let client = WitClientBuilder::new().with_memory_mapped_file(endpoint).build()?;
+    let client = WitClientBuilder::new()
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_access_token(meeting.token)
+        .build()?;
     client.connect(Duration::from_secs(5)).await?;
     let renderer = client.get_service::<RendererClient>();
 

@@ -4,8 +4,8 @@
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! This program is the client. It starts itself a second time as the server, connects, calls, measures, and leaves
-//! nothing behind: no process, no file; not at Ctrl-C either.
+//! This program is the client. It starts itself a second time as the server, hands it a token, connects, calls, measures,
+//! and leaves nothing behind: no process, no file; not at Ctrl-C either. All that crosses is encrypted.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -22,7 +22,7 @@ mod processes;
 mod worker;
 
 use contract::{WorkerClient, WorkerServer};
-use processes::Outcome;
+use processes::{Meeting, Outcome};
 use worker::LocalWorker;
 
 const WARM_UP: usize = 2_000;
@@ -34,17 +34,24 @@ async fn main() -> Outcome<ExitCode> {
 }
 
 /// The server's process.
-fn server(endpoint: String) -> witrpc::Result<WitServer> {
+fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
     WitServerBuilder::new()
         .with_service(WorkerServer::new(LocalWorker::default()))
-        .with_memory_mapped_file(MemoryMappedFile::new(endpoint).with_size(1_000_000))
+        .with_access_token(meeting.token)
+        .with_memory_mapped_file(MemoryMappedFile::new(meeting.endpoint).with_size(1_000_000))
         .with_json()
+        .with_encryption()
         .build()
 }
 
 /// The client's process.
-async fn call(endpoint: String) -> Outcome {
-    let client = WitClientBuilder::new().with_memory_mapped_file(endpoint).with_json().build()?;
+async fn call(meeting: Meeting) -> Outcome {
+    let client = WitClientBuilder::new()
+        .with_memory_mapped_file(meeting.endpoint)
+        .with_json()
+        .with_encryption()
+        .with_access_token(meeting.token)
+        .build()?;
     let began = Instant::now();
     client.connect(Duration::from_secs(5)).await?;
     println!(

@@ -12,27 +12,38 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Tells the second process that it is the server, and on which endpoint.
 const SERVER: &str = "WITRPC_EXAMPLE_SERVER";
+/// Tells it the token. Its environment can be read by processes of the same user only.
+const TOKEN: &str = "WITRPC_EXAMPLE_TOKEN";
 
-/// Runs `client` in this process, and `server` in another that ends with it. Both are given the endpoint's name.
+/// What the two processes have to know of each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Meeting {
+    /// The endpoint's name, which nobody else knows.
+    pub(crate) endpoint: String,
+    /// A token for examples that want one.
+    pub(crate) token: String,
+}
+
+/// Runs `client` in this process, and `server` in another that ends with it.
 pub(crate) async fn run(
     name: &str,
-    server: impl FnOnce(String) -> witrpc::Result<WitServer>,
-    client: impl AsyncFnOnce(String) -> Outcome,
+    server: impl FnOnce(Meeting) -> witrpc::Result<WitServer>,
+    client: impl AsyncFnOnce(Meeting) -> Outcome,
 ) -> Outcome<ExitCode> {
-    if let Ok(endpoint) = std::env::var(SERVER) {
-        serve(&server(endpoint)?).await?;
+    if let (Ok(endpoint), Ok(token)) = (std::env::var(SERVER), std::env::var(TOKEN)) {
+        serve(&server(Meeting { endpoint, token })?).await?;
         return Ok(ExitCode::SUCCESS);
     }
     // From here on a signal ends this process by way of the code below, which cleans up.
     let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let endpoint = format!("{name}-{}", std::process::id());
+    let (endpoint, token) = (witrpc::unique_name(name)?, witrpc::unique_name("token")?);
     let program = std::env::current_exe()?;
     // In a group of its own, so that Ctrl-C reaches this process only.
     let mut command = Command::new(program);
-    let mut child =
-        command.env(SERVER, &endpoint).stdin(Stdio::piped()).process_group(0).spawn()?;
+    command.env(SERVER, &endpoint).env(TOKEN, &token);
+    let mut child = command.stdin(Stdio::piped()).process_group(0).spawn()?;
     let called = tokio::select! {
-        called = client(endpoint) => Some(called),
+        called = client(Meeting { endpoint, token }) => Some(called),
         () = interrupted(signals) => None,
     };
     // The server ends when its standard input does, so it never outlives this process.

@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 use witrpc_core::transport::{RecordReceiver, RecordSender};
 
+use crate::access::Access;
 use crate::channel::directions;
 use crate::event::Ring;
 use crate::region::{Region, Side};
@@ -29,8 +30,8 @@ pub fn pair(
     size: u64,
 ) -> io::Result<(Box<dyn RecordSender>, Box<dyn RecordReceiver>)> {
     let instance = [0; 16];
-    let server = Region::create(path, size, &instance)?;
-    let client = Region::attach(path, &instance);
+    let server = Region::create(path, size, &instance, Access::User)?;
+    let client = Region::attach(path, &instance, Access::User);
     std::fs::remove_file(path)?;
     let (sender, _) = directions(client?, Side::Client, Awake);
     let (_, receiver) = directions(server, Side::Server, Awake);

@@ -65,6 +65,7 @@ pub struct MemoryMappedFile {
     name: String,
     size: u64,
     directory: Option<PathBuf>,
+    group: Option<u32>,
     max_clients: u32,
     wait_strategy: WaitStrategy,
 }
@@ -77,6 +78,7 @@ impl MemoryMappedFile {
             name: name.into(),
             size: DEFAULT_SIZE,
             directory: None,
+            group: None,
             max_clients: DEFAULT_MAX_CLIENTS,
             wait_strategy: WaitStrategy::default(),
         }
@@ -99,6 +101,19 @@ impl MemoryMappedFile {
     #[must_use]
     pub fn with_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
+        self
+    }
+
+    /// Shares the endpoint among the members of the group with this id (`getent group NAME` tells it), instead of
+    /// keeping it to one user. Server and clients set it alike, together with [`with_directory`](Self::with_directory).
+    ///
+    /// The directory, made if it is missing, then belongs to the group with mode 0770, and the files get 0660. Members of the
+    /// group, and the directory's owner, can do to an endpoint what the user alone can otherwise: connect,
+    /// read and write every region, remove files. Use an access token and encryption for what not all of them
+    /// may do or see. Who makes files must be a member.
+    #[must_use]
+    pub const fn with_group(mut self, id: u32) -> Self {
+        self.group = Some(id);
         self
     }
 
@@ -132,6 +147,10 @@ impl MemoryMappedFile {
         }
         if self.directory.as_deref() == Some(Path::new("")) {
             return Err(Error::config("with_directory", "\"\"", "give a path, or leave it out"));
+        }
+        if let (Some(group), None) = (self.group, &self.directory) {
+            let advice = "give with_directory too: the default directory is one user's own";
+            return Err(Error::config("with_group", group, advice));
         }
         Ok(())
     }
@@ -300,6 +319,8 @@ mod tests {
             fault(&file.clone().with_max_clients(0)),
             "with_max_clients = 0: give at least 1"
         );
-        assert!(fault(&file.with_directory("")).starts_with("with_directory"));
+        assert!(fault(&file.clone().with_directory("")).starts_with("with_directory"));
+        assert!(fault(&file.clone().with_group(7)).starts_with("with_group = 7"));
+        file.with_group(7).with_directory("/x").validate().unwrap();
     }
 }

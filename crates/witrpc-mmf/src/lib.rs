@@ -23,6 +23,8 @@
 )]
 
 #[cfg(all(unix, not(loom)))]
+mod access;
+#[cfg(all(unix, not(loom)))]
 #[doc(hidden)]
 pub mod bench_support;
 #[cfg(all(unix, not(loom)))]

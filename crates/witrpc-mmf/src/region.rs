@@ -18,10 +18,10 @@
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fchmod, open};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
+use crate::access::Access;
 use crate::layout::{
     self, CONSUMER_ASLEEP, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, TAIL,
     WAKE_AT,
@@ -54,22 +54,32 @@ impl Region {
     /// # Errors
     ///
     /// `AlreadyExists` if there is such a file; `StorageFull` if the file system is; whatever else the system says.
-    pub(crate) fn create(path: &Path, size: u64, instance: &Instance) -> io::Result<Self> {
+    pub(crate) fn create(
+        path: &Path,
+        size: u64,
+        instance: &Instance,
+        access: Access,
+    ) -> io::Result<Self> {
         let Some(geometry) = Geometry::of(size) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size is out of bounds"));
         };
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
-        let made = Self::fill(File::from(file), geometry, instance);
+        let made = Self::fill(File::from(file), geometry, instance, access);
         if made.is_err() {
             crate::endpoint::remove(path);
         }
         made
     }
 
-    fn fill(file: File, geometry: Geometry, instance: &Instance) -> io::Result<Self> {
-        fchmod(&file, Mode::RUSR | Mode::WUSR)?; // 0600, whatever the umask took away.
+    fn fill(
+        file: File,
+        geometry: Geometry,
+        instance: &Instance,
+        access: Access,
+    ) -> io::Result<Self> {
+        access.open_up(&file)?;
         // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
         loop {
             match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
@@ -87,12 +97,12 @@ impl Region {
     /// # Errors
     ///
     /// `NotFound` if it is gone; `InvalidData` if it is not a region, not ours, or not this connection's.
-    pub(crate) fn attach(path: &Path, instance: &Instance) -> io::Result<Self> {
+    pub(crate) fn attach(path: &Path, instance: &Instance, access: Access) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = File::from(open(path, flags, Mode::empty())?);
         let facts = file.metadata()?;
         let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
-        if !facts.file_type().is_file() || facts.uid() != geteuid().as_raw() {
+        if !facts.file_type().is_file() || !access.admits(facts.uid(), facts.gid()) {
             return Err(invalid("it is not a regular file of ours"));
         }
         let Some(geometry) = Geometry::of(facts.size()) else {
@@ -265,8 +275,8 @@ mod tests {
     fn what_one_side_pushes_the_other_pops_at_the_bytes_of_the_table() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
-        let server = Region::create(&path, SMALLEST_REGION, &INSTANCE).unwrap();
-        let client = Region::attach(&path, &INSTANCE).unwrap();
+        let server = Region::create(&path, SMALLEST_REGION, &INSTANCE, Access::User).unwrap();
+        let client = Region::attach(&path, &INSTANCE, Access::User).unwrap();
         let (mut server_out, mut server_in) = server.split(Side::Server);
         let (mut client_out, mut client_in) = client.split(Side::Client);
         for (out, into) in [(&mut client_out, &mut server_in), (&mut server_out, &mut client_in)] {
@@ -292,11 +302,11 @@ mod tests {
     fn files_that_are_no_region_of_ours_are_refused() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
-        let attach = || Region::attach(&path, &INSTANCE).map(|_| ()).unwrap_err();
+        let attach = || Region::attach(&path, &INSTANCE, Access::User).map(|_| ()).unwrap_err();
         assert_eq!(attach().kind(), io::ErrorKind::NotFound);
-        drop(Region::create(&path, 1 << 20, &INSTANCE).unwrap());
-        assert!(Region::attach(&path, &[8; 16]).is_err(), "another connection's");
-        assert!(Region::create(&path, 1 << 20, &INSTANCE).is_err(), "exists");
+        drop(Region::create(&path, 1 << 20, &INSTANCE, Access::User).unwrap());
+        assert!(Region::attach(&path, &[8; 16], Access::User).is_err(), "another connection's");
+        assert!(Region::create(&path, 1 << 20, &INSTANCE, Access::User).is_err(), "exists");
         File::options().write(true).open(&path).unwrap().set_len(1 << 19).unwrap();
         assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
@@ -315,7 +325,7 @@ mod tests {
         // More than the whole tmpfs is refused before a page is taken; as a sparse file it would be possible.
         let size = whole.f_blocks * whole.f_frsize + 4096;
         if Geometry::of(size).is_some() {
-            let error = Region::create(&path, size, &INSTANCE).unwrap_err();
+            let error = Region::create(&path, size, &INSTANCE, Access::User).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
         assert!(!path.exists());

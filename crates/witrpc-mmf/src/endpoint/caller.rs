@@ -127,17 +127,18 @@ impl Search<'_> {
     fn try_knock(&self) -> io::Result<Knock> {
         let path = self.place.door();
         // Fails if nobody reads it.
-        let door = File::from(fifo::open_end(&path, OFlags::WRONLY)?).metadata()?;
+        let door =
+            File::from(fifo::open_end(&path, OFlags::WRONLY, self.place.access())?).metadata()?;
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let files = self.place.files(&nonce);
-        fifo::make(&files.to_client)?;
+        fifo::make(&files.to_client, files.access)?;
         let mut left = Left { files, asked: false, entered: false };
         let pipe = fifo::register(fifo::open_waiting_end(&left.files.to_client)?)?;
         let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
         // Through an end that reads too, so that a server that dies here means no `SIGPIPE`; and closed at once, or
         // the next client would take us for the server.
-        Ringer::open(&path)?.write(&ask.encode())?;
+        Ringer::open(&path, self.place.access())?.write(&ask.encode())?;
         left.asked = true;
         Ok(Knock { nonce, left, pipe, door: (door.dev(), door.ino()), path })
     }
@@ -182,8 +183,9 @@ impl Search<'_> {
     fn enter(&self, knock: Knock, process_id: u32) -> Result<Option<Channel>, Error> {
         let Knock { nonce, mut left, pipe, .. } = knock;
         // The event first: from now on the server hears of our end, whatever becomes of the rest.
-        let opened = Ringer::open(&left.files.to_server)
-            .and_then(|ringer| Ok((ringer, Region::attach(&left.files.region, &nonce)?)));
+        let opened = Ringer::open(&left.files.to_server, left.files.access).and_then(|ringer| {
+            Ok((ringer, Region::attach(&left.files.region, &nonce, left.files.access)?))
+        });
         let (ringer, region) = match opened {
             Ok(opened) => opened,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
@@ -229,7 +231,7 @@ impl Knock {
         let same_door =
             self.path.symlink_metadata().is_ok_and(|facts| (facts.dev(), facts.ino()) == self.door);
         same_door
-            && fifo::has_reader(&self.path).unwrap_or(true)
+            && fifo::has_reader(&self.path, self.left.files.access).unwrap_or(true)
             && self.left.files.to_client.exists()
     }
 }
@@ -247,7 +249,7 @@ impl Drop for Left {
         remove(&self.files.to_client);
         if self.asked && !self.entered {
             // Should the server be letting us in this very moment: to open its event and close it is to hang up.
-            drop(fifo::open_end(&self.files.to_server, OFlags::WRONLY));
+            drop(fifo::open_end(&self.files.to_server, OFlags::WRONLY, self.files.access));
         }
     }
 }

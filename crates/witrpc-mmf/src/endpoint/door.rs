@@ -18,6 +18,7 @@ use super::meeting::{Answer, Ask, Asks, MEETING_VERSION};
 use super::place::{Files, Place, remove};
 use super::places::{Lease, Places};
 use super::sweep::sweep;
+use crate::access::Access;
 use crate::channel::{Terms, assemble};
 use crate::event::fifo::{self, FifoWaiter, Ringer};
 use crate::layout::LAYOUT_VERSION;
@@ -62,7 +63,7 @@ impl Door {
         let path = place.door();
         remove(&path);
         places.post_in(Some(lock.reopen()?));
-        let (pipe, writer) = Self::make(&path).map_err(|error| {
+        let (pipe, writer) = Self::make(&path, place.access()).map_err(|error| {
             places.post_in(None);
             remove(&path);
             Error::io(format!("the door {}", path.display()), &error)
@@ -80,10 +81,10 @@ impl Door {
         })
     }
 
-    fn make(path: &Path) -> io::Result<(pipe::Receiver, OwnedFd)> {
-        fifo::make(path)?;
-        let pipe = fifo::open_end(path, OFlags::RDONLY)?;
-        let writer = fifo::open_end(path, OFlags::WRONLY)?;
+    fn make(path: &Path, access: Access) -> io::Result<(pipe::Receiver, OwnedFd)> {
+        fifo::make(path, access)?;
+        let pipe = fifo::open_end(path, OFlags::RDONLY, access)?;
+        let writer = fifo::open_end(path, OFlags::WRONLY, access)?;
         Ok((fifo::register(pipe)?, writer))
     }
 
@@ -182,12 +183,13 @@ impl Door {
     /// Makes all that the connection needs, and only then says so (E3). `None` if the client went meanwhile.
     fn meet(&self, caller: &Caller, lease: Lease) -> io::Result<Option<Channel>> {
         let files = &caller.files;
-        let ringer = Ringer::open(&files.to_client)?;
+        let ringer = Ringer::open(&files.to_client, files.access)?;
         let peer = ringer.watch();
-        fifo::make(&files.to_server)?;
+        fifo::make(&files.to_server, files.access)?;
         let mut made = Made { files: files.clone(), region: false };
         let pipe = fifo::register(fifo::open_waiting_end(&files.to_server)?)?;
-        let region = Region::create(&files.region, self.file.size, &caller.ask.nonce)?;
+        let region =
+            Region::create(&files.region, self.file.size, &caller.ask.nonce, files.access)?;
         made.region = true;
         let come_in =
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
@@ -244,7 +246,7 @@ struct Caller {
 impl Caller {
     /// `None` if the client has gone already.
     fn look(ask: Ask, files: Files) -> Option<Self> {
-        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY)
+        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY, files.access)
             .inspect_err(|error| {
                 if !fifo::is_nobody(error) {
                     tracing::warn!(%error, process = ask.process_id, "a client cannot be answered");
@@ -255,13 +257,13 @@ impl Caller {
     }
 
     fn is_there(&self) -> bool {
-        fifo::has_reader(&self.files.to_client).unwrap_or(false)
+        fifo::has_reader(&self.files.to_client, self.files.access).unwrap_or(false)
     }
 
     /// Tells the client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
     fn answer(&self, answer: Answer) {
-        let told =
-            Ringer::open(&self.files.to_client).and_then(|pipe| pipe.write(&answer.encode()));
+        let told = Ringer::open(&self.files.to_client, self.files.access)
+            .and_then(|pipe| pipe.write(&answer.encode()));
         if let Err(error) = told {
             tracing::debug!(%error, process = self.ask.process_id, "a client could not be answered");
         }

@@ -15,6 +15,7 @@ use witrpc_core::Error;
 use super::lock::{MARK, open_lock};
 use super::place::{Kind, Place, parse};
 use super::record::Record;
+use crate::access::Access;
 use crate::event::fifo::has_reader;
 
 /// A live server, as [`endpoints`] found it.
@@ -40,9 +41,9 @@ pub struct Endpoint {
 ///
 /// # Errors
 ///
-/// [`Error::Config`] if the directory is not private to the user, [`Error::Io`] if it cannot be read.
+/// [`Error::Config`] if the directory is not private to the user or to a group, [`Error::Io`] if it cannot be read.
 pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
-    list(&Place::anonymous(None)?)
+    list(Place::anonymous(None)?)
 }
 
 /// [`endpoints`] of another directory.
@@ -60,11 +61,11 @@ pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
 ///
 /// As [`endpoints`].
 pub fn endpoints_in(directory: impl Into<PathBuf>) -> Result<Vec<Endpoint>, Error> {
-    list(&Place::anonymous(Some(directory.into()))?)
+    list(Place::anonymous(Some(directory.into()))?)
 }
 
-fn list(place: &Place) -> Result<Vec<Endpoint>, Error> {
-    if !place.check()? {
+fn list(mut place: Place) -> Result<Vec<Endpoint>, Error> {
+    if !place.check_for_looking()? {
         return Ok(Vec::new());
     }
     let failed = |error: &io::Error| {
@@ -72,19 +73,23 @@ fn list(place: &Place) -> Result<Vec<Endpoint>, Error> {
     };
     let mut found = Vec::new();
     for entry in place.directory().read_dir().map_err(|error| failed(&error))? {
-        found.extend(look(place.directory(), &entry.map_err(|error| failed(&error))?));
+        found.extend(look(
+            place.directory(),
+            place.access(),
+            &entry.map_err(|error| failed(&error))?,
+        ));
     }
     found.sort_by(|a: &Endpoint, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
 /// The live server of this lock file, if it is one, and has one.
-fn look(directory: &Path, entry: &DirEntry) -> Option<Endpoint> {
+fn look(directory: &Path, access: Access, entry: &DirEntry) -> Option<Endpoint> {
     let file = entry.file_name();
     let (name, _, Kind::Lock) = parse(file.to_str()?)? else { return None };
     // The record first: it is there before the door, so what a door that is read belongs to has written it.
     let Record { process_id, clients, max_clients } = read(&entry.path()).ok()??;
-    let lives = has_reader(&directory.join(format!("{name}.door"))) == Some(true);
+    let lives = has_reader(&directory.join(format!("{name}.door")), access) == Some(true);
     lives.then(|| Endpoint { name: name.to_owned(), process_id, clients, max_clients })
 }
 

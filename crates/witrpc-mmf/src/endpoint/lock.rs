@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags, fchmod, open};
-use rustix::process::geteuid;
+use rustix::fs::{Mode, OFlags, open};
 use tokio::time::{Instant, sleep};
 use witrpc_core::Error;
 
 use super::place::{Place, remove};
 use super::record::RECORD_LEN;
+use crate::access::Access;
 
 /// What a lock file says, so that a sweep never takes another program's `x.lock` for ours.
 pub(super) const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
@@ -47,7 +47,7 @@ impl Lock {
         let path = place.lock();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let taken = Self::try_take(&path);
+            let taken = Self::try_take(&path, place.access());
             match taken.map_err(|error| Error::io(path.display().to_string(), &error))? {
                 Some(lock) => return Ok(lock),
                 None if Instant::now() < deadline => sleep(PAUSE).await,
@@ -66,12 +66,14 @@ impl Lock {
     /// # Errors
     ///
     /// `InvalidData` if the file is not ours; whatever else the system says.
-    pub(super) fn try_take(path: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn try_take(path: &Path, access: Access) -> io::Result<Option<Self>> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
         let facts = file.metadata()?;
-        if !facts.file_type().is_file() || facts.uid() != geteuid().as_raw() {
+        // Ours, if it is new; then it has yet to be given to the group.
+        let ours = [Access::User, access].iter().any(|a| a.admits(facts.uid(), facts.gid()));
+        if !facts.file_type().is_file() || !ours {
             return Err(foreign());
         }
         match file.try_lock() {
@@ -85,7 +87,7 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         }
-        Self::mark(&file)?;
+        Self::mark(&file, access)?;
         Ok(Some(Self { path: path.to_owned(), _file: file }))
     }
 
@@ -102,7 +104,7 @@ impl Lock {
     }
 
     /// Writes our mark into a new file, or finds it in an old one.
-    fn mark(mut file: &File) -> io::Result<()> {
+    fn mark(mut file: &File, access: Access) -> io::Result<()> {
         let mut found = Vec::new();
         file.take(LONGEST).read_to_end(&mut found)?;
         if found.starts_with(MARK) {
@@ -111,7 +113,7 @@ impl Lock {
         if !found.is_empty() {
             return Err(foreign());
         }
-        fchmod(file, Mode::RUSR | Mode::WUSR)?; // 0600, whatever the umask took away.
+        access.open_up(file)?;
         file.write_all(MARK)
     }
 }

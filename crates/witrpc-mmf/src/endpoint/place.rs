@@ -6,7 +6,7 @@
 use std::{
     fs::{DirBuilder, Metadata},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use witrpc_core::Error;
 
 use super::MemoryMappedFile;
+use crate::access::Access;
 use crate::layout::Instance;
 
 /// Overrides the default directory.
@@ -28,13 +29,15 @@ pub(super) struct Place {
     directory: PathBuf,
     /// The setting that chose the directory, for messages.
     setting: &'static str,
+    access: Access,
     name: String,
 }
 
 impl Place {
     /// Where the files of this endpoint lie.
     pub(super) fn of(file: &MemoryMappedFile) -> Result<Self, Error> {
-        Ok(Self { name: file.name.clone(), ..Self::anonymous(file.directory.clone())? })
+        let access = Access::of(file.group);
+        Ok(Self { name: file.name.clone(), access, ..Self::anonymous(file.directory.clone())? })
     }
 
     /// A directory, or the default one, for no endpoint in particular.
@@ -46,33 +49,65 @@ impl Place {
         };
         // Without a trailing slash, which would follow a symlink.
         let directory = directory.components().collect();
-        Ok(Self { directory, setting, name: String::new() })
+        Ok(Self { directory, setting, access: Access::User, name: String::new() })
     }
 
     /// Makes the directory if it is missing, and checks that it is private. `[seg.file.directory]`
     pub(super) fn prepare(&self) -> Result<(), Error> {
         match DirBuilder::new().mode(0o700).create(&self.directory) {
-            Ok(()) => {
-                // The umask may have taken bits of our own away.
-                std::fs::set_permissions(&self.directory, PermissionsExt::from_mode(0o700))
-                    .map_err(|error| self.fault(format!("cannot be made private: {error}")))?;
-            }
+            Ok(()) => self.open_up().map_err(|error| {
+                // Not to be found by a next attempt, half made.
+                drop(std::fs::remove_dir(&self.directory));
+                match self.access {
+                    Access::User => self.fault(format!("cannot be made private: {error}")),
+                    Access::Group(id) => {
+                        self.fault(format!("cannot be given to the group {id}: {error}"))
+                    }
+                }
+            })?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(self.fault(format!("cannot be made: {error}"))),
         }
         if self.check()? { Ok(()) } else { Err(self.fault("vanished".to_owned())) }
     }
 
-    /// Whether the directory exists; if so, it is private.
-    pub(super) fn check(&self) -> Result<bool, Error> {
-        let facts = match self.directory.symlink_metadata() {
-            Ok(facts) => facts,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(self.fault(format!("cannot be looked at: {error}"))),
+    /// Gives the directory just made its mode, of which the umask may have taken bits, and its group.
+    fn open_up(&self) -> io::Result<()> {
+        let mode = match self.access {
+            Access::User => 0o700,
+            Access::Group(id) => {
+                chown(&self.directory, None, Some(id))?;
+                0o770
+            }
         };
-        match fault_of(&facts) {
+        std::fs::set_permissions(&self.directory, PermissionsExt::from_mode(mode))
+    }
+
+    /// Whether the directory exists; if so, it is open to those only whom it is to be open to.
+    pub(super) fn check(&self) -> Result<bool, Error> {
+        let Some(facts) = self.facts()? else { return Ok(false) };
+        match fault_of(&facts, self.access) {
             None => Ok(true),
-            Some(fault) => Err(self.fault(fault.to_owned())),
+            Some(fault) => Err(self.fault(fault)),
+        }
+    }
+
+    /// As [`check`](Self::check), for who wants to look around only: a group's directory will do too.
+    pub(super) fn check_for_looking(&mut self) -> Result<bool, Error> {
+        if let Some(facts) = self.facts()?
+            && facts.mode() & 0o070 != 0
+        {
+            self.access = Access::Group(facts.gid());
+        }
+        self.check()
+    }
+
+    /// `None` if there is no such directory.
+    fn facts(&self) -> Result<Option<Metadata>, Error> {
+        match self.directory.symlink_metadata() {
+            Ok(facts) => Ok(Some(facts)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.fault(format!("cannot be looked at: {error}"))),
         }
     }
 
@@ -95,6 +130,10 @@ impl Place {
         &self.name
     }
 
+    pub(super) const fn access(&self) -> Access {
+        self.access
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -110,7 +149,12 @@ impl Place {
     /// The files of one connection.
     pub(super) fn files(&self, nonce: &Instance) -> Files {
         let file = |kind| self.with_suffix(&format!(".{}.{kind}", hex(nonce)));
-        Files { to_client: file("c"), to_server: file("s"), region: file("mmf") }
+        Files {
+            to_client: file("c"),
+            to_server: file("s"),
+            region: file("mmf"),
+            access: self.access,
+        }
     }
 
     fn with_suffix(&self, suffix: &str) -> PathBuf {
@@ -131,6 +175,7 @@ pub(super) struct Files {
     pub(super) to_server: PathBuf,
     /// The region: `.mmf`, made by the server.
     pub(super) region: PathBuf,
+    pub(super) access: Access,
 }
 
 /// Which file a name in the directory stands for.
@@ -181,17 +226,27 @@ pub(super) fn hex(nonce: &Instance) -> String {
     format!("{number:032x}")
 }
 
-fn fault_of(facts: &Metadata) -> Option<&'static str> {
+fn fault_of(facts: &Metadata, access: Access) -> Option<String> {
     if facts.is_symlink() {
-        Some("is a symbolic link")
-    } else if !facts.is_dir() {
-        Some("is not a directory")
-    } else if facts.uid() != geteuid().as_raw() {
-        Some("belongs to another user")
-    } else if facts.mode() & 0o077 != 0 {
-        Some("is open to other users (its mode must be 0700)")
-    } else {
-        None
+        return Some("is a symbolic link".to_owned());
+    }
+    if !facts.is_dir() {
+        return Some("is not a directory".to_owned());
+    }
+    let admitted = access.admits(facts.uid(), facts.gid());
+    let mode = facts.mode() & 0o777;
+    match access {
+        Access::User if !admitted => Some("belongs to another user".to_owned()),
+        Access::User if mode & 0o077 != 0 => Some(
+            "is open to other users (its mode must be 0700, unless with_group is set)".to_owned(),
+        ),
+        Access::Group(id) if !admitted => {
+            Some(format!("belongs to the group {}, not to {id} (with_group)", facts.gid()))
+        }
+        Access::Group(_) if mode != 0o770 => {
+            Some(format!("has mode {mode:04o}, but with_group needs 0770"))
+        }
+        _ => None,
     }
 }
 
@@ -213,7 +268,12 @@ mod tests {
 
     #[test]
     fn the_names_of_files_are_taken_apart_as_they_are_put_together() {
-        let place = Place { directory: "/d".into(), setting: "", name: "a.b".to_owned() };
+        let place = Place {
+            directory: "/d".into(),
+            setting: "",
+            access: Access::User,
+            name: "a.b".to_owned(),
+        };
         let nonce = *b"\x00\x01\xff456789abcdef\0";
         let files = place.files(&nonce);
         let digits = hex(&nonce);

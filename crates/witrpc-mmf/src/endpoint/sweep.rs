@@ -23,6 +23,7 @@ use std::{
 
 use super::lock::{Lock, is_marked};
 use super::place::{Kind, Place, parse, remove};
+use crate::access::Access;
 use crate::event::fifo::has_reader;
 
 /// The files of one endpoint's name.
@@ -49,16 +50,16 @@ pub(super) fn sweep(place: &Place) {
         let lock = if own || !leftovers.needs_lock() {
             None
         } else {
-            match Lock::try_take(&place.directory().join(format!("{name}.lock"))) {
+            match Lock::try_take(&place.directory().join(format!("{name}.lock")), place.access()) {
                 Ok(Some(lock)) => Some(lock),
                 // A live server's, or none of ours. What its clients left is nobody's business but theirs.
                 Ok(None) | Err(_) => {
-                    leftovers.remove_connections(false);
+                    leftovers.remove_connections(place.access(), false);
                     continue;
                 }
             }
         };
-        leftovers.remove_connections(own || lock.is_some());
+        leftovers.remove_connections(place.access(), own || lock.is_some());
         if let Some(door) = &leftovers.door {
             remove(door);
         }
@@ -73,11 +74,11 @@ impl Leftovers {
     }
 
     /// Removes the files of connections that nobody living needs; those that servers made only if `locked`.
-    fn remove_connections(&self, locked: bool) {
+    fn remove_connections(&self, access: Access, locked: bool) {
         let mut living = BTreeSet::new();
         for (nonce, files) in &self.connections {
             let event = files.iter().find(|(kind, _)| *kind == Kind::ToClient);
-            match event.map(|(_, path)| (path, has_reader(path))) {
+            match event.map(|(_, path)| (path, has_reader(path, access))) {
                 Some((path, Some(false))) => remove(path),
                 None => {}
                 // Living, or there is no telling.

@@ -20,33 +20,37 @@ use std::{
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fcntl_lock, fstat, open};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 use super::Ring;
+use crate::access::Access;
 
 /// More rings than ever lie in the pipe at a time (two reasons to ring, and late ones): a read that does not fill
 /// its buffer tells tokio that the pipe is empty, which saves asking again.
 const RINGS: usize = 64;
 
-/// Makes the named pipe, for us alone, whatever the umask.
+/// Makes the named pipe, for us alone or for the group, whatever the umask.
 ///
 /// # Errors
 ///
 /// `AlreadyExists` if there is such a file; whatever else the system says.
-pub(crate) fn make(path: &Path) -> io::Result<()> {
+pub(crate) fn make(path: &Path, access: Access) -> io::Result<()> {
     let mode = Mode::RUSR | Mode::WUSR;
     #[cfg(target_vendor = "apple")]
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
     #[cfg(not(target_vendor = "apple"))]
     rustix::fs::mkfifoat(CWD, path, mode)?;
-    // By path: it may not be openable yet. The directory is ours alone, so nobody has replaced it.
-    chmodat(CWD, path, mode, rustix::fs::AtFlags::empty()).inspect_err(|_| {
-        crate::endpoint::remove(path);
-    })?;
-    Ok(())
+    let opened_up = match access {
+        // By path: it may not be openable yet. The directory is ours alone, so nobody has replaced it.
+        Access::User => chmodat(CWD, path, mode, rustix::fs::AtFlags::empty()).map_err(Into::into),
+        // Not by path: somebody of the group could have put a link there.
+        Access::Group(_) => {
+            open_end(path, OFlags::RDONLY, Access::User).and_then(|pipe| access.open_up(pipe))
+        }
+    };
+    opened_up.inspect_err(|_| crate::endpoint::remove(path))
 }
 
 /// Opens a named pipe of ours without waiting for its other end.
@@ -54,12 +58,12 @@ pub(crate) fn make(path: &Path) -> io::Result<()> {
 /// # Errors
 ///
 /// `ENXIO` if it is opened for writing only and nobody reads; `InvalidData` if it is no named pipe, or not ours.
-pub(crate) fn open_end(path: &Path, access: OFlags) -> io::Result<OwnedFd> {
-    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+pub(crate) fn open_end(path: &Path, end: OFlags, access: Access) -> io::Result<OwnedFd> {
+    let flags = end | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let pipe = open(path, flags, Mode::empty())?;
     let facts = fstat(&pipe)?;
     if FileType::from_raw_mode(facts.st_mode) != FileType::Fifo
-        || facts.st_uid != geteuid().as_raw()
+        || !access.admits(facts.st_uid, facts.st_gid)
     {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a named pipe of ours"));
     }
@@ -69,8 +73,8 @@ pub(crate) fn open_end(path: &Path, access: OFlags) -> io::Result<OwnedFd> {
 /// Whether somebody has the pipe open for reading. `None` if that cannot be told; a missing pipe has no reader.
 ///
 /// Asking a reader that had no writer yet looks to it like a writer that came and went.
-pub(crate) fn has_reader(path: &Path) -> Option<bool> {
-    match open_end(path, OFlags::WRONLY) {
+pub(crate) fn has_reader(path: &Path, access: Access) -> Option<bool> {
+    match open_end(path, OFlags::WRONLY, access) {
         Ok(_) => Some(true),
         Err(error) if is_nobody(&error) => Some(false),
         Err(_) => None,
@@ -110,8 +114,8 @@ impl Ringer {
     /// # Errors
     ///
     /// See [`open_end`].
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { pipe: open_end(path, OFlags::RDWR)? })
+    pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
+        Ok(Self { pipe: open_end(path, OFlags::RDWR, access)? })
     }
 
     /// Writes one whole record into the pipe; records up to `PIPE_BUF` (at least 512 bytes) are never torn.
@@ -150,7 +154,7 @@ impl Ring for Ringer {
 ///
 /// See [`open_end`].
 pub(crate) fn open_waiting_end(path: &Path) -> io::Result<OwnedFd> {
-    let pipe = open_end(path, OFlags::RDONLY)?;
+    let pipe = open_end(path, OFlags::RDONLY, Access::User)?;
     // Only a peer's watch rests on this lock. It vanishes when this process closes any descriptor of this pipe:
     // nothing but this side ever opens it here, except a peer in this same process, which needs no watch.
     if let Err(error) = fcntl_lock(&pipe, FlockOperation::NonBlockingLockShared) {

@@ -147,6 +147,22 @@ impl Process {
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 
+    /// The same with another binary, as another user, who is in one group.
+    pub(crate) fn start_as(
+        binary: &Path,
+        role: &str,
+        directory: &Path,
+        user: u32,
+        group: u32,
+    ) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new(binary);
+        let role = format!("processes::{role}");
+        command.args(["--exact", &role, "--nocapture"]).env(DIRECTORY, directory);
+        command.uid(user).gid(group).current_dir("/").stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }

@@ -2,14 +2,19 @@
 //!
 //! A child process is this test binary once more, running one of the `role_` tests; in the parent those do nothing.
 
-use std::{future::pending, os::unix::fs::MetadataExt as _, time::Duration};
+use std::{
+    future::pending,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use rustix::fs::Mode;
 use rustix::process::umask;
 use witrpc_core::Error;
-use witrpc_mmf::{Door, Places, connect};
+use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, Peer, Process, far, role, soon, within};
+use crate::common::{Endpoint, Peer, Process, far, files, role, soon, within};
 
 #[tokio::test]
 async fn records_cross_two_processes_and_back() {
@@ -134,6 +139,82 @@ async fn a_server_killed_while_a_connection_is_half_made_leaves_what_the_next_sw
 fn modes_do_not_depend_on_the_umask() {
     let directory = tempfile::tempdir().unwrap();
     Process::start("role_umask", &directory.path().join("made")).succeeds();
+}
+
+/// Two users who have nothing in common but a group, and a third who is not in it.
+#[test]
+fn a_group_shares_an_endpoint_and_others_stay_out() {
+    const GROUP: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: only root can play other users");
+    }
+    let outer = tempfile::tempdir().unwrap();
+    set_mode(outer.path(), 0o777);
+    let binary = outer.path().join("test"); // Where all of them can run it.
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    set_mode(&binary, 0o755);
+    let shared = outer.path().join("shared");
+    let start = |role, user, group| Process::start_as(&binary, role, &shared, user, group);
+    let server = start("role_group_server", 12_345, GROUP);
+    start("role_group_client", 12_346, GROUP).succeeds();
+    start("role_group_stranger", 12_347, 12_347).succeeds();
+    start("role_group_client", 12_346, GROUP).succeeds();
+    server.succeeds();
+    assert_eq!(files(&shared), [""; 0]);
+    let facts = shared.metadata().unwrap();
+    assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (12_345, GROUP, 0o770));
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The endpoint as its group shares it.
+fn group_role() -> Option<MemoryMappedFile> {
+    role().map(|file| file.with_group(54_321))
+}
+
+#[tokio::test]
+async fn role_group_server() {
+    let Some(file) = group_role() else { return };
+    umask(Mode::from_raw_mode(0o077));
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    for _ in 0..2 {
+        let mut server = Peer(door.accept().await.unwrap());
+        assert_eq!(server.recv().await.unwrap(), b"hello");
+        server.first_frame();
+        server.send(b"good day").await;
+        server.is_gone().await;
+    }
+}
+
+#[tokio::test]
+async fn role_group_client() {
+    let Some(file) = group_role() else { return };
+    umask(Mode::from_raw_mode(0o077));
+    let mut client = Peer(connect(&file, far()).await.unwrap());
+    let directory = std::env::var_os("WITRPC_MMF_TEST_DIRECTORY").unwrap();
+    let listed = witrpc_mmf::endpoints_in(&directory).unwrap();
+    assert_eq!(listed.len(), 1);
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.collect::<Vec<_>>();
+    assert_eq!(files.len(), 5);
+    for file in files {
+        let facts = file.symlink_metadata().unwrap();
+        assert_eq!((facts.gid(), facts.mode() & 0o7777), (54_321, 0o660), "{}", file.display());
+    }
+    client.send(b"hello").await;
+    assert_eq!(client.recv().await.unwrap(), b"good day");
+}
+
+#[tokio::test]
+async fn role_group_stranger() {
+    let Some(file) = group_role() else { return };
+    let door = Door::open(&file, &Places::of(&file)).await.unwrap_err();
+    let client = connect(&file, soon()).await.unwrap_err();
+    for error in [door.to_string(), client.to_string()] {
+        assert!(error.contains("Permission denied"), "{error}");
+    }
 }
 
 #[tokio::test]
