@@ -95,16 +95,21 @@ fn scribble(region: &Region, random: &mut Random) {
 }
 
 /// A thread that writes until it is told to end; it says how often it did.
-fn scribbler(found: Found, over: Arc<AtomicBool>, seed: u64) -> JoinHandle<u64> {
+fn scribbler(found: Found, over: Arc<AtomicBool>, attack: Attack) -> JoinHandle<u64> {
     std::thread::spawn(move || {
-        let mut random = Random(seed);
+        let (mut random, mut beside) = (Random(attack.seed), None);
         let mut writes = 0;
         while !over.load(Ordering::Relaxed) {
             let Some(region) = found.region() else {
                 std::thread::yield_now();
                 continue;
             };
-            scribble(&region, &mut random);
+            let region = if attack.harmless {
+                beside.get_or_insert_with(|| region.copied())
+            } else {
+                &region
+            };
+            scribble(region, &mut random);
             writes += 1;
             // Sometimes one after the other, sometimes with time for others to come some way.
             match random.below(8) {
@@ -130,6 +135,8 @@ struct Tally {
 #[derive(Clone, Copy)]
 struct Attack {
     encrypted: bool,
+    /// Connects, calls and writes as much, but beside the region: what the honest client is compared with.
+    harmless: bool,
     from_the_start: bool,
     seed: u64,
 }
@@ -142,7 +149,7 @@ async fn round(file: &MemoryMappedFile, directory: &Path, attack: Attack, tally:
     let client = if attack.encrypted { builder.with_encryption() } else { builder };
     let client = client.build().unwrap();
     let over = Arc::new(AtomicBool::new(false));
-    let start = || scribbler(found.clone(), Arc::clone(&over), attack.seed);
+    let start = || scribbler(found.clone(), Arc::clone(&over), attack);
     let early = attack.from_the_start.then(start);
     let connected = client.connect(GUARD / 100).await.is_ok();
     let scribbler = early.unwrap_or_else(start);
@@ -172,12 +179,33 @@ fn memory_of(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-async fn honest(client: WitClient, over: Arc<AtomicBool>, calls: Arc<AtomicU64>) {
+/// What the honest client has got done.
+#[derive(Debug, Default)]
+struct Work {
+    over: AtomicBool,
+    calls: AtomicU64,
+    /// The longest that a small call took, in microseconds.
+    worst: AtomicU64,
+}
+
+impl Work {
+    /// Calls in a second, and the longest, since `since`, when there had been so many calls.
+    fn pace(&self, since: Instant, calls: u64) -> String {
+        let calls = self.calls.load(Ordering::Relaxed) - calls;
+        let rate = u128::from(calls) * 1000 / since.elapsed().as_millis();
+        let worst = Duration::from_micros(self.worst.swap(0, Ordering::Relaxed));
+        format!("{rate} calls/s, the longest {worst:?}")
+    }
+}
+
+async fn honest(client: WitClient, work: Arc<Work>) {
     let calc = client.get_service::<CalcClient>();
-    while !over.load(Ordering::Relaxed) {
-        let call = calls.fetch_add(1, Ordering::Relaxed) as i32;
+    while !work.over.load(Ordering::Relaxed) {
+        let call = work.calls.fetch_add(1, Ordering::Relaxed) as i32;
+        let began = Instant::now();
         let sum = timeout(GUARD / 2, calc.add(call, 1)).await.expect("the server hangs");
         assert_eq!(sum.unwrap(), call + 1);
+        work.worst.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         if call % 64 == 0 {
             let text = call.to_string().repeat(10_000);
             let echo = timeout(GUARD / 2, calc.echo(text.clone())).await.expect("it hangs");
@@ -214,27 +242,38 @@ async fn scribbling(encrypted: bool, seed: u64, time: Duration) {
     server.order(Order::Serve(endpoint.clone())).await.unwrap();
     let client = endpoint.client(&path);
     client.connect(GUARD).await.unwrap();
-    let (over, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let honest = tokio::spawn(honest(client.clone(), Arc::clone(&over), Arc::clone(&calls)));
+    let work = Arc::new(Work::default());
+    let honest = tokio::spawn(honest(client.clone(), Arc::clone(&work)));
     // What ordinary traffic takes is taken by now.
-    eventually("calls", || calls.load(Ordering::Relaxed) > 500).await;
+    eventually("calls", || work.calls.load(Ordering::Relaxed) > 500).await;
     let before = memory_of(server.id());
 
-    let (mut tally, mut random, mut most) = (Tally::default(), Random(seed), before);
+    let (mut random, mut most, mut tallies) =
+        (Random(seed), before, [0, 1].map(|_| Tally::default()));
     let file = MemoryMappedFile::new("test").with_directory(&path);
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        let from_the_start = random.below(2) == 0;
-        let attack = Attack { encrypted, from_the_start, seed: random.next() };
-        round(&file, &path, attack, &mut tally).await;
-        assert!(!honest.is_finished(), "the honest client failed");
-        most = most.max(memory_of(server.id()));
+    let mut paces = Vec::new();
+    for (harmless, share) in [(true, time / 8), (false, time / 8 * 7)] {
+        let (began, calls) = (Instant::now(), work.calls.load(Ordering::Relaxed));
+        while began.elapsed() < share {
+            let from_the_start = random.below(2) == 0;
+            let attack = Attack { encrypted, harmless, from_the_start, seed: random.next() };
+            round(&file, &path, attack, &mut tallies[usize::from(!harmless)]).await;
+            assert!(!honest.is_finished(), "the honest client failed");
+            most = most.max(memory_of(server.id()));
+        }
+        paces.push(work.pace(began, calls));
     }
 
-    over.store(true, Ordering::Relaxed);
+    work.over.store(true, Ordering::Relaxed);
     honest.await.unwrap();
-    tally.honest_calls = calls.load(Ordering::Relaxed);
+    let [peaceful, mut tally] = tallies;
+    assert_eq!(peaceful.let_in, peaceful.rounds, "nobody disturbs a client that does no harm");
+    tally.honest_calls = work.calls.load(Ordering::Relaxed);
     println!("hostile: encrypted: {encrypted}, {tally:?}, memory {before} to {most} bytes");
+    println!(
+        "hostile: the honest client beside a harmless one: {}, beside it: {}",
+        paces[0], paces[1]
+    );
     assert!(tally.rounds > 3 && tally.writes > 100 && tally.honest_calls > 100, "{tally:?}");
     assert!(most - before <= 2 * PER_CONNECTION + SLACK, "grew from {before} to {most} bytes");
     // Only the honest one is left, and nothing is being done for anybody.

@@ -46,6 +46,13 @@ impl Region {
         Self { file: Arc::new(file), len }
     }
 
+    /// The same bytes at another place, for who wants to do no harm.
+    pub(crate) fn copied(&self) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&self.read_all(), 0).unwrap();
+        Self { file: Arc::new(file), len: self.len }
+    }
+
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) {
         self.file.read_exact_at(bytes, at).unwrap();
     }
