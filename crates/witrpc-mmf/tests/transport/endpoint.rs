@@ -435,6 +435,28 @@ async fn symbolic_links_in_the_directory_are_not_followed() {
     }
 }
 
+/// What a program that we start would inherit.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn programs_that_are_started_inherit_nothing() {
+    let endpoint = Endpoint::new(|file| file.with_max_clients(2));
+    let mut door = endpoint.open().await;
+    let (mut client, mut server) = endpoint.pair(&mut door).await;
+    let _half_made = endpoint.pair(&mut door).await;
+    client.send(b"hello").await;
+    server.first_frame();
+    let open = |fds: String| {
+        let ours = endpoint.directory.path().to_str().unwrap();
+        fds.lines().filter(|line| line.contains(ours)).count()
+    };
+    let list = |fds: &str| {
+        let listed = std::process::Command::new("ls").args(["-l", fds]).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    assert!(open(list(&format!("/proc/{}/fd", std::process::id()))) >= 8, "we have them open");
+    assert_eq!(open(list("/proc/self/fd")), 0, "ls has not");
+}
+
 /// As root, where mounting is permitted: a file system that is full when the region is made, not only when listening
 /// starts.
 #[tokio::test]
