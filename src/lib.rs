@@ -18,9 +18,9 @@ pub use witrpc_core::{
     AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
     CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
     MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, ReconnectOptions, Result,
-    Role, Sealer, Secret, Serializer, SerializerError, ServerDescription, Service, ServiceClient,
-    ServiceDescription, ServiceDescriptor, Subscription, WaitStrategy, WitClient, WitClientBuilder,
-    WitServer, WitServerBuilder, serde, transport,
+    RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError, ServerDescription, Service,
+    ServiceClient, ServiceDescription, ServiceDescriptor, Subscription, WaitStrategy, WitClient,
+    WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
 pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in, unique_name};

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use witrpc::{ClientState, CloseReason, Error, EventError, ReconnectOptions, WitClient};
+use witrpc::{
+    ClientState, CloseReason, Error, EventError, ReconnectOptions, RetryPolicy, WitClient,
+};
 
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, GUARD, eventually};
@@ -16,6 +18,9 @@ crate::instances::instantiate![
     without_reconnect_a_lost_connection_stays_lost,
     a_server_that_shuts_down_lets_calls_finish,
     a_shutdown_ends_with_its_grace,
+    calls_are_repeated_until_a_server_is_back,
+    only_idempotent_calls_are_repeated_once_they_may_have_run,
+    repeating_ends_with_the_attempts_or_the_deadline,
 ];
 
 #[witrpc::service]
@@ -182,4 +187,108 @@ async fn a_shutdown_ends_with_its_grace(fixture: Arc<Fixture>) {
     let lost = waiting.await.unwrap().unwrap_err();
     assert!(matches!(lost, Error::Closed { maybe_executed: true, .. }), "{lost}");
     assert_eq!(server.client_count(), 0);
+}
+
+#[witrpc::service]
+trait Ledger {
+    /// Counts, and is never answered by a server that hangs.
+    async fn book(&self) -> witrpc::Result<u32>;
+    #[witrpc(idempotent)]
+    async fn balance(&self) -> witrpc::Result<u32>;
+}
+
+#[derive(Clone)]
+struct Books {
+    hangs: bool,
+    booked: Arc<AtomicU32>,
+    asked: Arc<AtomicU32>,
+}
+
+impl Books {
+    async fn answer(&self, counter: &AtomicU32) -> witrpc::Result<u32> {
+        let count = counter.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(count)
+    }
+}
+
+impl Ledger for Books {
+    async fn book(&self) -> witrpc::Result<u32> {
+        self.answer(&self.booked).await
+    }
+
+    async fn balance(&self) -> witrpc::Result<u32> {
+        self.answer(&self.asked).await
+    }
+}
+
+fn patient(policy: RetryPolicy) -> RetryPolicy {
+    policy.with_attempts(0).with_fixed_delay(Duration::from_millis(2))
+}
+
+async fn calls_are_repeated_until_a_server_is_back(fixture: Arc<Fixture>) {
+    let server = serve(&fixture, &Light::default()).await;
+    let client = fixture.client_builder().with_auto_reconnect(swift).with_retry_policy(patient);
+    let client = client.build().unwrap();
+    let calc: CalcClient = client.get_service();
+    let early = tokio::spawn(calc.add(1, 1)); // Before there is any connection.
+    client.connect(GUARD).await.unwrap();
+    assert_eq!(early.await.unwrap().unwrap(), 2);
+    for round in 0..3 {
+        server_gone(&client, &server).await;
+        let text = "a".repeat(100_000); // Longer than what waits for no turn.
+        let calls = (0..20).map(|n| tokio::spawn(calc.add(n, round))).collect::<Vec<_>>();
+        let large = tokio::spawn(calc.echo(text.clone()));
+        server.start_waiting_for_connection().await.unwrap();
+        for (n, call) in (0..).zip(calls) {
+            assert_eq!(call.await.unwrap().unwrap(), n + round);
+        }
+        assert_eq!(large.await.unwrap().unwrap(), text);
+    }
+}
+
+/// Shuts the server down, so that it can be started once more.
+async fn server_gone(client: &WitClient, server: &witrpc::WitServer) {
+    server.shutdown(Duration::ZERO).await;
+    until(client, |state| matches!(state, ClientState::Reconnecting { .. })).await;
+}
+
+async fn only_idempotent_calls_are_repeated_once_they_may_have_run(fixture: Arc<Fixture>) {
+    let mut books = Books { hangs: true, booked: Arc::default(), asked: Arc::default() };
+    let serve = async |books: &Books| {
+        let server = fixture.server_builder().with_service(LedgerServer::new(books.clone()));
+        let server = server.build().unwrap();
+        server.start_waiting_for_connection().await.unwrap();
+        server
+    };
+    let server = serve(&books).await;
+    let client = fixture.client_builder().with_auto_reconnect(swift).with_retry_policy(patient);
+    let client = client.build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let ledger: LedgerClient = client.get_service();
+    let (book, balance) = (tokio::spawn(ledger.book()), tokio::spawn(ledger.balance()));
+    let both =
+        || [&books.booked, &books.asked].map(|counter| counter.load(Ordering::SeqCst)) == [1, 1];
+    eventually("both calls run", both).await;
+    drop(server);
+    let error = book.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed { maybe_executed: true, .. }), "{error}");
+    books.hangs = false;
+    let _server = serve(&books).await;
+    assert_eq!(balance.await.unwrap().unwrap(), 2, "asked twice");
+    assert_eq!(ledger.book().await.unwrap(), 2, "booked only once before");
+}
+
+async fn repeating_ends_with_the_attempts_or_the_deadline(fixture: Arc<Fixture>) {
+    let build = |attempts, timeout| {
+        let builder = fixture.client_builder().with_timeout(timeout);
+        let client = builder.with_retry_policy(|policy| patient(policy).with_attempts(attempts));
+        client.build().unwrap().get_service::<CalcClient>()
+    };
+    let error = build(3, GUARD).add(1, 1).await.unwrap_err();
+    assert!(matches!(error, Error::NotConnected { .. }), "{error}");
+    let error = build(0, Duration::from_millis(30)).add(1, 1).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Sleep;
 
@@ -20,6 +21,7 @@ use crate::event::{Event, EventValue};
 use crate::feed::RemoteEvent;
 use crate::message::{Content, status_error};
 use crate::pending::{Answer, CallId};
+use crate::retry::{Delays, RetryPolicy};
 use crate::service::{Outcome, ServiceDescriptor, Status};
 use crate::transport::BoxFuture;
 
@@ -59,6 +61,14 @@ impl Contract {
             Self::Known(descriptor) => descriptor.methods[method].name,
             #[cfg(feature = "json")]
             Self::Named(names) => &names.1,
+        }
+    }
+
+    fn is_idempotent(&self, method: usize) -> bool {
+        match self {
+            Self::Known(descriptor) => descriptor.methods[method].idempotent,
+            #[cfg(feature = "json")]
+            Self::Named(_) => false,
         }
     }
 
@@ -136,7 +146,11 @@ impl Remote {
                 reason: error.to_string(),
             }),
         };
-        Call { remote: self.clone(), method, stage, sleep: None, _outcome: PhantomData }
+        let again = self.client.habits.retry.as_ref().and_then(|policy| match &stage {
+            Stage::New(content) => Some(Box::new(Again::new(policy, content))),
+            _ => None,
+        });
+        Call { remote: self.clone(), method, stage, sleep: None, again, _outcome: PhantomData }
     }
 }
 
@@ -151,7 +165,23 @@ pub struct Call<R> {
     stage: Stage,
     /// The deadline, if the call has one and has not been answered at once.
     sleep: Option<Pin<Box<Sleep>>>,
+    /// What it takes to make the call once more, if the client has a policy for that.
+    again: Option<Box<Again>>,
     _outcome: PhantomData<fn() -> R>,
+}
+
+/// A call that may be made once more.
+struct Again {
+    content: Content,
+    delays: Delays,
+    /// Where to sleep until then: the last connection's.
+    runtime: Option<Handle>,
+}
+
+impl Again {
+    fn new(policy: &RetryPolicy, content: &Content) -> Self {
+        Self { content: content.copy(), delays: policy.delays(), runtime: None }
+    }
 }
 
 enum Stage {
@@ -166,6 +196,8 @@ enum Stage {
         turn: BoxFuture<'static, Turn>,
     },
     Sent(InFlight),
+    /// It failed, and will be made once more.
+    Paused(Pin<Box<Sleep>>),
     Finished,
 }
 
@@ -205,20 +237,27 @@ impl<R: Outcome> Future for Call<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
         let this = &mut *self;
-        let answered = match this.poll_answer(cx) {
-            Poll::Ready(answered) => answered,
-            Poll::Pending => {
-                ready!(this.poll_deadline(cx));
-                let after = this.remote.timeout.unwrap_or_default();
-                Err(Error::TimedOut { after })
+        let result = loop {
+            let answered = match this.poll_answer(cx) {
+                Poll::Ready(answered) => answered,
+                Poll::Pending => {
+                    ready!(this.poll_deadline(cx));
+                    let after = this.remote.timeout.unwrap_or_default();
+                    Err(Error::TimedOut { after })
+                }
+            };
+            this.stage = Stage::Finished;
+            let result = answered.and_then(|answer| this.decode(answer));
+            if let Err(error) = &result {
+                this.log(error);
+                if this.pause(error) {
+                    continue;
+                }
             }
+            break result;
         };
-        this.stage = Stage::Finished;
         this.sleep = None;
-        let result = answered.and_then(|answer| this.decode(answer));
-        if let Err(error) = &result {
-            this.log(error);
-        }
+        this.again = None;
         Poll::Ready(result.unwrap_or_else(|error| R::from_result(Err(error.into()))))
     }
 }
@@ -248,14 +287,45 @@ impl<R> Call<R> {
                     call.answered = true;
                     return Poll::Ready(answer);
                 }
+                Stage::Paused(mut pause) => {
+                    if pause.as_mut().poll(cx).is_pending() {
+                        self.stage = Stage::Paused(pause);
+                        return Poll::Pending;
+                    }
+                    self.stage = match &self.again {
+                        Some(again) => Stage::New(again.content.copy()),
+                        None => unreachable!("a pause is made from it"),
+                    };
+                }
                 Stage::Finished => panic!("a call was polled after it had completed"),
             }
         }
     }
 
+    /// Whether a call that failed so is made once more; then it waits for that.
+    fn pause(&mut self, error: &Error) -> bool {
+        let idempotent = self.remote.contract.is_idempotent(self.method);
+        let policy = &self.remote.client.habits.retry;
+        let (Some(again), Some(policy)) = (self.again.as_mut(), policy) else { return false };
+        // Outside every runtime, and before the first connection, there is no timer. The connection's runtime may be gone.
+        let runtime = Handle::try_current().ok().or_else(|| again.runtime.clone());
+        let Some(runtime) = runtime.filter(|_| policy.applies(error, idempotent)) else {
+            return false;
+        };
+        let Some(delay) = again.delays.next() else { return false };
+        tracing::debug!(?delay, "it will be made once more");
+        let _runtime = runtime.enter();
+        self.stage = Stage::Paused(Box::pin(tokio::time::sleep(delay)));
+        again.runtime = Some(runtime.clone());
+        true
+    }
+
     /// Finds where to send it, and sends it if it is its turn.
-    fn start(&self, content: Content, waker: &Waker) -> Result<Stage, Error> {
+    fn start(&mut self, content: Content, waker: &Waker) -> Result<Stage, Error> {
         let connection = self.remote.client.connection()?;
+        if let Some(again) = &mut self.again {
+            again.runtime = Some(connection.runtime.clone());
+        }
         let route = self.remote.contract.route(&connection, self.method)?;
         let (size, limit) = (content.size(), connection.peer_limits.max_message_size);
         if size > limit {
@@ -307,6 +377,12 @@ impl<R> Call<R> {
         let runtime = match &self.stage {
             Stage::Queued { connection, .. } => &connection.runtime,
             Stage::Sent(call) => &call.connection.runtime,
+            Stage::Paused(_) => {
+                match self.again.as_ref().and_then(|again| again.runtime.as_ref()) {
+                    Some(runtime) => runtime,
+                    None => return Poll::Pending,
+                }
+            }
             _ => return Poll::Pending,
         };
         let sleep = self.sleep.get_or_insert_with(|| {

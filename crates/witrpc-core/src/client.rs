@@ -19,6 +19,7 @@ use crate::exchange::{self, ChannelHalves, Setup};
 use crate::feed::{self, Feed};
 use crate::introspection::{self, ServerDescription};
 use crate::reconnect::{self, ClientState, ReconnectOptions};
+use crate::retry::RetryPolicy;
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
@@ -35,12 +36,20 @@ pub struct WitClient {
     core: Arc<ClientCore>,
 }
 
+/// What a client does without being told each time.
+#[derive(Debug)]
+pub(crate) struct Habits {
+    /// Every call's deadline, unless its handle has another.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) reconnect: Option<ReconnectOptions>,
+    pub(crate) retry: Option<RetryPolicy>,
+}
+
 /// What the clones of a client and its service handles share.
 pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
-    timeout: Option<Duration>,
-    reconnect: Option<ReconnectOptions>,
+    pub(crate) habits: Habits,
     state: watch::Sender<ClientState>,
     /// The task that connects again, if one does.
     reconnecting: std::sync::Mutex<Option<AbortHandle>>,
@@ -67,14 +76,12 @@ impl ClientCore {
     pub(crate) fn new(
         transport: Box<dyn ClientTransport>,
         setup: Setup<dyn ClientAuthorization>,
-        timeout: Option<Duration>,
-        reconnect: Option<ReconnectOptions>,
+        habits: Habits,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             transport,
             setup,
-            timeout,
-            reconnect,
+            habits,
             state: watch::Sender::new(ClientState::Disconnected),
             reconnecting: std::sync::Mutex::default(),
             this: Weak::clone(this),
@@ -144,7 +151,7 @@ impl ClientCore {
             return;
         }
         drop(current);
-        let Some(options) = self.reconnect.clone() else {
+        let Some(options) = self.habits.reconnect.clone() else {
             return self.set_state(ClientState::Disconnected);
         };
         let task = tokio::spawn(reconnect::run(Weak::clone(&self.this), options));
@@ -184,7 +191,7 @@ impl ClientCore {
         let limits = self.setup.limits;
         let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
         let codec = self.setup.codec.clone();
-        let keep_feeds = self.reconnect.is_some();
+        let keep_feeds = self.habits.reconnect.is_some();
         let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
         let Some(waiter) = waiter else { unreachable!("split() put it there") };
         self.install(&connection);
@@ -300,7 +307,7 @@ impl WitClient {
     #[must_use]
     pub fn get_service<C: ServiceClient>(&self) -> C {
         let core = Arc::clone(&self.core);
-        let timeout = core.timeout;
+        let timeout = core.habits.timeout;
         C::from_remote(Remote::new(core, C::descriptor(), timeout))
     }
 
@@ -323,7 +330,7 @@ impl WitClient {
     /// As any call.
     pub async fn describe(&self) -> Result<ServerDescription, Error> {
         let core = Arc::clone(&self.core);
-        let timeout = core.timeout;
+        let timeout = core.habits.timeout;
         let remote = Remote::new(core, &introspection::DESCRIPTOR, timeout);
         remote.call::<(), Result<ServerDescription, Error>>(0, &()).await
     }
@@ -354,7 +361,7 @@ impl WitClient {
             ));
         };
         let core = Arc::clone(&self.core);
-        let timeout = core.timeout;
+        let timeout = core.habits.timeout;
         let args = Arguments::new(name, args)?;
         let remote = Remote::named(core, service, method, timeout);
         let call = remote.call::<_, Result<serde_json::Value, DynamicFault>>(0, &args);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::Common;
 use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
-use crate::client::{ClientCore, WitClient};
+use crate::client::{ClientCore, Habits, WitClient};
 use crate::error::Error;
 use crate::reconnect::ReconnectOptions;
+use crate::retry::RetryPolicy;
 use crate::transport::ClientTransport;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -53,6 +54,7 @@ pub struct WitClientBuilder {
     authorization: Authorization,
     timeout: Option<Duration>,
     reconnect: Option<ReconnectOptions>,
+    retry: Option<RetryPolicy>,
 }
 
 /// What the client will prove.
@@ -110,7 +112,8 @@ impl WitClientBuilder {
     }
 
     /// Connects again by itself when the connection is lost, as `set` says; subscriptions go on, with a mark where values
-    /// may be missing. Calls made meanwhile fail with [`Error::Closed`].
+    /// may be missing. Calls made meanwhile fail with [`Error::Closed`], unless they are repeated
+    /// ([`with_retry_policy`](Self::with_retry_policy)).
     ///
     /// ```
     /// use std::time::Duration;
@@ -131,6 +134,30 @@ impl WitClientBuilder {
     /// Leaves a lost connection lost. The default.
     pub fn without_auto_reconnect(mut self) -> Self {
         self.reconnect = None;
+        self
+    }
+
+    /// Makes calls once more that failed because the connection was lost, as `set` says: those that were surely not executed,
+    /// and those of methods marked `#[witrpc(idempotent)]`. Another connection must come from somewhere:
+    /// [`with_auto_reconnect`](Self::with_auto_reconnect), or a [`connect`](WitClient::connect) of your own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use witrpc_core::WitClientBuilder;
+    ///
+    /// let builder = WitClientBuilder::new()
+    ///     .with_auto_reconnect(|r| r)
+    ///     .with_retry_policy(|r| r.with_attempts(5).with_fixed_delay(Duration::from_millis(100)));
+    /// # drop(builder);
+    /// ```
+    pub fn with_retry_policy(mut self, set: impl FnOnce(RetryPolicy) -> RetryPolicy) -> Self {
+        self.retry = Some(set(RetryPolicy::default()));
+        self
+    }
+
+    /// Makes every call once. The default.
+    pub fn without_retry_policy(mut self) -> Self {
+        self.retry = None;
         self
     }
 
@@ -155,6 +182,9 @@ impl WitClientBuilder {
                 "no call could ever be answered; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
+        if let Some(retry) = &self.retry {
+            retry.validate()?;
+        }
         let authorization: Arc<dyn ClientAuthorization> = match self.authorization {
             Authorization::None => Arc::new(WithoutAuthorization),
             Authorization::Token(token) => Arc::new(token),
@@ -164,6 +194,7 @@ impl WitClientBuilder {
             }
         };
         let setup = self.common.into_setup(authorization)?;
-        Ok(WitClient::new(ClientCore::new(transport, setup, self.timeout, self.reconnect)))
+        let habits = Habits { timeout: self.timeout, reconnect: self.reconnect, retry: self.retry };
+        Ok(WitClient::new(ClientCore::new(transport, setup, habits)))
     }
 }
