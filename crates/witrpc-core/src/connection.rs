@@ -13,8 +13,7 @@
 //!
 //! # Invariants
 //!
-//! - **C1** Whoever leaves the receiving half leaves it armed and empty, or has woken the driver; and the driver arms it
-//!   once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
+//! - **C1** Of the receiving half: see [`reception`](crate::reception).
 //! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
 
 mod closing;
@@ -26,7 +25,7 @@ pub(crate) use receiving::{Polled, Turn};
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 
@@ -42,12 +41,12 @@ use crate::feed::{Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
 use crate::inbound::Inbound;
-use crate::ledger::Ledger;
 use crate::message::Content;
 use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
 use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
+use crate::reception::Reception;
 use crate::serializer::Codec;
 use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
@@ -71,12 +70,10 @@ pub(crate) struct Connection {
     pub(crate) codec: Codec,
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
-    /// `None` once the connection has ended.
-    receiving: Mutex<Option<Receiving>>,
+    receiving: Reception<Receiving>,
     /// `None` once the connection has ended.
     outbound: Mutex<Option<Outbound>>,
     pending: Mutex<Pending>,
-    ledger: Arc<Ledger>,
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
     /// Contracts that have been looked up in the catalog, by address.
@@ -98,8 +95,6 @@ pub(crate) struct Connection {
     clock: fn() -> u64,
     clock_offset: u64,
     lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
-    /// Word for the driver, in case it was not asleep when it was woken.
-    kicked: AtomicBool,
     /// Becomes true when everything has been taken down.
     ended: watch::Sender<bool>,
 }
@@ -141,10 +136,9 @@ impl Connection {
             codec,
             runtime: Handle::current(),
             served,
-            receiving: Mutex::new(Some(receiving)),
+            receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             outbound: Mutex::new(Some(opened.outbound)),
             pending: Mutex::new(Pending::default()),
-            ledger: opened.ledger,
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
             routes: RwLock::new(Vec::new()),
@@ -160,16 +154,13 @@ impl Connection {
             clock: rest.clock,
             clock_offset: opened.clock_offset,
             lease: Mutex::new(Some(rest.lease)),
-            kicked: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         })
     }
 
     /// Leaves word for the driver that there is something to do, and wakes it.
     pub(crate) fn wake_driver(&self) {
-        // Release: pairs with the swap in `register_driver`; what is to be done was done before.
-        self.kicked.store(true, Ordering::Release);
-        self.ledger.driver().wake();
+        self.receiving.wake_driver();
     }
 
     pub(crate) const fn calls(&self) -> &Arc<Semaphore> {
@@ -353,7 +344,9 @@ impl Connection {
     pub(crate) fn load(&self) -> Load {
         Load {
             calls: lock(&self.pending).len(),
-            partial_messages: lock(&self.receiving)
+            partial_messages: self
+                .receiving
+                .lock()
                 .as_ref()
                 .map_or(0, |r| r.inbound.partial_count()),
             handlers: self.served.len(),

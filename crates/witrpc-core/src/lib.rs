@@ -42,6 +42,7 @@ mod options;
 mod outbound;
 mod pending;
 mod poller;
+mod reception;
 mod reconnect;
 mod retry;
 mod serializer;
@@ -52,6 +53,7 @@ mod service;
 mod simulation;
 mod sink;
 mod subscription;
+mod sync;
 pub mod transport;
 mod wire;
 

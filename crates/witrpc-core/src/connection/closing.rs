@@ -82,7 +82,7 @@ impl Connection {
         self.close(CloseReason::RuntimeGone);
         self.served.cancel_all();
         drop(std::mem::take(&mut *lock(&self.sinks)));
-        let receiving = lock(&self.receiving).take();
+        let receiving = self.receiving.lock().take();
         let outbound = lock(&self.outbound).take();
         drop((receiving, outbound));
         drop(lock(&self.lease).take());
