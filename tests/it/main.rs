@@ -8,6 +8,7 @@
 )]
 
 mod authorization;
+mod callbacks;
 mod confidential;
 mod contract;
 mod events;

@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use crate::authorization::ClientAuthorization;
 use crate::call::{Ping, Remote};
+use crate::callee::Callee;
 use crate::connection::{Connection, Load, lock};
 use crate::driver;
 #[cfg(feature = "json")]
@@ -17,6 +18,7 @@ use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
 use crate::exchange::{self, ChannelHalves, Setup};
 use crate::feed::{self, Feed};
+use crate::handshake::Catalog;
 use crate::introspection::{self, ServerDescription};
 use crate::reconnect::{self, ClientState, ReconnectOptions};
 use crate::retry::RetryPolicy;
@@ -50,6 +52,9 @@ pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
     pub(crate) habits: Habits,
+    /// What the server may call.
+    services: Arc<Services>,
+    catalog: Catalog,
     state: watch::Sender<ClientState>,
     /// The task that connects again, if one does.
     reconnecting: std::sync::Mutex<Option<AbortHandle>>,
@@ -77,11 +82,15 @@ impl ClientCore {
         transport: Box<dyn ClientTransport>,
         setup: Setup<dyn ClientAuthorization>,
         habits: Habits,
+        services: Services,
     ) -> Arc<Self> {
+        let catalog = Catalog::new(services.descriptors());
         Arc::new_cyclic(|this| Self {
             transport,
             setup,
             habits,
+            services: Arc::new(services),
+            catalog,
             state: watch::Sender::new(ClientState::Disconnected),
             reconnecting: std::sync::Mutex::default(),
             this: Weak::clone(this),
@@ -183,13 +192,16 @@ impl ClientCore {
         let channel = self.transport.connect(deadline).await?;
         let mut waiter = None;
         let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
-        let opened = tokio::time::timeout_at(deadline, exchange::connect(halves, &self.setup))
-            .await
-            .map_err(|_| Error::TimedOut { after: timeout })??;
+        let opened = tokio::time::timeout_at(
+            deadline,
+            exchange::connect(halves, &self.setup, &self.catalog),
+        )
+        .await
+        .map_err(|_| Error::TimedOut { after: timeout })??;
         (rest.on_first_frame)();
         let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
         let limits = self.setup.limits;
-        let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
+        let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
         let codec = self.setup.codec.clone();
         let keep_feeds = self.habits.reconnect.is_some();
         let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
@@ -308,7 +320,7 @@ impl WitClient {
     pub fn get_service<C: ServiceClient>(&self) -> C {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
-        C::from_remote(Remote::new(core, C::descriptor(), timeout))
+        C::from_remote(Remote::new(Callee::Server(core), C::descriptor(), timeout))
     }
 
     /// Measures the time to the server's connection and back, without calling a service.
@@ -331,7 +343,7 @@ impl WitClient {
     pub async fn describe(&self) -> Result<ServerDescription, Error> {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
-        let remote = Remote::new(core, &introspection::DESCRIPTOR, timeout);
+        let remote = Remote::new(Callee::Server(core), &introspection::DESCRIPTOR, timeout);
         remote.call::<(), Result<ServerDescription, Error>>(0, &()).await
     }
 
@@ -363,7 +375,7 @@ impl WitClient {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
         let args = Arguments::new(name, args)?;
-        let remote = Remote::named(core, service, method, timeout);
+        let remote = Remote::named(Callee::Server(core), service, method, timeout);
         let call = remote.call::<_, Result<serde_json::Value, DynamicFault>>(0, &args);
         Ok(call.await?)
     }

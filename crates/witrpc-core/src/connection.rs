@@ -33,6 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
+use crate::callee::PeerCallee;
 use crate::context::Peer;
 use crate::error::{CloseReason, Error};
 use crate::event::Registration;
@@ -128,12 +129,18 @@ impl Connection {
             driver: Poller::new(rest.wait_strategy),
         };
         let bytes = usize::try_from(limits.max_buffered).unwrap_or(usize::MAX);
+        // Relaxed: only uniqueness matters.
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let callee = |this: &Weak<Self>| PeerCallee {
+            connection: Weak::clone(this),
+            codec: codec.clone(),
+            max_buffered: limits.max_buffered,
+        };
         Arc::new_cyclic(|this| Self {
-            // Relaxed: only uniqueness matters.
-            peer: Peer::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), rest.peer_process_id),
+            peer: Peer::new(id, rest.peer_process_id, Arc::new(callee(this))),
             identity: opened.identity,
             peer_limits: opened.peer_limits,
-            codec,
+            codec: codec.clone(),
             runtime: Handle::current(),
             served,
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),

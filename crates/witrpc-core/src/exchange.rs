@@ -57,6 +57,7 @@ pub(crate) struct Opened {
 pub(crate) async fn connect(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ClientAuthorization>,
+    catalog: &Catalog,
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, false);
@@ -85,7 +86,12 @@ pub(crate) async fn connect(
     let offset = clock_offset(hello.clock, accept.clock, clock());
 
     let proof = setup.authorization.proof(&transcript).await?;
-    let confirm = Confirm { limits: setup.limits, clock_offset: offset.wrapping_neg(), proof };
+    let confirm = Confirm {
+        limits: setup.limits,
+        clock_offset: offset.wrapping_neg(),
+        proof,
+        catalog: catalog.clone(),
+    };
     let mut body = Vec::new();
     confirm.encode(&mut body);
     exchange.send(Kind::Confirm, 0, &body).await?;
@@ -141,8 +147,7 @@ pub(crate) async fn accept(
     Welcome { limits: setup.limits, proof: granted.proof, catalog: catalog.clone() }
         .encode(&mut body);
     exchange.send(Kind::Welcome, 0, &body).await?;
-    let (catalog, offset) = (Catalog::default(), confirm.clock_offset);
-    Ok(exchange.open(confirm.limits, catalog, offset, granted.identity))
+    Ok(exchange.open(confirm.limits, confirm.catalog, confirm.clock_offset, granted.identity))
 }
 
 fn random() -> Result<[u8; NONCE_LEN], Error> {

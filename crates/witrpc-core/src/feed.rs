@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
-use crate::client::ClientCore;
+use crate::callee::Callee;
 use crate::connection::{Connection, lock};
 use crate::error::{CloseReason, Error};
 use crate::event::EventValue;
@@ -21,7 +21,7 @@ const WINDOW_VALUES: u32 = 256;
 /// A contract's event at a client.
 #[derive(Clone)]
 pub(crate) struct RemoteEvent {
-    client: Arc<ClientCore>,
+    callee: Callee,
     descriptor: &'static ServiceDescriptor,
     index: usize,
 }
@@ -34,11 +34,11 @@ impl fmt::Debug for RemoteEvent {
 
 impl RemoteEvent {
     pub(crate) const fn new(
-        client: Arc<ClientCore>,
+        callee: Callee,
         descriptor: &'static ServiceDescriptor,
         index: usize,
     ) -> Self {
-        Self { client, descriptor, index }
+        Self { callee, descriptor, index }
     }
 
     /// `Service.event`.
@@ -52,8 +52,8 @@ impl RemoteEvent {
             index: self.index,
             state: Mutex::new(State::default()),
         });
-        self.client.add_feed(&feed);
-        FeedHandle { client: Arc::clone(&self.client), feed }
+        self.callee.add_feed(&feed);
+        FeedHandle { callee: self.callee.clone(), feed }
     }
 }
 
@@ -197,7 +197,7 @@ impl State {
 
 /// The subscriber's end of a [`Feed`].
 pub(crate) struct FeedHandle {
-    client: Arc<ClientCore>,
+    callee: Callee,
     feed: Arc<Feed>,
 }
 
@@ -230,7 +230,7 @@ impl FeedHandle {
         match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
                 state.expected = number + 1;
-                let window = Feed::window(self.client.max_buffered());
+                let window = Feed::window(self.callee.max_buffered());
                 let ack = state.take(content.size(), window);
                 drop(state);
                 if let Some((connection, id, taken)) = ack {
@@ -249,7 +249,7 @@ impl FeedHandle {
     }
 
     fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
-        let codec = self.client.codec();
+        let codec = self.callee.codec();
         let blobs = std::mem::take(&mut content.blobs);
         codec.deserialize(content.body(), blobs).map_err(|reason| {
             EventError::Malformed(Error::Deserialize {
@@ -274,7 +274,7 @@ impl Drop for FeedHandle {
         {
             connection.unsubscribe(id);
         }
-        self.client.remove_feed(&self.feed);
+        self.callee.remove_feed(&self.feed);
     }
 }
 

@@ -30,8 +30,8 @@ use crate::wire::{Fields, len_u64, u32_len, u64_len};
 const FIRST_RESERVE: usize = 64 << 10;
 /// The largest handshake message: a catalog of some thousand methods.
 const MAX_HANDSHAKE: u64 = 1 << 20;
-/// The largest handshake message from a client: it has nothing to say that is longer.
-const MAX_UNAUTHORIZED: u64 = 4 << 10;
+/// The largest handshake message from a client: a token, and a catalog of some hundred methods.
+const MAX_UNAUTHORIZED: u64 = 64 << 10;
 
 /// What a frame brought.
 #[derive(Debug)]

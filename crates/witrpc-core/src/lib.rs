@@ -21,6 +21,7 @@ mod blob;
 mod buffers;
 mod builder;
 mod call;
+mod callee;
 mod cipher;
 mod client;
 mod connection;

@@ -325,7 +325,7 @@ impl Connection {
                 return true;
             }
         };
-        let context = CallContext::new(self.peer, self.identity.clone(), deadline);
+        let context = CallContext::new(self.peer.clone(), self.identity.clone(), deadline);
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = Request { content, codec: self.codec.clone() };

@@ -202,7 +202,7 @@ fn false_starts() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("half a hello", hello_of(&good[..good.len() - 5])),
         ("a hello and more", hello_of(&[&good[..], b"x"].concat())),
         ("a hello with a blob", vec![frame(HELLO, WHOLE, 0, &with_blob)]),
-        ("an oversized hello", large(5000)),
+        ("an oversized hello", large(70_000)),
         ("an enormous hello", large(u64::MAX)),
         ("two hellos at a time", vec![part(HELLO, 1), part(HELLO, 2)]),
         ("two kinds at a time", vec![part(HELLO, 1), part(CONFIRM, 1)]),
@@ -214,7 +214,7 @@ fn false_starts() -> Vec<(&'static str, Vec<Vec<u8>>)> {
 fn false_confirmations() -> Vec<(&'static str, Vec<u8>)> {
     let confirm = |body: &[u8]| message(CONFIRM, 0, body);
     let limited = |message_size, buffered, in_flight| {
-        confirm(&[&limits(message_size, buffered, in_flight)[..], &[0; 12]].concat())
+        confirm(&[&limits(message_size, buffered, in_flight)[..], &[0; 16]].concat())
     };
     vec![
         ("a hello again", hello()),
@@ -222,6 +222,7 @@ fn false_confirmations() -> Vec<(&'static str, Vec<u8>)> {
         ("an empty confirm", confirm(b"")),
         ("half a confirm", confirm(&confirm_body()[..30])),
         ("a confirm and more", confirm(&[&confirm_body()[..], b"x"].concat())),
+        ("services that are not there", confirm(&[&confirm_body()[..32], &[9, 0, 0, 0]].concat())),
         ("limits of nothing", limited(0, 0, 0)),
         ("no calls in flight", limited(10, 10, 0)),
         ("less buffer than message", limited(10, 9, 1)),
