@@ -18,6 +18,7 @@ crate::instances::instantiate![
     without_reconnect_a_lost_connection_stays_lost,
     a_server_that_shuts_down_lets_calls_finish,
     a_shutdown_ends_with_its_grace,
+    an_unread_subscription_does_not_grow_with_every_connection,
     calls_are_repeated_until_a_server_is_back,
     only_idempotent_calls_are_repeated_once_they_may_have_run,
     repeating_ends_with_the_attempts_or_the_deadline,
@@ -291,4 +292,43 @@ async fn repeating_ends_with_the_attempts_or_the_deadline(fixture: Arc<Fixture>)
     assert!(matches!(error, Error::NotConnected { .. }), "{error}");
     let error = build(0, Duration::from_millis(30)).add(1, 1).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+/// Only so many values of earlier connections are kept; what was dropped is counted.
+async fn an_unread_subscription_does_not_grow_with_every_connection(fixture: Arc<Fixture>) {
+    const CONNECTIONS: u32 = 10;
+    const VALUES: u32 = 200;
+    const KEPT: u64 = 4 * 256;
+    let light = Light::default();
+    let server = serve(&fixture, &light).await;
+    let client = fixture.client_builder().with_auto_reconnect(swift).build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let (calc, beacon): (CalcClient, BeaconClient) = (client.get_service(), client.get_service());
+    // What is raised reaches them in this order, so what one has read the other has.
+    let (mut unread, mut read) = (beacon.shone().subscribe(), beacon.shone().subscribe());
+    calc.unit().await.unwrap();
+    for connection in 0..CONNECTIONS {
+        for value in 0..VALUES {
+            light.0.raise(connection * VALUES + value).unwrap();
+        }
+        while read.next().await != Some(Ok(connection * VALUES + VALUES - 1)) {}
+        server_gone(&client, &server).await;
+        server.start_waiting_for_connection().await.unwrap();
+        until(&client, |state| state == ClientState::Connected).await;
+        calc.unit().await.unwrap();
+    }
+    light.0.raise(u32::MAX).unwrap();
+    let (mut values, mut lost, mut marks) = (0, 0, 0);
+    loop {
+        match unread.next().await.unwrap() {
+            Ok(u32::MAX) => break,
+            Ok(_) => values += 1,
+            Err(EventError::Lagged(n)) => lost += n,
+            Err(EventError::Reconnected) => marks += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(values + lost, u64::from(CONNECTIONS * VALUES), "nothing goes unseen");
+    assert!((KEPT..=KEPT + u64::from(VALUES)).contains(&values), "{values} were kept");
+    assert!(marks <= CONNECTIONS, "{marks} marks");
 }
