@@ -333,7 +333,8 @@ async fn a_process_that_leaves_with_calls_pending_leaves_no_files(mut stage: Sta
     let mut waiting = Box::pin(calc.wait());
     let mut sending = Box::pin(calc.len("y".repeat(10 << 20)));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    assert!(poll_once(sending.as_mut()).is_pending());
+    // One step is bounded, but nothing says that it is short: it may even see the answer.
+    drop(poll_once(sending.as_mut()));
     while calc.waiting().await.unwrap() == 0 {}
     let late = stage.client();
     let mut connecting = Box::pin(late.connect(GUARD));
@@ -351,7 +352,8 @@ async fn holds_its_place(mut stage: Stage) {
     let mut waiting = Box::pin(calc.wait());
     let mut sending = Box::pin(calc.len("y".repeat(10 << 20)));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    assert!(poll_once(sending.as_mut()).is_pending());
+    // One step is bounded, but nothing says that it is short: it may even see the answer.
+    drop(poll_once(sending.as_mut()));
     while calc.waiting().await.unwrap() == 0 {}
     stage.must(Order::Greet).await;
     unreachable!("killed while it waited for the answer");
