@@ -17,7 +17,9 @@ use witrpc::Load;
 use witrpc::prelude::*;
 
 use crate::contract::{CalcClient, CalcServer, Calculator, WordsServer};
-use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory, runtime};
+use crate::fixture::{
+    Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
+};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -31,6 +33,22 @@ pub(crate) struct Part {
     pub(crate) flavor: Flavor,
     /// The scenario to play; the process has the servers if there is none.
     pub(crate) scenario: Option<String>,
+    /// Whether its connections look for work that no wake-up announced; one that does is not silent when idle.
+    pub(crate) watched: bool,
+}
+
+impl Part {
+    pub(crate) fn host(directory: &Path, flavor: Flavor) -> Self {
+        Self { directory: directory.to_owned(), flavor, scenario: None, watched: true }
+    }
+
+    pub(crate) fn player(directory: &Path, flavor: Flavor, scenario: &str) -> Self {
+        Self { scenario: Some(scenario.to_owned()), ..Self::host(directory, flavor) }
+    }
+
+    pub(crate) fn unwatched(self) -> Self {
+        Self { watched: false, ..self }
+    }
 }
 
 /// Which process is the child.
@@ -225,14 +243,12 @@ impl Peer {
 
     /// Starts a process with the servers.
     pub(crate) fn host(directory: &Path, flavor: Flavor) -> Self {
-        let directory = directory.to_owned();
-        Self::start(&Part { directory, flavor, scenario: None })
+        Self::start(&Part::host(directory, flavor))
     }
 
     /// Starts a process that plays a scenario.
     pub(crate) fn player(directory: &Path, flavor: Flavor, scenario: &str) -> Self {
-        let (directory, scenario) = (directory.to_owned(), Some(scenario.to_owned()));
-        Self::start(&Part { directory, flavor, scenario })
+        Self::start(&Part::player(directory, flavor, scenario))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -374,7 +390,10 @@ fn a_child_says_that_it_is_there_and_leaves() {
 
 /// What a child does.
 fn perform(part: Part) {
-    let Part { directory, flavor, scenario } = part;
+    let Part { directory, flavor, scenario, watched } = part;
+    if watched {
+        watch();
+    }
     let mut link = Link::new(std::io::stdin(), std::io::stdout());
     // Without a limit of its own: the end of its parent is the end of its lines, and of it.
     runtime(flavor).block_on(async {
@@ -383,4 +402,5 @@ fn perform(part: Part) {
             Some(name) => crate::processes::scenario(&name)(Stage { directory, link }).await,
         }
     });
+    no_rescues();
 }

@@ -349,6 +349,27 @@ impl Connection {
         lock(&self.outbound).as_ref().map_or(0, Outbound::queued)
     }
 
+    /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.
+    pub(crate) fn overlooked(&self) -> Option<&'static str> {
+        let unread = || {
+            let mut guard = self.receiving.try_lock().ok()?;
+            // What is broken will be told by whoever reads it.
+            guard.as_mut()?.inbound.receiver.is_ready().ok()
+        };
+        let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
+        let deferred =
+            || self.served.has_deferred() && self.queued() <= self.peer_limits.max_buffered;
+        if self.kicked.load(Ordering::Acquire) || self.ledger.is_due() {
+            Some("word from this side")
+        } else if unread() == Some(true) {
+            Some("a frame to be read")
+        } else if unsent() == Some(true) {
+            Some("room for what waits to be sent")
+        } else {
+            deferred().then_some("a request that was put aside")
+        }
+    }
+
     /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
         Load {

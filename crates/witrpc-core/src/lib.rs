@@ -8,7 +8,7 @@
 //! What crosses: `wire` (fields) → `frame` (headers) → `message` (bodies) → `handshake` (the opening four). One session:
 //! `outbound` and `inbound` (its two halves), `pending` (calls made), `served` (calls taken), `ledger` (who holds how
 //! many bytes). One connection: `exchange` (the handshake carried out), `connection` (locks and steps), `driver` (the
-//! task that sleeps), `poller` (how long not to). What users touch: [`WitServerBuilder`], [`WitServer`],
+//! task that sleeps), `poller` (how long not to), `rescue` (whether it was woken). What users touch: [`WitServerBuilder`], [`WitServer`],
 //! [`WitClientBuilder`], [`WitClient`], [`Call`], [`CallContext`], [`Error`].
 
 #![forbid(unsafe_code)]
@@ -43,6 +43,8 @@ mod outbound;
 mod pending;
 mod poller;
 mod reconnect;
+#[doc(hidden)]
+pub mod rescue;
 mod serializer;
 mod served;
 mod server;

@@ -206,7 +206,8 @@ impl Served {
         lock(&self.table).deferred.pop_front()
     }
 
-    fn has_deferred(&self) -> bool {
+    /// Whether requests were put aside.
+    pub(crate) fn has_deferred(&self) -> bool {
         !lock(&self.table).deferred.is_empty()
     }
 
