@@ -21,6 +21,7 @@ mod processes;
 mod raw;
 mod reconnect;
 mod runtimes;
+mod soak;
 mod spy;
 mod suite;
 mod tidy;

@@ -180,7 +180,7 @@ impl Host {
 }
 
 /// All that a connection holds, as one number; 0 is nothing.
-fn sum(load: &Load) -> u64 {
+pub(crate) fn sum(load: &Load) -> u64 {
     let counts = load.calls + load.partial_messages + load.handlers;
     counts as u64 + load.queued_bytes
 }
@@ -272,6 +272,16 @@ impl Peer {
         self.link.as_mut().unwrap().send(&Report::Ok(0));
     }
 
+    /// For plays of their own kind: a line to the child.
+    pub(crate) fn tell(&mut self, value: &impl Serialize) {
+        self.link.as_mut().unwrap().send(value);
+    }
+
+    /// A line of the child; `None` once it has closed its end.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+        self.link.as_mut().unwrap().receive().await
+    }
+
     /// `SIGKILL`.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -305,6 +315,16 @@ impl Stage {
     pub(crate) async fn order(&mut self, order: Order) -> Report {
         self.link.send(&order);
         self.link.receive().await.expect("the other process has gone")
+    }
+
+    /// For plays of their own kind: a line to the other process.
+    pub(crate) fn tell(&mut self, value: &impl Serialize) {
+        self.link.send(value);
+    }
+
+    /// A line of the other process; `None` once it has closed its end.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+        self.link.receive().await
     }
 
     /// Has the other process do something that may not fail.

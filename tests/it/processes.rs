@@ -26,6 +26,8 @@ macro_rules! scenarios {
             match name {
                 $(stringify!($name) => |stage| Box::pin($name(stage)),)*
                 "holds_its_place" => |stage| Box::pin(holds_its_place(stage)),
+                "soak_server" => |stage| Box::pin(crate::soak::serve(stage)),
+                "soak_worker" => |stage| Box::pin(crate::soak::work(stage)),
                 "is_idle" => |stage| Box::pin(crate::idle::is_idle(stage)),
                 _ => panic!("there is no scenario {name}"),
             }
