@@ -26,12 +26,13 @@ pub(crate) use receiving::{Polled, Turn};
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
 use crate::context::Peer;
@@ -68,6 +69,10 @@ pub(crate) struct Connection {
     /// Who the peer is, if a validator said.
     pub(crate) identity: Option<Identity>,
     pub(crate) peer_limits: Limits,
+    /// Bytes in the sending queue beyond which nothing is done that would add to it.
+    queue_bound: u64,
+    /// Rung whenever the sending queue is within its bound after a step, for handlers that have not begun.
+    room: Notify,
     pub(crate) codec: Codec,
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
@@ -138,6 +143,9 @@ impl Connection {
             peer: Peer::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), rest.peer_process_id),
             identity: opened.identity,
             peer_limits: opened.peer_limits,
+            // The peer's limit is no bound on what we hold: it may announce any.
+            queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
+            room: Notify::new(),
             codec,
             runtime: Handle::current(),
             served,
@@ -335,12 +343,35 @@ impl Connection {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
         match step(outbound) {
-            Ok(more) => more,
+            Ok(more) => {
+                if outbound.queued() <= self.queue_bound {
+                    self.room.notify_waiters();
+                }
+                more
+            }
             Err(error) => {
                 drop(guard);
                 self.fail(&error);
                 false
             }
+        }
+    }
+
+    /// Whether so much waits to be sent that what would add to it has to wait, too.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.queued() > self.queue_bound
+    }
+
+    /// Waits until it is not [backed up](Self::is_backed_up).
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Counted among the waiters before the look, so that room that is made in between is not missed.
+            room.as_mut().enable();
+            if !self.is_backed_up() {
+                return;
+            }
+            room.await;
         }
     }
 
@@ -357,8 +388,7 @@ impl Connection {
             guard.as_mut()?.inbound.receiver.is_ready().ok()
         };
         let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
-        let deferred =
-            || self.served.has_deferred() && self.queued() <= self.peer_limits.max_buffered;
+        let deferred = || self.served.has_deferred() && !self.is_backed_up();
         if self.kicked.load(Ordering::Acquire) || self.ledger.is_due() {
             Some("word from this side")
         } else if unread() == Some(true) {
