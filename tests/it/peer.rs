@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,9 +18,11 @@ use witrpc::Load;
 use witrpc::prelude::*;
 
 use crate::contract::{CalcClient, CalcServer, Calculator, WordsServer};
+use crate::events::{Station, TickerServer};
 use crate::fixture::{
     Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
 };
+use crate::soak::{anonymous_kib, descriptors};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -88,7 +91,7 @@ impl Endpoint {
             .with_size(self.size)
     }
 
-    /// A server of both services.
+    /// A server of all services.
     pub(crate) fn server(&self, directory: &Path, calculator: &Calculator) -> WitServer {
         let builder = WitServerBuilder::new();
         let builder = if self.encrypted { builder.with_encryption() } else { builder };
@@ -97,6 +100,7 @@ impl Endpoint {
             .with_max_message_size(self.max_message_size)
             .with_service(CalcServer::new(calculator.clone()))
             .with_service(WordsServer::new(calculator.clone()))
+            .with_service(TickerServer::new(Station::default()))
             .build()
             .unwrap()
     }
@@ -121,6 +125,10 @@ pub(crate) enum Order {
     Clients,
     /// The sum of all that the server's connections hold.
     Load,
+    /// Its anonymous memory, in KiB.
+    Anonymous,
+    /// From now on it may open so many descriptors more.
+    LeaveDescriptors(u64),
     /// Nothing: somebody is there.
     Greet,
     /// From now on, a panic anywhere ends the process.
@@ -159,6 +167,12 @@ impl Host {
             }
             Order::Clients => Ok(test?.client_count() as u64),
             Order::Load => Ok(test?.load().iter().map(sum).sum()),
+            Order::Anonymous => Ok(anonymous_kib()),
+            Order::LeaveDescriptors(free) => {
+                let current = Some(descriptors() as u64 + free);
+                let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
+                setrlimit(Resource::Nofile, limit).map(|()| 0).map_err(|e| e.to_string())
+            }
             Order::Greet => Ok(0),
             Order::PanicIsDeath => {
                 let report = std::panic::take_hook();

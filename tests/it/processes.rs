@@ -26,6 +26,11 @@ macro_rules! scenarios {
             match name {
                 $(stringify!($name) => |stage| Box::pin($name(stage)),)*
                 "holds_its_place" => |stage| Box::pin(holds_its_place(stage)),
+                "calls_at_once" => |stage| Box::pin(crate::load::calls_at_once(stage)),
+                "floods" => |stage| Box::pin(crate::load::floods(stage)),
+                "calls_far_too_often" => |stage| Box::pin(crate::load::calls_far_too_often(stage)),
+                "sends_far_too_much" => |stage| Box::pin(crate::load::sends_far_too_much(stage)),
+                "is_stopped" => |stage| Box::pin(crate::load::is_stopped(stage)),
                 "soak_server" => |stage| Box::pin(crate::soak::serve(stage)),
                 "soak_worker" => |stage| Box::pin(crate::soak::work(stage)),
                 "is_idle" => |stage| Box::pin(crate::idle::is_idle(stage)),

@@ -107,7 +107,7 @@ impl Counts {
 impl Vitals {
     fn measure(held: u64, counts: Counts) -> Self {
         Self {
-            anonymous_kib: anonymous_kib(std::process::id()),
+            anonymous_kib: anonymous_kib(),
             descriptors: descriptors(),
             held,
             rescues: witrpc_core::rescue::count(),
@@ -116,14 +116,14 @@ impl Vitals {
     }
 }
 
-/// Memory of a process that is no file's and nobody else's: what it holds itself.
-pub(crate) fn anonymous_kib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+/// Memory of this process that is no file's and nobody else's: what it holds itself.
+pub(crate) fn anonymous_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     // One of them is of this look itself.
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
