@@ -67,7 +67,7 @@ pub(crate) trait Clock {
 }
 
 #[derive(Clone, Default)]
-struct Station {
+pub(crate) struct Station {
     ticked: Event<u64>,
     reported: Event<Report>,
     volume_changed: Event<u32>,

@@ -26,6 +26,13 @@ macro_rules! scenarios {
             match name {
                 $(stringify!($name) => |stage| Box::pin($name(stage)),)*
                 "holds_its_place" => |stage| Box::pin(holds_its_place(stage)),
+                "calls_at_once" => |stage| Box::pin(crate::load::calls_at_once(stage)),
+                "floods" => |stage| Box::pin(crate::load::floods(stage)),
+                "calls_far_too_often" => |stage| Box::pin(crate::load::calls_far_too_often(stage)),
+                "sends_far_too_much" => |stage| Box::pin(crate::load::sends_far_too_much(stage)),
+                "is_stopped" => |stage| Box::pin(crate::load::is_stopped(stage)),
+                "soak_server" => |stage| Box::pin(crate::soak::serve(stage)),
+                "soak_worker" => |stage| Box::pin(crate::soak::work(stage)),
                 "is_idle" => |stage| Box::pin(crate::idle::is_idle(stage)),
                 _ => panic!("there is no scenario {name}"),
             }
@@ -333,7 +340,8 @@ async fn a_process_that_leaves_with_calls_pending_leaves_no_files(mut stage: Sta
     let mut waiting = Box::pin(calc.wait());
     let mut sending = Box::pin(calc.len("y".repeat(10 << 20)));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    assert!(poll_once(sending.as_mut()).is_pending());
+    // One step is bounded, but nothing says that it is short: it may even see the answer.
+    drop(poll_once(sending.as_mut()));
     while calc.waiting().await.unwrap() == 0 {}
     let late = stage.client();
     let mut connecting = Box::pin(late.connect(GUARD));
@@ -351,7 +359,8 @@ async fn holds_its_place(mut stage: Stage) {
     let mut waiting = Box::pin(calc.wait());
     let mut sending = Box::pin(calc.len("y".repeat(10 << 20)));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    assert!(poll_once(sending.as_mut()).is_pending());
+    // One step is bounded, but nothing says that it is short: it may even see the answer.
+    drop(poll_once(sending.as_mut()));
     while calc.waiting().await.unwrap() == 0 {}
     stage.must(Order::Greet).await;
     unreachable!("killed while it waited for the answer");

@@ -25,12 +25,13 @@ pub(crate) use receiving::{Polled, Turn};
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
 use crate::callee::PeerCallee;
@@ -47,7 +48,7 @@ use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
 use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
-use crate::reception::Reception;
+use crate::reception::{Reception, Visit};
 use crate::serializer::Codec;
 use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
@@ -68,6 +69,10 @@ pub(crate) struct Connection {
     /// Who the peer is, if a validator said.
     pub(crate) identity: Option<Identity>,
     pub(crate) peer_limits: Limits,
+    /// Bytes in the sending queue beyond which nothing is done that would add to it.
+    queue_bound: u64,
+    /// Rung when the sending queue is within its bound again after a step, for handlers that have not begun.
+    room: Notify,
     pub(crate) codec: Codec,
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
@@ -140,6 +145,9 @@ impl Connection {
             peer: Peer::new(id, rest.peer_process_id, Arc::new(callee(this))),
             identity: opened.identity,
             peer_limits: opened.peer_limits,
+            // The peer's limit is no bound on what we hold: it may announce any.
+            queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
+            room: Notify::new(),
             codec: codec.clone(),
             runtime: Handle::current(),
             served,
@@ -332,8 +340,14 @@ impl Connection {
     fn with_outbound(&self, step: impl FnOnce(&mut Outbound) -> Result<bool, Error>) -> bool {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
+        let backed_up = outbound.queued() > self.queue_bound;
         match step(outbound) {
-            Ok(more) => more,
+            Ok(more) => {
+                if backed_up && outbound.queued() <= self.queue_bound {
+                    self.room.notify_waiters();
+                }
+                more
+            }
             Err(error) => {
                 drop(guard);
                 self.fail(&error);
@@ -342,9 +356,47 @@ impl Connection {
         }
     }
 
+    /// Whether so much waits to be sent that what would add to it has to wait, too.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.queued() > self.queue_bound
+    }
+
+    /// Waits until it is not [backed up](Self::is_backed_up).
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Counted among the waiters before the look, so that room that is made in between is not missed.
+            room.as_mut().enable();
+            if !self.is_backed_up() {
+                return;
+            }
+            room.await;
+        }
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) fn queued(&self) -> u64 {
         lock(&self.outbound).as_ref().map_or(0, Outbound::queued)
+    }
+
+    /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.
+    pub(crate) fn overlooked(&self) -> Option<&'static str> {
+        let unread = || {
+            // What is broken will be told by whoever reads it.
+            let look = self.receiving.visit(|half| Ok(half.inbound.receiver.is_ready()?));
+            matches!(look, Ok(Visit::Done(true)))
+        };
+        let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
+        let deferred = || self.served.has_deferred() && !self.is_backed_up();
+        if self.receiving.has_word() {
+            Some("word from this side")
+        } else if unread() {
+            Some("a frame to be read")
+        } else if unsent() == Some(true) {
+            Some("room for what waits to be sent")
+        } else {
+            deferred().then_some("a request that was put aside")
+        }
     }
 
     /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.

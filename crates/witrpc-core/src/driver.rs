@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Polled, Turn};
 use crate::error::{CloseReason, Error};
+use crate::rescue;
 use crate::transport::{Waiter, Wake};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
@@ -92,6 +93,20 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
 
 /// Sleeps until the peer rings or somebody on this side has something for the driver (`None`).
 async fn sleep(connection: &Connection, waiter: &mut dyn Waiter) -> Result<Option<Wake>, Error> {
+    let sleep = until_woken(connection, waiter);
+    match rescue::interval() {
+        None => sleep.await,
+        Some(interval) => {
+            let woken = rescue::watched(sleep, interval, || connection.overlooked()).await;
+            woken.unwrap_or(Ok(None))
+        }
+    }
+}
+
+async fn until_woken(
+    connection: &Connection,
+    waiter: &mut dyn Waiter,
+) -> Result<Option<Wake>, Error> {
     let mut slept = false;
     poll_fn(|cx| {
         let work = connection.register_driver(cx.waker())?;

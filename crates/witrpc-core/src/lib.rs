@@ -8,7 +8,7 @@
 //! What crosses: `wire` (fields) → `frame` (headers) → `message` (bodies) → `handshake` (the opening four). One session:
 //! `outbound` and `inbound` (its two halves), `pending` (calls made), `served` (calls taken), `ledger` (who holds how
 //! many bytes). One connection: `exchange` (the handshake carried out), `connection` (locks and steps), `driver` (the
-//! task that sleeps), `poller` (how long not to). What users touch: [`WitServerBuilder`], [`WitServer`],
+//! task that sleeps), `poller` (how long not to), `rescue` (whether it was woken). What users touch: [`WitServerBuilder`], [`WitServer`],
 //! [`WitClientBuilder`], [`WitClient`], [`Call`], [`CallContext`], [`Error`].
 
 #![forbid(unsafe_code)]
@@ -45,6 +45,8 @@ mod pending;
 mod poller;
 mod reception;
 mod reconnect;
+#[doc(hidden)]
+pub mod rescue;
 mod retry;
 mod serializer;
 mod served;

@@ -373,6 +373,22 @@ impl Outbound {
         self.queued
     }
 
+    /// Whether something waits that could go, with more room than a sender ever asks to be woken at (O5): a record and
+    /// its spare, or a quarter of the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the peer broke a rule of the shared state.
+    pub(crate) fn is_stuck(&mut self) -> Result<bool, Error> {
+        let may_go = |m: &Outgoing| self.may_send(m) && has_left(&self.events, m.event);
+        let waits = !self.control.is_empty()
+            || self.events.front().is_some_and(|m| self.may_send(m))
+            || self.small.front().is_some_and(may_go)
+            || self.bulk.iter().any(may_go);
+        let sender = &mut self.link.sender;
+        Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
+    }
+
     /// Bytes that the peer still takes.
     #[cfg(test)]
     pub(crate) const fn credit(&self) -> u64 {

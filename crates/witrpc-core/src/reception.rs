@@ -131,6 +131,11 @@ impl<H: Half> Reception<H> {
         self.ledger.driver().wake();
     }
 
+    /// Whether there is word for the driver, or credit to give back. Looks only.
+    pub(crate) fn has_word(&self) -> bool {
+        self.kicked.load(Ordering::Acquire) || self.ledger.is_due()
+    }
+
     /// Waits for who is at it. The longest step is a leader's polling.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Option<H>> {
         self.half.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,7 +2,8 @@
 //!
 //! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
 //! has been slow at that (two of its last eight first polls over [`SLOW`]) is handed over at once, and tried in place
-//! again now and then. Every handler is answered exactly once: whoever removes its entry from the table answers.
+//! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
+//! exactly once: whoever removes its entry from the table answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -206,7 +207,8 @@ impl Served {
         lock(&self.table).deferred.pop_front()
     }
 
-    fn has_deferred(&self) -> bool {
+    /// Whether requests were put aside.
+    pub(crate) fn has_deferred(&self) -> bool {
         !lock(&self.table).deferred.is_empty()
     }
 
@@ -294,7 +296,7 @@ impl Connection {
             return false;
         }
         // Answers wait for a peer that does not read: let its requests wait too, on its own account.
-        if self.queued() > self.peer_limits.max_buffered {
+        if self.is_backed_up() {
             self.served.defer(job);
             return false;
         }
@@ -303,7 +305,7 @@ impl Connection {
 
     /// Serves requests that were put aside, as far as there is room for answers.
     pub(crate) fn serve_deferred(self: &Arc<Self>) {
-        while self.queued() <= self.peer_limits.max_buffered {
+        while !self.is_backed_up() {
             let Some(job) = self.served.next_deferred() else { return };
             if self.serve_now(job) {
                 self.pump();
@@ -347,7 +349,8 @@ impl Connection {
             self.spawn_blocking(id, handling);
             return false;
         }
-        if habit.in_place() {
+        let in_place = habit.in_place();
+        if in_place {
             let began = Instant::now();
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
             habit.note(began.elapsed() > SLOW);
@@ -357,7 +360,7 @@ impl Connection {
                 return true;
             }
         }
-        self.spawn(id, handling);
+        self.spawn(id, handling, in_place);
         false
     }
 
@@ -372,8 +375,8 @@ impl Connection {
     }
 
     /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
-    /// caused is not lost.
-    fn spawn(self: &Arc<Self>, id: u64, handling: Handling) {
+    /// caused is not lost. One that has not begun waits for room first.
+    fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
         let context = handling.context.clone();
         if !self.served.insert(id, context) {
             return;
@@ -381,7 +384,12 @@ impl Connection {
         let connection = Arc::clone(self);
         let task = self.runtime.spawn(async move {
             let context = handling.context.clone();
-            let reply = handling.within_deadline().await;
+            let room = async {
+                if !has_begun {
+                    connection.room().await;
+                }
+            };
+            let reply = handling.within_deadline(room).await;
             connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
@@ -397,7 +405,8 @@ impl Connection {
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn_blocking(move || {
             let context = handling.context.clone();
-            let reply = runtime.block_on(handling.within_deadline());
+            // It does not wait for room: its thread is one of those that all clients share.
+            let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
             connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
@@ -436,10 +445,15 @@ struct Handling {
 }
 
 impl Handling {
-    async fn within_deadline(self) -> Reply {
-        let Some(deadline) = self.context.deadline() else { return self.await };
+    /// Runs it once there is `room` for its answer.
+    async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
         let context = self.context.clone();
-        let reply = tokio::time::timeout_at(deadline, self).await;
+        let reply = async {
+            room.await;
+            self.await
+        };
+        let Some(deadline) = context.deadline() else { return reply.await };
+        let reply = tokio::time::timeout_at(deadline, reply).await;
         match reply {
             Ok(reply) if tokio::time::Instant::now() < deadline => reply,
             // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.

@@ -5,6 +5,7 @@
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use witrpc_core::Error;
@@ -93,13 +94,20 @@ impl Search<'_> {
                 Err(self.incompatible("meeting protocol", version, MEETING_VERSION))
             }
             Some(Answer::Failed { system_error }) => {
-                let error = i32::try_from(system_error).unwrap_or(0);
+                let error = io::Error::from_raw_os_error(i32::try_from(system_error).unwrap_or(0));
+                let advice = match Errno::from_io_error(&error) {
+                    Some(Errno::MFILE) => {
+                        " (it has as many files open as its RLIMIT_NOFILE allows: raise that with ulimit -n, or have \
+                         fewer clients)"
+                    }
+                    _ => "",
+                };
                 let context = format!(
-                    "the server of {:?} could not make a connection's files in {}",
+                    "the server of {:?} could not make a connection's files in {}{advice}",
                     self.file.name,
                     self.place.directory().display()
                 );
-                Err(Error::io(context, &io::Error::from_raw_os_error(error)))
+                Err(Error::io(context, &error))
             }
             Some(Answer::Crowded { max_clients } | Answer::Wait { max_clients }) => {
                 self.busy = Some(max_clients);

@@ -29,6 +29,8 @@ use crate::region::{Region, Side};
 const LONGEST_QUEUE: usize = if cfg!(test) { 3 } else { 1024 };
 /// Sixty-four asks at a time.
 const CHUNK: usize = 4096;
+/// What telling a client that there is no descriptor left takes: one to look for it, and one to write.
+const SPARE: usize = 2;
 
 /// A listening endpoint. Dropping it tells the clients that wait, and removes what it made.
 #[derive(Debug)]
@@ -38,7 +40,9 @@ pub struct Door {
     places: Places,
     pipe: pipe::Receiver,
     /// A writer of our own, so that the pipe has no end when no client has it open.
-    _writer: OwnedFd,
+    writer: OwnedFd,
+    /// Up to [`SPARE`] descriptors, for when there are no others.
+    spare: Vec<OwnedFd>,
     asks: Asks,
     /// In the order of asking.
     queue: VecDeque<Caller>,
@@ -69,16 +73,36 @@ impl Door {
             Error::io(format!("the door {}", path.display()), &error)
         })?;
         tracing::debug!(endpoint = file.name, directory = %place.directory().display(), "listening");
-        Ok(Self {
+        let mut door = Self {
             file: file.clone(),
             place,
             places: places.clone(),
             pipe,
-            _writer: writer,
+            writer,
+            spare: Vec::new(),
             asks: Asks::default(),
             queue: VecDeque::new(),
             _lock: lock,
-        })
+        };
+        door.keep_spare();
+        Ok(door)
+    }
+
+    /// Keeps descriptors back, as far as there are any.
+    fn keep_spare(&mut self) {
+        while self.spare.len() < SPARE {
+            let Ok(copy) = self.writer.try_clone() else { return };
+            self.spare.push(copy);
+        }
+    }
+
+    /// Tells a client why it is not let in, even if there are no descriptors left.
+    fn refuse(&mut self, ask: &Ask, files: &Files, error: &io::Error) {
+        tracing::warn!(process = ask.process_id, %error, "a client could not be let in");
+        self.spare.clear();
+        let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+        answer(ask, files, Answer::Failed { system_error: system_error.unwrap_or(0) });
+        self.keep_spare();
     }
 
     fn make(path: &Path, access: Access) -> io::Result<(pipe::Receiver, OwnedFd)> {
@@ -147,8 +171,13 @@ impl Door {
     }
 
     fn enqueue(&mut self, ask: Ask) {
-        let Some(caller) = Caller::look(ask, self.place.files(&ask.nonce)) else {
-            return tracing::debug!(process = ask.process_id, "a client asked and went");
+        let files = self.place.files(&ask.nonce);
+        let caller = match Caller::look(ask, files.clone()) {
+            Ok(caller) => caller,
+            Err(error) if fifo::is_nobody(&error) => {
+                return tracing::debug!(process = ask.process_id, "a client asked and went");
+            }
+            Err(error) => return self.refuse(&ask, &files, &error),
         };
         if ask.version != MEETING_VERSION {
             tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
@@ -162,7 +191,7 @@ impl Door {
         }
     }
 
-    fn let_in(&self, caller: Caller, lease: Lease) -> Option<Channel> {
+    fn let_in(&mut self, caller: Caller, lease: Lease) -> Option<Channel> {
         let process = caller.ask.process_id;
         if !caller.is_there() {
             tracing::debug!(process, "a client that waited has gone");
@@ -172,9 +201,7 @@ impl Door {
         match self.meet(&caller, lease) {
             Ok(channel) => channel,
             Err(error) => {
-                tracing::warn!(process, %error, "a client could not be let in");
-                let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
-                caller.answer(Answer::Failed { system_error: system_error.unwrap_or(0) });
+                self.refuse(&caller.ask, &caller.files, &error);
                 None
             }
         }
@@ -244,29 +271,28 @@ struct Caller {
 }
 
 impl Caller {
-    /// `None` if the client has gone already.
-    fn look(ask: Ask, files: Files) -> Option<Self> {
-        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY, files.access)
-            .inspect_err(|error| {
-                if !fifo::is_nobody(error) {
-                    tracing::warn!(%error, process = ask.process_id, "a client cannot be answered");
-                }
-            })
-            .ok()?;
-        Some(Self { ask, files, told: false, _alive: alive })
+    /// Fails as [`fifo::is_nobody`] knows if the client has gone already.
+    fn look(ask: Ask, files: Files) -> io::Result<Self> {
+        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY, files.access)?;
+        Ok(Self { ask, files, told: false, _alive: alive })
     }
 
     fn is_there(&self) -> bool {
-        fifo::has_reader(&self.files.to_client, self.files.access).unwrap_or(false)
+        // If it cannot be told, what keeps us from telling will keep us from letting it in, and be told to it.
+        fifo::has_reader(&self.files.to_client, self.files.access).unwrap_or(true)
     }
 
-    /// Tells the client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
-    fn answer(&self, answer: Answer) {
-        let told = Ringer::open(&self.files.to_client, self.files.access)
-            .and_then(|pipe| pipe.write(&answer.encode()));
-        if let Err(error) = told {
-            tracing::debug!(%error, process = self.ask.process_id, "a client could not be answered");
-        }
+    fn answer(&self, with: Answer) {
+        answer(&self.ask, &self.files, with);
+    }
+}
+
+/// Tells a client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
+fn answer(ask: &Ask, files: &Files, answer: Answer) {
+    let told =
+        Ringer::open(&files.to_client, files.access).and_then(|pipe| pipe.write(&answer.encode()));
+    if let Err(error) = told {
+        tracing::debug!(%error, process = ask.process_id, "a client could not be answered");
     }
 }
 
