@@ -200,6 +200,7 @@ async fn a_peer_can_be_called_outside_a_handler_until_it_goes(fixture: Arc<Fixtu
     assert_eq!(desk.double(4).await.unwrap(), 8);
     let hasty = desk.with_timeout(Duration::from_millis(20));
     assert!(matches!(hasty.hang().await, Err(Error::TimedOut { .. })));
+    eventually("it was called off", || porter.hanging.load(Ordering::SeqCst) == 0).await;
     let waiting = tokio::spawn(desk.hang());
     eventually("it hangs", || porter.hanging.load(Ordering::SeqCst) == 1).await;
     client.disconnect().await;
