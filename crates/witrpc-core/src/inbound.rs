@@ -156,6 +156,12 @@ impl Inbound {
         self.partials.len()
     }
 
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check(&self) {
+        self.partials.values().for_each(Partial::check);
+    }
+
     /// Takes the next frame, if there is one.
     ///
     /// # Errors
@@ -403,6 +409,17 @@ impl Partial {
             lens.pop();
             self.blobs.push(Bytes::from(std::mem::take(&mut self.blob)));
         }
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    fn check(&self) {
+        for section in [&self.first, &self.blob] {
+            let (held, most) = (section.capacity(), 2 * section.len() + FIRST_RESERVE);
+            assert!(held <= most + 64, "{held} bytes for {}", section.len());
+        }
+        let blobs = self.blob_lens.as_ref().map_or(0, Vec::capacity) + self.blobs.capacity();
+        assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
     }
 
     fn is_complete(&self) -> bool {

@@ -33,6 +33,9 @@ mod event;
 mod exchange;
 mod feed;
 mod frame;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod handshake;
 mod inbound;
 mod introspection;
@@ -51,6 +54,8 @@ mod service;
 mod simulation;
 mod sink;
 mod subscription;
+#[cfg(any(test, fuzzing))]
+mod testing;
 pub mod transport;
 mod wire;
 
