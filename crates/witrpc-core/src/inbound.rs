@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`].
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
+//!   entry of a blob table that has arrived, a length and a [`Bytes`].
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
 
@@ -398,6 +399,7 @@ impl Partial {
             lens.push(len);
         }
         lens.reverse();
+        self.blobs.reserve_exact(lens.len());
         self.blob_lens = Some(lens);
         Ok(sum)
     }

@@ -182,6 +182,8 @@ pub(crate) struct Outbound {
     bulk: VecDeque<Outgoing>,
     /// Bytes that the peer still takes.
     credit: u64,
+    /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
+    owed: u64,
     /// Messages of the bulk lane that have started, and how many may have.
     started: usize,
     max_started: usize,
@@ -213,6 +215,7 @@ impl Outbound {
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             credit: 0,
+            owed: 0,
             started: 0,
             max_started: usize::MAX,
             closed: false,
@@ -345,7 +348,7 @@ impl Outbound {
         self.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
-            self.credit += message.blob_bytes();
+            self.add_credit(message.blob_bytes());
         }
         self.push_control(abort, id)?;
         Ok(Withdrawn::Partly)
@@ -402,14 +405,19 @@ impl Outbound {
     }
 
     fn pump_lanes(&mut self) -> Result<Pumped, Error> {
-        if let Some(bytes) = self.ledger.take_due() {
-            self.control.push_back((Header::whole(Kind::Credit, bytes, 0), Vec::new()));
-        }
+        // Taken whether or not there is room, or the driver would find it due for ever.
+        self.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.front() {
             if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
             }
             self.control.pop_front();
+        }
+        if self.owed > 0 && !self.closed {
+            if !self.link.push(&Header::whole(Kind::Credit, self.owed, 0), &[], 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.owed = 0;
         }
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);

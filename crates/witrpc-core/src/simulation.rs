@@ -267,6 +267,76 @@ fn an_abort_at_any_point_gives_all_credit_back() {
     }
 }
 
+/// Eight bytes make a blob, so what is allocated for one counts.
+#[test]
+fn a_table_of_empty_blobs_costs_what_n1_says() {
+    let [mut a, mut b] = Peer::pair(65_536, LIMITS);
+    let mut blobs = vec![Bytes::new(); 1100];
+    blobs[1099] = Bytes::from(vec![7; 100]);
+    a.send(Message { selector: 1, member: 2, stamp: 3, body: vec![9; 4], blobs });
+    a.outbound.pump(true).unwrap();
+    assert!(b.take(&mut a));
+    assert_eq!(b.inbound.partial_count(), 1);
+    b.inbound.check();
+}
+
+/// A peer may give any credit, at any time.
+#[test]
+fn credit_without_end_does_no_harm() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    let blobs = vec![Bytes::from(vec![7; 300])];
+    a.send(Message { selector: 1, member: 2, stamp: 3, body: vec![9; 400], blobs });
+    assert_eq!(a.outbound.pump(true).unwrap(), Pumped::Full);
+    assert!(b.take(&mut a));
+    for _ in 0..2 {
+        a.outbound.add_credit(u64::MAX);
+        a.ping();
+    }
+    a.withdraw(0);
+    assert_eq!(a.outbound.credit(), u64::MAX);
+    settle(&mut a, &mut b);
+    assert!(a.aborted.is_empty());
+}
+
+#[test]
+fn nothing_follows_a_goodbye() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    b.outbound.clear();
+    b.outbound.push_goodbye("so long");
+    b.outbound.pump(true).unwrap();
+    let mut charge = Charge::new(&b.ledger);
+    charge.add(LIMITS.max_buffered);
+    drop(charge);
+    b.ping();
+    b.outbound.pump(true).unwrap();
+    assert!(matches!(a.inbound.next(), Ok(Some(Incoming::Goodbye(_)))));
+    assert!(matches!(a.inbound.next(), Ok(None)), "credit, or a ping");
+}
+
+/// However much is given back to a peer that reads nothing, one frame says it, and nobody is kept busy by it.
+#[test]
+fn credit_that_finds_no_room_is_one_frame() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    while b.outbound.pump(true).unwrap() != Pumped::Full {
+        b.ping();
+    }
+    let before = a.outbound.credit();
+    for _ in 0..10 {
+        let mut charge = Charge::new(&b.ledger);
+        charge.add(LIMITS.max_buffered);
+        drop(charge);
+        assert_eq!(b.outbound.pump(true).unwrap(), Pumped::Full);
+        assert!(!b.ledger.is_due());
+    }
+    let mut frames = 0;
+    while a.take(&mut b) {
+        b.outbound.pump(true).unwrap();
+        frames += 1;
+    }
+    assert_eq!(frames, b.pings + 1);
+    assert_eq!(a.outbound.credit(), before + 10 * LIMITS.max_buffered);
+}
+
 #[test]
 fn control_frames_and_small_messages_pass_bulk() {
     let [mut a, mut b] = Peer::pair(4080, LIMITS);
