@@ -93,6 +93,8 @@ pub(crate) struct Connection {
     sinks: Mutex<HashMap<u32, (Arc<RemoteSink>, Registration)>>,
     /// How far the peer may run ahead of our subscribers.
     window: Window,
+    /// Beyond so many bytes that wait to be sent, requests of the peer wait too: what it takes, or what we would.
+    pub(crate) max_queued: u64,
     /// Our bound on what waits to be sent: a permit per byte of a message that is not small.
     bytes: Arc<Semaphore>,
     clock: fn() -> u64,
@@ -156,6 +158,7 @@ impl Connection {
             keep_feeds,
             sinks: Mutex::new(HashMap::new()),
             window: Feed::window(limits.max_buffered),
+            max_queued: limits.max_buffered.min(opened.peer_limits.max_buffered),
             bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
             clock: rest.clock,
             clock_offset: opened.clock_offset,
@@ -342,6 +345,11 @@ impl Connection {
                 false
             }
         }
+    }
+
+    /// Answers that wait to be sent.
+    pub(crate) fn unsent_responses(&self) -> usize {
+        lock(&self.outbound).as_ref().map_or(0, Outbound::responses)
     }
 
     /// Bytes that wait to be sent.

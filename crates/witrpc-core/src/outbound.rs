@@ -180,6 +180,8 @@ pub(crate) struct Outbound {
     goodbye: Option<Vec<u8>>,
     small: VecDeque<Outgoing>,
     bulk: VecDeque<Outgoing>,
+    /// Responses in these two lanes.
+    responses: usize,
     /// Bytes that the peer still takes.
     credit: u64,
     /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
@@ -214,6 +216,7 @@ impl Outbound {
             goodbye: None,
             small: VecDeque::new(),
             bulk: VecDeque::new(),
+            responses: 0,
             credit: 0,
             owed: 0,
             started: 0,
@@ -246,6 +249,7 @@ impl Outbound {
             return;
         }
         self.queued += message.cost() + QUEUE_ENTRY;
+        self.responses += usize::from(message.kind == Kind::Response);
         let lane =
             if message.is_small(self.chunk_len()) { &mut self.small } else { &mut self.bulk };
         lane.push_back(message);
@@ -342,6 +346,7 @@ impl Outbound {
         };
         let Some(message) = message else { return Ok(Withdrawn::Sent) };
         self.queued -= message.cost() + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
         if !message.started {
             return Ok(Withdrawn::Unsent);
         }
@@ -368,7 +373,13 @@ impl Outbound {
         self.bulk.clear();
         self.started = 0;
         self.queued = 0;
+        self.responses = 0;
         self.closed = true;
+    }
+
+    /// Responses of which not all has left.
+    pub(crate) const fn responses(&self) -> usize {
+        self.responses
     }
 
     /// Bytes in the queue, plus something per message.
@@ -454,6 +465,7 @@ impl Outbound {
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
+            self.responses -= usize::from(header.kind == Kind::Response);
             let sent = match lane {
                 Lane::Events => self.events.pop_front(),
                 Lane::Small => self.small.pop_front(),
@@ -528,6 +540,7 @@ impl Outbound {
         }
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
         Ok((Some(len_u64(len)), None))
     }
 
