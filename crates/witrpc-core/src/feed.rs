@@ -229,7 +229,8 @@ impl FeedHandle {
         }
         match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
-                state.expected = number + 1;
+                // The number is the peer's word.
+                state.expected = number.saturating_add(1);
                 let window = Feed::window(self.client.max_buffered());
                 let ack = state.take(content.size(), window);
                 drop(state);

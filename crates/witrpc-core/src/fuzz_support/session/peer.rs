@@ -38,6 +38,22 @@ impl Peer {
         self.frame(kind_code(kind), 0b11, 0, &section);
     }
 
+    /// A subscription to this event of the first service.
+    #[cfg(test)]
+    pub(super) fn subscribe(&mut self, event: u8, values: u32) {
+        let mut payload = vec![0, 0, event, 0];
+        payload.extend_from_slice(&values.to_le_bytes());
+        payload.extend_from_slice(&u64::MAX.to_le_bytes());
+        self.frame(0x31, 0b11, 5, &payload);
+    }
+
+    /// A value of an event.
+    #[cfg(test)]
+    pub(super) fn value(&mut self, id: u64, number: u64, body: &[u8]) {
+        let (section, _) = Content::plain(Vec::new(), body).into_sections(0, 0, number);
+        self.frame(kind_code(Kind::Event), 0b11, id, &section);
+    }
+
     /// Something that a peer could do.
     pub(super) fn act(&mut self, input: &mut Input<'_>) {
         match input.byte() {

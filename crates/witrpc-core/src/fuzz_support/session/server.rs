@@ -25,20 +25,7 @@ const LARGEST_ANSWER: u64 = 2 * LIMITS.max_message_size + 1000;
 const BACKLOG: usize = 4;
 
 pub(super) async fn run(input: &mut Input<'_>) {
-    let transport = MemoryTransport::new().with_capacity(4096);
-    let program = Program::new();
-    let mut builder = WitServerBuilder::new()
-        .with_transport(transport.clone())
-        .with_service(program.clone())
-        .with_max_in_flight(LIMITS.max_in_flight)
-        .with_max_message_size(LIMITS.max_message_size);
-    builder = builder.with_max_buffered(LIMITS.max_buffered);
-    let server = builder.build().expect("settings that are fine");
-    server.start_waiting_for_connection().await.expect("a transport of its own");
-    let soon = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
-    let mut peer = Peer::new(transport.connect(soon).await.expect("it listens"));
-    greet(&mut peer, input);
-    rounds(20).await;
+    let (server, program, mut peer) = open(input).await;
     let mut raised = 0;
     while !input.is_empty() {
         match input.byte() {
@@ -59,12 +46,29 @@ pub(super) async fn run(input: &mut Input<'_>) {
         rounds(1).await;
     }
     assert_eq!(server.client_count(), 0, "its client is gone");
-    rounds(5).await;
     assert_eq!(program.small.subscriber_count() + program.fussy.subscriber_count(), 0);
-    // The two clones: ours and the server's. A handler that never ends has one more.
-    drop(server);
     rounds(5).await;
-    assert_eq!(Arc::strong_count(&program.alive), 1, "a handler is left");
+    // Ours, and the server's.
+    assert_eq!(Arc::strong_count(&program.alive), 2, "a handler is left");
+}
+
+/// A server of a program, connected to its peer.
+async fn open(input: &mut Input<'_>) -> (WitServer, Program, Peer) {
+    let transport = MemoryTransport::new().with_capacity(4096);
+    let program = Program::new();
+    let mut builder = WitServerBuilder::new()
+        .with_transport(transport.clone())
+        .with_service(program.clone())
+        .with_max_in_flight(LIMITS.max_in_flight)
+        .with_max_message_size(LIMITS.max_message_size);
+    builder = builder.with_max_buffered(LIMITS.max_buffered);
+    let server = builder.build().expect("settings that are fine");
+    server.start_waiting_for_connection().await.expect("a transport of its own");
+    let soon = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+    let mut peer = Peer::new(transport.connect(soon).await.expect("it listens"));
+    greet(&mut peer, input);
+    rounds(20).await;
+    (server, program, peer)
 }
 
 fn greet(peer: &mut Peer, input: &mut Input<'_>) {
@@ -181,6 +185,21 @@ impl Service for Program {
             0 => attach(&self.small, sink),
             1 => attach(&self.fussy, sink),
             _ => crate::sink::unknown_event(sink),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Input, open, rounds};
+
+    #[tokio::test]
+    async fn a_window_that_bounds_nothing_is_refused() {
+        for (values, taken) in [(4096, 1), (4097, 0), (u32::MAX, 0)] {
+            let (_server, program, mut peer) = open(&mut Input::new(&[])).await;
+            peer.subscribe(0, values);
+            rounds(20).await;
+            assert_eq!(program.small.subscriber_count(), taken, "{values}");
         }
     }
 }
