@@ -97,7 +97,7 @@ impl Lane {
         let record: Vec<u8> =
             (0..=u8::MAX).cycle().skip(usize::from(self.next)).take(len).collect();
         let (head, body) = record.split_at(input.below(64).min(len));
-        let fits = record_size(len).saturating_add(spare) <= CAPACITY - self.used
+        let fits = record_size(len).saturating_add(spare) <= CAPACITY.saturating_sub(self.used)
             && len <= self.producer.max_record();
         let has_room = self.producer.has_room(len, spare)?;
         let pushed = self.producer.try_push(head, body, spare)?;
@@ -172,7 +172,7 @@ impl Lane {
         let (len, spare) =
             (input.len(self.producer.max_record() + 1), [0, 8, 2048][input.below(3)]);
         let there = self.producer.arm(len, spare)?;
-        let fits = record_size(len) + spare <= CAPACITY - self.used;
+        let fits = record_size(len) + spare <= CAPACITY.saturating_sub(self.used);
         assert!(!self.sound || there == fits, "{len} bytes with {spare}");
         self.room_awaited |= !there;
         Ok(())

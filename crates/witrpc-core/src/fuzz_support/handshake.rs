@@ -110,11 +110,12 @@ enum Scheme {
 
 impl Scheme {
     const fn of(byte: u8) -> Self {
-        match byte % 5 {
-            0 => Self::Plain,
-            1 => Self::Token,
-            2 => Self::Sealed,
-            3 => Self::SealedToken,
+        // A key agreement takes a hundred times as long as all the rest.
+        match byte % 16 {
+            0..=5 => Self::Plain,
+            6..=11 => Self::Token,
+            12 => Self::Sealed,
+            13..=14 => Self::SealedToken,
             _ => Self::SealedSentToken,
         }
     }
@@ -181,10 +182,16 @@ fn talk(client: &mut Opened, server: &mut Opened, there: &mut Direction, left_al
     for _ in 0..10 {
         let Ok(_) = client.outbound.pump(true) else { break };
         there.carry(&mut Input::new(&[]));
-        while let Ok(Some(incoming)) = server.inbound.next() {
-            server.inbound.check();
-            if let Incoming::Request { head, content, .. } = incoming {
-                arrived = Some(Message::arrived(&head, &content));
+        loop {
+            match server.inbound.next() {
+                Ok(Some(Incoming::Request { head, content, .. })) => {
+                    arrived = Some(Message::arrived(&head, &content));
+                }
+                Ok(Some(_)) => server.inbound.check(),
+                Ok(None) => break,
+                Err(error) => {
+                    return assert!(!left_alone, "{error:?}");
+                }
             }
         }
     }

@@ -195,7 +195,7 @@ impl Model {
             }
             _ => {}
         }
-        let breaks_a_rule = !self.charge(&mut sending, first, last);
+        let breaks_a_rule = self.sound && !self.charge(&mut sending, first, last);
         let outcome = self.feed(key, &chunk, (first, last));
         self.over = outcome.is_err();
         if self.sound {
