@@ -270,6 +270,12 @@ impl WitClient {
         Self { core }
     }
 
+    /// What the clones share.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn core(&self) -> Arc<ClientCore> {
+        Arc::clone(&self.core)
+    }
+
     /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
     ///
     /// The connection is driven by the runtime that this is called on.

@@ -374,6 +374,11 @@ impl Connection {
         }
     }
 
+    /// Answers that wait to be sent.
+    pub(crate) fn unsent_responses(&self) -> usize {
+        lock(&self.outbound).as_ref().map_or(0, Outbound::responses)
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) fn queued(&self) -> u64 {
         lock(&self.outbound).as_ref().map_or(0, Outbound::queued)

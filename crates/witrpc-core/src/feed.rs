@@ -195,8 +195,9 @@ impl State {
                 Some(Item::Value { number, content }) => {
                     self.earlier -= 1;
                     bytes -= content.size();
-                    lost += number + 1 - self.expected;
-                    self.expected = number + 1;
+                    // The number is the peer's word.
+                    lost += number.saturating_sub(self.expected).saturating_add(1);
+                    self.expected = number.saturating_add(1);
                 }
                 Some(Item::Other(EventError::Lagged(before))) => lost += before,
                 Some(Item::Other(_)) => self.expected = 0, // Another mark is behind the values.
@@ -264,7 +265,8 @@ impl FeedHandle {
         }
         match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
-                state.expected = number + 1;
+                // The number is the peer's word.
+                state.expected = number.saturating_add(1);
                 let window = Feed::window(self.feed.max_buffered);
                 let ack = state.take(content.size(), window);
                 drop(state);

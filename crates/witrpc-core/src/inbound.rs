@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`].
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
+//!   entry of a blob table that has arrived, a length and a [`Bytes`].
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
 
@@ -154,6 +155,12 @@ impl Inbound {
     /// Messages of which a part has arrived.
     pub(crate) fn partial_count(&self) -> usize {
         self.partials.len()
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check(&self) {
+        self.partials.values().for_each(Partial::check);
     }
 
     /// Takes the next frame, if there is one.
@@ -392,6 +399,7 @@ impl Partial {
             lens.push(len);
         }
         lens.reverse();
+        self.blobs.reserve_exact(lens.len());
         self.blob_lens = Some(lens);
         Ok(sum)
     }
@@ -403,6 +411,17 @@ impl Partial {
             lens.pop();
             self.blobs.push(Bytes::from(std::mem::take(&mut self.blob)));
         }
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    fn check(&self) {
+        for section in [&self.first, &self.blob] {
+            let (held, most) = (section.capacity(), 2 * section.len() + FIRST_RESERVE);
+            assert!(held <= most + 64, "{held} bytes for {}", section.len());
+        }
+        let blobs = self.blob_lens.as_ref().map_or(0, Vec::capacity) + self.blobs.capacity();
+        assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
     }
 
     fn is_complete(&self) -> bool {

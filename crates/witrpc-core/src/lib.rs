@@ -34,6 +34,9 @@ mod event;
 mod exchange;
 mod feed;
 mod frame;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod handshake;
 mod inbound;
 mod introspection;
@@ -57,6 +60,8 @@ mod simulation;
 mod sink;
 mod subscription;
 mod sync;
+#[cfg(any(test, fuzzing))]
+mod testing;
 pub mod transport;
 mod wire;
 

@@ -180,8 +180,12 @@ pub(crate) struct Outbound {
     goodbye: Option<Vec<u8>>,
     small: VecDeque<Outgoing>,
     bulk: VecDeque<Outgoing>,
+    /// Responses in these two lanes.
+    responses: usize,
     /// Bytes that the peer still takes.
     credit: u64,
+    /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
+    owed: u64,
     /// Messages of the bulk lane that have started, and how many may have.
     started: usize,
     max_started: usize,
@@ -212,7 +216,9 @@ impl Outbound {
             goodbye: None,
             small: VecDeque::new(),
             bulk: VecDeque::new(),
+            responses: 0,
             credit: 0,
+            owed: 0,
             started: 0,
             max_started: usize::MAX,
             closed: false,
@@ -243,6 +249,7 @@ impl Outbound {
             return;
         }
         self.queued += message.cost() + QUEUE_ENTRY;
+        self.responses += usize::from(message.kind == Kind::Response);
         let lane =
             if message.is_small(self.chunk_len()) { &mut self.small } else { &mut self.bulk };
         lane.push_back(message);
@@ -339,13 +346,14 @@ impl Outbound {
         };
         let Some(message) = message else { return Ok(Withdrawn::Sent) };
         self.queued -= message.cost() + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
         if !message.started {
             return Ok(Withdrawn::Unsent);
         }
         self.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
-            self.credit += message.blob_bytes();
+            self.add_credit(message.blob_bytes());
         }
         self.push_control(abort, id)?;
         Ok(Withdrawn::Partly)
@@ -365,7 +373,13 @@ impl Outbound {
         self.bulk.clear();
         self.started = 0;
         self.queued = 0;
+        self.responses = 0;
         self.closed = true;
+    }
+
+    /// Responses of which not all has left.
+    pub(crate) const fn responses(&self) -> usize {
+        self.responses
     }
 
     /// Bytes in the queue, plus something per message.
@@ -418,14 +432,19 @@ impl Outbound {
     }
 
     fn pump_lanes(&mut self) -> Result<Pumped, Error> {
-        if let Some(bytes) = self.ledger.take_due() {
-            self.control.push_back((Header::whole(Kind::Credit, bytes, 0), Vec::new()));
-        }
+        // Taken whether or not there is room, or the driver would find it due for ever.
+        self.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.front() {
             if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
             }
             self.control.pop_front();
+        }
+        if self.owed > 0 && !self.closed {
+            if !self.link.push(&Header::whole(Kind::Credit, self.owed, 0), &[], 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.owed = 0;
         }
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
@@ -462,6 +481,7 @@ impl Outbound {
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
+            self.responses -= usize::from(header.kind == Kind::Response);
             let sent = match lane {
                 Lane::Events => self.events.pop_front(),
                 Lane::Small => self.small.pop_front(),
@@ -536,6 +556,7 @@ impl Outbound {
         }
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
         Ok((Some(len_u64(len)), None))
     }
 

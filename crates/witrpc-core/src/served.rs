@@ -191,17 +191,6 @@ impl Served {
         lock(&self.table).deferred.push_back(job);
     }
 
-    /// Puts aside what somebody else than the driver has read.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Protocol`] if the peer may not make this call.
-    pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
-        self.admit(job.id)?;
-        self.defer(job);
-        Ok(())
-    }
-
     /// A request that was put aside.
     pub(crate) fn next_deferred(&self) -> Option<Job> {
         lock(&self.table).deferred.pop_front()
@@ -244,10 +233,10 @@ impl Served {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that one more may be served. [wire.in_flight]
-    fn admit(&self, id: u64) -> Result<(), Error> {
+    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
+    fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
         let table = lock(&self.table);
-        if table.running.len() + table.deferred.len() >= self.max_in_flight {
+        if table.running.len() + table.deferred.len() + unsent >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
         }
         if table.running.contains_key(&id) || table.deferred.iter().any(|job| job.id == id) {
@@ -289,9 +278,30 @@ impl Running {
 }
 
 impl Connection {
+    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
+    /// is unanswered whatever the peer thinks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it may not.
+    pub(crate) fn admit(&self, id: u64) -> Result<(), Error> {
+        self.served.admit(id, self.unsent_responses())
+    }
+
+    /// Puts aside what somebody else than the driver has read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer may not make this call.
+    pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
+        self.admit(job.id)?;
+        self.served.defer(job);
+        Ok(())
+    }
+
     /// Serves a request. Returns whether an answer was queued that has not been published.
     pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        if let Err(error) = self.served.admit(job.id) {
+        if let Err(error) = self.admit(job.id) {
             self.fail(&error);
             return false;
         }

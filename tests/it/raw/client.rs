@@ -23,6 +23,7 @@ raw![
     what_does_not_fit_is_refused_with_a_reason,
     a_client_that_says_nothing_is_let_go,
     a_client_that_asks_and_never_reads_is_let_go,
+    a_client_that_calls_and_never_reads_is_let_go,
     nothing_is_served_after_a_goodbye,
     a_cancel_may_come_at_any_time,
     an_abort_is_acknowledged,
@@ -297,6 +298,29 @@ async fn a_client_that_asks_and_never_reads_is_let_go(fixture: Arc<Fixture>) {
     }
     assert!(asked > 4096, "gone after {asked}");
     bystander.is_unharmed("unread pongs").await;
+}
+
+/// Whatever it announces: an answer that has not left is one that it cannot have read.
+async fn a_client_that_calls_and_never_reads_is_let_go(fixture: Arc<Fixture>) {
+    let bystander = Bystander::new(&fixture, |builder| builder.with_max_in_flight(10)).await;
+    let mut body = limits((1 << 31) - 1, u64::MAX, u32::MAX);
+    body.extend_from_slice(&[0; 12]);
+    let calls = |id| vec![call(id, ADD, "[1,1]")];
+    let aborts = |id| vec![begun(id, 100, 7), frame(ABORT_REQUEST, WHOLE, id, &[])];
+    for records in [&calls as &dyn Fn(u64) -> Vec<Vec<u8>>, &aborts] {
+        let mut raw = Raw::client(&fixture).await;
+        raw.send(&hello()).await;
+        raw.send(&message(CONFIRM, 0, &body)).await;
+        let mut made = 0_u64;
+        while !raw.is_gone().await {
+            for record in records(made) {
+                raw.send(&record).await;
+            }
+            made += 1;
+            assert!(made < 200_000, "the server remembers every answer");
+        }
+        bystander.is_unharmed("unread answers").await;
+    }
 }
 
 async fn nothing_is_served_after_a_goodbye(fixture: Arc<Fixture>) {

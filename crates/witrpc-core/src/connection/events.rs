@@ -16,6 +16,9 @@ use crate::wire::Put;
 
 /// Subscriptions that a peer may have here at a time: each costs a backlog.
 const MAX_SUBSCRIPTIONS: usize = 4096;
+/// Values that a subscriber may let us run ahead: all of them wait here if its peer does not read. Some times what a
+/// client of ours asks for.
+const MAX_WINDOW: u32 = 4096;
 
 /// Our own subscriptions.
 impl Connection {
@@ -112,6 +115,8 @@ impl Connection {
         }
         let refusal = if sinks.len() >= MAX_SUBSCRIPTIONS {
             Some(format!("the server takes {MAX_SUBSCRIPTIONS} subscriptions per client"))
+        } else if window.values > MAX_WINDOW {
+            Some(format!("the server takes windows of at most {MAX_WINDOW} values"))
         } else {
             let sink = RemoteSink::new(&this, id32, window);
             match self.served.subscribe(service, event, EventSink(Arc::clone(&sink))) {

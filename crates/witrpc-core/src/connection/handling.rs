@@ -46,7 +46,10 @@ impl Connection {
                     mine,
                 );
             }
-            Incoming::Aborted { id, request: true } => self.acknowledge_cancel(id),
+            Incoming::Aborted { id, request: true } => {
+                self.admit(id)?;
+                self.acknowledge_cancel(id);
+            }
             Incoming::Cancel(id) => self.cancel_served(id)?,
             Incoming::Credit(bytes) => {
                 self.send(|outbound| {

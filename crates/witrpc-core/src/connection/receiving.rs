@@ -87,7 +87,7 @@ impl Connection {
                 match self.handle(incoming, Some(id))? {
                     Handled::Mine(mine) => answer = Some(mine),
                     Handled::Serve(job) => {
-                        self.served.take_in(job)?;
+                        self.take_in(job)?;
                         self.wake_driver();
                     }
                     Handled::Woke => woke = true,
