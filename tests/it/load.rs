@@ -2,6 +2,8 @@
 //! it may cost. What it does cost is told on standard error; `benches/clients.rs` measures.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use witrpc::prelude::*;
 use witrpc::{Error, Load};
 
-use crate::contract::CalcClient;
+use crate::contract::{CalcClient, Calculator};
 use crate::events::TickerClient;
 use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory};
 use crate::peer::{Endpoint, Order, Peer, Stage};
@@ -125,6 +127,38 @@ pub(crate) async fn calls_at_once(mut stage: Stage) {
         assert_eq!(client.load(), Load::default());
     }
     stage.must(Order::Greet).await;
+}
+
+#[test]
+fn looking_at_the_load_while_calls_come_and_go_holds_up_nobody() {
+    let directory = private_directory();
+    block_on(Flavor::MultiThread, async {
+        let server = Endpoint::default().server(directory.path(), &Calculator::default());
+        server.start_waiting_for_connection().await.unwrap();
+        let (client, calc) = connected(Endpoint::default().client(directory.path())).await;
+        let done = Arc::new(AtomicBool::new(false));
+        let looks: [Box<dyn Fn() -> usize + Send>; 2] = [
+            Box::new(move || client.load().calls),
+            Box::new(move || server.load().iter().map(|load| load.handlers).sum()),
+        ];
+        let looking = looks.map(|look| {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(look() <= 64);
+                }
+            })
+        });
+        let mut tasks = JoinSet::new();
+        for task in 0..64 {
+            let calc = calc.clone();
+            tasks.spawn(async move { worst(&calc, 50 + task).await });
+        }
+        timeout(HANGS, tasks.join_all()).await.expect("held up");
+        done.store(true, Ordering::Relaxed);
+        looking.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    assert_eq!(files(directory.path()), [""; 0], "left behind");
 }
 
 #[test]

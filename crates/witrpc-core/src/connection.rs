@@ -402,15 +402,14 @@ impl Connection {
 
     /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        Load {
-            calls: lock(&self.pending).len(),
-            partial_messages: lock(&self.receiving)
-                .as_ref()
-                .map_or(0, |r| r.inbound.partial_count()),
-            handlers: self.served.len(),
-            subscriptions: lock(&self.feeds).len() + lock(&self.sinks).len(),
-            queued_bytes: self.queued(),
-        }
+        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
+        let calls = lock(&self.pending).len();
+        let receiving = |r: &Receiving| r.inbound.partial_count();
+        let partial_messages = lock(&self.receiving).as_ref().map_or(0, receiving);
+        let own = lock(&self.feeds).len();
+        let subscriptions = own + lock(&self.sinks).len();
+        let (handlers, queued_bytes) = (self.served.len(), self.queued());
+        Load { calls, partial_messages, handlers, subscriptions, queued_bytes }
     }
 }
 
