@@ -27,6 +27,8 @@ const PROCESSES: usize = 4;
 const FAR_TOO_MANY: u64 = 10_000;
 /// The in-flight limit of a connection.
 const IN_FLIGHT: u64 = 1024;
+/// Large events that are raised while a client is stopped.
+const SAID: u64 = 100;
 /// The limit on messages where much is sent; twice as much is held for a peer.
 const SMALL_LIMIT: u64 = 2 << 20;
 
@@ -354,6 +356,9 @@ fn a_client_that_is_stopped_is_noticed_by_nobody() {
             }
             longest = longest.max(worst(&calc, 25).await);
         }
+        // As many bytes as its subscriptions have windows for are far more than the server is to hold.
+        timeout(HANGS, ticker.say(SAID, 256 << 10)).await.expect("held up").unwrap();
+        longest = longest.max(worst(&calc, 25).await);
         let grown = server.order(Order::Anonymous).await.unwrap().saturating_sub(held);
         eprintln!(
             "the longest of some calls: {before:?} before, {longest:?} beside a stopped client, which cost {grown} KiB"
@@ -378,6 +383,7 @@ pub(crate) async fn is_stopped(mut stage: Stage) {
     let (client, calc) = connected(stage.client()).await;
     let ticker: TickerClient = client.get_service();
     let mut ticks = ticker.ticked().subscribe();
+    let mut said: Vec<_> = (0..16).map(|_| ticker.said().subscribe()).collect();
     calc.unit().await.unwrap();
     stage.must(Order::Greet).await;
     let mut asking = JoinSet::new();
@@ -401,7 +407,11 @@ pub(crate) async fn is_stopped(mut stage: Stage) {
         }
     }
     eprintln!("a stopped client has lost {lost} of 20000 events");
-    drop(ticks);
+    for said in &mut said {
+        let last = format!("{} ", SAID - 1);
+        while !said.next().await.unwrap().is_ok_and(|text| text.starts_with(&last)) {}
+    }
+    drop((ticks, said));
     eventually("nothing is held", || client.load() == Load::default()).await;
     stage.must(Order::Greet).await;
 }

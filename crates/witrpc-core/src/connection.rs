@@ -90,6 +90,8 @@ pub(crate) struct Connection {
     calls: Arc<Semaphore>,
     /// Ourselves, for what outlives a borrow.
     this: Weak<Self>,
+    /// Whether values of events wait for room in the sending queue.
+    held_back: AtomicBool,
     /// Our subscriptions at the peer.
     feeds: Mutex<Feeds>,
     /// Whether they wait for another connection when this one is lost.
@@ -160,6 +162,7 @@ impl Connection {
                 u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
             )),
             this: Weak::clone(this),
+            held_back: AtomicBool::new(false),
             feeds: Mutex::new(Feeds::default()),
             keep_feeds,
             sinks: Mutex::new(HashMap::new()),
@@ -346,6 +349,9 @@ impl Connection {
             Ok(more) => {
                 if outbound.queued() <= self.queue_bound {
                     self.room.notify_waiters();
+                    if self.held_back.load(Ordering::SeqCst) {
+                        self.wake_driver();
+                    }
                 }
                 more
             }
@@ -388,7 +394,7 @@ impl Connection {
             guard.as_mut()?.inbound.receiver.is_ready().ok()
         };
         let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
-        let deferred = || self.served.has_deferred() && !self.is_backed_up();
+        let held = || self.served.has_deferred() || self.held_back.load(Ordering::SeqCst);
         if self.kicked.load(Ordering::Acquire) || self.ledger.is_due() {
             Some("word from this side")
         } else if unread() == Some(true) {
@@ -396,7 +402,7 @@ impl Connection {
         } else if unsent() == Some(true) {
             Some("room for what waits to be sent")
         } else {
-            deferred().then_some("a request that was put aside")
+            (held() && !self.is_backed_up()).then_some("what was put aside for want of room")
         }
     }
 
