@@ -2,6 +2,8 @@
 //! it may cost. What it does cost is told on standard error; `benches/clients.rs` measures.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use witrpc::prelude::*;
 use witrpc::{Error, Load};
 
-use crate::contract::CalcClient;
+use crate::contract::{CalcClient, Calculator};
 use crate::events::TickerClient;
 use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory};
 use crate::peer::{Endpoint, Order, Peer, Stage};
@@ -25,6 +27,8 @@ const PROCESSES: usize = 4;
 const FAR_TOO_MANY: u64 = 10_000;
 /// The in-flight limit of a connection.
 const IN_FLIGHT: u64 = 1024;
+/// Large events that are raised while a client is stopped.
+const SAID: u64 = 100;
 /// The limit on messages where much is sent; twice as much is held for a peer.
 const SMALL_LIMIT: u64 = 2 << 20;
 
@@ -125,6 +129,38 @@ pub(crate) async fn calls_at_once(mut stage: Stage) {
         assert_eq!(client.load(), Load::default());
     }
     stage.must(Order::Greet).await;
+}
+
+#[test]
+fn looking_at_the_load_while_calls_come_and_go_holds_up_nobody() {
+    let directory = private_directory();
+    block_on(Flavor::MultiThread, async {
+        let server = Endpoint::default().server(directory.path(), &Calculator::default());
+        server.start_waiting_for_connection().await.unwrap();
+        let (client, calc) = connected(Endpoint::default().client(directory.path())).await;
+        let done = Arc::new(AtomicBool::new(false));
+        let looks: [Box<dyn Fn() -> usize + Send>; 2] = [
+            Box::new(move || client.load().calls),
+            Box::new(move || server.load().iter().map(|load| load.handlers).sum()),
+        ];
+        let looking = looks.map(|look| {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(look() <= 64);
+                }
+            })
+        });
+        let mut tasks = JoinSet::new();
+        for task in 0..64 {
+            let calc = calc.clone();
+            tasks.spawn(async move { worst(&calc, 50 + task).await });
+        }
+        timeout(HANGS, tasks.join_all()).await.expect("held up");
+        done.store(true, Ordering::Relaxed);
+        looking.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    assert_eq!(files(directory.path()), [""; 0], "left behind");
 }
 
 #[test]
@@ -320,6 +356,9 @@ fn a_client_that_is_stopped_is_noticed_by_nobody() {
             }
             longest = longest.max(worst(&calc, 25).await);
         }
+        // As many bytes as its subscriptions have windows for are far more than the server is to hold.
+        timeout(HANGS, ticker.say(SAID, 256 << 10)).await.expect("held up").unwrap();
+        longest = longest.max(worst(&calc, 25).await);
         let grown = server.order(Order::Anonymous).await.unwrap().saturating_sub(held);
         eprintln!(
             "the longest of some calls: {before:?} before, {longest:?} beside a stopped client, which cost {grown} KiB"
@@ -344,6 +383,7 @@ pub(crate) async fn is_stopped(mut stage: Stage) {
     let (client, calc) = connected(stage.client()).await;
     let ticker: TickerClient = client.get_service();
     let mut ticks = ticker.ticked().subscribe();
+    let mut said: Vec<_> = (0..16).map(|_| ticker.said().subscribe()).collect();
     calc.unit().await.unwrap();
     stage.must(Order::Greet).await;
     let mut asking = JoinSet::new();
@@ -367,7 +407,11 @@ pub(crate) async fn is_stopped(mut stage: Stage) {
         }
     }
     eprintln!("a stopped client has lost {lost} of 20000 events");
-    drop(ticks);
+    for said in &mut said {
+        let last = format!("{} ", SAID - 1);
+        while !said.next().await.unwrap().is_ok_and(|text| text.starts_with(&last)) {}
+    }
+    drop((ticks, said));
     eventually("nothing is held", || client.load() == Load::default()).await;
     stage.must(Order::Greet).await;
 }

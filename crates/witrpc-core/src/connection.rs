@@ -26,7 +26,7 @@ pub(crate) use receiving::{Polled, Turn};
 use std::any::Any;
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 
@@ -88,6 +88,8 @@ pub(crate) struct Connection {
     calls: Arc<Semaphore>,
     /// Ourselves, for what outlives a borrow.
     this: Weak<Self>,
+    /// Whether values of events wait for room in the sending queue.
+    held_back: AtomicBool,
     /// Our subscriptions at the peer.
     feeds: Mutex<Feeds>,
     /// Whether they wait for another connection when this one is lost.
@@ -161,6 +163,7 @@ impl Connection {
                 u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
             )),
             this: Weak::clone(this),
+            held_back: AtomicBool::new(false),
             feeds: Mutex::new(Feeds::default()),
             keep_feeds,
             sinks: Mutex::new(HashMap::new()),
@@ -345,6 +348,9 @@ impl Connection {
             Ok(more) => {
                 if backed_up && outbound.queued() <= self.queue_bound {
                     self.room.notify_waiters();
+                    if self.held_back.load(Ordering::SeqCst) {
+                        self.wake_driver();
+                    }
                 }
                 more
             }
@@ -392,7 +398,7 @@ impl Connection {
             matches!(look, Ok(Visit::Done(true)))
         };
         let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
-        let deferred = || self.served.has_deferred() && !self.is_backed_up();
+        let held = || self.served.has_deferred() || self.held_back.load(Ordering::SeqCst);
         if self.receiving.has_word() {
             Some("word from this side")
         } else if unread() {
@@ -400,23 +406,20 @@ impl Connection {
         } else if unsent() == Some(true) {
             Some("room for what waits to be sent")
         } else {
-            deferred().then_some("a request that was put aside")
+            (held() && !self.is_backed_up()).then_some("what was put aside for want of room")
         }
     }
 
     /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        Load {
-            calls: lock(&self.pending).len(),
-            partial_messages: self
-                .receiving
-                .lock()
-                .as_ref()
-                .map_or(0, |r| r.inbound.partial_count()),
-            handlers: self.served.len(),
-            subscriptions: lock(&self.feeds).len() + lock(&self.sinks).len(),
-            queued_bytes: self.queued(),
-        }
+        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
+        let calls = lock(&self.pending).len();
+        let partial_count = |r: &Receiving| r.inbound.partial_count();
+        let partial_messages = self.receiving.lock().as_ref().map_or(0, partial_count);
+        let own = lock(&self.feeds).len();
+        let subscriptions = own + lock(&self.sinks).len();
+        let (handlers, queued_bytes) = (self.served.len(), self.queued());
+        Load { calls, partial_messages, handlers, subscriptions, queued_bytes }
     }
 }
 

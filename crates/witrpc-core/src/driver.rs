@@ -59,8 +59,9 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     let mut idle: Option<(Instant, Duration)> = None;
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES)?;
-        // In this order: pumping makes the room that deferred requests wait for.
+        // In this order: pumping makes the room that the others wait for.
         let more = connection.pump();
+        connection.resume_events();
         connection.serve_deferred();
         if more || turn == Turn::More {
             idle = None;

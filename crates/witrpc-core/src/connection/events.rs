@@ -1,6 +1,7 @@
 //! Events on a connection: our subscriptions at the peer, and the peer's here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Connection, lock};
 use crate::context::CallContext;
@@ -98,6 +99,27 @@ impl Connection {
             let pumped = outbound.pump(true);
             self.after_pump(pumped)
         });
+    }
+
+    /// Notes that a value waits for nothing but room in the sending queue: there is no acknowledgement to come that
+    /// would send it.
+    pub(crate) fn hold_back_events(&self) {
+        self.held_back.store(true, Ordering::SeqCst);
+        // Whoever makes room looks at the mark afterwards, both under the lock of the queue: one of us sees the other.
+        if !self.is_backed_up() {
+            self.wake_driver();
+        }
+    }
+
+    /// Sends values that waited for room, once there is some. For the driver.
+    pub(crate) fn resume_events(&self) {
+        if self.is_backed_up() || !self.held_back.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let sinks: Vec<_> = lock(&self.sinks).values().map(|(sink, _)| Arc::clone(sink)).collect();
+        for sink in sinks {
+            sink.resume(self);
+        }
     }
 
     pub(super) fn handle_subscribe(
