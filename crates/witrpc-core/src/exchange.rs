@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::authorization::{ClientAuthorization, Identity, Scheme, ServerAuthorization};
 use crate::cipher::{Encryptor, KeyAgreement, Role};
 use crate::error::{CloseReason, Error};
+use crate::fail_point;
 use crate::frame::Kind;
 use crate::handshake::{
     Accept, Catalog, Confirm, Hello, NONCE_LEN, Terms, WIRE_VERSION, Welcome, clock_offset,
@@ -76,8 +77,10 @@ pub(crate) async fn connect(
     let mut transcript = Vec::new();
     hello.encode(&mut transcript);
     exchange.send(Kind::Hello, 0, &transcript).await?;
+    fail_point::at("hello.sent");
 
     let (_, content) = exchange.receive(Kind::Accept).await?;
+    fail_point::at("accept.taken");
     let accept = Accept::decode(content.body())?;
     transcript.extend_from_slice(content.body());
     agreement.read(&accept.key).map_err(|e| Error::Unauthorized(e.to_string()))?;
@@ -89,8 +92,10 @@ pub(crate) async fn connect(
     let mut body = Vec::new();
     confirm.encode(&mut body);
     exchange.send(Kind::Confirm, 0, &body).await?;
+    fail_point::at("confirm.sent");
 
     let (_, content) = exchange.receive(Kind::Welcome).await?;
+    fail_point::at("welcome.taken");
     let welcome = Welcome::decode(content.body())?;
     setup.authorization.verify(&transcript, &welcome.proof)?;
     Ok(exchange.open(welcome.limits, welcome.catalog, offset, None))
@@ -106,6 +111,7 @@ pub(crate) async fn accept(
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, true);
     let (_, content) = exchange.receive(Kind::Hello).await?;
+    fail_point::at("hello.taken");
     on_hello();
     let hello = match Hello::decode(content.body())? {
         Ok(hello) => hello,
@@ -128,10 +134,12 @@ pub(crate) async fn accept(
     let mut body = Vec::new();
     Accept { clock: clock(), nonce: random()?, key }.encode(&mut body);
     exchange.send(Kind::Accept, 0, &body).await?;
+    fail_point::at("accept.sent");
     transcript.extend_from_slice(&body);
     exchange.secure(agreement)?;
 
     let (_, content) = exchange.receive(Kind::Confirm).await?;
+    fail_point::at("confirm.taken");
     let confirm = Confirm::decode(content.body())?;
     let granted = match setup.authorization.check(&transcript, &confirm.proof).await {
         Ok(granted) => granted,
@@ -141,6 +149,7 @@ pub(crate) async fn accept(
     Welcome { limits: setup.limits, proof: granted.proof, catalog: catalog.clone() }
         .encode(&mut body);
     exchange.send(Kind::Welcome, 0, &body).await?;
+    fail_point::at("welcome.sent");
     let (catalog, offset) = (Catalog::default(), confirm.clock_offset);
     Ok(exchange.open(confirm.limits, catalog, offset, granted.identity))
 }

@@ -31,6 +31,8 @@ mod dynamic;
 mod error;
 mod event;
 mod exchange;
+#[doc(hidden)]
+pub mod fail_point;
 mod feed;
 mod frame;
 mod handshake;

@@ -21,6 +21,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fchmod, open};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use witrpc_core::fail_point;
 
 use crate::layout::{
     self, CONSUMER_ASLEEP, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, TAIL,
@@ -70,6 +71,7 @@ impl Region {
 
     fn fill(file: File, geometry: Geometry, instance: &Instance) -> io::Result<Self> {
         fchmod(&file, Mode::RUSR | Mode::WUSR)?; // 0600, whatever the umask took away.
+        fail_point::at("region.made");
         // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
         loop {
             match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
@@ -78,6 +80,7 @@ impl Region {
             }
         }
         let region = Self::map(&file, geometry)?;
+        fail_point::at("region.mapped");
         region.write_header(&layout::encode_header(&geometry, instance));
         Ok(region)
     }

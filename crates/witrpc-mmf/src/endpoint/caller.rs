@@ -7,8 +7,8 @@ use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Dur
 use rustix::fs::OFlags;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use witrpc_core::Error;
 use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::door::read_some;
@@ -131,14 +131,17 @@ impl Search<'_> {
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let files = self.place.files(&nonce);
+        fail_point::at("caller.looked");
         fifo::make(&files.to_client)?;
         let mut left = Left { files, asked: false, entered: false };
+        fail_point::at("caller.made_event");
         let pipe = fifo::register(fifo::open_waiting_end(&left.files.to_client)?)?;
         let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
         // Through an end that reads too, so that a server that dies here means no `SIGPIPE`; and closed at once, or
         // the next client would take us for the server.
         Ringer::open(&path)?.write(&ask.encode())?;
         left.asked = true;
+        fail_point::at("caller.asked");
         Ok(Knock { nonce, left, pipe, door: (door.dev(), door.ino()), path })
     }
 
@@ -181,8 +184,10 @@ impl Search<'_> {
     /// Opens what the server has made. `None` if the server has taken it back already.
     fn enter(&self, knock: Knock, process_id: u32) -> Result<Option<Channel>, Error> {
         let Knock { nonce, mut left, pipe, .. } = knock;
+        fail_point::at("caller.answered");
         // The event first: from now on the server hears of our end, whatever becomes of the rest.
         let opened = Ringer::open(&left.files.to_server)
+            .inspect(|_| fail_point::at("caller.opened_event"))
             .and_then(|ringer| Ok((ringer, Region::attach(&left.files.region, &nonce)?)));
         let (ringer, region) = match opened {
             Ok(opened) => opened,
@@ -193,6 +198,7 @@ impl Search<'_> {
             }
         };
         left.entered = true;
+        fail_point::at("caller.mapped");
         let peer = ringer.watch();
         tracing::debug!(endpoint = self.file.name, watched = peer.is_some(), "let in");
         let terms = Terms {
@@ -245,6 +251,7 @@ struct Left {
 impl Drop for Left {
     fn drop(&mut self) {
         remove(&self.files.to_client);
+        fail_point::at("caller.left");
         if self.asked && !self.entered {
             // Should the server be letting us in this very moment: to open its event and close it is to hang up.
             drop(fifo::open_end(&self.files.to_server, OFlags::WRONLY));

@@ -9,8 +9,8 @@ use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, path::Pat
 use rustix::fs::OFlags;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
-use witrpc_core::Error;
 use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::lock::Lock;
@@ -57,11 +57,13 @@ impl Door {
         let place = Place::of(file)?;
         place.prepare()?;
         let lock = Lock::take(&place).await?;
+        fail_point::at("door.locked");
         sweep(&place);
         place.check_room(file.size)?;
         let path = place.door();
         remove(&path);
         places.post_in(Some(lock.reopen()?));
+        fail_point::at("door.recorded");
         let (pipe, writer) = Self::make(&path).map_err(|error| {
             places.post_in(None);
             remove(&path);
@@ -82,7 +84,9 @@ impl Door {
 
     fn make(path: &Path) -> io::Result<(pipe::Receiver, OwnedFd)> {
         fifo::make(path)?;
+        fail_point::at("door.made");
         let pipe = fifo::open_end(path, OFlags::RDONLY)?;
+        fail_point::at("door.opened");
         let writer = fifo::open_end(path, OFlags::WRONLY)?;
         Ok((fifo::register(pipe)?, writer))
     }
@@ -136,6 +140,7 @@ impl Door {
     fn take_in(&mut self, bytes: &[u8]) {
         self.asks.extend(bytes);
         while let Some(ask) = self.asks.next() {
+            fail_point::at("door.asked");
             self.enqueue(ask);
         }
         let skipped = self.asks.take_skipped();
@@ -186,12 +191,15 @@ impl Door {
         let peer = ringer.watch();
         fifo::make(&files.to_server)?;
         let mut made = Made { files: files.clone(), region: false };
+        fail_point::at("door.made_event");
         let pipe = fifo::register(fifo::open_waiting_end(&files.to_server)?)?;
         let region = Region::create(&files.region, self.file.size, &caller.ask.nonce)?;
         made.region = true;
+        fail_point::at("door.made_region");
         let come_in =
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
         ringer.write(&come_in.encode())?;
+        fail_point::at("door.answered");
         // A client that gives up removes its `.c`, then looks for our `.s` and hangs up on it. Either it finds that,
         // or we find its `.c` gone: no place stays taken by a client that left in between.
         if !files.to_client.exists() {
@@ -220,8 +228,10 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.places.post_in(None);
+        fail_point::at("door.closing");
         // No more asks after this, but by who has the pipe open already: such a client sees its door gone.
         remove(&self.place.door());
+        fail_point::at("door.removed");
         self.take_in_the_rest();
         for caller in &self.queue {
             caller.answer(Answer::Stopped);
@@ -281,10 +291,13 @@ impl Drop for Made {
     fn drop(&mut self) {
         if self.region {
             remove(&self.files.region);
+            fail_point::at("door.removed_region");
             // Without a region the client is still to be told why, through this; then it removes it itself.
             remove(&self.files.to_client);
+            fail_point::at("door.removed_event");
         }
         remove(&self.files.to_server);
+        fail_point::at("door.removed_all");
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{Mode, OFlags, fchmod, open};
 use rustix::process::geteuid;
 use tokio::time::{Instant, sleep};
-use witrpc_core::Error;
+use witrpc_core::{Error, fail_point};
 
 use super::place::{Place, remove};
 use super::record::RECORD_LEN;
@@ -85,7 +85,9 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         }
+        fail_point::at("lock.taken");
         Self::mark(&file)?;
+        fail_point::at("lock.marked");
         Ok(Some(Self { path: path.to_owned(), _file: file }))
     }
 
@@ -119,6 +121,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         remove(&self.path); // While held: E1. The file closes after this.
+        fail_point::at("lock.removed");
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
+use witrpc_core::fail_point;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 use super::Ring;
@@ -42,6 +43,7 @@ pub(crate) fn make(path: &Path) -> io::Result<()> {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
     #[cfg(not(target_vendor = "apple"))]
     rustix::fs::mkfifoat(CWD, path, mode)?;
+    fail_point::at("pipe.made");
     // By path: it may not be openable yet. The directory is ours alone, so nobody has replaced it.
     chmodat(CWD, path, mode, rustix::fs::AtFlags::empty()).inspect_err(|_| {
         crate::endpoint::remove(path);
