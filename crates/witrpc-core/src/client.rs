@@ -15,17 +15,19 @@ use crate::driver;
 #[cfg(feature = "json")]
 use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
-use crate::exchange::{self, ChannelHalves, Setup};
+use crate::exchange::{self, ChannelHalves, Opened, Rest, Setup};
 use crate::feed::{self, Feed};
 use crate::introspection::{self, ServerDescription};
 use crate::reconnect::{self, ClientState, ReconnectOptions};
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
-use crate::transport::ClientTransport;
+use crate::transport::{ClientTransport, Waiter};
 
 /// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
+/// Before knocking again when a server has died during the handshake: one that dies of it is not to be hammered.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
 ///
@@ -173,25 +175,45 @@ impl ClientCore {
         if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
             return Ok(());
         }
-        let channel = self.transport.connect(deadline).await?;
-        let mut waiter = None;
-        let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
-        let opened = tokio::time::timeout_at(deadline, exchange::connect(halves, &self.setup))
-            .await
-            .map_err(|_| Error::TimedOut { after: timeout })??;
-        (rest.on_first_frame)();
-        let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
+        let (opened, rest, waiter) = loop {
+            match self.open(deadline, timeout).await {
+                // It was killed, or dropped, half-way. The next one may be starting already.
+                Err(Error::Closed { reason: CloseReason::PeerGone, .. })
+                    if tokio::time::Instant::now() + AGAIN < deadline =>
+                {
+                    tracing::debug!(endpoint = self.endpoint(), "the server went away meanwhile");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                opened => break opened?,
+            }
+        };
         let limits = self.setup.limits;
         let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
         let codec = self.setup.codec.clone();
         let keep_feeds = self.reconnect.is_some();
         let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
-        let Some(waiter) = waiter else { unreachable!("split() put it there") };
         self.install(&connection);
         self.set_state(ClientState::Connected);
         tokio::spawn(drive(Weak::clone(&self.this), Arc::clone(&connection), waiter));
         tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
         Ok(())
+    }
+
+    /// One attempt: a channel, and the handshake over it.
+    async fn open(
+        &self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<(Opened, Rest, Box<dyn Waiter>), Error> {
+        let channel = self.transport.connect(deadline).await?;
+        let mut waiter = None;
+        let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
+        let opened = tokio::time::timeout_at(deadline, exchange::connect(halves, &self.setup))
+            .await
+            .map_err(|_| Error::TimedOut { after: timeout })??;
+        std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()))();
+        let Some(waiter) = waiter else { unreachable!("split() put it there") };
+        Ok((opened, rest, waiter))
     }
 
     /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one.
@@ -217,11 +239,7 @@ impl ClientCore {
     }
 }
 
-async fn drive(
-    client: Weak<ClientCore>,
-    connection: Arc<Connection>,
-    waiter: Box<dyn crate::transport::Waiter>,
-) {
+async fn drive(client: Weak<ClientCore>, connection: Arc<Connection>, waiter: Box<dyn Waiter>) {
     let span = tracing::info_span!("connection", id = connection.peer.connection_id);
     driver::drive(Arc::clone(&connection), waiter).instrument(span).await;
     match connection.closed() {
@@ -251,7 +269,8 @@ impl WitClient {
         Self { core }
     }
 
-    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
+    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room, or for the next one if it
+    /// dies meanwhile. Does nothing if connected.
     ///
     /// The connection is driven by the runtime that this is called on.
     ///

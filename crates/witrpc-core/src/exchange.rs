@@ -5,6 +5,9 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::authorization::{ClientAuthorization, Identity, Scheme, ServerAuthorization};
 use crate::cipher::{Encryptor, KeyAgreement, Role};
@@ -101,15 +104,42 @@ pub(crate) async fn connect(
     Ok(exchange.open(welcome.limits, welcome.catalog, offset, None))
 }
 
-/// The server's part. `on_hello` is called once the client's first frame has arrived.
+/// The server's part, within `patience`. `on_hello` is called once the client's first frame has arrived.
+///
+/// However this fails, the client is told why: one that hears nothing may take us for dead, and try again.
 pub(crate) async fn accept(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ServerAuthorization>,
     catalog: &Catalog,
+    patience: Duration,
     on_hello: impl FnOnce(),
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, true);
+    let answering = answer(&mut exchange, clock, setup, catalog, on_hello);
+    let answered = timeout(patience, answering).await.unwrap_or_else(|_| {
+        let late = format!("no handshake within {patience:?} (with_handshake_timeout)");
+        Err(Error::Closed { reason: CloseReason::Failed(late), maybe_executed: false })
+    });
+    match answered {
+        Ok((limits, offset, identity)) => {
+            Ok(exchange.open(limits, Catalog::default(), offset, identity))
+        }
+        Err(error) => {
+            exchange.leave(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Answers a client's messages; returns its limits, what to add to our clock to get its own, and who it is.
+async fn answer(
+    exchange: &mut Exchange<'_>,
+    clock: fn() -> u64,
+    setup: &Setup<dyn ServerAuthorization>,
+    catalog: &Catalog,
+    on_hello: impl FnOnce(),
+) -> Result<(Limits, u64, Option<Identity>), Error> {
     let (_, content) = exchange.receive(Kind::Hello).await?;
     fail_point::at("hello.taken");
     on_hello();
@@ -150,8 +180,7 @@ pub(crate) async fn accept(
         .encode(&mut body);
     exchange.send(Kind::Welcome, 0, &body).await?;
     fail_point::at("welcome.sent");
-    let (catalog, offset) = (Catalog::default(), confirm.clock_offset);
-    Ok(exchange.open(confirm.limits, catalog, offset, granted.identity))
+    Ok((confirm.limits, confirm.clock_offset, granted.identity))
 }
 
 fn random() -> Result<[u8; NONCE_LEN], Error> {
@@ -208,6 +237,8 @@ struct Exchange<'a> {
     ledger: Arc<Ledger>,
     waiter: &'a mut dyn Waiter,
     peer_gone: bool,
+    /// The last word has been said.
+    refused: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -219,6 +250,7 @@ impl<'a> Exchange<'a> {
             ledger,
             waiter: channel.waiter,
             peer_gone: false,
+            refused: false,
         }
     }
 
@@ -285,11 +317,28 @@ impl<'a> Exchange<'a> {
 
     /// Tells the client why it is turned away; returns the error for our own log.
     async fn refuse(&mut self, refusal: Refusal) -> Error {
+        self.refused = true;
         let (code, text) = refusal.encode();
         if let Err(error) = self.send(Kind::Refuse, code, text.as_bytes()).await {
             return error;
         }
         refusal.into()
+    }
+
+    /// Says goodbye to a client whose handshake has failed: one attempt, as it may read nothing.
+    fn leave(&mut self, error: &Error) {
+        if self.peer_gone || self.refused {
+            return;
+        }
+        self.outbound.clear();
+        let farewell = match error {
+            Error::Closed { reason: CloseReason::Failed(text), .. } => text.clone(),
+            error => error.to_string(),
+        };
+        self.outbound.push_goodbye(&farewell);
+        if let Err(error) = self.outbound.pump(true) {
+            tracing::debug!(%error, "could not say goodbye");
+        }
     }
 
     fn open(
