@@ -16,6 +16,7 @@ mod hostile;
 mod idle;
 mod instances;
 mod introspection;
+mod kill;
 mod peer;
 mod processes;
 mod raw;

@@ -13,7 +13,7 @@ fn read(path: &Path) -> String {
 }
 
 /// Every Rust file of ours, by its path from the root; the macro's test cases have code of no consequence.
-fn sources() -> Vec<(String, String)> {
+pub(crate) fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
         ["src", "crates", "tests/it", "benches", "examples"].map(|top| root().join(top)).into();

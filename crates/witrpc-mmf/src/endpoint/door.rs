@@ -19,7 +19,7 @@ use super::place::{Files, Place, remove};
 use super::places::{Lease, Places};
 use super::sweep::sweep;
 use crate::channel::{Terms, assemble};
-use crate::event::fifo::{self, FifoWaiter, Ringer};
+use crate::event::fifo::{self, FifoWaiter, Process, Ringer};
 use crate::layout::LAYOUT_VERSION;
 use crate::region::{Region, Side};
 
@@ -168,12 +168,15 @@ impl Door {
 
     fn let_in(&self, caller: Caller, lease: Lease) -> Option<Channel> {
         let process = caller.ask.process_id;
+        // In this order: whoever dies before the watch is not there, and whoever dies later is seen by it. The pipe that
+        // we are about to make tells nothing before the client has opened it.
+        let watch = Process::behind(&caller.alive);
         if !caller.is_there() {
             tracing::debug!(process, "a client that waited has gone");
             remove(&caller.files.to_client);
             return None;
         }
-        match self.meet(&caller, lease) {
+        match self.meet(&caller, watch, lease) {
             Ok(channel) => channel,
             Err(error) => {
                 tracing::warn!(process, %error, "a client could not be let in");
@@ -185,10 +188,14 @@ impl Door {
     }
 
     /// Makes all that the connection needs, and only then says so (E3). `None` if the client went meanwhile.
-    fn meet(&self, caller: &Caller, lease: Lease) -> io::Result<Option<Channel>> {
+    fn meet(
+        &self,
+        caller: &Caller,
+        watch: Option<Process>,
+        lease: Lease,
+    ) -> io::Result<Option<Channel>> {
         let files = &caller.files;
         let ringer = Ringer::open(&files.to_client)?;
-        let peer = ringer.watch();
         fifo::make(&files.to_server)?;
         let mut made = Made { files: files.clone(), region: false };
         fail_point::at("door.made_event");
@@ -205,7 +212,7 @@ impl Door {
         if !files.to_client.exists() {
             return Ok(None);
         }
-        tracing::debug!(process = caller.ask.process_id, watched = peer.is_some(), "let in");
+        tracing::debug!(process = caller.ask.process_id, watched = watch.is_some(), "let in");
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(caller.ask.process_id),
@@ -213,7 +220,7 @@ impl Door {
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
         };
-        Ok(Some(assemble(region, ringer, FifoWaiter::new(pipe, peer), terms)))
+        Ok(Some(assemble(region, ringer, FifoWaiter::new(pipe, watch), terms)))
     }
 
     /// All that was asked and not read yet, without the runtime, which may be gone.
@@ -248,7 +255,7 @@ struct Caller {
     /// Whether it was told to wait.
     told: bool,
     /// A writing end of its pipe: if we die, it notices. No reading end, or we could not notice if it dies.
-    _alive: OwnedFd,
+    alive: OwnedFd,
 }
 
 impl Caller {
@@ -261,7 +268,7 @@ impl Caller {
                 }
             })
             .ok()?;
-        Some(Self { ask, files, told: false, _alive: alive })
+        Some(Self { ask, files, told: false, alive })
     }
 
     fn is_there(&self) -> bool {

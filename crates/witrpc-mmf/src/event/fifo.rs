@@ -219,7 +219,7 @@ impl Process {
     /// The process that waits on this pipe. `None` if it is our own, or in a process-id namespace that we cannot see,
     /// or the system has no pidfd.
     #[cfg(target_os = "linux")]
-    fn behind(pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) fn behind(pipe: &OwnedFd) -> Option<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
 
         let holder = holder(pipe)?;
@@ -235,7 +235,7 @@ impl Process {
     }
 
     #[cfg(not(target_os = "linux"))]
-    const fn behind(_pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) const fn behind(_pipe: &OwnedFd) -> Option<Self> {
         None
     }
 }
