@@ -6,9 +6,10 @@
 //! What is random comes from `WITRPC_KILL_SEED`. When things meet is up to the machine.
 
 #![expect(
+    clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "nanoseconds become milliseconds, for reading"
+    reason = "the record of a long run, in milliseconds"
 )]
 
 mod victim;
@@ -27,14 +28,14 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use witrpc::prelude::*;
-use witrpc::{CloseReason, Error, MmfServerTransport};
+use witrpc::{CloseReason, Error, EventError, MmfServerTransport, ReconnectOptions};
 
 use self::victim::{
     Book, End, Fate, Life, Meeting, MortalClient, MortalServer, PATIENCE, Part, Role, Victim,
     exercise, now,
 };
 use self::watched::{Register, Watched};
-use crate::fixture::{Flavor, alone, eventually, files, private_directory, runtime};
+use crate::fixture::{Flavor, alone, block_on, eventually, files, private_directory, runtime};
 use crate::hostile::{Random, setting};
 use crate::tidy::sources;
 
@@ -67,6 +68,77 @@ fn whoever_is_killed_at_whatever_step_the_others_go_on() {
         println!("{}", tally.row(who));
     }
     assert_eq!(named(), reached, "the steps that the library names, and those that are reached");
+}
+
+/// The steps up to the welcome, at which a client is stopped instead of killed.
+#[test]
+fn a_client_stopped_at_any_step_of_being_let_in_holds_nobody_up() {
+    if !alone() {
+        return;
+    }
+    let stage = Stage::new(Who::Client);
+    runtime(Flavor::MultiThread).block_on(async {
+        let plan = stage.rehearse().await;
+        let welcome = plan.names.iter().position(|name| name == "welcome.taken").unwrap();
+        let deadline = Duration::from_millis(300);
+        let (server, register) = stage.server(deadline).await;
+        for step in &plan.names[..=welcome] {
+            // Going on in time, and after the server has let it go.
+            for late in [false, true] {
+                let end = End::Stopped { step: step.clone() };
+                let mut victim = stage.victim(Role::Late, end, Flavor::CurrentThread);
+                within(&format!("{step}: it stops"), || victim.is_stopped()).await;
+                stage.next_client_is_served().await;
+                let seen = register.of(victim.id());
+                if late && seen.came > 0 && step != "welcome.taken" {
+                    let process = victim.id();
+                    let text = format!("{step}: let go, {:?}", register.of(process));
+                    within(&text, || register.of(process).ended == seen.came).await;
+                }
+                victim.go_on();
+                let fate = victim.ends().await;
+                assert!(matches!(fate, Fate::Left), "{step}, late: {late}: {fate:?}");
+                within(&format!("{step}: it leaves"), || server.client_count() == 0).await;
+            }
+        }
+        stage.only_the_living_have_files(&["test.door", "test.lock"]).await;
+        server.shutdown(PATIENCE).await;
+    });
+    assert_eq!(files(&stage.meeting.directory), [""; 0]);
+}
+
+#[test]
+fn a_client_that_reconnects_goes_on_with_the_server_that_was_started_again() {
+    let stage = Stage::new(Who::Server);
+    let reconnects = |options: ReconnectOptions| {
+        options
+            .with_initial_delay(Duration::from_millis(1))
+            .with_max_delay(Duration::from_millis(9))
+    };
+    let client = stage.meeting.client_builder().with_auto_reconnect(reconnects).build().unwrap();
+    block_on(Flavor::MultiThread, async {
+        let mortal: MortalClient = client.get_service();
+        let mut server = stage.victim(Role::Server, End::Outside, Flavor::MultiThread);
+        client.connect(PATIENCE).await.unwrap();
+        let mut ticked = mortal.ticked().subscribe();
+        for round in 0..5 {
+            mortal.tick(round, 1).await.unwrap();
+            assert_eq!(ticked.next().await, Some(Ok(round)));
+            let waiting = tokio::spawn(mortal.wait());
+            while !waiting.is_finished() && mortal.note(round).await.is_err() {}
+            server.kill();
+            server.ends().await;
+            let mut next = stage.victim(Role::Server, End::Outside, Flavor::MultiThread);
+            std::mem::swap(&mut server, &mut next);
+            let lost = waiting.await.unwrap().unwrap_err();
+            assert!(matches!(lost, Error::Closed { reason: CloseReason::PeerGone, .. }), "{lost}");
+            assert_eq!(ticked.next().await, Some(Err(EventError::Reconnected)));
+        }
+        mortal.leave().await.unwrap();
+        assert!(matches!(server.ends().await, Fate::Left));
+        client.disconnect().await;
+    });
+    assert_eq!(files(&stage.meeting.directory), [""; 0]);
 }
 
 /// The steps that the library names.
@@ -205,7 +277,7 @@ impl Stage {
         let began = std::time::Instant::now();
         let mut victim = match self.who {
             Who::Client => {
-                let (server, _) = self.server().await;
+                let (server, _) = self.server(PATIENCE).await;
                 let mut victim = self.victim(Role::Client, End::InGoodOrder, Flavor::CurrentThread);
                 assert!(matches!(victim.ends().await, Fate::Left));
                 server.shutdown(PATIENCE).await;
@@ -238,11 +310,12 @@ impl Stage {
     }
 
     /// A server of this process, and what is seen of its clients.
-    async fn server(&self) -> (WitServer, Register) {
+    async fn server(&self, handshake: Duration) -> (WitServer, Register) {
         let register = Register::default();
         let inner = MmfServerTransport::new(self.meeting.file());
         let transport = Watched { inner, register: register.clone() };
         let builder = WitServerBuilder::new().with_transport(transport);
+        let builder = builder.with_handshake_timeout(handshake);
         let builder = builder.with_service(MortalServer::new(Life::new(None)));
         let server = builder.build().unwrap();
         server.start_waiting_for_connection().await.unwrap();
@@ -250,7 +323,7 @@ impl Stage {
     }
 
     async fn clients_die(&self, plan: &Plan, rounds: u64, random: &mut Random) -> Tally {
-        let (server, register) = self.server().await;
+        let (server, register) = self.server(PATIENCE).await;
         let witness = Witness::start(&self.meeting).await;
         let mut tally = Tally::default();
         let mut before = None;
@@ -287,7 +360,8 @@ impl Stage {
         let client = self.meeting.client();
         client.connect(PATIENCE).await.unwrap();
         let mortal: MortalClient = client.get_service();
-        assert_eq!(mortal.note(7).await.unwrap(), 7);
+        let answer = timeout(PATIENCE, mortal.note(7)).await.expect("a call hangs");
+        assert_eq!(answer.unwrap(), 7);
         client.disconnect().await;
     }
 
@@ -369,7 +443,8 @@ impl Stage {
             next.start_waiting_for_connection().await.unwrap();
             self.next_client_is_served().await;
             assert_eq!(files(&self.meeting.directory), ["test.door", "test.lock"]);
-            next.shutdown(PATIENCE).await;
+            let down = timeout(PATIENCE * 2, next.shutdown(PATIENCE)).await;
+            down.expect("a shutdown hangs");
             assert_eq!(files(&self.meeting.directory), [""; 0]);
         }
         tally
@@ -506,10 +581,22 @@ impl Holdings {
         }
     }
 
+    /// As little as this process holds for a while: what is being taken down may take a moment.
+    async fn at_rest() -> Self {
+        let mut rest = Self::now(anonymous_memory());
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = Self::now(rest.memory);
+            rest.descriptors = rest.descriptors.min(now.descriptors);
+            rest.regions = rest.regions.min(now.regions);
+        }
+        rest
+    }
+
     /// The first call tells what is to be so from then on.
     async fn are_as_before(before: &mut Option<Self>, text: &str) {
         match before {
-            None => *before = Some(Self::now(anonymous_memory())),
+            None => *before = Some(Self::at_rest().await),
             Some(before) => {
                 let memory = before.memory;
                 let text = format!("{text}: as before: {before:?}");

@@ -129,3 +129,15 @@ fn pure_modules_touch_no_clock_lock_task_or_handle() {
         }
     }
 }
+
+/// A clock that somebody sets back changes no deadline: nothing reads one that can be set.
+#[test]
+fn nothing_reads_the_time_of_day() {
+    let library =
+        |(name, _): &(String, String)| name.starts_with("crates/") || name.starts_with("src/");
+    for (name, text) in sources().into_iter().filter(library) {
+        for clock in ["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "gettimeofday"] {
+            assert!(!text.contains(clock), "{name} reads {clock}");
+        }
+    }
+}

@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, Semaphore};
 use witrpc::prelude::*;
-use witrpc::{Error, Event, EventError, Subscription, WitClient, WitServer};
+use witrpc::{CloseReason, Error, Event, EventError, Subscription};
 use witrpc_core::fail_point;
 
 use crate::fixture::{Flavor, private_directory, runtime};
@@ -106,6 +106,8 @@ pub(super) enum End {
     Step { step: String, nth: u64 },
     /// Killed at this step of all that it reaches, from 0.
     Hit(u64),
+    /// Stopped, not killed, when it first reaches this step.
+    Stopped { step: String },
     /// Goes on until it is killed by its parent.
     Outside,
 }
@@ -117,6 +119,8 @@ pub(super) enum Role {
     Server,
     /// A client whose server is killed as well: it just tries again.
     Mourner,
+    /// A client that may be too late for the handshake: it is told so.
+    Late,
 }
 
 /// A child's part.
@@ -145,10 +149,13 @@ impl Meeting {
             .with_size(REGION)
     }
 
-    pub(super) fn client(&self) -> WitClient {
+    pub(super) fn client_builder(&self) -> WitClientBuilder {
         let builder = WitClientBuilder::new().with_memory_mapped_file(self.file());
-        let builder = if self.encrypted { builder.with_encryption() } else { builder };
-        builder.build().unwrap()
+        if self.encrypted { builder.with_encryption() } else { builder }
+    }
+
+    pub(super) fn client(&self) -> WitClient {
+        self.client_builder().build().unwrap()
     }
 
     pub(super) fn server(&self, life: &Life) -> WitServer {
@@ -197,6 +204,19 @@ impl Victim {
         // It may be dead already, at its step.
         self.killed = Some(now());
         self.child.start_kill().unwrap();
+    }
+
+    /// Whether a signal has stopped it.
+    pub(super) fn is_stopped(&self) -> bool {
+        let stat = read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // The state follows the name, which is in parentheses.
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    }
+
+    /// `SIGCONT`.
+    pub(super) fn go_on(&self) {
+        let process = Pid::from_raw(self.id().cast_signed()).unwrap();
+        kill_process(process, Signal::CONT).unwrap();
     }
 
     /// Waits for its end, which is one of those that there may be.
@@ -254,6 +274,14 @@ fn reached(step: &'static str) {
         End::Step { step: fatal_step, nth } => {
             step == fatal_step && fatal.passed.fetch_add(1, Ordering::SeqCst) == *nth
         }
+        End::Stopped { step: fatal_step } => {
+            if step == fatal_step && fatal.passed.fetch_add(1, Ordering::SeqCst) == 0 {
+                kill_process(getpid(), Signal::STOP).unwrap();
+                // The signal takes a thread of its choice; this one is not to get on before it has taken all.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            false
+        }
         End::Hit(nth) => hit == *nth,
         End::Outside => false,
     };
@@ -302,6 +330,13 @@ fn perform(part: &Part) {
                 }
             },
             Role::Mourner => while client(&part.meeting).await.is_err() || forever {},
+            Role::Late => match client(&part.meeting).await {
+                Ok(()) => {}
+                Err(Error::Closed { reason: CloseReason::Peer(reason), .. }) => {
+                    assert!(reason.contains("with_handshake_timeout"), "{reason}");
+                }
+                Err(error) => panic!("{error}"),
+            },
             Role::Server => server(part).await,
         }
     });

@@ -5,6 +5,7 @@
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use witrpc_core::transport::Channel;
@@ -12,6 +13,7 @@ use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::door::read_some;
+use super::fault::{failed, failed_at_server};
 use super::meeting::{ANSWER_SIZE, Answer, Ask, MEETING_VERSION};
 use super::place::{Files, Place, remove};
 use crate::channel::{Terms, assemble};
@@ -77,7 +79,7 @@ impl Search<'_> {
     async fn attempt(&mut self, deadline: Instant) -> Result<Option<Channel>, Error> {
         let knocked = self.knock();
         let knocked = knocked.map_err(|error| {
-            Error::io(format!("knocking at {}", self.place.door().display()), &error)
+            failed(format!("knocking at {}", self.place.door().display()), &error)
         });
         let Some(mut knock) = (if self.place.check()? { knocked? } else { None }) else {
             self.busy = None;
@@ -94,12 +96,13 @@ impl Search<'_> {
             }
             Some(Answer::Failed { system_error }) => {
                 let error = i32::try_from(system_error).unwrap_or(0);
+                let error = Errno::from_raw_os_error(error);
                 let context = format!(
                     "the server of {:?} could not make a connection's files in {}",
                     self.file.name,
                     self.place.directory().display()
                 );
-                Err(Error::io(context, &io::Error::from_raw_os_error(error)))
+                Err(failed_at_server(context, error))
             }
             Some(Answer::Crowded { max_clients } | Answer::Wait { max_clients }) => {
                 self.busy = Some(max_clients);
@@ -194,7 +197,7 @@ impl Search<'_> {
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
             Err(error) => {
                 let region = left.files.region.display();
-                return Err(Error::io(format!("entering {region}"), &error));
+                return Err(failed(format!("entering {region}"), &error));
             }
         };
         left.entered = true;

@@ -4,18 +4,28 @@
 //! what was asked, and each step towards a client is a system call that does not block. What a client that was let
 //! in does next is bounded by the handshake deadline of the layers above.
 
-use std::{collections::VecDeque, future::poll_fn, io, os::fd::OwnedFd, path::Path, pin::Pin};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    future::poll_fn,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
+    path::Path,
+    pin::Pin,
+};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
+use super::fault::{failed, is_out_of_descriptors};
 use super::lock::Lock;
 use super::meeting::{Answer, Ask, Asks, MEETING_VERSION};
-use super::place::{Files, Place, remove};
+use super::place::{Files, Place, names, remove};
 use super::places::{Lease, Places};
 use super::sweep::sweep;
 use crate::channel::{Terms, assemble};
@@ -37,7 +47,9 @@ pub struct Door {
     places: Places,
     pipe: pipe::Receiver,
     /// A writer of our own, so that the pipe has no end when no client has it open.
-    _writer: OwnedFd,
+    writer: File,
+    /// Given up when the process has no more descriptors, so that a client can still be told so.
+    spare: Option<File>,
     asks: Asks,
     /// In the order of asking.
     queue: VecDeque<Caller>,
@@ -61,13 +73,13 @@ impl Door {
         sweep(&place);
         place.check_room(file.size)?;
         let path = place.door();
-        remove(&path);
+        clear(&path)?;
         places.post_in(Some(lock.reopen()?));
         fail_point::at("door.recorded");
         let (pipe, writer) = Self::make(&path).map_err(|error| {
             places.post_in(None);
             remove(&path);
-            Error::io(format!("the door {}", path.display()), &error)
+            failed(format!("the door {}", path.display()), &error)
         })?;
         tracing::debug!(endpoint = file.name, directory = %place.directory().display(), "listening");
         Ok(Self {
@@ -75,20 +87,21 @@ impl Door {
             place,
             places: places.clone(),
             pipe,
-            _writer: writer,
+            spare: writer.try_clone().ok(),
+            writer,
             asks: Asks::default(),
             queue: VecDeque::new(),
             _lock: lock,
         })
     }
 
-    fn make(path: &Path) -> io::Result<(pipe::Receiver, OwnedFd)> {
+    fn make(path: &Path) -> io::Result<(pipe::Receiver, File)> {
         fifo::make(path)?;
         fail_point::at("door.made");
         let pipe = fifo::open_end(path, OFlags::RDONLY)?;
         fail_point::at("door.opened");
         let writer = fifo::open_end(path, OFlags::WRONLY)?;
-        Ok((fifo::register(pipe)?, writer))
+        Ok((fifo::register(pipe)?, writer.into()))
     }
 
     /// Waits for a client, and for a place for it, and lets it in. Nothing is lost if the future is dropped.
@@ -131,9 +144,13 @@ impl Door {
 
     fn tell_to_wait(&mut self) {
         let answer = Answer::Wait { max_clients: self.file.max_clients };
-        for caller in self.queue.iter_mut().rev().take_while(|caller| !caller.told) {
+        let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told);
+        let untold = untold.map(|caller| {
             caller.told = true;
-            caller.answer(answer);
+            caller.files.clone()
+        });
+        for files in untold.collect::<Vec<_>>() {
+            self.answer(&files, answer);
         }
     }
 
@@ -151,22 +168,30 @@ impl Door {
     }
 
     fn enqueue(&mut self, ask: Ask) {
-        let Some(caller) = Caller::look(ask, self.place.files(&ask.nonce)) else {
-            return tracing::debug!(process = ask.process_id, "a client asked and went");
+        let files = self.place.files(&ask.nonce);
+        let caller = match Caller::look(ask, &files) {
+            Ok(caller) => caller,
+            Err(error) if fifo::is_nobody(&error) => {
+                return tracing::debug!(process = ask.process_id, "a client asked and went");
+            }
+            Err(error) => {
+                tracing::warn!(%error, process = ask.process_id, "a client cannot be waited for");
+                return self.fail(&files, &error);
+            }
         };
         if ask.version != MEETING_VERSION {
             tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
-            return caller.answer(Answer::Refused { version: MEETING_VERSION });
+            return self.answer(&caller.files, Answer::Refused { version: MEETING_VERSION });
         }
         if self.queue.len() >= LONGEST_QUEUE {
-            return caller.answer(Answer::Crowded { max_clients: self.file.max_clients });
+            return self.answer(&files, Answer::Crowded { max_clients: self.file.max_clients });
         }
         if self.queue.iter().all(|waiting| waiting.ask.nonce != ask.nonce) {
             self.queue.push_back(caller);
         }
     }
 
-    fn let_in(&self, caller: Caller, lease: Lease) -> Option<Channel> {
+    fn let_in(&mut self, caller: Caller, lease: Lease) -> Option<Channel> {
         let process = caller.ask.process_id;
         // In this order: whoever dies before the watch is not there, and whoever dies later is seen by it. The pipe that
         // we are about to make tells nothing before the client has opened it.
@@ -180,8 +205,7 @@ impl Door {
             Ok(channel) => channel,
             Err(error) => {
                 tracing::warn!(process, %error, "a client could not be let in");
-                let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
-                caller.answer(Answer::Failed { system_error: system_error.unwrap_or(0) });
+                self.fail(&caller.files, &error);
                 None
             }
         }
@@ -223,6 +247,27 @@ impl Door {
         Ok(Some(assemble(region, ringer, FifoWaiter::new(pipe, watch), terms)))
     }
 
+    fn fail(&mut self, files: &Files, error: &io::Error) {
+        let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+        self.answer(files, Answer::Failed { system_error: system_error.unwrap_or(0) });
+    }
+
+    /// Tells a client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
+    fn answer(&mut self, files: &Files, answer: Answer) {
+        let tell = || Ringer::open(&files.to_client).and_then(|pipe| pipe.write(&answer.encode()));
+        let mut told = tell();
+        if told.as_ref().is_err_and(is_out_of_descriptors) {
+            drop(self.spare.take());
+            told = tell();
+        }
+        if self.spare.is_none() {
+            self.spare = self.writer.try_clone().ok();
+        }
+        if let Err(error) = told {
+            tracing::debug!(%error, "a client could not be answered");
+        }
+    }
+
     /// All that was asked and not read yet, without the runtime, which may be gone.
     fn take_in_the_rest(&mut self) {
         let mut chunk = [0; CHUNK];
@@ -237,11 +282,15 @@ impl Drop for Door {
         self.places.post_in(None);
         fail_point::at("door.closing");
         // No more asks after this, but by who has the pipe open already: such a client sees its door gone.
-        remove(&self.place.door());
+        let path = self.place.door();
+        let facts = self.writer.metadata();
+        if facts.is_ok_and(|facts| names(&path, &facts).unwrap_or(false)) {
+            remove(&path);
+        }
         fail_point::at("door.removed");
         self.take_in_the_rest();
-        for caller in &self.queue {
-            caller.answer(Answer::Stopped);
+        for caller in std::mem::take(&mut self.queue) {
+            self.answer(&caller.files, Answer::Stopped);
         }
         tracing::debug!(endpoint = self.file.name, "no longer listening");
     }
@@ -259,30 +308,32 @@ struct Caller {
 }
 
 impl Caller {
-    /// `None` if the client has gone already.
-    fn look(ask: Ask, files: Files) -> Option<Self> {
-        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY)
-            .inspect_err(|error| {
-                if !fifo::is_nobody(error) {
-                    tracing::warn!(%error, process = ask.process_id, "a client cannot be answered");
-                }
-            })
-            .ok()?;
-        Some(Self { ask, files, told: false, alive })
+    /// # Errors
+    ///
+    /// Whatever the system says; also if the client has gone already.
+    fn look(ask: Ask, files: &Files) -> io::Result<Self> {
+        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY)?;
+        Ok(Self { ask, files: files.clone(), told: false, alive })
     }
 
+    /// Also if there is no telling: then letting it in fails, for a reason that it hears.
     fn is_there(&self) -> bool {
-        fifo::has_reader(&self.files.to_client).unwrap_or(false)
+        fifo::has_reader(&self.files.to_client).unwrap_or(true)
     }
+}
 
-    /// Tells the client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
-    fn answer(&self, answer: Answer) {
-        let told =
-            Ringer::open(&self.files.to_client).and_then(|pipe| pipe.write(&answer.encode()));
-        if let Err(error) = told {
-            tracing::debug!(%error, process = self.ask.process_id, "a client could not be answered");
+/// Removes the door that a killed server left; anything else that has its name is not ours. `[seg.file.foreign]`
+fn clear(path: &Path) -> Result<(), Error> {
+    match path.symlink_metadata() {
+        Ok(facts) if facts.file_type().is_fifo() => remove(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(path.display().to_string(), &error)),
+        Ok(_) => {
+            let foreign = io::Error::from(Errno::EXIST);
+            return Err(failed(format!("the door {}", path.display()), &foreign));
         }
     }
+    Ok(())
 }
 
 /// The files of a connection that is being made. Dropped when the client's first frame has come, or when it never
