@@ -16,6 +16,7 @@ crate::instances::instantiate![
     without_reconnect_a_lost_connection_stays_lost,
     a_server_that_shuts_down_lets_calls_finish,
     a_shutdown_ends_with_its_grace,
+    the_load_can_be_asked_for_at_any_time,
 ];
 
 #[witrpc::service]
@@ -182,4 +183,36 @@ async fn a_shutdown_ends_with_its_grace(fixture: Arc<Fixture>) {
     let lost = waiting.await.unwrap().unwrap_err();
     assert!(matches!(lost, Error::Closed { maybe_executed: true, .. }), "{lost}");
     assert_eq!(server.client_count(), 0);
+}
+
+/// From threads of their own, while calls are under way and connections come and go.
+async fn the_load_can_be_asked_for_at_any_time(fixture: Arc<Fixture>) {
+    let server = Arc::new(fixture.server().await);
+    let client = fixture.client().await;
+    let over = Arc::new(AtomicU32::new(0));
+    let ask = |look: Box<dyn Fn() + Send>| {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || {
+            while over.load(Ordering::SeqCst) == 0 {
+                look();
+            }
+        })
+    };
+    let (asked, asking) = (Arc::clone(&server), client.clone());
+    let threads = [
+        ask(Box::new(move || drop(asked.load()))),
+        ask(Box::new(move || {
+            let _: witrpc::Load = asking.load();
+        })),
+    ];
+    let calc: CalcClient = client.get_service();
+    for round in 0..30 {
+        let calls: Vec<_> = (0..20).map(|i| tokio::spawn(calc.add(round, i))).collect();
+        for (i, call) in (0..).zip(calls) {
+            assert_eq!(call.await.unwrap().unwrap(), round + i);
+        }
+        client.reconnect(GUARD).await.unwrap();
+    }
+    over.store(1, Ordering::SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -353,15 +353,15 @@ impl Connection {
 
     /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        Load {
-            calls: lock(&self.pending).len(),
-            partial_messages: lock(&self.receiving)
-                .as_ref()
-                .map_or(0, |r| r.inbound.partial_count()),
-            handlers: self.served.len(),
-            subscriptions: lock(&self.feeds).len() + lock(&self.sinks).len(),
-            queued_bytes: self.queued(),
-        }
+        // One lock at a time: a guard within the literal would be held until its end, and these are in no order.
+        let calls = lock(&self.pending).len();
+        let partial_messages =
+            lock(&self.receiving).as_ref().map_or(0, |r| r.inbound.partial_count());
+        let handlers = self.served.len();
+        let feeds = lock(&self.feeds).len();
+        let sinks = lock(&self.sinks).len();
+        let queued_bytes = self.queued();
+        Load { calls, partial_messages, handlers, subscriptions: feeds + sinks, queued_bytes }
     }
 }
 
