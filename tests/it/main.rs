@@ -17,6 +17,7 @@ mod hostile;
 mod idle;
 mod instances;
 mod introspection;
+mod kill;
 mod load;
 mod peer;
 mod processes;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -294,6 +294,25 @@ impl Peer {
     /// A line of the child; `None` once it has closed its end.
     pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
         self.link.as_mut().unwrap().receive().await
+    }
+
+    /// `SIGSTOP`.
+    pub(crate) async fn stop(&self) {
+        kill_process(self.process(), Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", self.id());
+        // The state follows the name, which is in parentheses.
+        let state =
+            || std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1[..1].to_owned();
+        eventually("it is stopped", || state() == "T").await;
+    }
+
+    /// `SIGCONT`.
+    pub(crate) fn go_on(&self) {
+        kill_process(self.process(), Signal::CONT).unwrap();
+    }
+
+    fn process(&self) -> Pid {
+        Pid::from_raw(self.id().cast_signed()).unwrap()
     }
 
     /// `SIGKILL`.

@@ -22,6 +22,7 @@ crate::instances::instantiate![
     calls_are_repeated_until_a_server_is_back,
     only_idempotent_calls_are_repeated_once_they_may_have_run,
     repeating_ends_with_the_attempts_or_the_deadline,
+    the_load_can_be_asked_for_at_any_time,
 ];
 
 #[witrpc::service]
@@ -331,4 +332,36 @@ async fn an_unread_subscription_does_not_grow_with_every_connection(fixture: Arc
     assert_eq!(values + lost, u64::from(CONNECTIONS * VALUES), "nothing goes unseen");
     assert!((KEPT..=KEPT + u64::from(VALUES)).contains(&values), "{values} were kept");
     assert!(marks <= CONNECTIONS, "{marks} marks");
+}
+
+/// From threads of their own, while calls are under way and connections come and go.
+async fn the_load_can_be_asked_for_at_any_time(fixture: Arc<Fixture>) {
+    let server = Arc::new(fixture.server().await);
+    let client = fixture.client().await;
+    let over = Arc::new(AtomicU32::new(0));
+    let ask = |look: Box<dyn Fn() + Send>| {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || {
+            while over.load(Ordering::SeqCst) == 0 {
+                look();
+            }
+        })
+    };
+    let (asked, asking) = (Arc::clone(&server), client.clone());
+    let threads = [
+        ask(Box::new(move || drop(asked.load()))),
+        ask(Box::new(move || {
+            let _: witrpc::Load = asking.load();
+        })),
+    ];
+    let calc: CalcClient = client.get_service();
+    for round in 0..30 {
+        let calls: Vec<_> = (0..20).map(|i| tokio::spawn(calc.add(round, i))).collect();
+        for (i, call) in (0..).zip(calls) {
+            assert_eq!(call.await.unwrap().unwrap(), round + i);
+        }
+        client.reconnect(GUARD).await.unwrap();
+    }
+    over.store(1, Ordering::SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

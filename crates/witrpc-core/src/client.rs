@@ -16,7 +16,7 @@ use crate::driver;
 #[cfg(feature = "json")]
 use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
-use crate::exchange::{self, ChannelHalves, Setup};
+use crate::exchange::{self, ChannelHalves, Opened, Rest, Setup};
 use crate::feed::{self, Feed};
 use crate::handshake::Catalog;
 use crate::introspection::{self, ServerDescription};
@@ -25,10 +25,12 @@ use crate::retry::RetryPolicy;
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
-use crate::transport::ClientTransport;
+use crate::transport::{ClientTransport, Waiter};
 
 /// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
+/// Before knocking again when a server has died during the handshake: one that dies of it is not to be hammered.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
 ///
@@ -189,28 +191,48 @@ impl ClientCore {
         if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
             return Ok(());
         }
+        let (opened, rest, waiter) = loop {
+            match self.open(deadline, timeout).await {
+                // It was killed, or dropped, half-way. The next one may be starting already.
+                Err(Error::Closed { reason: CloseReason::PeerGone, .. })
+                    if tokio::time::Instant::now() + AGAIN < deadline =>
+                {
+                    tracing::debug!(endpoint = self.endpoint(), "the server went away meanwhile");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                opened => break opened?,
+            }
+        };
+        let limits = self.setup.limits;
+        let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
+        let codec = self.setup.codec.clone();
+        let keep_feeds = self.habits.reconnect.is_some();
+        let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
+        self.install(&connection);
+        self.set_state(ClientState::Connected);
+        tokio::spawn(drive(Weak::clone(&self.this), Arc::clone(&connection), waiter));
+        tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
+        Ok(())
+    }
+
+    /// One attempt: a channel, and the handshake over it.
+    async fn open(
+        &self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<(Opened, Rest, Box<dyn Waiter>), Error> {
         let channel = self.transport.connect(deadline).await?;
         let mut waiter = None;
-        let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
+        let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
         let opened = tokio::time::timeout_at(
             deadline,
             exchange::connect(halves, &self.setup, &self.catalog),
         )
         .await
         .map_err(|_| Error::TimedOut { after: timeout })??;
-        (rest.on_first_frame)();
-        let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
-        let limits = self.setup.limits;
-        let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
-        let codec = self.setup.codec.clone();
-        let keep_feeds = self.habits.reconnect.is_some();
-        let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
+        std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()))();
         let Some(waiter) = waiter else { unreachable!("split() put it there") };
-        self.install(&connection);
-        self.set_state(ClientState::Connected);
-        tokio::spawn(drive(Weak::clone(&self.this), Arc::clone(&connection), waiter));
-        tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
-        Ok(())
+        Ok((opened, rest, waiter))
     }
 
     /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one.
@@ -236,11 +258,7 @@ impl ClientCore {
     }
 }
 
-async fn drive(
-    client: Weak<ClientCore>,
-    connection: Arc<Connection>,
-    waiter: Box<dyn crate::transport::Waiter>,
-) {
+async fn drive(client: Weak<ClientCore>, connection: Arc<Connection>, waiter: Box<dyn Waiter>) {
     let span = tracing::info_span!("connection", id = connection.peer.connection_id);
     driver::drive(Arc::clone(&connection), waiter).instrument(span).await;
     match connection.closed() {
@@ -276,7 +294,8 @@ impl WitClient {
         Arc::clone(&self.core)
     }
 
-    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
+    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room, or for the next one if it
+    /// dies meanwhile. Does nothing if connected.
     ///
     /// The connection is driven by the runtime that this is called on.
     ///

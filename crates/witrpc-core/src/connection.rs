@@ -39,6 +39,7 @@ use crate::context::Peer;
 use crate::error::{CloseReason, Error};
 use crate::event::Registration;
 use crate::exchange::{Opened, Rest};
+use crate::fail_point;
 use crate::feed::{Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
@@ -255,6 +256,7 @@ impl Connection {
     ) -> Result<CallId, Error> {
         let id = lock(&self.pending).insert(waker.clone());
         let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
+        fail_point::at("call.begun");
         let request =
             Outgoing::new(Kind::Request, id.0, content, (route.0, route.1, deadline), permit);
         self.send(|outbound| {

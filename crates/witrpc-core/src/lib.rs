@@ -32,6 +32,8 @@ mod dynamic;
 mod error;
 mod event;
 mod exchange;
+#[doc(hidden)]
+pub mod fail_point;
 mod feed;
 mod frame;
 #[cfg(all(feature = "json", any(test, fuzzing)))]

@@ -23,6 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::buffers;
 use crate::cipher::Sealer;
 use crate::error::Error;
+use crate::fail_point;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
 use crate::message::{Content, HEAD_LEN};
@@ -486,6 +487,7 @@ impl Outbound {
                 Lane::Events => self.events.pop_front(),
                 Lane::Small => self.small.pop_front(),
             };
+            fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
             buffers::give(sent.map(|message| message.first).unwrap_or_default());
         }
     }
@@ -544,6 +546,7 @@ impl Outbound {
         if !self.link.push(&header, payload, spare)? {
             return Ok((None, Some(message)));
         }
+        fail_point::at("chunk.pushed");
         if len == chunk {
             self.link.sender.publish()?;
         }
@@ -569,6 +572,7 @@ impl Outbound {
             return Ok(Pumped::Full);
         }
         self.goodbye = None;
+        fail_point::at("goodbye.pushed");
         Ok(Pumped::Done)
     }
 

@@ -20,6 +20,7 @@ use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
+use witrpc_core::fail_point;
 
 use crate::access::Access;
 use crate::layout::{
@@ -80,6 +81,7 @@ impl Region {
         access: Access,
     ) -> io::Result<Self> {
         access.open_up(&file)?;
+        fail_point::at("region.made");
         // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
         loop {
             match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
@@ -88,6 +90,7 @@ impl Region {
             }
         }
         let region = Self::map(&file, geometry)?;
+        fail_point::at("region.mapped");
         region.write_header(&layout::encode_header(&geometry, instance));
         Ok(region)
     }

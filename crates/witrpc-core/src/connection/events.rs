@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Connection, lock};
 use crate::context::CallContext;
 use crate::error::Error;
+use crate::fail_point;
 use crate::feed::Feed;
 use crate::frame::Kind;
 use crate::ledger::Charge;
@@ -44,6 +45,7 @@ impl Connection {
         drop(feeds);
         let payload = subscription(service, event, self.window);
         self.send(|outbound| outbound.push_control_with(Kind::Subscribe, u64::from(id), payload));
+        fail_point::at("subscribe.sent");
     }
 
     pub(crate) fn unsubscribe(&self, id: u32) {
@@ -75,6 +77,7 @@ impl Connection {
         let never =
             |_| Error::Protocol("a value of an event that was not subscribed to".to_owned());
         let feed = lock(&self.feeds).get(id).map_err(never)?.cloned();
+        fail_point::at("event.taken");
         // One that was dropped a moment ago: what was under way is of no interest.
         let Some(feed) = feed else { return Ok(()) };
         feed.push(head.stamp, content, charge, self.window)
@@ -144,6 +147,7 @@ impl Connection {
             match self.served.subscribe(service, event, EventSink(Arc::clone(&sink))) {
                 Some(registration) => {
                     sinks.insert(id32, (sink, registration));
+                    fail_point::at("subscribe.taken");
                     None
                 }
                 None => Some("the server has no such event of its own".to_owned()),
