@@ -41,8 +41,8 @@ use crate::tidy::sources;
 
 /// A few seconds' worth, and each step at least once.
 const ROUNDS: u64 = 100;
-/// Nanoseconds; what takes longer is told.
-const SLOW: u64 = 20_000_000;
+/// Nanoseconds: what is promised. What takes longer is told, and is no failure on a busy machine.
+const SLOW: u64 = 100_000_000;
 /// What an allocator and a runtime's threads may keep.
 const SLACK: u64 = 8 << 20;
 
