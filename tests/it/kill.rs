@@ -41,8 +41,8 @@ use crate::tidy::sources;
 
 /// A few seconds' worth, and each step at least once.
 const ROUNDS: u64 = 100;
-/// Nanoseconds; what takes longer is told.
-const SLOW: u64 = 20_000_000;
+/// Nanoseconds: what is promised. What takes longer is told, and is no failure on a busy machine.
+const SLOW: u64 = 100_000_000;
 /// What an allocator and a runtime's threads may keep.
 const SLACK: u64 = 8 << 20;
 
@@ -92,8 +92,10 @@ fn a_client_stopped_at_any_step_of_being_let_in_holds_nobody_up() {
                 let seen = register.of(victim.id());
                 if late && seen.came > 0 && step != "welcome.taken" {
                     let process = victim.id();
-                    let text = format!("{step}: let go, {:?}", register.of(process));
-                    within(&text, || register.of(process).ended == seen.came).await;
+                    // Some steps it may first reach when it is connected.
+                    let let_go =
+                        || register.of(process).ended == seen.came || server.client_count() == 1;
+                    within(&format!("{step}: it is let go"), let_go).await;
                 }
                 victim.go_on();
                 let fate = victim.ends().await;
@@ -134,7 +136,7 @@ fn a_client_that_reconnects_goes_on_with_the_server_that_was_started_again() {
             assert!(matches!(lost, Error::Closed { reason: CloseReason::PeerGone, .. }), "{lost}");
             assert_eq!(ticked.next().await, Some(Err(EventError::Reconnected)));
         }
-        mortal.leave().await.unwrap();
+        asked_to_leave(&mortal).await;
         assert!(matches!(server.ends().await, Fate::Left));
         client.disconnect().await;
     });
@@ -290,7 +292,7 @@ impl Stage {
                 let mortal: MortalClient = client.get_service();
                 let mut ticked = mortal.ticked().subscribe();
                 exercise(&mortal, &mut ticked, &mut Book::default()).await.unwrap();
-                mortal.leave().await.unwrap();
+                asked_to_leave(&mortal).await;
                 assert!(matches!(victim.ends().await, Fate::Left));
                 victim
             }
@@ -514,6 +516,13 @@ async fn survive(
         Error::Closed { reason: CloseReason::Peer(_), .. } => None,
         error => panic!("{error:?}"),
     }
+}
+
+/// The server ends in good order; its answer may be that it is gone already.
+async fn asked_to_leave(mortal: &MortalClient) {
+    let answer = mortal.leave().await;
+    let gone = |error: &Error| matches!(error, Error::Closed { reason: CloseReason::Peer(_), .. });
+    assert!(answer.as_ref().err().is_none_or(gone), "{answer:?}");
 }
 
 /// What the server noted, and what its client was told of it.

@@ -140,10 +140,14 @@ impl ClientCore {
     fn install(&self, connection: &Arc<Connection>) {
         let mut feeds = lock(&self.feeds);
         feeds.retain(|feed| feed.upgrade().is_some_and(|feed| !feed.is_ended()));
+        // Locked meanwhile: who hears that its subscription goes on, and calls, is to find this connection and not the last.
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         for feed in feeds.iter().filter_map(Weak::upgrade) {
             connection.subscribe(&feed);
         }
-        drop(self.replace(Some(Arc::clone(connection))));
+        let last = current.replace(Arc::clone(connection));
+        drop(current);
+        drop(last);
     }
 
     fn replace(&self, connection: Option<Arc<Connection>>) -> Option<Arc<Connection>> {
