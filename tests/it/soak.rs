@@ -153,6 +153,7 @@ fn soak(encrypted: bool) {
 
 /// A child, and how it has been.
 struct Process {
+    name: String,
     peer: Peer,
     first: Vitals,
     last: Vitals,
@@ -164,13 +165,15 @@ impl Process {
         let mut peer = Peer::start(&Part::player(&plan.directory, flavor, scenario));
         peer.tell(plan);
         let first: Vitals = peer.hear().await.expect("the child has gone");
-        Self { peer, last: first.clone(), first, anonymous: Vec::new() }
+        let name = format!("{scenario} {}, process {}", plan.worker, peer.id());
+        Self { name, peer, last: first.clone(), first, anonymous: Vec::new() }
     }
 
     async fn command(&mut self, command: Command) {
         self.peer.tell(&command);
         let answer = tokio::time::timeout(GUARD, self.peer.hear()).await;
-        self.last = answer.expect("a child hangs").expect("a child has gone");
+        let answer = answer.unwrap_or_else(|_| panic!("{} hangs: {command:?}", self.name));
+        self.last = answer.unwrap_or_else(|| panic!("{} has gone: {command:?}", self.name));
         assert_eq!(self.last.rescues, 0, "wake-ups were lost");
         assert!(self.last.anonymous_kib < MOST_ANONYMOUS, "{:?}", self.last);
         self.anonymous.push(self.last.anonymous_kib);
@@ -323,9 +326,8 @@ impl Soak {
         ]) {
             assert!(count > 0, "there were no {what}");
         }
-        for (name, process) in
-            [("server", server)].into_iter().chain(workers.iter().map(|worker| ("worker", worker)))
-        {
+        for process in [server].into_iter().chain(workers) {
+            let name = &process.name;
             eprintln!(
                 "soak: {name}: anonymous memory {} KiB at first, {} at most, {:+} from the second quarter to the last",
                 process.first.anonymous_kib,

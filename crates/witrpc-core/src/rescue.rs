@@ -1,7 +1,7 @@
 //! Looks, in tests, for work that no wake-up announced.
 //!
 //! A connection sleeps without a timer, so a wake-up that is lost is a hang, or a delay that nobody can explain. While
-//! [`look_every`] is on, the [driver](crate::driver) also wakes by a timer, looks whether something has been overlooked,
+//! [`look_every`] is on, the driver also wakes by a timer, looks whether something has been overlooked,
 //! and if so counts it ([`count`]), warns, and goes on with it: a rescue. It is off unless a test turns it on.
 //!
 //! # Why a rescue is no false alarm
@@ -9,7 +9,7 @@
 //! - The look changes nothing: the sleeper is not polled, nothing is armed or taken, so the peer sees the sleep that it
 //!   would have seen without the timer. Whether the sleeper itself was woken is told by a waker of its own.
 //! - Work that is there may have its wake-up under way: the peer publishes first and rings afterwards. So one look
-//!   is only a suspicion. It takes [`LOOKS`] looks in a row, [`PAUSE`] apart, that all find work, and not one
+//!   is only a suspicion. It takes `LOOKS` looks in a row, `PAUSE` apart, that all find work, and not one
 //!   wake-up in all that time. Looks are counted, not seconds, so that a process that was stopped for long does not
 //!   find its time up at once.
 //! - What a caller takes while it leads is no work for the driver: while somebody holds the receiving half, the look
