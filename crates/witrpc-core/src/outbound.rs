@@ -14,18 +14,19 @@
 //! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
 //! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
 
+mod link;
+mod outgoing;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
-
+use self::link::Link;
+pub(crate) use self::outgoing::Outgoing;
 use crate::buffers;
 use crate::cipher::Sealer;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
-use crate::message::{Content, HEAD_LEN};
 use crate::options::Limits;
 use crate::pending::CallId;
 use crate::transport::RecordSender;
@@ -40,110 +41,6 @@ const PUMP_BYTES: u64 = 1 << 20;
 const MAX_CONTROL: usize = 4096;
 /// What a queued message costs beyond its bytes, for the bound on the queue.
 const QUEUE_ENTRY: u64 = 256;
-
-/// A message on its way out.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    kind: Kind,
-    id: u64,
-    /// Head, body and blob table.
-    first: Vec<u8>,
-    blobs: Vec<Bytes>,
-    /// 0 is `first`, `n` is `blobs[n - 1]`.
-    section: usize,
-    /// Bytes of that section already sent.
-    offset: usize,
-    started: bool,
-    /// Event: its place in the lane. Response: the event that must have left before it; 0 is none.
-    event: u64,
-    /// The room this message takes up in the sender's bound; given back when it is dropped.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Outgoing {
-    pub(crate) fn new(
-        kind: Kind,
-        id: u64,
-        content: Content,
-        (selector, member, stamp): (u16, u16, u64),
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
-        let (first, blobs) = content.into_sections(selector, member, stamp);
-        Self {
-            kind,
-            id,
-            first,
-            blobs,
-            section: 0,
-            offset: 0,
-            started: false,
-            event: 0,
-            _permit: permit,
-        }
-    }
-
-    /// Holds this response back until that event has left.
-    pub(crate) const fn after_event(mut self, event: u64) -> Self {
-        self.event = event;
-        self
-    }
-
-    /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none. [wire.credit]
-    fn cost(&self) -> u64 {
-        if !matches!(self.kind, Kind::Request | Kind::Response | Kind::Event) {
-            return 0;
-        }
-        len_u64(self.first.len() - HEAD_LEN) + self.blob_bytes()
-    }
-
-    fn blob_bytes(&self) -> u64 {
-        self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
-    }
-
-    fn is_small(&self, chunk: usize) -> bool {
-        self.blobs.is_empty() && self.first.len() <= chunk
-    }
-
-    fn section_bytes(&self, section: usize) -> &[u8] {
-        match section.checked_sub(1) {
-            None => &self.first,
-            Some(blob) => &self.blobs[blob],
-        }
-    }
-
-    /// The next chunk: its header and payload. A chunk never spans two sections.
-    fn chunk(&self, max: usize) -> (Header, &[u8]) {
-        let rest = &self.section_bytes(self.section)[self.offset..];
-        let payload = &rest[..rest.len().min(max)];
-        let header = Header {
-            kind: self.kind,
-            first: !self.started,
-            last: payload.len() == rest.len() && self.next_section(self.section).is_none(),
-            // At most MAX_CHUNK.
-            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            id: self.id,
-        };
-        (header, payload)
-    }
-
-    /// The next section that is not empty.
-    fn next_section(&self, after: usize) -> Option<usize> {
-        (after + 1..=self.blobs.len()).find(|section| !self.blobs[section - 1].is_empty())
-    }
-
-    /// Steps over a chunk that was sent; returns whether it was the last.
-    fn advance(&mut self, len: usize) -> bool {
-        self.started = true;
-        self.offset += len;
-        if self.offset < self.section_bytes(self.section).len() {
-            return false;
-        }
-        let Some(next) = self.next_section(self.section) else { return true };
-        self.section = next;
-        self.offset = 0;
-        false
-    }
-}
 
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +102,7 @@ impl std::fmt::Debug for Outbound {
 impl Outbound {
     pub(crate) fn new(sender: Box<dyn RecordSender>, ledger: Arc<Ledger>) -> Self {
         Self {
-            link: Link { sender, sealer: None, scratch: Vec::new() },
+            link: Link::new(sender),
             control: VecDeque::new(),
             events: VecDeque::new(),
             last_event: 0,
@@ -552,44 +449,4 @@ enum Lane {
 /// Whether this event, and so every one before it, has left.
 fn has_left(events: &VecDeque<Outgoing>, event: u64) -> bool {
     events.front().is_none_or(|first| first.event > event)
-}
-
-/// The transport's sender and what seals for it.
-struct Link {
-    sender: Box<dyn RecordSender>,
-    sealer: Option<Box<dyn Sealer>>,
-    /// Where a payload is sealed before it is copied to the ring; small enough to stay in cache.
-    scratch: Vec<u8>,
-}
-
-impl Link {
-    fn overhead(&self) -> usize {
-        self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
-    }
-
-    /// Pushes one frame. Returns `false`, with the sender armed (O5), if there is no room.
-    fn push(&mut self, header: &Header, payload: &[u8], spare: usize) -> Result<bool, Error> {
-        let head = header.encode();
-        let len = HEADER_LEN + payload.len() + self.overhead();
-        let Some(sealer) = &mut self.sealer else {
-            if self.sender.try_push(&head, payload, spare)? {
-                return Ok(true);
-            }
-            // What is there has to be visible before we sleep on room, or nobody makes any.
-            self.sender.publish()?;
-            return Ok(self.sender.arm(len, spare)? && self.sender.try_push(&head, payload, spare)?);
-        };
-        if !self.sender.has_room(len, spare)? {
-            self.sender.publish()?;
-            if !self.sender.arm(len, spare)? {
-                return Ok(false);
-            }
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(payload);
-        sealer.seal(&head, &mut self.scratch).map_err(|e| Error::Protocol(e.to_string()))?;
-        let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
-        debug_assert!(pushed, "room was just found, and only we fill it");
-        Ok(pushed)
-    }
 }
