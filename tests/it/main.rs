@@ -22,6 +22,7 @@ mod raw;
 mod reconnect;
 mod runtimes;
 mod spy;
+mod streams;
 mod suite;
 mod tidy;
 mod tracing;

@@ -17,6 +17,7 @@ mod authorization;
 #[cfg(feature = "json")]
 #[doc(hidden)]
 pub mod bench_support;
+mod beside;
 mod blob;
 mod buffers;
 mod builder;
@@ -35,11 +36,13 @@ mod feed;
 mod frame;
 mod handshake;
 mod inbound;
+mod inlet;
 mod introspection;
 mod ledger;
 mod message;
 mod options;
 mod outbound;
+mod outlet;
 mod pending;
 mod poller;
 mod reconnect;
@@ -51,6 +54,7 @@ mod service;
 #[cfg(test)]
 mod simulation;
 mod sink;
+mod streaming;
 mod subscription;
 pub mod transport;
 mod wire;
@@ -75,6 +79,7 @@ pub use serde;
 pub use serializer::{Serializer, SerializerError};
 pub use server::WitServer;
 pub use service::{Outcome, Service, ServiceClient, ServiceDescriptor};
+pub use streaming::Streaming;
 pub use subscription::{EventError, Subscription};
 
 /// What generated code uses. Not for people: it changes without notice.

@@ -5,21 +5,25 @@
 //!
 //! # Invariants
 //!
-//! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each. An
-//!   event that is bulk takes its turn with the bulk, and the events behind it wait. A response waits for the events
-//!   that its handler raised before. [wire.interleave]
-//! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
+//! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each:
+//!   long messages, and streams, each in its own order. An event that is bulk takes its turn with the bulk, and the
+//!   events behind it wait. A response waits for the events that its handler raised before. [wire.interleave]
+//! - **O2** What leaves in turn leaves half of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
 //! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
 //! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
 
+mod flows;
 mod link;
 mod outgoing;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
+use self::flows::{Flow, StreamLane};
+pub(crate) use self::flows::{MAX_STREAMS, TooManyStreams};
 use self::link::Link;
 pub(crate) use self::outgoing::Outgoing;
 use crate::buffers;
@@ -75,8 +79,13 @@ pub(crate) struct Outbound {
     last_event: u64,
     /// The farewell: after everything else in the control lane.
     goodbye: Option<Vec<u8>>,
+    /// Credit for streams of the peer's, and cancels of them: at most a few for each, so without a bound of their own.
+    notices: VecDeque<(Header, Vec<u8>)>,
     small: VecDeque<Outgoing>,
-    bulk: VecDeque<Outgoing>,
+    bulk: VecDeque<Flow>,
+    /// Our streams that are open.
+    streams: HashMap<u64, StreamLane>,
+    next_stream: u64,
     /// Bytes that the peer still takes.
     credit: u64,
     /// Messages of the bulk lane that have started, and how many may have.
@@ -107,8 +116,11 @@ impl Outbound {
             events: VecDeque::new(),
             last_event: 0,
             goodbye: None,
+            notices: VecDeque::new(),
             small: VecDeque::new(),
             bulk: VecDeque::new(),
+            streams: HashMap::new(),
+            next_stream: 0,
             credit: 0,
             started: 0,
             max_started: usize::MAX,
@@ -140,9 +152,11 @@ impl Outbound {
             return;
         }
         self.queued += message.cost() + QUEUE_ENTRY;
-        let lane =
-            if message.is_small(self.chunk_len()) { &mut self.small } else { &mut self.bulk };
-        lane.push_back(message);
+        if message.is_small(self.chunk_len()) {
+            self.small.push_back(message);
+        } else {
+            self.bulk.push_back(Flow::Message(message));
+        }
     }
 
     /// Queues an event, and returns its place in the lane.
@@ -199,6 +213,14 @@ impl Outbound {
         Ok(())
     }
 
+    /// Queues what this side has to say of a stream of the peer's.
+    pub(crate) fn push_notice(&mut self, kind: Kind, id: u64, payload: Vec<u8>) {
+        if !self.closed {
+            let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            self.notices.push_back((Header::whole(kind, id, len), payload));
+        }
+    }
+
     /// Queues the farewell.
     pub(crate) fn push_goodbye(&mut self, reason: &str) {
         self.goodbye = Some(reason.as_bytes().to_vec());
@@ -209,35 +231,51 @@ impl Outbound {
         self.goodbye.is_some()
     }
 
-    /// Takes a request back, as far as it has not left.
+    /// Takes a request back, as far as it has not left, and returns its streams, which end with it.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
-    pub(crate) fn withdraw_request(&mut self, id: CallId) -> Result<Withdrawn, Error> {
+    pub(crate) fn withdraw_request(
+        &mut self,
+        id: CallId,
+    ) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
     }
 
-    /// Takes a response back, as far as it has not left.
+    /// Takes a response back, as far as it has not left, and returns its streams, which end with it.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
-    pub(crate) fn withdraw_response(&mut self, id: u64) -> Result<Withdrawn, Error> {
+    pub(crate) fn withdraw_response(&mut self, id: u64) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Response, Kind::AbortResponse, id)
     }
 
-    fn withdraw(&mut self, kind: Kind, abort: Kind, id: u64) -> Result<Withdrawn, Error> {
-        let find =
-            |lane: &VecDeque<Outgoing>| lane.iter().position(|m| m.kind == kind && m.id == id);
-        let message = match find(&self.small) {
+    fn withdraw(
+        &mut self,
+        kind: Kind,
+        abort: Kind,
+        id: u64,
+    ) -> Result<(Withdrawn, Range<u64>), Error> {
+        let is_it = |m: &Outgoing| m.kind == kind && m.id == id;
+        let message = match self.small.iter().position(is_it) {
             Some(at) => self.small.remove(at),
-            None => find(&self.bulk).and_then(|at| self.bulk.remove(at)),
+            None => {
+                let at =
+                    self.bulk.iter().position(|flow| matches!(flow, Flow::Message(m) if is_it(m)));
+                match at.and_then(|at| self.bulk.remove(at)) {
+                    Some(Flow::Message(message)) => Some(message),
+                    _ => None,
+                }
+            }
         };
-        let Some(message) = message else { return Ok(Withdrawn::Sent) };
+        let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
         self.queued -= message.cost() + QUEUE_ENTRY;
+        let streams = message.streams.clone();
+        self.forget_streams(streams.clone());
         if !message.started {
-            return Ok(Withdrawn::Unsent);
+            return Ok((Withdrawn::Unsent, streams));
         }
         self.started -= 1;
         if message.section == 0 {
@@ -245,13 +283,17 @@ impl Outbound {
             self.credit += message.blob_bytes();
         }
         self.push_control(abort, id)?;
-        Ok(Withdrawn::Partly)
+        Ok((Withdrawn::Partly, streams))
     }
 
     /// The requests of which nothing has left; for telling what was surely not executed.
     pub(crate) fn unsent_requests(&self) -> Vec<CallId> {
         let unsent = |m: &&Outgoing| m.kind == Kind::Request && !m.started;
-        self.small.iter().chain(&self.bulk).filter(unsent).map(|m| CallId(m.id)).collect()
+        let bulk = self.bulk.iter().filter_map(|flow| match flow {
+            Flow::Message(message) => Some(message),
+            Flow::Stream(_) => None,
+        });
+        self.small.iter().chain(bulk).filter(unsent).map(|m| CallId(m.id)).collect()
     }
 
     /// Drops everything that is queued, and takes nothing more but a farewell.
@@ -259,7 +301,9 @@ impl Outbound {
         self.control.clear();
         self.events.clear();
         self.small.clear();
+        self.notices.clear();
         self.bulk.clear();
+        self.streams.clear();
         self.started = 0;
         self.queued = 0;
         self.closed = true;
@@ -308,6 +352,12 @@ impl Outbound {
             }
             self.control.pop_front();
         }
+        while let Some((header, payload)) = self.notices.front() {
+            if !self.link.push(header, payload, 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.notices.pop_front();
+        }
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
         }
@@ -334,7 +384,7 @@ impl Outbound {
             }
             if lane == Lane::Small && !has_left(&self.events, message.event) {
                 // The bulk lane knows how to hold one back without holding up the others.
-                self.bulk.extend(self.small.pop_front());
+                self.bulk.extend(self.small.pop_front().map(Flow::Message));
                 continue;
             }
             let (header, payload) = message.chunk(usize::MAX);
@@ -351,7 +401,7 @@ impl Outbound {
         }
     }
 
-    /// Sends bulk messages in turn, a chunk each; the event lane takes part with its first message.
+    /// Sends what leaves in turn, a chunk each; the event lane takes part with its first message.
     fn pump_bulk(&mut self) -> Result<Pumped, Error> {
         let mut sent = 0;
         while sent < PUMP_BYTES {
@@ -364,18 +414,18 @@ impl Outbound {
                 let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                 sent += chunk;
             }
-            let next =
-                self.bulk.iter().position(|m| self.may_send(m) && has_left(&self.events, m.event));
+            let next = self.bulk.iter().position(|flow| self.is_ready(flow));
             if let Some(at) = next
-                && let Some(message) = self.bulk.remove(at)
+                && let Some(flow) = self.bulk.remove(at)
             {
-                let (chunk, unfinished) = self.send_chunk(message)?;
-                let Some(chunk) = chunk else {
-                    unfinished.into_iter().for_each(|message| self.bulk.insert(at, message));
+                let turn = self.take_turn(flow)?;
+                if turn.full {
+                    // It goes on with its turn when there is room: else one of two would always be cut short.
+                    turn.rest.into_iter().for_each(|flow| self.bulk.insert(at, flow));
                     return Ok(Pumped::Full);
-                };
-                self.bulk.extend(unfinished);
-                sent += chunk;
+                }
+                self.bulk.extend(turn.rest);
+                sent += turn.sent;
             }
             if sent == before {
                 return Ok(Pumped::Done);
@@ -397,9 +447,9 @@ impl Outbound {
         mut message: Outgoing,
     ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
         let (chunk, cost) = (self.chunk_len(), message.cost());
-        // A small message that was held back is no bulk.
-        let whole = message.is_small(chunk);
-        let spare = if whole { 0 } else { self.link.sender.capacity() / 2 };
+        // A small message that was held back is no bulk; the small items of a stream are.
+        let in_turn = message.kind.is_of_stream() || !message.is_small(chunk);
+        let spare = if in_turn { self.link.sender.capacity() / 2 } else { 0 };
         let (header, payload) = message.chunk(chunk);
         let len = payload.len();
         if !self.link.push(&header, payload, spare)? {
@@ -417,6 +467,7 @@ impl Outbound {
         }
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
+        buffers::give(message.first);
         Ok((Some(len_u64(len)), None))
     }
 

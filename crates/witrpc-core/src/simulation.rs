@@ -1,6 +1,8 @@
 //! Two peers' sessions against each other, over pipes of records in memory: no clock, no thread, no waiting. What
 //! happens next is drawn from a seed, so a failure can be repeated.
 
+mod streams;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -168,7 +170,7 @@ impl Message {
     }
 
     fn arrived(head: &Head, content: &Content) -> Self {
-        assert_eq!(head.body_len, len_u64(content.body().len()));
+        assert_eq!(u64::from(head.body_len), len_u64(content.body().len()));
         Self {
             selector: head.selector,
             member: head.member,
@@ -249,7 +251,7 @@ impl Peer {
             Kind::Request => self.outbound.withdraw_request(CallId(id)),
             _ => self.outbound.withdraw_response(id),
         };
-        match withdrawn.unwrap() {
+        match withdrawn.unwrap().0 {
             Withdrawn::Unsent => drop(self.under_way.remove(&id).unwrap()),
             Withdrawn::Partly => {
                 self.under_way.remove(&id).unwrap();

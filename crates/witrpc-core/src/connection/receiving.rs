@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::handling::Handled;
+use super::handling::{Handled, Mine};
 use super::{Connection, Receiving, lock};
 use crate::error::Error;
 use crate::inbound::Inbound;
@@ -54,8 +54,8 @@ impl Connection {
         // The waker is registered (C2); if somebody else leads, that wakes us.
         let mut guard = self.receiving.try_lock().ok()?;
         let receiving = guard.as_mut()?;
-        match self.lead(receiving, id) {
-            Ok(answer) => answer.map(Ok),
+        match self.lead(receiving, Mine::Call(id)) {
+            Ok(answer) => answer.flatten().map(Ok),
             Err(error) => {
                 drop(guard);
                 self.fail(&error);
@@ -64,8 +64,22 @@ impl Connection {
         }
     }
 
-    /// Drains, and polls a while for `id`'s answer.
-    fn lead(&self, receiving: &mut Receiving, id: CallId) -> Result<Option<Answer>, Error> {
+    /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
+    pub(crate) fn lead_for_stream(&self, id: u64) {
+        let Ok(mut guard) = self.receiving.try_lock() else { return };
+        let Some(receiving) = guard.as_mut() else { return };
+        if let Err(error) = self.lead(receiving, Mine::Stream(id)) {
+            drop(guard);
+            self.fail(&error);
+        }
+    }
+
+    /// Drains, and polls a while for `wanted`. Returns something if that came, and the answer if it is one.
+    fn lead(
+        &self,
+        receiving: &mut Receiving,
+        wanted: Mine,
+    ) -> Result<Option<Option<Answer>>, Error> {
         receiving.inbound.receiver.disarm();
         let (mut answer, mut woke, mut frames) = (None, false, 0);
         let mut polling: Option<(Instant, Duration)> = None;
@@ -75,7 +89,7 @@ impl Connection {
                 && let Some(incoming) = receiving.inbound.next()?
             {
                 frames += 1;
-                match self.handle(incoming, Some(id))? {
+                match self.handle(incoming, wanted)? {
                     Handled::Mine(mine) => answer = Some(mine),
                     Handled::Serve(job) => {
                         self.served.take_in(job)?;
@@ -146,7 +160,7 @@ impl Connection {
                     turn = Turn::Empty;
                     break;
                 };
-                self.handle(incoming, None)?
+                self.handle(incoming, Mine::Nothing)?
             };
             if let Handled::Serve(job) = handled {
                 unpublished |= self.serve(job);

@@ -1,10 +1,12 @@
 //! One message on its way out: its sections, and how far it has got.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::frame::{Header, Kind};
-use crate::message::{Content, HEAD_LEN};
+use crate::message::{Content, HEAD_LEN, Streams};
 use crate::wire::len_u64;
 
 /// A message on its way out.
@@ -12,7 +14,7 @@ use crate::wire::len_u64;
 pub(crate) struct Outgoing {
     pub(super) kind: Kind,
     pub(super) id: u64,
-    /// Head, body and blob table.
+    /// Head, body and tables.
     pub(super) first: Vec<u8>,
     blobs: Vec<Bytes>,
     /// 0 is `first`, `n` is `blobs[n - 1]`.
@@ -20,6 +22,8 @@ pub(crate) struct Outgoing {
     /// Bytes of that section already sent.
     offset: usize,
     pub(super) started: bool,
+    /// The ids of its streams.
+    pub(super) streams: Range<u64>,
     /// Event: its place in the lane. Response: the event that must have left before it; 0 is none.
     pub(super) event: u64,
     /// The room this message takes up in the sender's bound; given back when it is dropped.
@@ -34,6 +38,10 @@ impl Outgoing {
         (selector, member, stamp): (u16, u16, u64),
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
+        let streams = match &content.streams {
+            Streams::Table(table) => table.first().zip(table.last()).map(|(a, b)| a.id..b.id + 1),
+            Streams::Sources(_) | Streams::Inlets(_) => None,
+        };
         let (first, blobs) = content.into_sections(selector, member, stamp);
         Self {
             kind,
@@ -43,6 +51,7 @@ impl Outgoing {
             section: 0,
             offset: 0,
             started: false,
+            streams: streams.unwrap_or_default(),
             event: 0,
             _permit: permit,
         }
@@ -56,7 +65,7 @@ impl Outgoing {
 
     /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none. [wire.credit]
     pub(super) fn cost(&self) -> u64 {
-        if !matches!(self.kind, Kind::Request | Kind::Response | Kind::Event) {
+        if self.kind.is_handshake() {
             return 0;
         }
         len_u64(self.first.len() - HEAD_LEN) + self.blob_bytes()
