@@ -15,6 +15,7 @@ raw![
     a_stream_can_be_read_by_hand,
     a_stream_can_be_written_by_hand,
     credit_that_nobody_can_have_ends_the_connection,
+    more_streams_than_may_be_open_end_the_connection,
 ];
 
 /// Places of `Log`'s methods.
@@ -143,4 +144,17 @@ async fn credit_that_nobody_can_have_ends_the_connection(fixture: Arc<Fixture>) 
         assert!(farewell.contains("than was sent"), "{credits:?}: {farewell}");
         eventually("it is gone", || server.client_count() == 0).await;
     }
+}
+
+async fn more_streams_than_may_be_open_end_the_connection(fixture: Arc<Fixture>) {
+    let server = serve(&fixture).await;
+    let mut raw = Raw::open_client(&fixture).await;
+    // Of a method that does not exist, so that nobody reads them: but they stay open until this side ends them.
+    for call in 0..66 {
+        let streams: Vec<u64> = (call * 1000..(call + 1) * 1000).collect();
+        raw.send(&call_with_streams(call, 999, "", &streams)).await;
+    }
+    let farewell = raw.farewell().await.unwrap();
+    assert!(farewell.contains("more streams than may be open"), "{farewell}");
+    eventually("it is gone", || server.client_count() == 0).await;
 }
