@@ -5,7 +5,7 @@
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
-//! * To send more than answers: [`Event`], [`Subscription`], [`Blob`].
+//! * To send more than answers: [`Event`], [`Subscription`], [`Streaming`], [`Blob`].
 //! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * To look at servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
 //! * For a transport of your own, and one within a process for tests: [`transport`].
@@ -19,8 +19,8 @@ pub use witrpc_core::{
     CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
     MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, ReconnectOptions, Result,
     RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError, ServerDescription, Service,
-    ServiceClient, ServiceDescription, ServiceDescriptor, Subscription, WaitStrategy, WitClient,
-    WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
+    ServiceClient, ServiceDescription, ServiceDescriptor, Streaming, Subscription, WaitStrategy,
+    WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
 pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in, unique_name};
@@ -36,7 +36,7 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::{
-        Blob, CallContext, Event, EventError, MemoryMappedFile, Overflow, Subscription,
+        Blob, CallContext, Event, EventError, MemoryMappedFile, Overflow, Streaming, Subscription,
         WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,
     };
     pub use witrpc_mmf_client::WithMemoryMappedFile as _;

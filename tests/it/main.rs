@@ -26,6 +26,7 @@ mod reconnect;
 mod runtimes;
 mod soak;
 mod spy;
+mod streams;
 mod suite;
 mod tidy;
 mod tracing;

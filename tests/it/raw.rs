@@ -33,6 +33,7 @@ mod client;
 mod offences;
 mod replay;
 mod server;
+mod streams;
 
 const HELLO: u8 = 0x01;
 const ACCEPT: u8 = 0x02;
@@ -48,6 +49,10 @@ const CREDIT: u8 = 0x20;
 const PING: u8 = 0x21;
 const PONG: u8 = 0x22;
 const GOODBYE: u8 = 0x23;
+const STREAM_ITEM: u8 = 0x40;
+const STREAM_END: u8 = 0x41;
+const STREAM_CREDIT: u8 = 0x42;
+const STREAM_CANCEL: u8 = 0x43;
 
 const MIDDLE: u8 = 0;
 const FIRST: u8 = 1;
@@ -75,7 +80,8 @@ fn framed(kind: u8, flags: u8, len: u32, id: u64, payload: &[u8]) -> Vec<u8> {
 /// The fixed part of a message.
 #[derive(Clone, Copy, Default)]
 struct Head {
-    body_len: u64,
+    body_len: u32,
+    stream_count: u32,
     blob_count: u32,
     selector: u16,
     member: u16,
@@ -84,12 +90,13 @@ struct Head {
 
 impl Head {
     fn of(body: &[u8]) -> Self {
-        Self { body_len: body.len() as u64, ..Self::default() }
+        Self { body_len: body.len() as u32, ..Self::default() }
     }
 
     /// The head and what is behind it, which need not be what it says.
     fn with(&self, rest: &[u8]) -> Vec<u8> {
         let mut bytes = self.body_len.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.stream_count.to_le_bytes());
         bytes.extend_from_slice(&self.blob_count.to_le_bytes());
         bytes.extend_from_slice(&self.selector.to_le_bytes());
         bytes.extend_from_slice(&self.member.to_le_bytes());
@@ -110,8 +117,33 @@ fn call(id: u64, method: u16, arguments: &str) -> Vec<u8> {
     frame(REQUEST, WHOLE, id, &head.with(arguments.as_bytes()))
 }
 
+/// A call that has streams of these ids.
+fn call_with_streams(id: u64, method: u16, arguments: &str, streams: &[u64]) -> Vec<u8> {
+    let body = arguments.as_bytes();
+    let head = Head { member: method, stream_count: streams.len() as u32, ..Head::of(body) };
+    let entry = |id: &u64| [&id.to_le_bytes()[..], &[0; 4]].concat();
+    let table: Vec<u8> = streams.iter().flat_map(entry).collect();
+    frame(REQUEST, WHOLE, id, &head.with(&[body, &table].concat()))
+}
+
+/// An item of a stream.
+fn stream_item(id: u64, number: u64) -> Vec<u8> {
+    let head = Head { stamp: number, ..Head::of(b"7") };
+    frame(STREAM_ITEM, WHOLE, id, &head.with(b"7"))
+}
+
+fn stream_end(id: u64, status: u16) -> Vec<u8> {
+    let head = Head { selector: status, ..Head::default() };
+    frame(STREAM_END, WHOLE, id, &head.with(b""))
+}
+
+fn stream_credit(id: u64, items: u32, bytes: u64) -> Vec<u8> {
+    let payload = [&items.to_le_bytes()[..], &bytes.to_le_bytes()].concat();
+    frame(STREAM_CREDIT, WHOLE, id, &payload)
+}
+
 /// The first chunk of a request of which more is to come.
-fn begun(id: u64, body_len: u64, sent: usize) -> Vec<u8> {
+fn begun(id: u64, body_len: u32, sent: usize) -> Vec<u8> {
     let head = Head { body_len, ..Head::default() };
     frame(REQUEST, FIRST, id, &head.with(&vec![b' '; sent]))
 }

@@ -4,6 +4,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "json")]
+use crate::beside::Arrived;
+#[cfg(feature = "json")]
 use crate::buffers;
 use crate::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
 use crate::error::Error;
@@ -57,8 +59,8 @@ pub fn decode_message<T: DeserializeOwned + 'static>(
     section: Vec<u8>,
 ) -> Result<T, SerializerError> {
     let head = Head::decode(&section[..HEAD_LEN]).map_err(|e| SerializerError::new(e.0))?;
-    let content = Content::received(section, &head, Vec::new());
-    let value = Codec::Json.deserialize(content.body(), Vec::new());
+    let content = Content::received(section, &head, Vec::new(), Vec::new());
+    let value = Codec::Json.deserialize(content.body(), Arrived::default());
     buffers::give(content.into_buffer());
     value
 }

@@ -1,16 +1,17 @@
 //! [`Blob`]: bytes that travel beside the serialized values instead of within them.
 //!
-//! While a codec is at work on this thread, a blob is written as its number in the message's blob table, and read from
-//! there; at any other time it is serialized like any byte buffer. That is how a blob inside any type, under any
-//! serializer, is copied and never encoded.
+//! Within a message, a blob is written as its place in the blob table (see [`beside`](crate::beside)); at any other time
+//! it is serialized like any byte buffer. That is how a blob inside any type, under any serializer, is copied and never
+//! encoded.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, RangeBounds};
 
 use bytes::Bytes;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::beside;
 
 /// An owned byte buffer, cheap to clone and to slice, that crosses a connection as raw bytes.
 ///
@@ -119,59 +120,10 @@ impl FromIterator<u8> for Blob {
     }
 }
 
-/// The blob table of the message that a codec is at work on.
-#[derive(Debug)]
-enum Table {
-    Writing(Vec<Bytes>),
-    Reading(Vec<Bytes>),
-}
-
-thread_local! {
-    static TABLE: RefCell<Option<Table>> = const { RefCell::new(None) };
-}
-
-/// Puts the table of an outer message back, however the inner one ends.
-struct Restore(Option<Table>);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let outer = self.0.take();
-        TABLE.with_borrow_mut(|table| *table = outer);
-    }
-}
-
-fn enter(table: Table) -> Restore {
-    Restore(TABLE.with_borrow_mut(|current| current.replace(table)))
-}
-
-/// Runs `write`, and returns the blobs that it came across with what it returned.
-pub(crate) fn writing<T>(write: impl FnOnce() -> T) -> (T, Vec<Bytes>) {
-    let _restore = enter(Table::Writing(Vec::new()));
-    let result = write();
-    let blobs = TABLE.with_borrow_mut(|table| match table {
-        Some(Table::Writing(blobs)) => std::mem::take(blobs),
-        _ => Vec::new(),
-    });
-    (result, blobs)
-}
-
-/// Runs `read`, which finds these blobs.
-pub(crate) fn reading<T>(blobs: Vec<Bytes>, read: impl FnOnce() -> T) -> T {
-    let _restore = enter(Table::Reading(blobs));
-    read()
-}
-
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let number = TABLE.with_borrow_mut(|table| match table {
-            Some(Table::Writing(blobs)) => {
-                blobs.push(self.0.clone());
-                u32::try_from(blobs.len() - 1).ok()
-            }
-            _ => None,
-        });
-        match number {
-            Some(number) => serializer.serialize_u32(number),
+        match beside::put_blob(&self.0) {
+            Some(place) => serializer.serialize_u32(place),
             None => serializer.serialize_bytes(&self.0),
         }
     }
@@ -179,15 +131,12 @@ impl Serialize for Blob {
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if !TABLE.with_borrow(|table| matches!(table, Some(Table::Reading(_)))) {
+        if !beside::is_reading() {
             return deserializer.deserialize_byte_buf(BytesVisitor);
         }
-        let number = u32::deserialize(deserializer)?;
-        let blob = TABLE.with_borrow(|table| match table {
-            Some(Table::Reading(blobs)) => blobs.get(crate::wire::u32_len(number)).cloned(),
-            _ => None,
-        });
-        blob.map(Self).ok_or_else(|| D::Error::custom(format!("there is no blob {number}")))
+        let place = u32::deserialize(deserializer)?;
+        let blob = beside::blob(place);
+        blob.map(Self).ok_or_else(|| D::Error::custom(format!("there is no blob {place}")))
     }
 }
 
@@ -224,7 +173,17 @@ impl<'de> Visitor<'de> for BytesVisitor {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blob, reading, writing};
+    use super::Blob;
+    use crate::beside::{self, Arrived};
+
+    fn writing<T>(write: impl FnOnce() -> T) -> (T, Vec<bytes::Bytes>) {
+        let (result, written) = beside::writing(true, write);
+        (result, written.blobs)
+    }
+
+    fn reading<T>(blobs: Vec<bytes::Bytes>, read: impl FnOnce() -> T) -> T {
+        beside::reading(Arrived { blobs, ..Arrived::default() }, read)
+    }
 
     #[test]
     fn within_a_message_a_blob_is_a_number() {

@@ -69,6 +69,9 @@ macro_rules! common_settings {
 
             /// Holds at most `bytes` of messages per connection and direction; a sender waits at that. Default twice
             /// `max_message_size`, and at least that.
+            ///
+            /// What streams have come with and nobody has read is held beside that, at most half as much again: an eighth
+            /// of that half for the first stream, at most 1 MiB, and less for each further one.
             pub fn with_max_buffered(mut self, bytes: u64) -> Self {
                 self.common.limits.max_buffered = bytes;
                 self

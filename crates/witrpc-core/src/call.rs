@@ -15,11 +15,12 @@ use tokio::time::Sleep;
 
 use crate::buffers;
 use crate::callee::Callee;
-use crate::connection::Connection;
+use crate::connection::{BeginError, Connection};
 use crate::error::{CloseReason, Error};
 use crate::event::{Event, EventValue};
 use crate::feed::RemoteEvent;
 use crate::message::{Content, status_error};
+use crate::outbound::TooManyStreams;
 use crate::pending::{Answer, CallId};
 use crate::retry::{Delays, RetryPolicy};
 use crate::service::{Outcome, ServiceDescriptor, Status};
@@ -147,7 +148,10 @@ impl Remote {
             }),
         };
         let again = self.callee.retry().and_then(|policy| match &stage {
-            Stage::New(content) => Some(Box::new(Again::new(policy, content))),
+            // There is one of each stream: such a call is not made twice.
+            Stage::New(content) if !content.has_streams() => {
+                Some(Box::new(Again::new(policy, content)))
+            }
             _ => None,
         });
         Call { remote: self.clone(), method, stage, sleep: None, again, _outcome: PhantomData }
@@ -356,8 +360,20 @@ impl<R> Call<R> {
             method = self.remote.contract.method(self.method),
             "call"
         );
-        let id = connection.begin_call(content, route, deadline, permit, waker)?;
+        let begun = connection.begin_call(content, route, deadline, permit, waker);
+        let id = begun.map_err(|error| match error {
+            BeginError::Closed(reason) => Error::Closed { reason, maybe_executed: false },
+            BeginError::TooManyStreams => self.not_serialized(&TooManyStreams),
+        })?;
         Ok(Stage::Sent(InFlight { connection, id, answered: false }))
+    }
+
+    fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
+        Error::Serialize {
+            what: format!("the arguments of {}", self.name()),
+            serializer: self.remote.callee.codec().name().to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The deadline on the peer's clock; 0 is none.
@@ -407,12 +423,16 @@ impl<R> Call<R> {
             });
         }
         let codec = self.remote.callee.codec();
-        let blobs = std::mem::take(&mut content.blobs);
+        let mut arrived = content.take_arrived();
+        for inlet in arrived.inlets.iter_mut().flatten() {
+            // As a subscription does: who reads a stream need not hold the client as well.
+            self.remote.callee.keep_for(inlet);
+        }
         let result = match status {
             Status::Fault => {
-                codec.deserialize(content.body(), blobs).map(|error| R::from_result(Err(error)))
+                codec.deserialize(content.body(), arrived).map(|error| R::from_result(Err(error)))
             }
-            _ => codec.deserialize(content.body(), blobs).map(|value| R::from_result(Ok(value))),
+            _ => codec.deserialize(content.body(), arrived).map(|value| R::from_result(Ok(value))),
         };
         buffers::give(content.into_buffer());
         drop(charge);

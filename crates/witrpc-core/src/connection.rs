@@ -6,8 +6,8 @@
 //!
 //! # Locks
 //!
-//! `receiving`, then `feeds` or `sinks`, then an event's own, then `outbound`, then `pending`; `served` is taken with
-//! none of them held. A lock is held for one
+//! `receiving`, then `feeds` or `sinks`, then an event's own, then `outbound`, then `pending` or `streams`; `served` is
+//! taken with none of them held. A lock is held for one
 //! bounded step; the longest is a leader's polling (see [`poller`](crate::poller)), during which others do not wait
 //! but leave.
 //!
@@ -20,6 +20,7 @@ mod closing;
 mod events;
 mod handling;
 mod receiving;
+mod streams;
 
 pub(crate) use receiving::{Polled, Turn};
 
@@ -34,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
+use crate::buffers;
 use crate::callee::PeerCallee;
 use crate::context::Peer;
 use crate::error::{CloseReason, Error};
@@ -46,7 +48,7 @@ use crate::handshake::{Catalog, Route};
 use crate::inbound::Inbound;
 use crate::message::Content;
 use crate::options::Limits;
-use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
+use crate::outbound::{Outbound, Outgoing, Pumped, TooManyStreams, Withdrawn};
 use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
 use crate::reception::{Reception, Visit};
@@ -54,7 +56,9 @@ use crate::serializer::Codec;
 use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
 use crate::sink::{RemoteSink, Window};
-use crate::wire::u32_len;
+use crate::wire::{u32_len, u64_len};
+
+use self::streams::Streams;
 
 /// The receiving half, and how its two kinds of visitor poll it.
 #[derive(Debug)]
@@ -99,8 +103,14 @@ pub(crate) struct Connection {
     sinks: Mutex<HashMap<u32, (Arc<RemoteSink>, Registration)>>,
     /// How far the peer may run ahead of our subscribers.
     window: Window,
-    /// Our bound on what waits to be sent: a permit per byte of a message that is not small.
+    /// Streams, in both directions. Taken last of all; nothing is done under it but a look at the table.
+    streams: Mutex<Streams>,
+    /// Streams of the peer's that were dropped here, and of which it has not been told. Taken with any lock held.
+    unread: Mutex<Vec<u64>>,
+    /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
     bytes: Arc<Semaphore>,
+    /// How many permits that has.
+    queue_len: u32,
     clock: fn() -> u64,
     clock_offset: u64,
     lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
@@ -136,7 +146,7 @@ impl Connection {
             caller: Poller::new(rest.wait_strategy),
             driver: Poller::new(rest.wait_strategy),
         };
-        let bytes = usize::try_from(limits.max_buffered).unwrap_or(usize::MAX);
+        let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
         // Relaxed: only uniqueness matters.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let callee = |this: &Weak<Self>| PeerCallee {
@@ -169,7 +179,10 @@ impl Connection {
             keep_feeds,
             sinks: Mutex::new(HashMap::new()),
             window: Feed::window(limits.max_buffered),
-            bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+            streams: Mutex::new(Streams::new(limits.max_buffered)),
+            unread: Mutex::default(),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            queue_len: u32::try_from(bytes).unwrap_or(u32::MAX),
             clock: rest.clock,
             clock_offset: opened.clock_offset,
             lease: Mutex::new(Some(rest.lease)),
@@ -188,6 +201,11 @@ impl Connection {
 
     pub(crate) const fn bytes(&self) -> &Arc<Semaphore> {
         &self.bytes
+    }
+
+    /// The most permits that [`bytes`](Self::bytes) can give at once.
+    pub(crate) const fn queue_len(&self) -> u32 {
+        self.queue_len
     }
 
     /// Our clock, in nanoseconds.
@@ -248,21 +266,32 @@ impl Connection {
     /// Takes a slot for a call, sends its request, and leaves its caller's waker in the table (C2).
     pub(crate) fn begin_call(
         &self,
-        content: Content,
+        mut content: Content,
         route: (u16, u16),
         deadline: u64,
         permit: Option<OwnedSemaphorePermit>,
         waker: &Waker,
-    ) -> Result<CallId, Error> {
-        let id = lock(&self.pending).insert(waker.clone());
-        let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
+    ) -> Result<CallId, BeginError> {
+        let id = lock(&self.pending).insert(waker.clone()).map_err(BeginError::Closed)?;
+        let mut opened = Ok(Vec::new());
         fail_point::at("call.begun");
-        let request =
-            Outgoing::new(Kind::Request, id.0, content, (route.0, route.1, deadline), permit);
         self.send(|outbound| {
-            outbound.push(request);
+            opened = self.announce_streams(outbound, &mut content);
+            if opened.is_ok() {
+                let fields = (route.0, route.1, deadline);
+                let content = std::mem::take(&mut content);
+                outbound.push(Outgoing::new(Kind::Request, id.0, content, fields, permit));
+            }
             Ok(())
         });
+        match opened {
+            Ok(opened) => self.start_streams(opened, false),
+            Err(TooManyStreams) => {
+                drop(lock(&self.pending).abandon(id, true));
+                self.calls.add_permits(1);
+                return Err(BeginError::TooManyStreams);
+            }
+        }
         Ok(id)
     }
 
@@ -280,22 +309,36 @@ impl Connection {
         &self,
         id: u64,
         status: Status,
-        content: Content,
+        mut content: Content,
         after_event: u64,
         publish: bool,
     ) {
-        let response = Outgoing::new(Kind::Response, id, content, (status.code(), 0, 0), None)
-            .after_event(after_event);
+        let mut opened = Vec::new();
+        let (mut status, mut refused) = (status, None);
         self.with_outbound(|outbound| {
-            outbound.push(response);
+            match self.announce_streams(outbound, &mut content) {
+                Ok(added) => opened = added,
+                Err(error) => {
+                    status = Status::BadResult;
+                    let reason = Content::plain(buffers::take(), error.to_string().as_bytes());
+                    refused = Some(std::mem::replace(&mut content, reason));
+                }
+            }
+            let content = std::mem::take(&mut content);
+            let response = Outgoing::new(Kind::Response, id, content, (status.code(), 0, 0), None);
+            outbound.push(response.after_event(after_event));
             let pumped = outbound.pump(publish);
             self.after_pump(pumped)
         });
+        // The user's streams are dropped with no lock held.
+        drop(refused);
+        self.start_streams(opened, true);
     }
 
     /// Sends what waits, after room, credit, or something to say has come; returns whether to call again soon.
     pub(crate) fn pump(&self) -> bool {
         self.with_outbound(|outbound| {
+            self.cancel_unread(outbound);
             let pumped = outbound.pump(true)?;
             Ok(pumped == Pumped::More)
         })
@@ -303,15 +346,18 @@ impl Connection {
 
     /// The caller of `id` is gone: takes its request back or cancels it at the peer.
     pub(crate) fn abandon(&self, id: CallId) {
-        let mut unsent = false;
+        let (mut unsent, mut streams) = (false, 0..0);
         self.send(|outbound| {
-            match outbound.withdraw_request(id)? {
+            let withdrawn;
+            (withdrawn, streams) = outbound.withdraw_request(id)?;
+            match withdrawn {
                 Withdrawn::Unsent => unsent = true,
                 Withdrawn::Partly => {}
                 Withdrawn::Sent => outbound.push_control(Kind::Cancel, id.0)?,
             }
             Ok(())
         });
+        self.withdraw_streams(streams);
         let answer = lock(&self.pending).abandon(id, unsent);
         if unsent {
             self.calls.add_permits(1);
@@ -412,17 +458,34 @@ impl Connection {
         }
     }
 
-    /// Calls and pings in the table, messages half received, and requests being served; for tests and gauges.
+    /// What is under way; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
+        // One lock after the other: none is held while the next is taken.
         let calls = lock(&self.pending).len();
         let partial_count = |r: &Receiving| r.inbound.partial_count();
         let partial_messages = self.receiving.lock().as_ref().map_or(0, partial_count);
-        let own = lock(&self.feeds).len();
-        let subscriptions = own + lock(&self.sinks).len();
-        let (handlers, queued_bytes) = (self.served.len(), self.queued());
-        Load { calls, partial_messages, handlers, subscriptions, queued_bytes }
+        let subscriptions = lock(&self.feeds).len();
+        let subscriptions = subscriptions + lock(&self.sinks).len();
+        let read = lock(&self.streams).inlet_count();
+        let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
+        let (written, queued_bytes) = lock(&self.outbound).as_ref().map_or((0, 0), sending);
+        Load {
+            calls,
+            partial_messages,
+            handlers: self.served.len(),
+            subscriptions,
+            streams: read + written,
+            queued_bytes,
+        }
     }
+}
+
+/// Why a call could not begin.
+#[derive(Debug)]
+pub(crate) enum BeginError {
+    Closed(CloseReason),
+    /// Its arguments have more streams than may be open.
+    TooManyStreams,
 }
 
 /// What a connection is holding.
@@ -437,6 +500,8 @@ pub struct Load {
     pub handlers: usize,
     /// Subscriptions, of this side and of the peer.
     pub subscriptions: usize,
+    /// Streams that have not ended, of this side and of the peer.
+    pub streams: usize,
     /// Bytes that wait to be sent, with a constant per message.
     pub queued_bytes: u64,
 }

@@ -287,8 +287,8 @@ impl FeedHandle {
 
     fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
         let codec = self.callee.codec();
-        let blobs = std::mem::take(&mut content.blobs);
-        codec.deserialize(content.body(), blobs).map_err(|reason| {
+        let arrived = content.take_arrived();
+        codec.deserialize(content.body(), arrived).map_err(|reason| {
             EventError::Malformed(Error::Deserialize {
                 what: format!("event {}.{}", self.feed.descriptor.name, self.feed.event().name),
                 serializer: codec.name().to_owned(),

@@ -29,6 +29,11 @@ pub(crate) enum Kind {
     Unsubscribe,
     EventAck,
     EventEnd,
+    // Streams.
+    StreamItem,
+    StreamEnd,
+    StreamCredit,
+    StreamCancel,
     // The connection.
     Credit,
     Ping,
@@ -54,6 +59,10 @@ impl Kind {
             Self::Unsubscribe => 0x32,
             Self::EventAck => 0x33,
             Self::EventEnd => 0x34,
+            Self::StreamItem => 0x40,
+            Self::StreamEnd => 0x41,
+            Self::StreamCredit => 0x42,
+            Self::StreamCancel => 0x43,
             Self::Credit => 0x20,
             Self::Ping => 0x21,
             Self::Pong => 0x22,
@@ -78,6 +87,10 @@ impl Kind {
             0x32 => Self::Unsubscribe,
             0x33 => Self::EventAck,
             0x34 => Self::EventEnd,
+            0x40 => Self::StreamItem,
+            0x41 => Self::StreamEnd,
+            0x42 => Self::StreamCredit,
+            0x43 => Self::StreamCancel,
             0x20 => Self::Credit,
             0x21 => Self::Ping,
             0x22 => Self::Pong,
@@ -98,7 +111,19 @@ impl Kind {
                 | Self::Request
                 | Self::Response
                 | Self::Event
+                | Self::StreamItem
+                | Self::StreamEnd
         )
+    }
+
+    /// Whether these are the first messages of a connection.
+    pub(crate) const fn is_handshake(self) -> bool {
+        matches!(self, Self::Hello | Self::Accept | Self::Confirm | Self::Welcome | Self::Refuse)
+    }
+
+    /// Whether frames of this kind belong to a stream, and come in its order.
+    pub(crate) const fn is_of_stream(self) -> bool {
+        matches!(self, Self::StreamItem | Self::StreamEnd)
     }
 }
 
@@ -161,7 +186,7 @@ impl Header {
 mod tests {
     use super::{Header, Kind};
 
-    const KINDS: [Kind; 19] = [
+    const KINDS: [Kind; 23] = [
         Kind::Hello,
         Kind::Accept,
         Kind::Confirm,
@@ -177,6 +202,10 @@ mod tests {
         Kind::Unsubscribe,
         Kind::EventAck,
         Kind::EventEnd,
+        Kind::StreamItem,
+        Kind::StreamEnd,
+        Kind::StreamCredit,
+        Kind::StreamCancel,
         Kind::Credit,
         Kind::Ping,
         Kind::Pong,

@@ -8,7 +8,8 @@
 //!
 //! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
 //!   entry of a blob table that has arrived, a length and a [`Bytes`].
-//! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`.
+//! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
+//!   event, or a stream's item, leaves that account when its window takes it over.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
 
 use std::collections::HashMap;
@@ -21,11 +22,11 @@ use crate::cipher::Opener;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::{Charge, Ledger};
-use crate::message::{BLOB_ENTRY_LEN, Content, HEAD_LEN, Head, text};
+use crate::message::{Content, HEAD_LEN, Head, STREAM_ENTRY_LEN, StreamEntry, text};
 use crate::options::Limits;
 use crate::sink::Window;
 use crate::transport::RecordReceiver;
-use crate::wire::{Fields, len_u64, u32_len, u64_len};
+use crate::wire::{Fields, Malformed, len_u64, u32_len, u64_len};
 
 /// How much may be reserved for a section before more than its first chunk has arrived.
 const FIRST_RESERVE: usize = 64 << 10;
@@ -90,6 +91,27 @@ pub(crate) enum Incoming {
         id: u64,
         reason: String,
     },
+    /// An item of a stream of the peer's.
+    StreamItem {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    /// Nothing follows in a stream of the peer's.
+    StreamEnd {
+        id: u64,
+        head: Head,
+        content: Content,
+    },
+    /// The peer takes more of a stream.
+    StreamCredit {
+        id: u64,
+        items: u32,
+        bytes: u64,
+    },
+    /// The peer takes nothing more of a stream.
+    StreamCancel(u64),
     /// A chunk; its message is not complete.
     Part,
 }
@@ -188,10 +210,7 @@ impl Inbound {
 
     /// Handshake first, then everything else. [wire.phase]
     fn check_phase(&self, header: &Header) -> Result<(), Error> {
-        let handshake = matches!(
-            header.kind,
-            Kind::Hello | Kind::Accept | Kind::Confirm | Kind::Welcome | Kind::Refuse
-        );
+        let handshake = header.kind.is_handshake();
         match self.phase {
             Phase::Handshake(_) if handshake || header.kind == Kind::Goodbye => Ok(()),
             Phase::Handshake(_) => Err(protocol("a frame before the handshake was over")),
@@ -207,7 +226,10 @@ impl Inbound {
         overhead: usize,
     ) -> Result<Incoming, Error> {
         let mut payload = buffers::take();
-        let payload_due = matches!(header.kind, Kind::Goodbye | Kind::Subscribe | Kind::EventEnd);
+        let payload_due = matches!(
+            header.kind,
+            Kind::Goodbye | Kind::Subscribe | Kind::EventEnd | Kind::StreamCredit
+        );
         if header.len != 0 && !payload_due {
             return Err(protocol("a payload where none is due"));
         }
@@ -223,6 +245,8 @@ impl Inbound {
             Kind::Unsubscribe => Incoming::Unsubscribe(header.id),
             Kind::EventAck => event_ack(header.id),
             Kind::EventEnd => Incoming::EventEnd { id: header.id, reason: text(&payload) },
+            Kind::StreamCredit => stream_credit(header.id, &payload)?,
+            Kind::StreamCancel => Incoming::StreamCancel(header.id),
             _ => Incoming::Goodbye(text(&payload)),
         };
         buffers::give(payload);
@@ -267,7 +291,7 @@ impl Inbound {
             return Err(protocol("a message's length differs from what it declared"));
         }
         if header.last {
-            return Ok(partial.finish(header));
+            return Ok(partial.finish(header)?);
         }
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
             return Err(protocol("more messages at a time than calls allowed"));
@@ -286,6 +310,10 @@ impl Inbound {
         if len_u64(section.len()) > message.first_section_len() {
             return Err(protocol("a message's length differs from what it declared"));
         }
+        // [wire.streams]
+        if message.stream_count > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
+            return Err(protocol("a stream where there can be none"));
+        }
         if let Phase::Handshake(max) = self.phase
             && message.first_section_len() > max
         {
@@ -300,8 +328,8 @@ impl Inbound {
             blob: Vec::new(),
             charge: Charge::new(&self.ledger),
         };
-        let table = u64::from(message.blob_count) * len_u64(BLOB_ENTRY_LEN);
-        self.charge(&mut partial, message.body_len, message.body_len.saturating_add(table))?;
+        let body = u64::from(message.body_len);
+        self.charge(&mut partial, body, body + message.tables_len())?;
         Ok(partial)
     }
 
@@ -313,7 +341,7 @@ impl Inbound {
             if handshake && partial.head.blob_count > 0 {
                 return Err(protocol("a blob in the handshake"));
             }
-            let size = partial.head.body_len.saturating_add(blobs);
+            let size = u64::from(partial.head.body_len).saturating_add(blobs);
             self.charge(partial, size, blobs)?;
         }
         partial.step_blobs();
@@ -358,7 +386,7 @@ impl Inbound {
 struct Partial {
     head: Head,
     first_len: u64,
-    /// Head, body, blob table.
+    /// Head, body, tables.
     first: Vec<u8>,
     /// Known once `first` is complete; the lengths of the blobs still to come, last first.
     blob_lens: Option<Vec<u64>>,
@@ -387,9 +415,9 @@ impl Partial {
         Ok(section)
     }
 
-    /// Reads the blob table; returns the sum of the lengths.
+    /// Reads the blob table, in a first section that is complete; returns the sum of the lengths.
     fn read_table(&mut self) -> Result<u64, Error> {
-        let table = self.first.len() - u32_len(self.head.blob_count) * BLOB_ENTRY_LEN;
+        let table = HEAD_LEN + u32_len(self.head.body_len);
         let mut fields = Fields::new(&self.first[table..]);
         let mut lens = Vec::with_capacity(u32_len(self.head.blob_count));
         let mut sum = 0_u64;
@@ -428,15 +456,28 @@ impl Partial {
         self.blob_lens.as_ref().is_some_and(Vec::is_empty)
     }
 
-    fn finish(self, header: &Header) -> Incoming {
+    /// The stream table, in a first section that is complete.
+    fn streams(&self) -> Result<Vec<StreamEntry>, Malformed> {
+        let table = self.first.len() - u32_len(self.head.stream_count) * STREAM_ENTRY_LEN;
+        let mut fields = Fields::new(&self.first[table..]);
+        let entry = |_| {
+            Ok(StreamEntry { id: fields.u64("stream table")?, window: fields.u32("stream table")? })
+        };
+        (0..self.head.stream_count).map(entry).collect()
+    }
+
+    fn finish(self, header: &Header) -> Result<Incoming, Malformed> {
+        let streams = self.streams()?;
         let (id, head, charge) = (header.id, self.head, self.charge);
-        let content = Content::received(self.first, &head, self.blobs);
-        match header.kind {
+        let content = Content::received(self.first, &head, self.blobs, streams);
+        Ok(match header.kind {
             Kind::Request => Incoming::Request { id, head, content, charge },
             Kind::Response => Incoming::Response { id, head, content, charge },
             Kind::Event => Incoming::Event { id, head, content, charge },
+            Kind::StreamItem => Incoming::StreamItem { id, head, content, charge },
+            Kind::StreamEnd => Incoming::StreamEnd { id, head, content },
             kind => Incoming::Handshake { kind, head, content },
-        }
+        })
     }
 }
 
@@ -452,6 +493,14 @@ fn subscribe(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
     Ok(Incoming::Subscribe { id, service, event, window })
 }
 
+/// [wire.stream.credit]
+fn stream_credit(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
+    let mut fields = Fields::new(payload);
+    let (items, bytes) = (fields.u32("stream credit")?, fields.u64("stream credit")?);
+    fields.end("stream credit")?;
+    Ok(Incoming::StreamCredit { id, items, bytes })
+}
+
 /// [wire.event.ack]: two numbers in one id.
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of the id")]
 const fn event_ack(id: u64) -> Incoming {
@@ -464,7 +513,7 @@ fn protocol(rule: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Incoming, Window, event_ack, subscribe};
+    use super::{Incoming, Window, event_ack, stream_credit, subscribe};
 
     /// A frozen vector: what `docs/wire.md` shows.
     #[test]
@@ -483,6 +532,19 @@ mod tests {
             payload[empty].fill(0);
             assert!(subscribe(5, &payload).is_err(), "a window of nothing");
         }
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn stream_credit_is_frozen() {
+        let payload = [0, 1, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0];
+        let Incoming::StreamCredit { id, items, bytes } = stream_credit(7, &payload).unwrap()
+        else {
+            panic!("another frame")
+        };
+        assert_eq!((id, items, bytes), (7, 256, 1 << 20));
+        assert!(stream_credit(7, &payload[1..]).is_err());
+        assert!(stream_credit(7, &[&payload[..], &[0]].concat()).is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod authorization;
 #[cfg(feature = "json")]
 #[doc(hidden)]
 pub mod bench_support;
+mod beside;
 mod blob;
 mod buffers;
 mod builder;
@@ -41,11 +42,13 @@ mod frame;
 pub mod fuzz_support;
 mod handshake;
 mod inbound;
+mod inlet;
 mod introspection;
 mod ledger;
 mod message;
 mod options;
 mod outbound;
+mod outlet;
 mod pending;
 mod poller;
 mod reception;
@@ -60,6 +63,7 @@ mod service;
 #[cfg(test)]
 mod simulation;
 mod sink;
+mod streaming;
 mod subscription;
 mod sync;
 #[cfg(any(test, fuzzing))]
@@ -87,6 +91,7 @@ pub use serde;
 pub use serializer::{Serializer, SerializerError};
 pub use server::WitServer;
 pub use service::{Outcome, Service, ServiceClient, ServiceDescriptor};
+pub use streaming::Streaming;
 pub use subscription::{EventError, Subscription};
 
 /// What generated code uses. Not for people: it changes without notice.

@@ -1,39 +1,48 @@
 //! Messages: the typed bodies behind the frames, as `docs/wire.md` lays them out.
 //!
-//! A message that carries values ([`Content`]) is one buffer, `head | body | blob table`, followed by its blobs. The
+//! A message that carries values ([`Content`]) is one buffer, `head | body | tables`, followed by its blobs. The
 //! head stands in front of the serialized body in the same allocation, so a small message is one slice from the
 //! serializer to the ring. Pure.
 
 use bytes::Bytes;
 
+use crate::beside::{Arrived, Written};
 use crate::error::Error;
+use crate::inlet::InletHandle;
+use crate::outlet::Source;
 use crate::service::Status;
-use crate::wire::{Fields, Malformed, Put, len_u64, u32_len, u64_len};
+use crate::wire::{Fields, Malformed, Put, len_u64, u32_len};
 
 /// Bytes of the head of every message. [wire.head]
 pub(crate) const HEAD_LEN: usize = 24;
 /// Bytes of one entry of the blob table: a `u64` length. [wire.blobs]
 pub(crate) const BLOB_ENTRY_LEN: usize = 8;
+/// Bytes of one entry of the stream table: an id and a window. [wire.streams]
+pub(crate) const STREAM_ENTRY_LEN: usize = 12;
 
 /// The fixed part in front of a message's body. [wire.head]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     /// Bytes of the serialized body.
-    pub(crate) body_len: u64,
+    pub(crate) body_len: u32,
+    /// Entries of the stream table behind the blob table. Requests and responses only.
+    pub(crate) stream_count: u32,
     /// Entries of the blob table behind the body.
     pub(crate) blob_count: u32,
-    /// Request: the service's index. Response: the status. Otherwise 0.
+    /// Request: the service's index. Response, stream end: the status. Otherwise 0.
     pub(crate) selector: u16,
     /// Request: the method's index. Otherwise 0.
     pub(crate) member: u16,
-    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Event: the value's number. Otherwise 0.
+    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Event, stream item: its number.
+    /// Otherwise 0.
     pub(crate) stamp: u64,
 }
 
 impl Head {
     pub(crate) fn encode(&self) -> [u8; HEAD_LEN] {
         let mut bytes = [0; HEAD_LEN];
-        bytes[..8].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[..4].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.stream_count.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.blob_count.to_le_bytes());
         bytes[12..14].copy_from_slice(&self.selector.to_le_bytes());
         bytes[14..16].copy_from_slice(&self.member.to_le_bytes());
@@ -44,7 +53,8 @@ impl Head {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(bytes);
         Ok(Self {
-            body_len: fields.u64("message head")?,
+            body_len: fields.u32("message head")?,
+            stream_count: fields.u32("message head")?,
             blob_count: fields.u32("message head")?,
             selector: fields.u16("message head")?,
             member: fields.u16("message head")?,
@@ -52,41 +62,92 @@ impl Head {
         })
     }
 
-    /// Bytes of the message's first section: head, body and blob table. Saturates on nonsense.
+    /// Bytes of the two tables.
+    pub(crate) const fn tables_len(&self) -> u64 {
+        self.blob_count as u64 * BLOB_ENTRY_LEN as u64
+            + self.stream_count as u64 * STREAM_ENTRY_LEN as u64
+    }
+
+    /// Bytes of the message's first section: head, body and tables.
     pub(crate) const fn first_section_len(&self) -> u64 {
-        (HEAD_LEN as u64)
-            .saturating_add(self.body_len)
-            .saturating_add(self.blob_count as u64 * BLOB_ENTRY_LEN as u64)
+        HEAD_LEN as u64 + self.body_len as u64 + self.tables_len()
     }
 }
 
-/// A message's values: a serialized body, and the blobs beside it.
+/// A stream as the table of its message has it. [wire.streams]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamEntry {
+    /// The producing side's number for it.
+    pub(crate) id: u64,
+    /// The most items that the producer wants to be ahead; 0 if it does not say.
+    pub(crate) window: u32,
+}
+
+/// The streams beside a message's values, in the order of its table.
+#[derive(Debug)]
+pub(crate) enum Streams {
+    /// As the serializer came across them: they get their ids when the message is queued.
+    Sources(Vec<Source>),
+    /// On the wire, or about to be.
+    Table(Vec<StreamEntry>),
+    /// As a connection knows them that has received the message.
+    Inlets(Vec<Option<InletHandle>>),
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::Table(Vec::new())
+    }
+}
+
+/// A message's values: a serialized body, and what travels beside it.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
-    /// `head | body | blob table`; the head's place is reserved, and filled in by [`Content::seal_head`].
+    /// `head | body | tables`; the head's place is reserved, and filled in by [`Content::into_sections`].
     buffer: Vec<u8>,
     /// The byte behind the body.
     body_end: usize,
     pub(crate) blobs: Vec<Bytes>,
+    pub(crate) streams: Streams,
 }
 
 impl Content {
     /// Serializes a body with `write`, behind the room for the head. On failure nothing is kept.
     pub(crate) fn write<E>(
         mut buffer: Vec<u8>,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Bytes>, E>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<Written, E>,
     ) -> Result<Self, E> {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
-        let blobs = write(&mut buffer)?;
-        Ok(Self { body_end: buffer.len(), buffer, blobs })
+        let Written { blobs, sources, .. } = write(&mut buffer)?;
+        let streams = Streams::Sources(sources);
+        Ok(Self { body_end: buffer.len(), buffer, blobs, streams })
     }
 
-    /// The same values once more: the body is copied, the blobs are shared.
+    /// The same values once more: the body is copied, the blobs are shared. There is one of each stream, and it is not
+    /// copied: see [`has_streams`](Self::has_streams).
     pub(crate) fn copy(&self) -> Self {
         let mut buffer = crate::buffers::take();
         buffer.extend_from_slice(&self.buffer);
-        Self { buffer, body_end: self.body_end, blobs: self.blobs.clone() }
+        let (body_end, blobs) = (self.body_end, self.blobs.clone());
+        Self { buffer, body_end, blobs, streams: Streams::default() }
+    }
+
+    pub(crate) const fn has_streams(&self) -> bool {
+        match &self.streams {
+            Streams::Sources(sources) => !sources.is_empty(),
+            Streams::Table(table) => !table.is_empty(),
+            Streams::Inlets(inlets) => !inlets.is_empty(),
+        }
+    }
+
+    /// Takes out what the values refer to.
+    pub(crate) fn take_arrived(&mut self) -> Arrived {
+        let inlets = match std::mem::take(&mut self.streams) {
+            Streams::Inlets(inlets) => inlets,
+            Streams::Sources(_) | Streams::Table(_) => Vec::new(),
+        };
+        Arrived { blobs: std::mem::take(&mut self.blobs), inlets }
     }
 
     /// A body that is only bytes.
@@ -94,13 +155,18 @@ impl Content {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
         buffer.extend_from_slice(body);
-        Self { body_end: buffer.len(), buffer, blobs: Vec::new() }
+        Self { body_end: buffer.len(), buffer, ..Self::default() }
     }
 
     /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
-    pub(crate) fn received(buffer: Vec<u8>, head: &Head, blobs: Vec<Bytes>) -> Self {
-        let body_end = (HEAD_LEN + u64_len(head.body_len)).min(buffer.len());
-        Self { buffer, body_end, blobs }
+    pub(crate) fn received(
+        buffer: Vec<u8>,
+        head: &Head,
+        blobs: Vec<Bytes>,
+        streams: Vec<StreamEntry>,
+    ) -> Self {
+        let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
+        Self { buffer, body_end, blobs, streams: Streams::Table(streams) }
     }
 
     pub(crate) fn body(&self) -> &[u8] {
@@ -113,7 +179,7 @@ impl Content {
         len_u64(self.body().len()) + blobs
     }
 
-    /// Fills in head and blob table and returns the first section and the blobs, ready to be cut into chunks.
+    /// Fills in head and tables and returns the first section and the blobs, ready to be cut into chunks.
     pub(crate) fn into_sections(
         mut self,
         selector: u16,
@@ -124,8 +190,15 @@ impl Content {
         if self.buffer.len() < HEAD_LEN {
             self.buffer.resize(HEAD_LEN, 0);
         }
+        // Streams without ids belong to a message that no connection has queued: it has none then.
+        let streams = match self.streams {
+            Streams::Table(table) => table,
+            Streams::Sources(_) | Streams::Inlets(_) => Vec::new(),
+        };
         let head = Head {
-            body_len: len_u64(self.buffer.len() - HEAD_LEN),
+            // `Limits::validate` keeps a message far below that.
+            body_len: u32::try_from(self.buffer.len() - HEAD_LEN).unwrap_or(u32::MAX),
+            stream_count: u32::try_from(streams.len()).unwrap_or(u32::MAX),
             blob_count: u32::try_from(self.blobs.len()).unwrap_or(u32::MAX),
             selector,
             member,
@@ -134,6 +207,10 @@ impl Content {
         self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
         for blob in self.blobs.iter().take(u32_len(head.blob_count)) {
             self.buffer.put_u64(len_u64(blob.len()));
+        }
+        for stream in &streams {
+            self.buffer.put_u64(stream.id);
+            self.buffer.put_u32(stream.window);
         }
         (self.buffer, self.blobs)
     }
@@ -212,9 +289,38 @@ pub(crate) fn status_error(status: Status, body: &[u8], method: &str) -> Option<
     })
 }
 
+/// What a stream's end with `status` stands for: nothing, or an error. `None` if it stands for nothing that is known.
+/// [wire.stream.end]
+pub(crate) fn stream_error(status: Status, body: &[u8]) -> Option<Option<Error>> {
+    const STREAM: &str = "a stream";
+    const ITEM: &str = "an item of a stream";
+    let size = |body| {
+        let mut fields = Fields::new(body);
+        (fields.u64("size").unwrap_or_default(), fields.u64("limit").unwrap_or_default())
+    };
+    Some(match status {
+        Status::Ok => None,
+        Status::Fault => Some(Error::Fault { message: text(body) }),
+        Status::Panicked => {
+            Some(Error::Panicked { method: STREAM.to_owned(), message: text(body) })
+        }
+        Status::Cancelled => Some(Error::Cancelled),
+        Status::BadResult => Some(Error::Serialize {
+            what: ITEM.to_owned(),
+            serializer: "the peer's serializer".to_owned(),
+            reason: text(body),
+        }),
+        Status::TooLarge => {
+            let (size, limit) = size(body);
+            Some(Error::TooLarge { what: ITEM.to_owned(), size, limit })
+        }
+        Status::TimedOut | Status::NoSuchMethod | Status::BadArguments => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Content, HEAD_LEN, Head};
+    use super::{Content, HEAD_LEN, Head, StreamEntry, Streams};
     use bytes::Bytes;
 
     /// A frozen vector: what `docs/wire.md` shows.
@@ -232,12 +338,30 @@ mod tests {
         assert_eq!(blobs.len(), 1);
         let head = Head::decode(&section[..HEAD_LEN]).unwrap();
         assert_eq!(head.first_section_len(), section.len() as u64);
-        assert_eq!(Content::received(section, &head, blobs).body(), b"[1,2]");
+        assert_eq!(Content::received(section, &head, blobs, Vec::new()).body(), b"[1,2]");
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn stream_table_is_frozen() {
+        let mut content = Content::plain(Vec::new(), b"0");
+        content.streams = Streams::Table(vec![StreamEntry { id: 7, window: 16 }]);
+        let (section, _) = content.into_sections(0, 0, 0);
+        let mut expected = vec![1, 0, 0, 0, 1, 0, 0, 0];
+        expected.extend_from_slice(&[0; 16]);
+        expected.extend_from_slice(b"0");
+        expected.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0]);
+        assert_eq!(section, expected);
     }
 
     #[test]
-    fn absurd_lengths_saturate() {
-        let head = Head { body_len: u64::MAX, blob_count: u32::MAX, ..Head::default() };
-        assert_eq!(head.first_section_len(), u64::MAX);
+    fn no_lengths_overflow() {
+        let head = Head {
+            body_len: u32::MAX,
+            blob_count: u32::MAX,
+            stream_count: u32::MAX,
+            ..Head::default()
+        };
+        assert_eq!(head.first_section_len(), 24 + u64::from(u32::MAX) * 21);
     }
 }

@@ -5,28 +5,33 @@
 //!
 //! # Invariants
 //!
-//! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each. An
-//!   event that is bulk takes its turn with the bulk, and the events behind it wait. A response waits for the events
-//!   that its handler raised before. [wire.interleave]
-//! - **O2** A bulk chunk leaves `bulk_spare` bytes of the ring free for the other lanes.
+//! - **O1** Lanes are served in order of urgency: control, events, small messages, then bulk in turn, a chunk each:
+//!   long messages, and streams, each in its own order. An event that is bulk takes its turn with the bulk, and the
+//!   events behind it wait. A response waits for the events that its handler raised before. [wire.interleave]
+//! - **O2** What leaves in turn leaves half of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
 //! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
 //! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
 
-use std::collections::VecDeque;
+mod flows;
+mod link;
+mod outgoing;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
-
+use self::flows::{Flow, StreamLane};
+pub(crate) use self::flows::{MAX_STREAMS, TooManyStreams};
+use self::link::Link;
+pub(crate) use self::outgoing::Outgoing;
 use crate::buffers;
 use crate::cipher::Sealer;
 use crate::error::Error;
 use crate::fail_point;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
-use crate::message::{Content, HEAD_LEN};
 use crate::options::Limits;
 use crate::pending::CallId;
 use crate::transport::RecordSender;
@@ -41,110 +46,6 @@ const PUMP_BYTES: u64 = 1 << 20;
 const MAX_CONTROL: usize = 4096;
 /// What a queued message costs beyond its bytes, for the bound on the queue.
 const QUEUE_ENTRY: u64 = 256;
-
-/// A message on its way out.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    kind: Kind,
-    id: u64,
-    /// Head, body and blob table.
-    first: Vec<u8>,
-    blobs: Vec<Bytes>,
-    /// 0 is `first`, `n` is `blobs[n - 1]`.
-    section: usize,
-    /// Bytes of that section already sent.
-    offset: usize,
-    started: bool,
-    /// Event: its place in the lane. Response: the event that must have left before it; 0 is none.
-    event: u64,
-    /// The room this message takes up in the sender's bound; given back when it is dropped.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Outgoing {
-    pub(crate) fn new(
-        kind: Kind,
-        id: u64,
-        content: Content,
-        (selector, member, stamp): (u16, u16, u64),
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
-        let (first, blobs) = content.into_sections(selector, member, stamp);
-        Self {
-            kind,
-            id,
-            first,
-            blobs,
-            section: 0,
-            offset: 0,
-            started: false,
-            event: 0,
-            _permit: permit,
-        }
-    }
-
-    /// Holds this response back until that event has left.
-    pub(crate) const fn after_event(mut self, event: u64) -> Self {
-        self.event = event;
-        self
-    }
-
-    /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none. [wire.credit]
-    fn cost(&self) -> u64 {
-        if !matches!(self.kind, Kind::Request | Kind::Response | Kind::Event) {
-            return 0;
-        }
-        len_u64(self.first.len() - HEAD_LEN) + self.blob_bytes()
-    }
-
-    fn blob_bytes(&self) -> u64 {
-        self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
-    }
-
-    fn is_small(&self, chunk: usize) -> bool {
-        self.blobs.is_empty() && self.first.len() <= chunk
-    }
-
-    fn section_bytes(&self, section: usize) -> &[u8] {
-        match section.checked_sub(1) {
-            None => &self.first,
-            Some(blob) => &self.blobs[blob],
-        }
-    }
-
-    /// The next chunk: its header and payload. A chunk never spans two sections.
-    fn chunk(&self, max: usize) -> (Header, &[u8]) {
-        let rest = &self.section_bytes(self.section)[self.offset..];
-        let payload = &rest[..rest.len().min(max)];
-        let header = Header {
-            kind: self.kind,
-            first: !self.started,
-            last: payload.len() == rest.len() && self.next_section(self.section).is_none(),
-            // At most MAX_CHUNK.
-            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            id: self.id,
-        };
-        (header, payload)
-    }
-
-    /// The next section that is not empty.
-    fn next_section(&self, after: usize) -> Option<usize> {
-        (after + 1..=self.blobs.len()).find(|section| !self.blobs[section - 1].is_empty())
-    }
-
-    /// Steps over a chunk that was sent; returns whether it was the last.
-    fn advance(&mut self, len: usize) -> bool {
-        self.started = true;
-        self.offset += len;
-        if self.offset < self.section_bytes(self.section).len() {
-            return false;
-        }
-        let Some(next) = self.next_section(self.section) else { return true };
-        self.section = next;
-        self.offset = 0;
-        false
-    }
-}
 
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,8 +80,13 @@ pub(crate) struct Outbound {
     last_event: u64,
     /// The farewell: after everything else in the control lane.
     goodbye: Option<Vec<u8>>,
+    /// Credit for streams of the peer's, and cancels of them: at most a few for each, so without a bound of their own.
+    notices: VecDeque<(Header, Vec<u8>)>,
     small: VecDeque<Outgoing>,
-    bulk: VecDeque<Outgoing>,
+    bulk: VecDeque<Flow>,
+    /// Our streams that are open.
+    streams: HashMap<u64, StreamLane>,
+    next_stream: u64,
     /// Responses in these two lanes.
     responses: usize,
     /// Bytes that the peer still takes.
@@ -210,13 +116,16 @@ impl std::fmt::Debug for Outbound {
 impl Outbound {
     pub(crate) fn new(sender: Box<dyn RecordSender>, ledger: Arc<Ledger>) -> Self {
         Self {
-            link: Link { sender, sealer: None, scratch: Vec::new() },
+            link: Link::new(sender),
             control: VecDeque::new(),
             events: VecDeque::new(),
             last_event: 0,
             goodbye: None,
+            notices: VecDeque::new(),
             small: VecDeque::new(),
             bulk: VecDeque::new(),
+            streams: HashMap::new(),
+            next_stream: 0,
             responses: 0,
             credit: 0,
             owed: 0,
@@ -251,9 +160,11 @@ impl Outbound {
         }
         self.queued += message.cost() + QUEUE_ENTRY;
         self.responses += usize::from(message.kind == Kind::Response);
-        let lane =
-            if message.is_small(self.chunk_len()) { &mut self.small } else { &mut self.bulk };
-        lane.push_back(message);
+        if message.is_small(self.chunk_len()) {
+            self.small.push_back(message);
+        } else {
+            self.bulk.push_back(Flow::Message(message));
+        }
     }
 
     /// Queues an event, and returns its place in the lane.
@@ -310,6 +221,14 @@ impl Outbound {
         Ok(())
     }
 
+    /// Queues what this side has to say of a stream of the peer's.
+    pub(crate) fn push_notice(&mut self, kind: Kind, id: u64, payload: Vec<u8>) {
+        if !self.closed {
+            let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            self.notices.push_back((Header::whole(kind, id, len), payload));
+        }
+    }
+
     /// Queues the farewell.
     pub(crate) fn push_goodbye(&mut self, reason: &str) {
         self.goodbye = Some(reason.as_bytes().to_vec());
@@ -320,36 +239,52 @@ impl Outbound {
         self.goodbye.is_some()
     }
 
-    /// Takes a request back, as far as it has not left.
+    /// Takes a request back, as far as it has not left, and returns its streams, which end with it.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
-    pub(crate) fn withdraw_request(&mut self, id: CallId) -> Result<Withdrawn, Error> {
+    pub(crate) fn withdraw_request(
+        &mut self,
+        id: CallId,
+    ) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
     }
 
-    /// Takes a response back, as far as it has not left.
+    /// Takes a response back, as far as it has not left, and returns its streams, which end with it.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
-    pub(crate) fn withdraw_response(&mut self, id: u64) -> Result<Withdrawn, Error> {
+    pub(crate) fn withdraw_response(&mut self, id: u64) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Response, Kind::AbortResponse, id)
     }
 
-    fn withdraw(&mut self, kind: Kind, abort: Kind, id: u64) -> Result<Withdrawn, Error> {
-        let find =
-            |lane: &VecDeque<Outgoing>| lane.iter().position(|m| m.kind == kind && m.id == id);
-        let message = match find(&self.small) {
+    fn withdraw(
+        &mut self,
+        kind: Kind,
+        abort: Kind,
+        id: u64,
+    ) -> Result<(Withdrawn, Range<u64>), Error> {
+        let is_it = |m: &Outgoing| m.kind == kind && m.id == id;
+        let message = match self.small.iter().position(is_it) {
             Some(at) => self.small.remove(at),
-            None => find(&self.bulk).and_then(|at| self.bulk.remove(at)),
+            None => {
+                let at =
+                    self.bulk.iter().position(|flow| matches!(flow, Flow::Message(m) if is_it(m)));
+                match at.and_then(|at| self.bulk.remove(at)) {
+                    Some(Flow::Message(message)) => Some(message),
+                    _ => None,
+                }
+            }
         };
-        let Some(message) = message else { return Ok(Withdrawn::Sent) };
+        let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
         self.queued -= message.cost() + QUEUE_ENTRY;
         self.responses -= usize::from(message.kind == Kind::Response);
+        let streams = message.streams.clone();
+        self.forget_streams(streams.clone());
         if !message.started {
-            return Ok(Withdrawn::Unsent);
+            return Ok((Withdrawn::Unsent, streams));
         }
         self.started -= 1;
         if message.section == 0 {
@@ -357,13 +292,17 @@ impl Outbound {
             self.add_credit(message.blob_bytes());
         }
         self.push_control(abort, id)?;
-        Ok(Withdrawn::Partly)
+        Ok((Withdrawn::Partly, streams))
     }
 
     /// The requests of which nothing has left; for telling what was surely not executed.
     pub(crate) fn unsent_requests(&self) -> Vec<CallId> {
         let unsent = |m: &&Outgoing| m.kind == Kind::Request && !m.started;
-        self.small.iter().chain(&self.bulk).filter(unsent).map(|m| CallId(m.id)).collect()
+        let bulk = self.bulk.iter().filter_map(|flow| match flow {
+            Flow::Message(message) => Some(message),
+            Flow::Stream(_) => None,
+        });
+        self.small.iter().chain(bulk).filter(unsent).map(|m| CallId(m.id)).collect()
     }
 
     /// Drops everything that is queued, and takes nothing more but a farewell.
@@ -371,7 +310,9 @@ impl Outbound {
         self.control.clear();
         self.events.clear();
         self.small.clear();
+        self.notices.clear();
         self.bulk.clear();
+        self.streams.clear();
         self.started = 0;
         self.queued = 0;
         self.responses = 0;
@@ -397,9 +338,16 @@ impl Outbound {
     pub(crate) fn is_stuck(&mut self) -> Result<bool, Error> {
         let may_go = |m: &Outgoing| self.may_send(m) && has_left(&self.events, m.event);
         let waits = !self.control.is_empty()
+            || !self.notices.is_empty()
             || self.events.front().is_some_and(|m| self.may_send(m))
             || self.small.front().is_some_and(may_go)
-            || self.bulk.iter().any(may_go);
+            || self.bulk.iter().any(|flow| match flow {
+                Flow::Message(message) => may_go(message),
+                Flow::Stream(id) => {
+                    let next = self.streams.get(id).and_then(|lane| lane.queue.front());
+                    next.is_some_and(|item| self.may_send(item))
+                }
+            });
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
@@ -447,6 +395,12 @@ impl Outbound {
             }
             self.owed = 0;
         }
+        while let Some((header, payload)) = self.notices.front() {
+            if !self.link.push(header, payload, 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.notices.pop_front();
+        }
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
         }
@@ -473,7 +427,7 @@ impl Outbound {
             }
             if lane == Lane::Small && !has_left(&self.events, message.event) {
                 // The bulk lane knows how to hold one back without holding up the others.
-                self.bulk.extend(self.small.pop_front());
+                self.bulk.extend(self.small.pop_front().map(Flow::Message));
                 continue;
             }
             let (header, payload) = message.chunk(usize::MAX);
@@ -492,7 +446,7 @@ impl Outbound {
         }
     }
 
-    /// Sends bulk messages in turn, a chunk each; the event lane takes part with its first message.
+    /// Sends what leaves in turn, a chunk each; the event lane takes part with its first message.
     fn pump_bulk(&mut self) -> Result<Pumped, Error> {
         let mut sent = 0;
         while sent < PUMP_BYTES {
@@ -505,18 +459,18 @@ impl Outbound {
                 let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                 sent += chunk;
             }
-            let next =
-                self.bulk.iter().position(|m| self.may_send(m) && has_left(&self.events, m.event));
+            let next = self.bulk.iter().position(|flow| self.is_ready(flow));
             if let Some(at) = next
-                && let Some(message) = self.bulk.remove(at)
+                && let Some(flow) = self.bulk.remove(at)
             {
-                let (chunk, unfinished) = self.send_chunk(message)?;
-                let Some(chunk) = chunk else {
-                    unfinished.into_iter().for_each(|message| self.bulk.insert(at, message));
+                let turn = self.take_turn(flow)?;
+                if turn.full {
+                    // It goes on with its turn when there is room: else one of two would always be cut short.
+                    turn.rest.into_iter().for_each(|flow| self.bulk.insert(at, flow));
                     return Ok(Pumped::Full);
-                };
-                self.bulk.extend(unfinished);
-                sent += chunk;
+                }
+                self.bulk.extend(turn.rest);
+                sent += turn.sent;
             }
             if sent == before {
                 return Ok(Pumped::Done);
@@ -538,9 +492,9 @@ impl Outbound {
         mut message: Outgoing,
     ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
         let (chunk, cost) = (self.chunk_len(), message.cost());
-        // A small message that was held back is no bulk.
-        let whole = message.is_small(chunk);
-        let spare = if whole { 0 } else { self.link.sender.capacity() / 2 };
+        // A small message that was held back is no bulk; the small items of a stream are.
+        let in_turn = message.kind.is_of_stream() || !message.is_small(chunk);
+        let spare = if in_turn { self.link.sender.capacity() / 2 } else { 0 };
         let (header, payload) = message.chunk(chunk);
         let len = payload.len();
         if !self.link.push(&header, payload, spare)? {
@@ -560,6 +514,7 @@ impl Outbound {
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
         self.responses -= usize::from(message.kind == Kind::Response);
+        buffers::give(message.first);
         Ok((Some(len_u64(len)), None))
     }
 
@@ -593,44 +548,4 @@ enum Lane {
 /// Whether this event, and so every one before it, has left.
 fn has_left(events: &VecDeque<Outgoing>, event: u64) -> bool {
     events.front().is_none_or(|first| first.event > event)
-}
-
-/// The transport's sender and what seals for it.
-struct Link {
-    sender: Box<dyn RecordSender>,
-    sealer: Option<Box<dyn Sealer>>,
-    /// Where a payload is sealed before it is copied to the ring; small enough to stay in cache.
-    scratch: Vec<u8>,
-}
-
-impl Link {
-    fn overhead(&self) -> usize {
-        self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
-    }
-
-    /// Pushes one frame. Returns `false`, with the sender armed (O5), if there is no room.
-    fn push(&mut self, header: &Header, payload: &[u8], spare: usize) -> Result<bool, Error> {
-        let head = header.encode();
-        let len = HEADER_LEN + payload.len() + self.overhead();
-        let Some(sealer) = &mut self.sealer else {
-            if self.sender.try_push(&head, payload, spare)? {
-                return Ok(true);
-            }
-            // What is there has to be visible before we sleep on room, or nobody makes any.
-            self.sender.publish()?;
-            return Ok(self.sender.arm(len, spare)? && self.sender.try_push(&head, payload, spare)?);
-        };
-        if !self.sender.has_room(len, spare)? {
-            self.sender.publish()?;
-            if !self.sender.arm(len, spare)? {
-                return Ok(false);
-            }
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(payload);
-        sealer.seal(&head, &mut self.scratch).map_err(|e| Error::Protocol(e.to_string()))?;
-        let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
-        debug_assert!(pushed, "room was just found, and only we fill it");
-        Ok(pushed)
-    }
 }

@@ -7,8 +7,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::blob;
-use bytes::Bytes;
+use crate::beside::{self, Arrived, Written};
 #[cfg(feature = "message-pack")]
 use serde::de::IgnoredAny;
 use serde::de::{DeserializeOwned, Error as _};
@@ -124,23 +123,45 @@ impl Codec {
         }
     }
 
-    /// Appends `value` to `out`, and returns the blobs that travel beside it.
+    /// Appends arguments or a result to `out`, and returns what travels beside it.
     pub(crate) fn serialize<T: Serialize>(
         &self,
         value: &T,
         out: &mut Vec<u8>,
-    ) -> Result<Vec<Bytes>, SerializerError> {
-        let (result, blobs) = blob::writing(|| self.write(value, out));
-        result.map(|()| blobs)
+    ) -> Result<Written, SerializerError> {
+        self.write_beside(true, value, out)
     }
 
-    /// Reads one value from `bytes` and the blobs beside them.
+    /// The same for an event's value or a stream's item, neither of which carries streams.
+    pub(crate) fn serialize_item<T: Serialize>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<Written, SerializerError> {
+        self.write_beside(false, value, out)
+    }
+
+    fn write_beside<T: Serialize>(
+        &self,
+        streams: bool,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<Written, SerializerError> {
+        let (result, written) = beside::writing(streams, || self.write(value, out));
+        match (result, written.refused) {
+            (Ok(()), _) => Ok(written),
+            (Err(_), Some(reason)) => Err(SerializerError::new(reason)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Reads one value from `bytes` and what came beside them.
     pub(crate) fn deserialize<T: DeserializeOwned + 'static>(
         &self,
         bytes: &[u8],
-        blobs: Vec<Bytes>,
+        arrived: Arrived,
     ) -> Result<T, SerializerError> {
-        blob::reading(blobs, || self.read(bytes))
+        beside::reading(arrived, || self.read(bytes))
     }
 
     fn write<T: Serialize>(&self, value: &T, out: &mut Vec<u8>) -> Result<(), SerializerError> {
@@ -270,7 +291,7 @@ mod tests {
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
-    use super::{Codec, Serializer, SerializerError};
+    use super::{Arrived, Codec, Serializer, SerializerError};
 
     /// JSON with a mark in front.
     struct Marked;
@@ -307,10 +328,16 @@ mod tests {
         codec.serialize(&value, &mut bytes).unwrap();
         assert!(bytes.starts_with(b"#["));
         assert_eq!(
-            codec.deserialize::<(Option<u8>, BTreeMap<String, Vec<i64>>)>(&bytes, Vec::new()),
+            codec.deserialize::<(Option<u8>, BTreeMap<String, Vec<i64>>)>(
+                &bytes,
+                Arrived::default()
+            ),
             Ok(value)
         );
-        assert_eq!(codec.deserialize::<u8>(b"1", Vec::new()), Err(SerializerError::new("no mark")));
-        assert!(codec.deserialize::<u8>(b"#\"x\"", Vec::new()).is_err());
+        assert_eq!(
+            codec.deserialize::<u8>(b"1", Arrived::default()),
+            Err(SerializerError::new("no mark"))
+        );
+        assert!(codec.deserialize::<u8>(b"#\"x\"", Arrived::default()).is_err());
     }
 }

@@ -5,20 +5,23 @@
 //! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
 //! exactly once: whoever removes its entry from the table answers.
 
-use std::collections::{HashMap, VecDeque};
+mod table;
+
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
 use tracing::Span;
 
-use crate::connection::{Connection, lock};
+use self::table::Goes;
+pub(crate) use self::table::{Served, Stopped};
+use crate::connection::Connection;
 use crate::context::CallContext;
 use crate::error::Error;
 use crate::event::Registration;
@@ -35,6 +38,16 @@ const SLOW: Duration = Duration::from_micros(50);
 const SLOW_ONES: u32 = 2;
 /// One in so many calls of a slow method is tried in place again.
 const TRIAL_EVERY: u32 = 64;
+
+thread_local! {
+    /// Whether this thread is polling a handler in place.
+    static IN_PLACE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the first poll of a handler, which shows whether it is done at once: nothing it waits for wakes it.
+pub(crate) fn is_first_poll() -> bool {
+    IN_PLACE.get()
+}
 
 /// A request, to be served.
 #[derive(Debug)]
@@ -148,160 +161,27 @@ impl Habit {
     }
 }
 
-/// The requests of one connection that are being served.
-#[derive(Debug)]
-pub(crate) struct Served {
-    services: Arc<Services>,
-    max_in_flight: usize,
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    running: HashMap<u64, Running>,
-    /// Requests that wait until the answers before them have left.
-    deferred: VecDeque<Job>,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Running {
-    context: CallContext,
-    task: Option<AbortHandle>,
-}
-
-impl Served {
-    pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
-        let max_in_flight = crate::wire::u32_len(max_in_flight);
-        Self { services, max_in_flight, table: Mutex::new(Table::default()) }
-    }
-
-    /// Attaches a subscriber; `None` if there is no such event here.
-    pub(crate) fn subscribe(
-        &self,
-        service: u16,
-        event: u16,
-        sink: EventSink,
-    ) -> Option<Registration> {
-        self.services.subscribe(service, event, sink)
-    }
-
-    /// Puts a request aside for the driver.
-    fn defer(&self, job: Job) {
-        lock(&self.table).deferred.push_back(job);
-    }
-
-    /// A request that was put aside.
-    pub(crate) fn next_deferred(&self) -> Option<Job> {
-        lock(&self.table).deferred.pop_front()
-    }
-
-    /// Whether requests were put aside.
-    pub(crate) fn has_deferred(&self) -> bool {
-        !lock(&self.table).deferred.is_empty()
-    }
-
-    /// Requests being handled or put aside.
-    pub(crate) fn len(&self) -> usize {
-        let table = lock(&self.table);
-        table.running.len() + table.deferred.len()
-    }
-
-    /// Stops a handler; returns whether it was there, and so is to be answered by the caller.
-    pub(crate) fn cancel(&self, id: u64) -> bool {
-        let mut table = lock(&self.table);
-        let deferred = table.deferred.iter().position(|job| job.id == id);
-        let job = deferred.and_then(|at| table.deferred.remove(at));
-        let running = table.running.remove(&id);
-        drop(table);
-        let found = job.is_some() || running.is_some();
-        drop(job);
-        if let Some(running) = running {
-            running.cancel();
-        }
-        found
-    }
-
-    /// Stops all handlers: nobody waits for them any more.
-    pub(crate) fn cancel_all(&self) {
-        let mut table = lock(&self.table);
-        table.closed = true;
-        let running = std::mem::take(&mut table.running);
-        let deferred = std::mem::take(&mut table.deferred);
-        drop(table);
-        drop(deferred);
-        running.into_values().for_each(Running::cancel);
-    }
-
-    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
-    fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
-        let table = lock(&self.table);
-        if table.running.len() + table.deferred.len() + unsent >= self.max_in_flight {
-            return Err(Error::Protocol("more calls in flight than announced".to_owned()));
-        }
-        if table.running.contains_key(&id) || table.deferred.iter().any(|job| job.id == id) {
-            return Err(Error::Protocol("two calls with one id".to_owned()));
-        }
-        Ok(())
-    }
-
-    fn insert(&self, id: u64, context: CallContext) -> bool {
-        let mut table = lock(&self.table);
-        if table.closed {
-            return false;
-        }
-        table.running.insert(id, Running { context, task: None });
-        true
-    }
-
-    fn set_task(&self, id: u64, task: AbortHandle) {
-        match lock(&self.table).running.get_mut(&id) {
-            Some(running) => running.task = Some(task),
-            // It has finished already, or was cancelled before its task was known.
-            None => task.abort(),
-        }
-    }
-
-    /// Whether the handler's answer is still wanted.
-    fn finish(&self, id: u64) -> bool {
-        lock(&self.table).running.remove(&id).is_some()
-    }
-}
-
-impl Running {
-    fn cancel(self) {
-        self.context.cancel();
-        if let Some(task) = self.task {
-            task.abort();
-        }
-    }
+/// Where a handler goes on.
+enum Over {
+    /// On the pool for blocking work.
+    Thread,
+    /// In a task; if it has not begun, it waits for room first.
+    Task { has_begun: bool },
 }
 
 impl Connection {
-    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
-    /// is unanswered whatever the peer thinks.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Protocol`] if it may not.
-    pub(crate) fn admit(&self, id: u64) -> Result<(), Error> {
-        self.served.admit(id, self.unsent_responses())
-    }
-
     /// Puts aside what somebody else than the driver has read.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer may not make this call.
     pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
-        self.admit(job.id)?;
-        self.served.defer(job);
-        Ok(())
+        self.served.take_in(job, self.unsent_responses())
     }
 
     /// Serves a request. Returns whether an answer was queued that has not been published.
     pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        if let Err(error) = self.admit(job.id) {
+        if let Err(error) = self.served.take_place(job.id, self.unsent_responses()) {
             self.fail(&error);
             return false;
         }
@@ -327,13 +207,13 @@ impl Connection {
         let Job { id, head, content, charge } = job;
         let services = Arc::clone(&self.served.services);
         let Some((entry, method, habit)) = services.find(&head) else {
-            self.reply(id, Reply::text(Status::NoSuchMethod, ""), 0, false);
+            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0);
             return true;
         };
         let deadline = match self.deadline(head.stamp) {
             Ok(deadline) => deadline,
             Err(Expired) => {
-                self.reply(id, Reply::text(Status::TimedOut, ""), 0, false);
+                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0);
                 return true;
             }
         };
@@ -345,33 +225,55 @@ impl Connection {
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
             Ok(Dispatch::Ready(reply)) => {
-                self.reply(id, reply, 0, false);
+                self.reply_in_place(id, reply, 0);
                 return true;
             }
             Err(message) => {
-                self.reply(id, panicked(service, method.name, &message), 0, false);
+                self.reply_in_place(id, panicked(service, method.name, &message), 0);
                 return true;
             }
         };
         let mut handling =
             Handling { future, context, span, service, method: method.name, _charge: charge };
         if method.blocking {
-            self.spawn_blocking(id, handling);
-            return false;
+            return self.hand_over(id, handling, Over::Thread);
         }
         let in_place = habit.in_place();
         if in_place {
             let began = Instant::now();
+            IN_PLACE.set(true);
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
+            IN_PLACE.set(false);
             habit.note(began.elapsed() > SLOW);
             if let Poll::Ready(reply) = polled {
                 let event = handling.context.last_event();
-                self.reply(id, reply, event, false);
+                self.reply_in_place(id, reply, event);
                 return true;
             }
         }
-        self.spawn(id, handling, in_place);
+        self.hand_over(id, handling, Over::Task { has_begun: in_place })
+    }
+
+    /// Lets a handler go on elsewhere. Returns whether it was answered instead.
+    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, to: Over) -> bool {
+        match (self.served.insert(id, handling.context.clone()), to) {
+            (Goes::On, Over::Thread) => self.spawn_blocking(id, handling),
+            (Goes::On, Over::Task { has_begun }) => self.spawn(id, handling, has_begun),
+            (Goes::Cancelled, _) => {
+                drop(handling);
+                self.reply(id, Reply::text(Status::Cancelled, ""), 0, false);
+                return true;
+            }
+            (Goes::Nowhere, _) => {}
+        }
         false
+    }
+
+    /// Answers the request that is served in place.
+    fn reply_in_place(&self, id: u64, reply: Reply, event: u64) {
+        let cancelled = self.served.leave_place();
+        let reply = if cancelled { Reply::text(Status::Cancelled, "") } else { reply };
+        self.reply(id, reply, event, false);
     }
 
     /// A request's deadline as our clock's and as tokio's.
@@ -387,10 +289,6 @@ impl Connection {
     /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
     /// caused is not lost. One that has not begun waits for room first.
     fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
-        let context = handling.context.clone();
-        if !self.served.insert(id, context) {
-            return;
-        }
         let connection = Arc::clone(self);
         let task = self.runtime.spawn(async move {
             let context = handling.context.clone();
@@ -407,10 +305,6 @@ impl Connection {
 
     /// Runs a handler on the pool for blocking work.
     fn spawn_blocking(self: &Arc<Self>, id: u64, handling: Handling) {
-        let context = handling.context.clone();
-        if !self.served.insert(id, context) {
-            return;
-        }
         let connection = Arc::clone(self);
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn_blocking(move || {
@@ -500,7 +394,7 @@ fn panicked(service: &str, method: &str, message: &str) -> Reply {
 }
 
 /// Runs the user's code; a panic becomes its message. The user's own state is the user's to keep whole.
-fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| payload.downcast_ref::<String>().cloned())

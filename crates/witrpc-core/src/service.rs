@@ -210,8 +210,8 @@ impl fmt::Debug for Request {
 
 impl Request {
     fn decode<A: DeserializeOwned + 'static>(mut self) -> (Result<A, Reply>, Codec) {
-        let blobs = std::mem::take(&mut self.content.blobs);
-        let args = self.codec.deserialize(self.content.body(), blobs);
+        let arrived = self.content.take_arrived();
+        let args = self.codec.deserialize(self.content.body(), arrived);
         buffers::give(self.content.into_buffer());
         (args.map_err(|e| Reply::text(Status::BadArguments, &e.to_string())), self.codec)
     }

@@ -1,6 +1,8 @@
 //! Two peers' sessions against each other, over pipes of records in memory: no clock, no thread, no waiting. What
 //! happens next is drawn from a seed, so a failure can be repeated.
 
+mod streams;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -129,7 +131,7 @@ impl Peer {
             Kind::Request => self.outbound.withdraw_request(CallId(id)),
             _ => self.outbound.withdraw_response(id),
         };
-        match withdrawn.unwrap() {
+        match withdrawn.unwrap().0 {
             Withdrawn::Unsent => drop(self.under_way.remove(&id).unwrap()),
             Withdrawn::Partly => {
                 self.under_way.remove(&id).unwrap();

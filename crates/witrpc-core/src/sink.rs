@@ -181,7 +181,8 @@ impl Encoded {
         let at = match known {
             Some(at) => at,
             None => {
-                let content = Content::write(buffers::take(), |out| codec.serialize(value, out));
+                let content =
+                    Content::write(buffers::take(), |out| codec.serialize_item(value, out));
                 let content = content.map_err(|reason| Error::Serialize {
                     what: "an event's value".to_owned(),
                     serializer: codec.name().to_owned(),

@@ -137,7 +137,7 @@ impl Message {
     }
 
     pub(crate) fn arrived(head: &Head, content: &Content) -> Self {
-        assert_eq!(head.body_len, len_u64(content.body().len()));
+        assert_eq!(u64::from(head.body_len), len_u64(content.body().len()));
         Self {
             selector: head.selector,
             member: head.member,

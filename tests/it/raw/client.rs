@@ -204,7 +204,7 @@ fn false_starts() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("a hello and more", hello_of(&[&good[..], b"x"].concat())),
         ("a hello with a blob", vec![frame(HELLO, WHOLE, 0, &with_blob)]),
         ("an oversized hello", large(70_000)),
-        ("an enormous hello", large(u64::MAX)),
+        ("an enormous hello", large(u32::MAX)),
         ("two hellos at a time", vec![part(HELLO, 1), part(HELLO, 2)]),
         ("two kinds at a time", vec![part(HELLO, 1), part(CONFIRM, 1)]),
         ("one in the other", vec![part(HELLO, 1), hello()]),

@@ -2,7 +2,9 @@
 
 use super::{
     ABORT_REQUEST, ABORT_RESPONSE, CONFIRM, FIRST, Head, LAST, MIDDLE, PING, PONG, REQUEST,
-    RESPONSE, WAIT, WELCOME, WHOLE, begun, call, confirm_body, frame, framed, hello, message,
+    RESPONSE, STREAM_CANCEL, STREAM_CREDIT, STREAM_ITEM, WAIT, WELCOME, WHOLE, begun, call,
+    call_with_streams, confirm_body, frame, framed, hello, message, stream_credit, stream_end,
+    stream_item,
 };
 
 /// Records that break a rule, and a part of what their receiver says about it.
@@ -25,7 +27,7 @@ fn offence<const N: usize>(
 
 /// All of them.
 pub(super) fn offences() -> Vec<Offence> {
-    [headers(), lengths(), sizes(), order()].concat()
+    [headers(), lengths(), sizes(), order(), streams()].concat()
 }
 
 fn headers() -> Vec<Offence> {
@@ -53,7 +55,7 @@ fn headers() -> Vec<Offence> {
     ]
 }
 
-fn declared(len: u64, sent: usize, flags: u8) -> [Vec<u8>; 1] {
+fn declared(len: u32, sent: usize, flags: u8) -> [Vec<u8>; 1] {
     let head = Head { body_len: len, ..Head::default() };
     [frame(REQUEST, flags, 5, &head.with(&vec![b' '; sent]))]
 }
@@ -86,7 +88,7 @@ fn lengths() -> Vec<Offence> {
 fn sizes() -> Vec<Offence> {
     let large = "larger than max_message_size";
     vec![
-        offence(large, "an enormous body", declared(u64::MAX, 0, FIRST)),
+        offence(large, "an enormous body", declared(u32::MAX, 0, FIRST)),
         offence(large, "an enormous blob", blobs(1, &[u64::MAX], b"")),
         offence(large, "enormous blobs", blobs(2, &[u64::MAX, u64::MAX], b"")),
         offence("credit", "an enormous blob table", blobs(u32::MAX, &[], b"")),
@@ -118,4 +120,36 @@ fn order() -> Vec<Offence> {
     ];
     offences.extend(for_servers.map(|offence| Offence { takes_a_server: true, ..offence }));
     offences
+}
+
+fn streams() -> Vec<Offence> {
+    let (not_open, never) = ("stream that is not open", "stream that never was");
+    let twice = "two streams with one id";
+    let open = |streams: &[u64]| call_with_streams(3, WAIT, "null", streams);
+    let cancel = |id| frame(STREAM_CANCEL, WHOLE, id, &[]);
+    let within = Head { stream_count: 1, ..Head::default() };
+    let within = frame(STREAM_ITEM, WHOLE, 5, &within.with(&[0; 12]));
+    let other = call_with_streams(4, WAIT, "null", &[5]);
+    vec![
+        offence(not_open, "an item of nothing", [stream_item(5, 1)]),
+        offence(not_open, "an end of nothing", [stream_end(5, 0)]),
+        offence(
+            not_open,
+            "an item behind the end",
+            [open(&[5]), stream_end(5, 0), stream_item(5, 1)],
+        ),
+        offence(never, "credit for nothing", [stream_credit(0, 1, 1)]),
+        offence(never, "a cancel of nothing", [cancel(0)]),
+        offence("stream credit", "half a credit", [frame(STREAM_CREDIT, WHOLE, 0, &[0; 11])]),
+        offence("stream credit", "a credit and more", [frame(STREAM_CREDIT, WHOLE, 0, &[0; 13])]),
+        offence("a payload", "a cancel with a payload", [frame(STREAM_CANCEL, WHOLE, 0, b"x")]),
+        offence("none", "a stream in an item", [within]),
+        offence(twice, "one stream twice in a message", [open(&[5, 5])]),
+        offence("out of its order", "an item too early", [open(&[5]), stream_item(5, 2)]),
+        offence("out of its order", "item 0", [open(&[5]), stream_item(5, 0)]),
+        offence("there was credit for", "an item without credit", [open(&[5]), stream_item(5, 1)]),
+        offence("unknown status", "an end of status 4", [open(&[5]), stream_end(5, 4)]),
+        offence("unknown status", "an end of status 99", [open(&[5]), stream_end(5, 99)]),
+        offence(twice, "one stream twice in two messages", [open(&[5]), other]),
+    ]
 }

@@ -64,6 +64,7 @@ impl Connection {
         self.bytes.close();
         let wakers = lock(&self.pending).close(reason, &unsent);
         wakers.into_iter().for_each(Waker::wake);
+        lock(&self.streams).close(reason);
         let feeds = lock(&self.feeds).take();
         if !self.keeps_feeds() {
             feed::end_all(feeds, reason);

@@ -8,13 +8,13 @@ use crate::ledger::Charge;
 use crate::message::{Content, Head};
 use crate::outbound::Withdrawn;
 use crate::pending::{Answer, CallId, Completed};
-use crate::served::Job;
+use crate::served::{Job, Stopped};
 use crate::service::Status;
 
 /// What a drained frame asks of whoever drained it.
 pub(super) enum Handled {
-    /// The answer that the leader waits for.
-    Mine(Answer),
+    /// What the leader waits for: its answer, or something in its stream.
+    Mine(Option<Answer>),
     /// A request to be served.
     Serve(Job),
     /// Another caller was woken.
@@ -22,18 +22,24 @@ pub(super) enum Handled {
     Nothing,
 }
 
+/// What whoever drains waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mine {
+    Nothing,
+    Call(CallId),
+    Stream(u64),
+}
+
 impl Connection {
     /// What a frame means. Requests are handed back: only the driver serves.
-    pub(super) fn handle(
-        &self,
-        incoming: Incoming,
-        mine: Option<CallId>,
-    ) -> Result<Handled, Error> {
+    pub(super) fn handle(&self, incoming: Incoming, mine: Mine) -> Result<Handled, Error> {
         match incoming {
-            Incoming::Request { id, head, content, charge } => {
+            Incoming::Request { id, head, mut content, charge } => {
+                self.adopt_streams(&mut content)?;
                 return Ok(Handled::Serve(Job { id, head, content, charge }));
             }
-            Incoming::Response { id, head, content, charge } => {
+            Incoming::Response { id, head, mut content, charge } => {
+                self.adopt_streams(&mut content)?;
                 return self.handle_response(CallId(id), head, content, charge, mine);
             }
             Incoming::Aborted { id, request: false } => {
@@ -47,7 +53,7 @@ impl Connection {
                 );
             }
             Incoming::Aborted { id, request: true } => {
-                self.admit(id)?;
+                self.served.check(id, self.unsent_responses())?;
                 self.acknowledge_cancel(id);
             }
             Incoming::Cancel(id) => self.cancel_served(id)?,
@@ -80,10 +86,31 @@ impl Connection {
             Incoming::Unsubscribe(id) => self.handle_unsubscribe(id),
             Incoming::EventAck { id, values } => self.handle_event_ack(id, values)?,
             Incoming::EventEnd { id, reason } => self.handle_event_end(id, reason),
+            of_stream @ (Incoming::StreamItem { .. }
+            | Incoming::StreamEnd { .. }
+            | Incoming::StreamCredit { .. }
+            | Incoming::StreamCancel(_)) => return self.handle_stream(of_stream, mine),
             Incoming::Part => {}
             Incoming::Handshake { .. } => {
                 return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
             }
+        }
+        Ok(Handled::Nothing)
+    }
+
+    fn handle_stream(&self, incoming: Incoming, mine: Mine) -> Result<Handled, Error> {
+        match incoming {
+            Incoming::StreamItem { id, head, content, charge } => {
+                return self.handle_item(id, &head, content, charge, mine);
+            }
+            Incoming::StreamEnd { id, head, content } => {
+                return self.handle_stream_end(id, &head, &content, mine);
+            }
+            Incoming::StreamCredit { id, items, bytes } => {
+                self.handle_stream_credit(id, items, bytes)?;
+            }
+            Incoming::StreamCancel(id) => self.handle_stream_cancel(id)?,
+            _ => {}
         }
         Ok(Handled::Nothing)
     }
@@ -94,7 +121,7 @@ impl Connection {
         head: Head,
         content: Content,
         charge: Charge,
-        mine: Option<CallId>,
+        mine: Mine,
     ) -> Result<Handled, Error> {
         let Some(status) = Status::from_code(head.selector) else {
             return Err(Error::Protocol("an unknown response status".to_owned()));
@@ -104,10 +131,11 @@ impl Connection {
         Ok(handled)
     }
 
-    fn complete(&self, id: CallId, answer: Answer, mine: Option<CallId>) -> Result<Handled, Error> {
+    fn complete(&self, id: CallId, answer: Answer, mine: Mine) -> Result<Handled, Error> {
+        let mine = if let Mine::Call(mine) = mine { Some(mine) } else { None };
         let completed = lock(&self.pending).complete(id, answer, mine);
         match completed {
-            Ok(Completed::Mine(answer)) => Ok(Handled::Mine(answer)),
+            Ok(Completed::Mine(answer)) => Ok(Handled::Mine(Some(answer))),
             Ok(Completed::Other(waker)) => {
                 if let Some(waker) = waker {
                     waker.wake();
@@ -121,14 +149,19 @@ impl Connection {
 
     /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
     fn cancel_served(&self, id: u64) -> Result<(), Error> {
-        if self.served.cancel(id) {
-            self.acknowledge_cancel(id);
-            return Ok(());
+        match self.served.cancel(id) {
+            Stopped::Now => {
+                self.acknowledge_cancel(id);
+                return Ok(());
+            }
+            Stopped::Soon => return Ok(()),
+            Stopped::No => {}
         }
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return Ok(()) };
-        let withdrawn = outbound.withdraw_response(id)?;
+        let (withdrawn, streams) = outbound.withdraw_response(id)?;
         drop(guard);
+        self.withdraw_streams(streams);
         match withdrawn {
             Withdrawn::Unsent => self.acknowledge_cancel(id),
             Withdrawn::Partly => self.send(|_| Ok(())),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::handling::Handled;
+use super::handling::{Handled, Mine};
 use super::{Connection, Receiving, lock};
 use crate::error::Error;
 use crate::inbound::Inbound;
@@ -65,8 +65,8 @@ impl Connection {
             return Some(outcome);
         }
         // The waker is registered (C2); if somebody else leads, that wakes us.
-        match self.receiving.lead(|receiving| self.lead(receiving, id))? {
-            Ok(answer) => answer.map(Ok),
+        match self.receiving.lead(|receiving| self.lead(receiving, Mine::Call(id)))? {
+            Ok(answer) => answer.flatten().map(Ok),
             Err(error) => {
                 self.fail(&error);
                 lock(&self.pending).poll(id, waker)
@@ -74,8 +74,19 @@ impl Connection {
         }
     }
 
-    /// Drains, and polls a while for `id`'s answer.
-    fn lead(&self, receiving: &mut Receiving, id: CallId) -> Result<Option<Answer>, Error> {
+    /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
+    pub(crate) fn lead_for_stream(&self, id: u64) {
+        if let Some(Err(error)) = self.receiving.lead(|half| self.lead(half, Mine::Stream(id))) {
+            self.fail(&error);
+        }
+    }
+
+    /// Drains, and polls a while for `wanted`. Returns something if that came, and the answer if it is one.
+    fn lead(
+        &self,
+        receiving: &mut Receiving,
+        wanted: Mine,
+    ) -> Result<Option<Option<Answer>>, Error> {
         let (mut answer, mut woke, mut frames) = (None, false, 0);
         let mut polling: Option<(Instant, Duration)> = None;
         loop {
@@ -84,7 +95,7 @@ impl Connection {
                 && let Some(incoming) = receiving.inbound.next()?
             {
                 frames += 1;
-                match self.handle(incoming, Some(id))? {
+                match self.handle(incoming, wanted)? {
                     Handled::Mine(mine) => answer = Some(mine),
                     Handled::Serve(job) => {
                         self.take_in(job)?;
@@ -133,7 +144,7 @@ impl Connection {
             let visit = self.receiving.visit(|receiving| {
                 receiving.disarm();
                 let incoming = receiving.inbound.next()?;
-                incoming.map(|incoming| self.handle(incoming, None)).transpose()
+                incoming.map(|incoming| self.handle(incoming, Mine::Nothing)).transpose()
             })?;
             turn = match visit {
                 Visit::Done(Some(handled)) => {

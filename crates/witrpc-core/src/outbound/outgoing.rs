@@ -1,0 +1,121 @@
+//! One message on its way out: its sections, and how far it has got.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::frame::{Header, Kind};
+use crate::message::{Content, HEAD_LEN, Streams};
+use crate::wire::len_u64;
+
+/// A message on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(super) kind: Kind,
+    pub(super) id: u64,
+    /// Head, body and tables.
+    pub(super) first: Vec<u8>,
+    blobs: Vec<Bytes>,
+    /// 0 is `first`, `n` is `blobs[n - 1]`.
+    pub(super) section: usize,
+    /// Bytes of that section already sent.
+    offset: usize,
+    pub(super) started: bool,
+    /// The ids of its streams.
+    pub(super) streams: Range<u64>,
+    /// Event: its place in the lane. Response: the event that must have left before it; 0 is none.
+    pub(super) event: u64,
+    /// The room this message takes up in the sender's bound; given back when it is dropped.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(
+        kind: Kind,
+        id: u64,
+        content: Content,
+        (selector, member, stamp): (u16, u16, u64),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let streams = match &content.streams {
+            Streams::Table(table) => table.first().zip(table.last()).map(|(a, b)| a.id..b.id + 1),
+            Streams::Sources(_) | Streams::Inlets(_) => None,
+        };
+        let (first, blobs) = content.into_sections(selector, member, stamp);
+        Self {
+            kind,
+            id,
+            first,
+            blobs,
+            section: 0,
+            offset: 0,
+            started: false,
+            streams: streams.unwrap_or_default(),
+            event: 0,
+            _permit: permit,
+        }
+    }
+
+    /// Holds this response back until that event has left.
+    pub(crate) const fn after_event(mut self, event: u64) -> Self {
+        self.event = event;
+        self
+    }
+
+    /// What the message takes of the peer's credit: all but the fixed head. Handshake messages take none. [wire.credit]
+    pub(super) fn cost(&self) -> u64 {
+        if self.kind.is_handshake() {
+            return 0;
+        }
+        len_u64(self.first.len() - HEAD_LEN) + self.blob_bytes()
+    }
+
+    pub(super) fn blob_bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
+    }
+
+    pub(super) fn is_small(&self, chunk: usize) -> bool {
+        self.blobs.is_empty() && self.first.len() <= chunk
+    }
+
+    fn section_bytes(&self, section: usize) -> &[u8] {
+        match section.checked_sub(1) {
+            None => &self.first,
+            Some(blob) => &self.blobs[blob],
+        }
+    }
+
+    /// The next chunk: its header and payload. A chunk never spans two sections.
+    pub(super) fn chunk(&self, max: usize) -> (Header, &[u8]) {
+        let rest = &self.section_bytes(self.section)[self.offset..];
+        let payload = &rest[..rest.len().min(max)];
+        let header = Header {
+            kind: self.kind,
+            first: !self.started,
+            last: payload.len() == rest.len() && self.next_section(self.section).is_none(),
+            // At most MAX_CHUNK.
+            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            id: self.id,
+        };
+        (header, payload)
+    }
+
+    /// The next section that is not empty.
+    fn next_section(&self, after: usize) -> Option<usize> {
+        (after + 1..=self.blobs.len()).find(|section| !self.blobs[section - 1].is_empty())
+    }
+
+    /// Steps over a chunk that was sent; returns whether it was the last.
+    pub(super) fn advance(&mut self, len: usize) -> bool {
+        self.started = true;
+        self.offset += len;
+        if self.offset < self.section_bytes(self.section).len() {
+            return false;
+        }
+        let Some(next) = self.next_section(self.section) else { return true };
+        self.section = next;
+        self.offset = 0;
+        false
+    }
+}
