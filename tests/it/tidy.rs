@@ -121,6 +121,7 @@ fn pure_modules_touch_no_clock_lock_task_or_handle() {
         "message",
         "handshake",
         "inbound",
+        "inbound/partial",
         "outbound",
         "outbound/flows",
         "outbound/link",

@@ -218,7 +218,7 @@ async fn a_server_that_breaks_off_or_says_nothing_is_given_up(fixture: Arc<Fixtu
         matches!(&error, Error::Closed { reason: CloseReason::Peer(text), .. } if text == "so long")
     );
     let (connected, raw) =
-        tokio::join!(client.connect(Duration::from_millis(50)), Raw::server(&mut listener));
+        tokio::join!(client.connect(Duration::from_secs(1)), Raw::server(&mut listener));
     let error = connected.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     drop(raw);

@@ -1,7 +1,6 @@
 //! Streams as arguments and results, under lints that generated code must pass.
 #![deny(warnings, missing_docs, unreachable_pub, unnameable_types, unused, clippy::all)]
 #![deny(elided_lifetimes_in_paths, missing_debug_implementations)]
-#![expect(dead_code, reason = "a contract may be used on one side only")]
 
 use witrpc::__private::{ServiceClient, ServiceDescriptor};
 use witrpc::Streaming;

@@ -120,7 +120,10 @@ impl Connection {
         let mut handles = Vec::with_capacity(table.len());
         for entry in table {
             let inlet = Inlet::new(*entry);
-            if streams.inlets.insert(entry.id, Arc::clone(&inlet)).is_some() {
+            if let Some(reason) = self.closed.get().filter(|_| streams.closed) {
+                // It came as the connection ended: whoever reads it is to hear of that.
+                inlet.close(reason);
+            } else if streams.inlets.insert(entry.id, Arc::clone(&inlet)).is_some() {
                 return Err(Error::Protocol("two streams with one id".to_owned()));
             }
             handles.push(Some(InletHandle::new(inlet, self.this.clone(), self.codec.clone())));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::fuzz_support::input::Input;
-use crate::message::Content;
+use crate::message::{Content, StreamEntry, Streams};
 use crate::options::Limits;
 use crate::transport::Channel;
 use crate::wire::u32_len;
@@ -15,7 +15,8 @@ use crate::wire::u32_len;
 const CHUNK: usize = 1000;
 
 /// Kinds of frames that are no message.
-const CONTROL: [u8; 12] = [0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x31, 0x32, 0x33, 0x34, 0x0F];
+const CONTROL: [u8; 14] =
+    [0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x31, 0x32, 0x33, 0x34, 0x0F, 0x42, 0x43];
 
 pub(super) struct Peer {
     channel: Channel,
@@ -71,7 +72,7 @@ impl Peer {
 
     /// The first frame of a request, a response or an event.
     fn message(&mut self, input: &mut Input<'_>) {
-        let (code, id) = ([0x10, 0x10, 0x11, 0x30][input.below(4)], id(input));
+        let (code, id) = ([0x10, 0x10, 0x11, 0x30, 0x40, 0x41][input.below(6)], id(input));
         let (selector, member) = (u16::from(input.byte() % 4), u16::from(input.byte() % 8));
         let stamp = if code == 0x11 { 0 } else { input.number() };
         let sizes = [4, 0, 100, 1100, 4000];
@@ -89,6 +90,10 @@ impl Peer {
         for _ in 0..[0, 0, 1, 3][input.below(4)] {
             content.blobs.push(Bytes::from(vec![9; size(input)]));
         }
+        // Streams of the peer's, of which nobody here knows more than what the message says.
+        let entry = |id| StreamEntry { id, window: u32::from(input.byte()) };
+        let streams = [0, 0, 0, 2][usize::from(selector)];
+        content.streams = Streams::Table((id % 8..).take(streams).map(entry).collect());
         let (first, blobs) = content.into_sections(selector, member, stamp);
         let sections = std::iter::once(Bytes::from(first)).chain(blobs);
         let most = [CHUNK, CHUNK, 100, 30][input.below(4)];
@@ -135,6 +140,11 @@ impl Peer {
                 payload.extend_from_slice(&u16::from(input.byte() % 3).to_le_bytes());
                 payload.extend_from_slice(&u16::from(input.byte() % 4).to_le_bytes());
                 payload.extend_from_slice(&input.number().to_le_bytes()[..4]);
+                payload.extend_from_slice(&input.number().to_le_bytes());
+                id(input) % 8
+            }
+            0x42 => {
+                payload.extend_from_slice(&u32::from(input.byte()).to_le_bytes());
                 payload.extend_from_slice(&input.number().to_le_bytes());
                 id(input) % 8
             }
