@@ -52,10 +52,7 @@ impl Connection {
                     mine,
                 );
             }
-            Incoming::Aborted { id, request: true } => {
-                self.served.check(id, self.unsent_responses())?;
-                self.acknowledge_cancel(id);
-            }
+            Incoming::Aborted { id, request: true } => self.handle_abort(id)?,
             Incoming::Cancel(id) => self.cancel_served(id)?,
             Incoming::Credit(bytes) => {
                 self.send(|outbound| {
@@ -96,6 +93,13 @@ impl Connection {
             }
         }
         Ok(Handled::Nothing)
+    }
+
+    /// A request that will not come whole: it is answered like any other, and counts like any other until then.
+    fn handle_abort(&self, id: u64) -> Result<(), Error> {
+        self.served.check(id, self.unsent_responses())?;
+        self.acknowledge_cancel(id);
+        Ok(())
     }
 
     fn handle_stream(&self, incoming: Incoming, mine: Mine) -> Result<Handled, Error> {
