@@ -49,12 +49,16 @@ pub(crate) trait Ticker {
     async fn tick(&self, count: u64) -> witrpc::Result<u64>;
     /// Raises a report whose picture has so many bytes.
     async fn report(&self, step: u64, bytes: usize) -> witrpc::Result<()>;
+    /// Says `count` texts of a number and so many more bytes.
+    async fn say(&self, count: u64, bytes: usize) -> witrpc::Result<()>;
     async fn volume(&self) -> witrpc::Result<u32>;
     async fn set_volume(&self, volume: u32) -> witrpc::Result<()>;
     #[event]
     fn ticked(&self) -> &Event<u64>;
     #[event]
     fn reported(&self) -> &Event<Report>;
+    #[event]
+    fn said(&self) -> &Event<String>;
     #[event]
     fn volume_changed(&self) -> &Event<u32>;
 }
@@ -66,13 +70,28 @@ pub(crate) trait Clock {
     fn ticked(&self) -> &Event<String>;
 }
 
-#[derive(Clone, Default)]
-struct Station {
+#[derive(Clone)]
+pub(crate) struct Station {
     ticked: Event<u64>,
     reported: Event<Report>,
+    said: Event<String>,
     volume_changed: Event<u32>,
     named: Event<String>,
     volume: Arc<std::sync::Mutex<u32>>,
+}
+
+impl Default for Station {
+    fn default() -> Self {
+        Self {
+            ticked: Event::default(),
+            reported: Event::default(),
+            // Little is kept of what is large.
+            said: Event::new().with_capacity(2),
+            volume_changed: Event::default(),
+            named: Event::default(),
+            volume: Arc::default(),
+        }
+    }
 }
 
 impl Ticker for Station {
@@ -97,6 +116,10 @@ impl Ticker for Station {
         })
     }
 
+    async fn say(&self, count: u64, bytes: usize) -> witrpc::Result<()> {
+        (0..count).try_for_each(|n| self.said.raise(format!("{n} {}", "s".repeat(bytes))))
+    }
+
     async fn volume(&self) -> witrpc::Result<u32> {
         Ok(*self.volume.lock().unwrap())
     }
@@ -112,6 +135,10 @@ impl Ticker for Station {
 
     fn reported(&self) -> &Event<Report> {
         &self.reported
+    }
+
+    fn said(&self) -> &Event<String> {
+        &self.said
     }
 
     fn volume_changed(&self) -> &Event<u32> {

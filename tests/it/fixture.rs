@@ -270,6 +270,19 @@ pub(crate) fn run<F: Future<Output = ()>>(
     drop(fixture);
 }
 
+/// How often every sleeping connection of a test looks for work that no wake-up announced.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Has the connections of this process look, from now on.
+pub(crate) fn watch() {
+    witrpc_core::rescue::look_every(LOOK);
+}
+
+/// No wake-up was lost in this process, by this test or another.
+pub(crate) fn no_rescues() {
+    assert_eq!(witrpc_core::rescue::count(), 0, "connections were rescued: wake-ups were lost");
+}
+
 /// A runtime of this kind.
 pub(crate) fn runtime(flavor: Flavor) -> tokio::runtime::Runtime {
     let mut builder = match flavor {
@@ -281,8 +294,11 @@ pub(crate) fn runtime(flavor: Flavor) -> tokio::runtime::Runtime {
 
 /// Runs a future, which may not hang, on a runtime of its own.
 pub(crate) fn block_on<T>(flavor: Flavor, future: impl Future<Output = T>) -> T {
-    runtime(flavor)
-        .block_on(async { tokio::time::timeout(GUARD, future).await.expect("the test hangs") })
+    watch();
+    let output = runtime(flavor)
+        .block_on(async { tokio::time::timeout(GUARD, future).await.expect("the test hangs") });
+    no_rescues();
+    output
 }
 
 /// Polls a future once, with a waker that does nothing.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::contract::CalcClient;
 use crate::fixture::{Flavor, GUARD, block_on, files, private_directory};
-use crate::peer::{Endpoint, Order, Peer, Stage};
+use crate::peer::{Endpoint, Order, Part, Peer, Stage};
 
 /// Whatever was still going on when it began is over once nothing has changed for this long.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -44,9 +44,10 @@ pub(crate) async fn is_idle(mut stage: Stage) {
 fn connection_is_idle(flavor: Flavor) {
     let directory = private_directory();
     block_on(flavor, async {
-        let mut server = Peer::host(directory.path(), flavor);
+        let mut server = Peer::start(&Part::host(directory.path(), flavor).unwatched());
         server.order(Order::Serve(Endpoint::default())).await.unwrap();
-        let mut client = Peer::player(directory.path(), flavor, "is_idle");
+        let client = Part::player(directory.path(), flavor, "is_idle").unwatched();
+        let mut client = Peer::start(&client);
         assert!(matches!(client.receive().await, Some(Order::Greet)), "the child failed");
         let processes = [server.id(), client.id()];
         counters_stand_still(&processes).await;

@@ -8,6 +8,7 @@
 )]
 
 mod authorization;
+mod callbacks;
 mod confidential;
 mod contract;
 mod events;
@@ -16,11 +17,14 @@ mod hostile;
 mod idle;
 mod instances;
 mod introspection;
+mod kill;
+mod load;
 mod peer;
 mod processes;
 mod raw;
 mod reconnect;
 mod runtimes;
+mod soak;
 mod spy;
 mod streams;
 mod suite;

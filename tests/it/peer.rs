@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,7 +18,11 @@ use witrpc::Load;
 use witrpc::prelude::*;
 
 use crate::contract::{CalcClient, CalcServer, Calculator, WordsServer};
-use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory, runtime};
+use crate::events::{Station, TickerServer};
+use crate::fixture::{
+    Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
+};
+use crate::soak::{anonymous_kib, descriptors};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -31,6 +36,22 @@ pub(crate) struct Part {
     pub(crate) flavor: Flavor,
     /// The scenario to play; the process has the servers if there is none.
     pub(crate) scenario: Option<String>,
+    /// Whether its connections look for work that no wake-up announced; one that does is not silent when idle.
+    pub(crate) watched: bool,
+}
+
+impl Part {
+    pub(crate) fn host(directory: &Path, flavor: Flavor) -> Self {
+        Self { directory: directory.to_owned(), flavor, scenario: None, watched: true }
+    }
+
+    pub(crate) fn player(directory: &Path, flavor: Flavor, scenario: &str) -> Self {
+        Self { scenario: Some(scenario.to_owned()), ..Self::host(directory, flavor) }
+    }
+
+    pub(crate) fn unwatched(self) -> Self {
+        Self { watched: false, ..self }
+    }
 }
 
 /// Which process is the child.
@@ -70,7 +91,7 @@ impl Endpoint {
             .with_size(self.size)
     }
 
-    /// A server of both services.
+    /// A server of all services.
     pub(crate) fn server(&self, directory: &Path, calculator: &Calculator) -> WitServer {
         let builder = WitServerBuilder::new();
         let builder = if self.encrypted { builder.with_encryption() } else { builder };
@@ -79,6 +100,7 @@ impl Endpoint {
             .with_max_message_size(self.max_message_size)
             .with_service(CalcServer::new(calculator.clone()))
             .with_service(WordsServer::new(calculator.clone()))
+            .with_service(TickerServer::new(Station::default()))
             .build()
             .unwrap()
     }
@@ -103,6 +125,10 @@ pub(crate) enum Order {
     Clients,
     /// The sum of all that the server's connections hold.
     Load,
+    /// Its anonymous memory, in KiB.
+    Anonymous,
+    /// From now on it may open so many descriptors more.
+    LeaveDescriptors(u64),
     /// Nothing: somebody is there.
     Greet,
     /// From now on, a panic anywhere ends the process.
@@ -141,6 +167,12 @@ impl Host {
             }
             Order::Clients => Ok(test?.client_count() as u64),
             Order::Load => Ok(test?.load().iter().map(sum).sum()),
+            Order::Anonymous => Ok(anonymous_kib()),
+            Order::LeaveDescriptors(free) => {
+                let current = Some(descriptors() as u64 + free);
+                let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
+                setrlimit(Resource::Nofile, limit).map(|()| 0).map_err(|e| e.to_string())
+            }
             Order::Greet => Ok(0),
             Order::PanicIsDeath => {
                 let report = std::panic::take_hook();
@@ -162,7 +194,7 @@ impl Host {
 }
 
 /// All that a connection holds, as one number; 0 is nothing.
-fn sum(load: &Load) -> u64 {
+pub(crate) fn sum(load: &Load) -> u64 {
     let counts = load.calls + load.partial_messages + load.handlers;
     counts as u64 + load.queued_bytes
 }
@@ -225,14 +257,12 @@ impl Peer {
 
     /// Starts a process with the servers.
     pub(crate) fn host(directory: &Path, flavor: Flavor) -> Self {
-        let directory = directory.to_owned();
-        Self::start(&Part { directory, flavor, scenario: None })
+        Self::start(&Part::host(directory, flavor))
     }
 
     /// Starts a process that plays a scenario.
     pub(crate) fn player(directory: &Path, flavor: Flavor, scenario: &str) -> Self {
-        let (directory, scenario) = (directory.to_owned(), Some(scenario.to_owned()));
-        Self::start(&Part { directory, flavor, scenario })
+        Self::start(&Part::player(directory, flavor, scenario))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -254,6 +284,35 @@ impl Peer {
     /// Tells the child that its order was carried out.
     pub(crate) fn answer(&mut self) {
         self.link.as_mut().unwrap().send(&Report::Ok(0));
+    }
+
+    /// For plays of their own kind: a line to the child.
+    pub(crate) fn tell(&mut self, value: &impl Serialize) {
+        self.link.as_mut().unwrap().send(value);
+    }
+
+    /// A line of the child; `None` once it has closed its end.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+        self.link.as_mut().unwrap().receive().await
+    }
+
+    /// `SIGSTOP`.
+    pub(crate) async fn stop(&self) {
+        kill_process(self.process(), Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", self.id());
+        // The state follows the name, which is in parentheses.
+        let state =
+            || std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1[..1].to_owned();
+        eventually("it is stopped", || state() == "T").await;
+    }
+
+    /// `SIGCONT`.
+    pub(crate) fn go_on(&self) {
+        kill_process(self.process(), Signal::CONT).unwrap();
+    }
+
+    fn process(&self) -> Pid {
+        Pid::from_raw(self.id().cast_signed()).unwrap()
     }
 
     /// `SIGKILL`.
@@ -289,6 +348,16 @@ impl Stage {
     pub(crate) async fn order(&mut self, order: Order) -> Report {
         self.link.send(&order);
         self.link.receive().await.expect("the other process has gone")
+    }
+
+    /// For plays of their own kind: a line to the other process.
+    pub(crate) fn tell(&mut self, value: &impl Serialize) {
+        self.link.send(value);
+    }
+
+    /// A line of the other process; `None` once it has closed its end.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+        self.link.receive().await
     }
 
     /// Has the other process do something that may not fail.
@@ -374,7 +443,10 @@ fn a_child_says_that_it_is_there_and_leaves() {
 
 /// What a child does.
 fn perform(part: Part) {
-    let Part { directory, flavor, scenario } = part;
+    let Part { directory, flavor, scenario, watched } = part;
+    if watched {
+        watch();
+    }
     let mut link = Link::new(std::io::stdin(), std::io::stdout());
     // Without a limit of its own: the end of its parent is the end of its lines, and of it.
     runtime(flavor).block_on(async {
@@ -383,4 +455,5 @@ fn perform(part: Part) {
             Some(name) => crate::processes::scenario(&name)(Stage { directory, link }).await,
         }
     });
+    no_rescues();
 }

@@ -181,6 +181,7 @@ fn confirm_body() -> Vec<u8> {
     let mut body = limits(1 << 20, 2 << 20, 100);
     body.extend_from_slice(&0_u64.to_le_bytes());
     text(&mut body, b"");
+    body.extend_from_slice(&0_u32.to_le_bytes()); // No services.
     body
 }
 

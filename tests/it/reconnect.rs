@@ -18,9 +18,11 @@ crate::instances::instantiate![
     without_reconnect_a_lost_connection_stays_lost,
     a_server_that_shuts_down_lets_calls_finish,
     a_shutdown_ends_with_its_grace,
+    an_unread_subscription_does_not_grow_with_every_connection,
     calls_are_repeated_until_a_server_is_back,
     only_idempotent_calls_are_repeated_once_they_may_have_run,
     repeating_ends_with_the_attempts_or_the_deadline,
+    the_load_can_be_asked_for_at_any_time,
 ];
 
 #[witrpc::service]
@@ -291,4 +293,73 @@ async fn repeating_ends_with_the_attempts_or_the_deadline(fixture: Arc<Fixture>)
     assert!(matches!(error, Error::NotConnected { .. }), "{error}");
     let error = build(0, Duration::from_millis(30)).add(1, 1).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+/// Only so many values of earlier connections are kept; what was dropped is counted.
+async fn an_unread_subscription_does_not_grow_with_every_connection(fixture: Arc<Fixture>) {
+    const CONNECTIONS: u32 = 10;
+    const VALUES: u32 = 200;
+    const KEPT: u64 = 4 * 256;
+    let light = Light::default();
+    let server = serve(&fixture, &light).await;
+    let client = fixture.client_builder().with_auto_reconnect(swift).build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let (calc, beacon): (CalcClient, BeaconClient) = (client.get_service(), client.get_service());
+    // What is raised reaches them in this order, so what one has read the other has.
+    let (mut unread, mut read) = (beacon.shone().subscribe(), beacon.shone().subscribe());
+    calc.unit().await.unwrap();
+    for connection in 0..CONNECTIONS {
+        for value in 0..VALUES {
+            light.0.raise(connection * VALUES + value).unwrap();
+        }
+        while read.next().await != Some(Ok(connection * VALUES + VALUES - 1)) {}
+        server_gone(&client, &server).await;
+        server.start_waiting_for_connection().await.unwrap();
+        until(&client, |state| state == ClientState::Connected).await;
+        calc.unit().await.unwrap();
+    }
+    light.0.raise(u32::MAX).unwrap();
+    let (mut values, mut lost, mut marks) = (0, 0, 0);
+    loop {
+        match unread.next().await.unwrap() {
+            Ok(u32::MAX) => break,
+            Ok(_) => values += 1,
+            Err(EventError::Lagged(n)) => lost += n,
+            Err(EventError::Reconnected) => marks += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(values + lost, u64::from(CONNECTIONS * VALUES), "nothing goes unseen");
+    assert!((KEPT..=KEPT + u64::from(VALUES)).contains(&values), "{values} were kept");
+    assert!(marks <= CONNECTIONS, "{marks} marks");
+}
+
+/// From threads of their own, while calls are under way and connections come and go.
+async fn the_load_can_be_asked_for_at_any_time(fixture: Arc<Fixture>) {
+    let server = Arc::new(fixture.server().await);
+    let client = fixture.client().await;
+    let over = Arc::new(AtomicU32::new(0));
+    let ask = |look: Box<dyn Fn() + Send>| {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || {
+            while over.load(Ordering::SeqCst) == 0 {
+                look();
+            }
+        })
+    };
+    let (asked, asking) = (Arc::clone(&server), client.clone());
+    let threads = [
+        ask(Box::new(move || drop(asked.load()))),
+        ask(Box::new(move || assert!(asking.load().calls <= 20))),
+    ];
+    let calc: CalcClient = client.get_service();
+    for round in 0..30 {
+        let calls: Vec<_> = (0..20).map(|i| tokio::spawn(calc.add(round, i))).collect();
+        for (i, call) in (0..).zip(calls) {
+            assert_eq!(call.await.unwrap().unwrap(), round + i);
+        }
+        client.reconnect(GUARD).await.unwrap();
+    }
+    over.store(1, Ordering::SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -13,7 +13,7 @@ fn read(path: &Path) -> String {
 }
 
 /// Every Rust file of ours, by its path from the root; the macro's test cases have code of no consequence.
-fn sources() -> Vec<(String, String)> {
+pub(crate) fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
         ["src", "crates", "tests/it", "benches", "examples"].map(|top| root().join(top)).into();
@@ -139,6 +139,18 @@ fn pure_modules_touch_no_clock_lock_task_or_handle() {
                 .map(|line| line.split("//").next().unwrap_or_default())
                 .any(|line| line.contains(forbidden));
             assert!(!used, "{module}.rs uses {forbidden}");
+        }
+    }
+}
+
+/// A clock that somebody sets back changes no deadline: nothing reads one that can be set.
+#[test]
+fn nothing_reads_the_time_of_day() {
+    let library =
+        |(name, _): &(String, String)| name.starts_with("crates/") || name.starts_with("src/");
+    for (name, text) in sources().into_iter().filter(library) {
+        for clock in ["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "gettimeofday"] {
+            assert!(!text.contains(clock), "{name} reads {clock}");
         }
     }
 }

@@ -61,6 +61,12 @@ macro_rules! common_settings {
                 self
             }
 
+            /// Takes at most `calls` unanswered calls from the other side per connection; further ones wait there. Default 1024.
+            pub fn with_max_in_flight(mut self, calls: u32) -> Self {
+                self.common.limits.max_in_flight = calls;
+                self
+            }
+
             /// Holds at most `bytes` of messages per connection and direction; a sender waits at that. Default twice
             /// `max_message_size`, and at least that.
             ///
@@ -87,6 +93,21 @@ use crate::error::Error;
 use crate::exchange::Setup;
 use crate::options::Limits;
 use crate::serializer::{Codec, Serializer};
+use crate::served::Services;
+use crate::service::Service;
+
+/// The services of one side.
+fn collect(added: Vec<Arc<dyn Service>>) -> Result<Services, Error> {
+    let mut services = Services::default();
+    for service in added {
+        services.add(service)?;
+    }
+    Ok(services)
+}
+
+fn names(services: &[Arc<dyn Service>]) -> Vec<&'static str> {
+    services.iter().map(|service| service.descriptor().name).collect()
+}
 
 /// Settings that both sides have.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit
 use tokio::time::Sleep;
 
 use crate::buffers;
-use crate::client::ClientCore;
+use crate::callee::Callee;
 use crate::connection::{BeginError, Connection};
 use crate::error::{CloseReason, Error};
 use crate::event::{Event, EventValue};
@@ -29,11 +29,11 @@ use crate::transport::BoxFuture;
 /// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
 const UNBOUNDED_SIZE: u64 = 4 << 10;
 
-/// A contract at a client, whichever connection it has at the moment. Generated clients wrap it.
+/// A contract on the other side, over whichever connection there is at the moment. Generated clients wrap it.
 #[doc(hidden)]
 #[derive(Clone)]
 pub struct Remote {
-    client: Arc<ClientCore>,
+    callee: Callee,
     contract: Contract,
     timeout: Option<Duration>,
 }
@@ -86,7 +86,7 @@ impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote")
             .field("service", &self.contract.service())
-            .field("endpoint", &self.client.endpoint())
+            .field("callee", &self.callee)
             .field("timeout", &self.timeout)
             .finish()
     }
@@ -94,23 +94,23 @@ impl fmt::Debug for Remote {
 
 impl Remote {
     pub(crate) const fn new(
-        client: Arc<ClientCore>,
+        callee: Callee,
         descriptor: &'static ServiceDescriptor,
         timeout: Option<Duration>,
     ) -> Self {
-        Self { client, contract: Contract::Known(descriptor), timeout }
+        Self { callee, contract: Contract::Known(descriptor), timeout }
     }
 
     /// A method by its name.
     #[cfg(feature = "json")]
     pub(crate) fn named(
-        client: Arc<ClientCore>,
+        callee: Callee,
         service: &str,
         method: &str,
         timeout: Option<Duration>,
     ) -> Self {
         let names = Arc::new((service.to_owned(), method.to_owned()));
-        Self { client, contract: Contract::Named(names), timeout }
+        Self { callee, contract: Contract::Named(names), timeout }
     }
 
     /// The same, with a deadline for every call.
@@ -124,7 +124,7 @@ impl Remote {
     pub fn event<T: EventValue>(&self, index: usize) -> Event<T> {
         match &self.contract {
             Contract::Known(descriptor) => {
-                Event::remote(RemoteEvent::new(Arc::clone(&self.client), descriptor, index))
+                Event::remote(RemoteEvent::new(self.callee.clone(), descriptor, index))
             }
             #[cfg(feature = "json")]
             Contract::Named(_) => unreachable!("generated code knows its contract"),
@@ -133,7 +133,7 @@ impl Remote {
 
     /// A call that is sent when it is first polled.
     pub fn call<A: Serialize, R: Outcome>(&self, method: usize, args: &A) -> Call<R> {
-        let codec = self.client.codec();
+        let codec = self.callee.codec();
         let content = Content::write(buffers::take(), |out| codec.serialize(args, out));
         let stage = match content {
             Ok(content) => Stage::New(content),
@@ -147,7 +147,7 @@ impl Remote {
                 reason: error.to_string(),
             }),
         };
-        let again = self.client.habits.retry.as_ref().and_then(|policy| match &stage {
+        let again = self.callee.retry().and_then(|policy| match &stage {
             // There is one of each stream: such a call is not made twice.
             Stage::New(content) if !content.has_streams() => {
                 Some(Box::new(Again::new(policy, content)))
@@ -309,7 +309,7 @@ impl<R> Call<R> {
     /// Whether a call that failed so is made once more; then it waits for that.
     fn pause(&mut self, error: &Error) -> bool {
         let idempotent = self.remote.contract.is_idempotent(self.method);
-        let policy = &self.remote.client.habits.retry;
+        let policy = self.remote.callee.retry();
         let (Some(again), Some(policy)) = (self.again.as_mut(), policy) else { return false };
         // Outside every runtime, and before the first connection, there is no timer. The connection's runtime may be gone.
         let runtime = Handle::try_current().ok().or_else(|| again.runtime.clone());
@@ -326,7 +326,7 @@ impl<R> Call<R> {
 
     /// Finds where to send it, and sends it if it is its turn.
     fn start(&mut self, content: Content, waker: &Waker) -> Result<Stage, Error> {
-        let connection = self.remote.client.connection()?;
+        let connection = self.remote.callee.connection()?;
         if let Some(again) = &mut self.again {
             again.runtime = Some(connection.runtime.clone());
         }
@@ -371,7 +371,7 @@ impl<R> Call<R> {
     fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
         Error::Serialize {
             what: format!("the arguments of {}", self.name()),
-            serializer: self.remote.client.codec().name().to_owned(),
+            serializer: self.remote.callee.codec().name().to_owned(),
             reason: reason.to_string(),
         }
     }
@@ -422,11 +422,12 @@ impl<R> Call<R> {
                 error => error,
             });
         }
-        let codec = self.remote.client.codec();
+        let codec = self.remote.callee.codec();
         let mut arrived = content.take_arrived();
-        for inlet in arrived.inlets.iter_mut().flatten() {
+        if let Callee::Server(client) = &self.remote.callee {
             // As a subscription does: who reads a stream need not hold the client as well.
-            inlet.keep(Arc::clone(&self.remote.client) as _);
+            let inlets = arrived.inlets.iter_mut().flatten();
+            inlets.for_each(|inlet| inlet.keep(Arc::clone(client) as _));
         }
         let result = match status {
             Status::Fault => {

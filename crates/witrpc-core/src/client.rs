@@ -10,23 +10,27 @@ use tracing::Instrument;
 
 use crate::authorization::ClientAuthorization;
 use crate::call::{Ping, Remote};
+use crate::callee::Callee;
 use crate::connection::{Connection, Load, lock};
 use crate::driver;
 #[cfg(feature = "json")]
 use crate::dynamic::{Arguments, DynamicFault};
 use crate::error::{CloseReason, Error};
-use crate::exchange::{self, ChannelHalves, Setup};
+use crate::exchange::{self, ChannelHalves, Opened, Rest, Setup};
 use crate::feed::{self, Feed};
+use crate::handshake::Catalog;
 use crate::introspection::{self, ServerDescription};
 use crate::reconnect::{self, ClientState, ReconnectOptions};
 use crate::retry::RetryPolicy;
 use crate::serializer::Codec;
 use crate::served::{Served, Services};
 use crate::service::ServiceClient;
-use crate::transport::ClientTransport;
+use crate::transport::{ClientTransport, Waiter};
 
 /// How long [`WitClient::disconnect`] waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
+/// Before knocking again when a server has died during the handshake: one that dies of it is not to be hammered.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
 ///
@@ -50,6 +54,9 @@ pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
     pub(crate) habits: Habits,
+    /// What the server may call.
+    services: Arc<Services>,
+    catalog: Catalog,
     state: watch::Sender<ClientState>,
     /// The task that connects again, if one does.
     reconnecting: std::sync::Mutex<Option<AbortHandle>>,
@@ -77,11 +84,15 @@ impl ClientCore {
         transport: Box<dyn ClientTransport>,
         setup: Setup<dyn ClientAuthorization>,
         habits: Habits,
+        services: Services,
     ) -> Arc<Self> {
+        let catalog = Catalog::new(services.descriptors());
         Arc::new_cyclic(|this| Self {
             transport,
             setup,
             habits,
+            services: Arc::new(services),
+            catalog,
             state: watch::Sender::new(ClientState::Disconnected),
             reconnecting: std::sync::Mutex::default(),
             this: Weak::clone(this),
@@ -129,10 +140,14 @@ impl ClientCore {
     fn install(&self, connection: &Arc<Connection>) {
         let mut feeds = lock(&self.feeds);
         feeds.retain(|feed| feed.upgrade().is_some_and(|feed| !feed.is_ended()));
+        // Locked meanwhile: who hears that its subscription goes on, and calls, is to find this connection and not the last.
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         for feed in feeds.iter().filter_map(Weak::upgrade) {
             connection.subscribe(&feed);
         }
-        drop(self.replace(Some(Arc::clone(connection))));
+        let last = current.replace(Arc::clone(connection));
+        drop(current);
+        drop(last);
     }
 
     fn replace(&self, connection: Option<Arc<Connection>>) -> Option<Arc<Connection>> {
@@ -180,25 +195,48 @@ impl ClientCore {
         if self.connection().is_ok_and(|connection| connection.closed().is_none()) {
             return Ok(());
         }
-        let channel = self.transport.connect(deadline).await?;
-        let mut waiter = None;
-        let (halves, rest) = ChannelHalves::split(channel, &mut waiter);
-        let opened = tokio::time::timeout_at(deadline, exchange::connect(halves, &self.setup))
-            .await
-            .map_err(|_| Error::TimedOut { after: timeout })??;
-        (rest.on_first_frame)();
-        let rest = exchange::Rest { on_first_frame: Box::new(|| ()), ..rest };
+        let (opened, rest, waiter) = loop {
+            match self.open(deadline, timeout).await {
+                // It was killed, or dropped, half-way. The next one may be starting already.
+                Err(Error::Closed { reason: CloseReason::PeerGone, .. })
+                    if tokio::time::Instant::now() + AGAIN < deadline =>
+                {
+                    tracing::debug!(endpoint = self.endpoint(), "the server went away meanwhile");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                opened => break opened?,
+            }
+        };
         let limits = self.setup.limits;
-        let served = Served::new(Arc::new(Services::default()), limits.max_in_flight);
+        let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
         let codec = self.setup.codec.clone();
         let keep_feeds = self.habits.reconnect.is_some();
         let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
-        let Some(waiter) = waiter else { unreachable!("split() put it there") };
         self.install(&connection);
         self.set_state(ClientState::Connected);
         tokio::spawn(drive(Weak::clone(&self.this), Arc::clone(&connection), waiter));
         tracing::info!(endpoint = self.endpoint(), after = ?began.elapsed(), "connected");
         Ok(())
+    }
+
+    /// One attempt: a channel, and the handshake over it.
+    async fn open(
+        &self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<(Opened, Rest, Box<dyn Waiter>), Error> {
+        let channel = self.transport.connect(deadline).await?;
+        let mut waiter = None;
+        let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
+        let opened = tokio::time::timeout_at(
+            deadline,
+            exchange::connect(halves, &self.setup, &self.catalog),
+        )
+        .await
+        .map_err(|_| Error::TimedOut { after: timeout })??;
+        std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()))();
+        let Some(waiter) = waiter else { unreachable!("split() put it there") };
+        Ok((opened, rest, waiter))
     }
 
     /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one.
@@ -224,11 +262,7 @@ impl ClientCore {
     }
 }
 
-async fn drive(
-    client: Weak<ClientCore>,
-    connection: Arc<Connection>,
-    waiter: Box<dyn crate::transport::Waiter>,
-) {
+async fn drive(client: Weak<ClientCore>, connection: Arc<Connection>, waiter: Box<dyn Waiter>) {
     let span = tracing::info_span!("connection", id = connection.peer.connection_id);
     driver::drive(Arc::clone(&connection), waiter).instrument(span).await;
     match connection.closed() {
@@ -258,7 +292,14 @@ impl WitClient {
         Self { core }
     }
 
-    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room. Does nothing if connected.
+    /// What the clones share.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn core(&self) -> Arc<ClientCore> {
+        Arc::clone(&self.core)
+    }
+
+    /// Connects, waiting up to `timeout` for a server that is not there yet or has no room, or for the next one if it
+    /// dies meanwhile. Does nothing if connected.
     ///
     /// The connection is driven by the runtime that this is called on.
     ///
@@ -308,7 +349,7 @@ impl WitClient {
     pub fn get_service<C: ServiceClient>(&self) -> C {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
-        C::from_remote(Remote::new(core, C::descriptor(), timeout))
+        C::from_remote(Remote::new(Callee::Server(core), C::descriptor(), timeout))
     }
 
     /// Measures the time to the server's connection and back, without calling a service.
@@ -331,7 +372,7 @@ impl WitClient {
     pub async fn describe(&self) -> Result<ServerDescription, Error> {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
-        let remote = Remote::new(core, &introspection::DESCRIPTOR, timeout);
+        let remote = Remote::new(Callee::Server(core), &introspection::DESCRIPTOR, timeout);
         remote.call::<(), Result<ServerDescription, Error>>(0, &()).await
     }
 
@@ -363,7 +404,7 @@ impl WitClient {
         let core = Arc::clone(&self.core);
         let timeout = core.habits.timeout;
         let args = Arguments::new(name, args)?;
-        let remote = Remote::named(core, service, method, timeout);
+        let remote = Remote::named(Callee::Server(core), service, method, timeout);
         let call = remote.call::<_, Result<serde_json::Value, DynamicFault>>(0, &args);
         Ok(call.await?)
     }

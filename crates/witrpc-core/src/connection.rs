@@ -13,8 +13,7 @@
 //!
 //! # Invariants
 //!
-//! - **C1** Whoever leaves the receiving half leaves it armed and empty, or has woken the driver; and the driver arms it
-//!   once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
+//! - **C1** Of the receiving half: see [`reception`](crate::reception).
 //! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
 
 mod closing;
@@ -27,29 +26,32 @@ pub(crate) use receiving::{Polled, Turn};
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
 use crate::buffers;
+use crate::callee::PeerCallee;
 use crate::context::Peer;
 use crate::error::{CloseReason, Error};
 use crate::event::Registration;
 use crate::exchange::{Opened, Rest};
+use crate::fail_point;
 use crate::feed::{Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
 use crate::inbound::Inbound;
-use crate::ledger::Ledger;
 use crate::message::Content;
 use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, TooManyStreams, Withdrawn};
 use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
+use crate::reception::{Reception, Visit};
 use crate::serializer::Codec;
 use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
@@ -72,15 +74,17 @@ pub(crate) struct Connection {
     /// Who the peer is, if a validator said.
     pub(crate) identity: Option<Identity>,
     pub(crate) peer_limits: Limits,
+    /// Bytes in the sending queue beyond which nothing is done that would add to it.
+    queue_bound: u64,
+    /// Rung when the sending queue is within its bound again after a step, for handlers that have not begun.
+    room: Notify,
     pub(crate) codec: Codec,
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
-    /// `None` once the connection has ended.
-    receiving: Mutex<Option<Receiving>>,
+    receiving: Reception<Receiving>,
     /// `None` once the connection has ended.
     outbound: Mutex<Option<Outbound>>,
     pending: Mutex<Pending>,
-    ledger: Arc<Ledger>,
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
     /// Contracts that have been looked up in the catalog, by address.
@@ -89,6 +93,8 @@ pub(crate) struct Connection {
     calls: Arc<Semaphore>,
     /// Ourselves, for what outlives a borrow.
     this: Weak<Self>,
+    /// Whether values of events wait for room in the sending queue.
+    held_back: AtomicBool,
     /// Our subscriptions at the peer.
     feeds: Mutex<Feeds>,
     /// Whether they wait for another connection when this one is lost.
@@ -108,8 +114,6 @@ pub(crate) struct Connection {
     clock: fn() -> u64,
     clock_offset: u64,
     lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
-    /// Word for the driver, in case it was not asleep when it was woken.
-    kicked: AtomicBool,
     /// Becomes true when everything has been taken down.
     ended: watch::Sender<bool>,
 }
@@ -143,18 +147,26 @@ impl Connection {
             driver: Poller::new(rest.wait_strategy),
         };
         let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
+        // Relaxed: only uniqueness matters.
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let callee = |this: &Weak<Self>| PeerCallee {
+            connection: Weak::clone(this),
+            codec: codec.clone(),
+            max_buffered: limits.max_buffered,
+        };
         Arc::new_cyclic(|this| Self {
-            // Relaxed: only uniqueness matters.
-            peer: Peer::new(NEXT_ID.fetch_add(1, Ordering::Relaxed), rest.peer_process_id),
+            peer: Peer::new(id, rest.peer_process_id, Arc::new(callee(this))),
             identity: opened.identity,
             peer_limits: opened.peer_limits,
-            codec,
+            // The peer's limit is no bound on what we hold: it may announce any.
+            queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
+            room: Notify::new(),
+            codec: codec.clone(),
             runtime: Handle::current(),
             served,
-            receiving: Mutex::new(Some(receiving)),
+            receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             outbound: Mutex::new(Some(opened.outbound)),
             pending: Mutex::new(Pending::default()),
-            ledger: opened.ledger,
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
             routes: RwLock::new(Vec::new()),
@@ -162,6 +174,7 @@ impl Connection {
                 u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
             )),
             this: Weak::clone(this),
+            held_back: AtomicBool::new(false),
             feeds: Mutex::new(Feeds::default()),
             keep_feeds,
             sinks: Mutex::new(HashMap::new()),
@@ -173,16 +186,13 @@ impl Connection {
             clock: rest.clock,
             clock_offset: opened.clock_offset,
             lease: Mutex::new(Some(rest.lease)),
-            kicked: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         })
     }
 
     /// Leaves word for the driver that there is something to do, and wakes it.
     pub(crate) fn wake_driver(&self) {
-        // Release: pairs with the swap in `register_driver`; what is to be done was done before.
-        self.kicked.store(true, Ordering::Release);
-        self.ledger.driver().wake();
+        self.receiving.wake_driver();
     }
 
     pub(crate) const fn calls(&self) -> &Arc<Semaphore> {
@@ -263,6 +273,7 @@ impl Connection {
         waker: &Waker,
     ) -> Result<CallId, BeginError> {
         let id = lock(&self.pending).insert(waker.clone()).map_err(BeginError::Closed)?;
+        fail_point::at("call.begun");
         let mut opened = Ok(Vec::new());
         self.send(|outbound| {
             opened = self.announce_streams(outbound, &mut content);
@@ -380,8 +391,17 @@ impl Connection {
     fn with_outbound(&self, step: impl FnOnce(&mut Outbound) -> Result<bool, Error>) -> bool {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
+        let backed_up = outbound.backlog() > self.queue_bound;
         match step(outbound) {
-            Ok(more) => more,
+            Ok(more) => {
+                if backed_up && outbound.backlog() <= self.queue_bound {
+                    self.room.notify_waiters();
+                    if self.held_back.load(Ordering::SeqCst) {
+                        self.wake_driver();
+                    }
+                }
+                more
+            }
             Err(error) => {
                 drop(guard);
                 self.fail(&error);
@@ -390,30 +410,63 @@ impl Connection {
         }
     }
 
-    /// Bytes that wait to be sent.
-    pub(crate) fn queued(&self) -> u64 {
-        lock(&self.outbound).as_ref().map_or(0, Outbound::queued)
+    /// Whether so much waits to be sent that what would add to it has to wait, too. Streams do not count: they have
+    /// bounds of their own, and hold up nobody.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        lock(&self.outbound).as_ref().map_or(0, Outbound::backlog) > self.queue_bound
+    }
+
+    /// Waits until it is not [backed up](Self::is_backed_up).
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Counted among the waiters before the look, so that room that is made in between is not missed.
+            room.as_mut().enable();
+            if !self.is_backed_up() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Answers that wait to be sent.
+    pub(crate) fn unsent_responses(&self) -> usize {
+        lock(&self.outbound).as_ref().map_or(0, Outbound::responses)
+    }
+
+    /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.
+    pub(crate) fn overlooked(&self) -> Option<&'static str> {
+        let unread = || {
+            // What is broken will be told by whoever reads it.
+            let look = self.receiving.visit(|half| Ok(half.inbound.receiver.is_ready()?));
+            matches!(look, Ok(Visit::Done(true)))
+        };
+        let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
+        let held = || self.served.has_deferred() || self.held_back.load(Ordering::SeqCst);
+        if self.receiving.has_word() {
+            Some("word from this side")
+        } else if unread() {
+            Some("a frame to be read")
+        } else if unsent() == Some(true) {
+            Some("room for what waits to be sent")
+        } else {
+            (held() && !self.is_backed_up()).then_some("what was put aside for want of room")
+        }
     }
 
     /// What is under way; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        // One lock after the other: none is held while the next is taken.
+        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
         let calls = lock(&self.pending).len();
-        let partial_messages =
-            lock(&self.receiving).as_ref().map_or(0, |r| r.inbound.partial_count());
-        let subscriptions = lock(&self.feeds).len();
-        let subscriptions = subscriptions + lock(&self.sinks).len();
+        let partial_count = |r: &Receiving| r.inbound.partial_count();
+        let partial_messages = self.receiving.lock().as_ref().map_or(0, partial_count);
+        let own = lock(&self.feeds).len();
+        let subscriptions = own + lock(&self.sinks).len();
         let read = lock(&self.streams).inlet_count();
         let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
         let (written, queued_bytes) = lock(&self.outbound).as_ref().map_or((0, 0), sending);
-        Load {
-            calls,
-            partial_messages,
-            handlers: self.served.len(),
-            subscriptions,
-            streams: read + written,
-            queued_bytes,
-        }
+        let (handlers, streams) = (self.served.len(), read + written);
+        Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes }
     }
 }
 

@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::authorization::Identity;
+use crate::call::Remote;
+use crate::callee::{Callee, PeerCallee};
+use crate::service::ServiceClient;
 
 /// The call that the current handler answers.
 ///
@@ -57,21 +60,79 @@ struct State {
     last_event: AtomicU64,
 }
 
-/// The other side of a call's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The other side of a call's connection. Cheap to clone; it does not keep the connection alive.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Peer {
     /// A number for the connection, unique in this process.
     pub connection_id: u64,
     /// The process id that the peer claims; not to be trusted. `None` within one process.
     pub process_id: Option<u32>,
+    callee: Arc<PeerCallee>,
 }
 
 impl Peer {
-    pub(crate) const fn new(connection_id: u64, process_id: Option<u32>) -> Self {
-        Self { connection_id, process_id }
+    pub(crate) const fn new(
+        connection_id: u64,
+        process_id: Option<u32>,
+        callee: Arc<PeerCallee>,
+    ) -> Self {
+        Self { connection_id, process_id, callee }
+    }
+
+    /// A handle to one of the services that the peer offers: a client may, with
+    /// [`with_service`](crate::WitClientBuilder::with_service). This is how a handler calls back, the very client
+    /// that is calling it included.
+    ///
+    /// Nothing is asked of the peer; calling what it lacks is the call's error. The handle is of use as long as the
+    /// connection lasts, also outside the handler; then its calls end with [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// ```
+    /// use witrpc_core::{CallContext, Result};
+    ///
+    /// /// What the client offers.
+    /// #[witrpc_macros::service(crate = witrpc_core)]
+    /// trait Console {
+    ///     async fn ask(&self, question: String) -> Result<bool>;
+    /// }
+    ///
+    /// #[witrpc_macros::service(crate = witrpc_core)]
+    /// trait Files {
+    ///     async fn remove(&self, path: String) -> Result<bool>;
+    /// }
+    ///
+    /// struct Careful;
+    ///
+    /// impl Files for Careful {
+    ///     async fn remove(&self, path: String) -> Result<bool> {
+    ///         let console: ConsoleClient = CallContext::current().peer().get_service();
+    ///         console.ask(format!("remove {path}?")).await
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn get_service<C: ServiceClient>(&self) -> C {
+        let callee = Callee::Peer(Arc::clone(&self.callee));
+        C::from_remote(Remote::new(callee, C::descriptor(), None))
     }
 }
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("connection_id", &self.connection_id)
+            .field("process_id", &self.process_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.connection_id == other.connection_id
+    }
+}
+
+impl Eq for Peer {}
 
 thread_local! {
     static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
@@ -103,7 +164,7 @@ impl CallContext {
     /// Who called.
     #[must_use]
     pub fn peer(&self) -> Peer {
-        self.0.peer
+        self.0.peer.clone()
     }
 
     /// Who the caller is, as the server's `with_access_token_validator` said; `None` if there is no validator or it says

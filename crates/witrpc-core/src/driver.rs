@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Polled, Turn};
 use crate::error::{CloseReason, Error};
+use crate::rescue;
 use crate::transport::{Waiter, Wake};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
@@ -58,8 +59,9 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     let mut idle: Option<(Instant, Duration)> = None;
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES)?;
-        // In this order: pumping makes the room that deferred requests wait for.
+        // In this order: pumping makes the room that the others wait for.
         let more = connection.pump();
+        connection.resume_events();
         connection.serve_deferred();
         if more || turn == Turn::More {
             idle = None;
@@ -92,6 +94,20 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
 
 /// Sleeps until the peer rings or somebody on this side has something for the driver (`None`).
 async fn sleep(connection: &Connection, waiter: &mut dyn Waiter) -> Result<Option<Wake>, Error> {
+    let sleep = until_woken(connection, waiter);
+    match rescue::interval() {
+        None => sleep.await,
+        Some(interval) => {
+            let woken = rescue::watched(sleep, interval, || connection.overlooked()).await;
+            woken.unwrap_or(Ok(None))
+        }
+    }
+}
+
+async fn until_woken(
+    connection: &Connection,
+    waiter: &mut dyn Waiter,
+) -> Result<Option<Wake>, Error> {
     let mut slept = false;
     poll_fn(|cx| {
         let work = connection.register_driver(cx.waker())?;

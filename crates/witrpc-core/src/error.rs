@@ -188,7 +188,7 @@ pub enum Error {
     },
     /// A live server holds this name.
     #[error(
-        "another live server holds the name {endpoint:?} in {place}; stop it, or choose another name"
+        "another live server, or a process forked off one, holds the name {endpoint:?} in {place}; stop it, or choose another name"
     )]
     NameInUse {
         /// The endpoint's name.

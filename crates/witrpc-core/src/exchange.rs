@@ -5,10 +5,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::authorization::{ClientAuthorization, Identity, Scheme, ServerAuthorization};
 use crate::cipher::{Encryptor, KeyAgreement, Role};
 use crate::error::{CloseReason, Error};
+use crate::fail_point;
 use crate::frame::Kind;
 use crate::handshake::{
     Accept, Catalog, Confirm, Hello, NONCE_LEN, Terms, WIRE_VERSION, Welcome, clock_offset,
@@ -57,6 +61,7 @@ pub(crate) struct Opened {
 pub(crate) async fn connect(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ClientAuthorization>,
+    catalog: &Catalog,
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, false);
@@ -76,8 +81,10 @@ pub(crate) async fn connect(
     let mut transcript = Vec::new();
     hello.encode(&mut transcript);
     exchange.send(Kind::Hello, 0, &transcript).await?;
+    fail_point::at("hello.sent");
 
     let (_, content) = exchange.receive(Kind::Accept).await?;
+    fail_point::at("accept.taken");
     let accept = Accept::decode(content.body())?;
     transcript.extend_from_slice(content.body());
     agreement.read(&accept.key).map_err(|e| Error::Unauthorized(e.to_string()))?;
@@ -85,27 +92,62 @@ pub(crate) async fn connect(
     let offset = clock_offset(hello.clock, accept.clock, clock());
 
     let proof = setup.authorization.proof(&transcript).await?;
-    let confirm = Confirm { limits: setup.limits, clock_offset: offset.wrapping_neg(), proof };
+    let confirm = Confirm {
+        limits: setup.limits,
+        clock_offset: offset.wrapping_neg(),
+        proof,
+        catalog: catalog.clone(),
+    };
     let mut body = Vec::new();
     confirm.encode(&mut body);
     exchange.send(Kind::Confirm, 0, &body).await?;
+    fail_point::at("confirm.sent");
 
     let (_, content) = exchange.receive(Kind::Welcome).await?;
+    fail_point::at("welcome.taken");
     let welcome = Welcome::decode(content.body())?;
     setup.authorization.verify(&transcript, &welcome.proof)?;
     Ok(exchange.open(welcome.limits, welcome.catalog, offset, None))
 }
 
-/// The server's part. `on_hello` is called once the client's first frame has arrived.
+/// The server's part, within `patience`. `on_hello` is called once the client's first frame has arrived.
+///
+/// However this fails, the client is told why: one that hears nothing may take us for dead, and try again.
 pub(crate) async fn accept(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ServerAuthorization>,
     catalog: &Catalog,
+    patience: Duration,
     on_hello: impl FnOnce(),
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
     let mut exchange = Exchange::new(channel, setup.limits, true);
+    let answering = answer(&mut exchange, clock, setup, catalog, on_hello);
+    let answered = timeout(patience, answering).await.unwrap_or_else(|_| {
+        let late = format!("no handshake within {patience:?} (with_handshake_timeout)");
+        Err(Error::Closed { reason: CloseReason::Failed(late), maybe_executed: false })
+    });
+    match answered {
+        Ok((Confirm { limits, clock_offset, catalog, .. }, identity)) => {
+            Ok(exchange.open(limits, catalog, clock_offset, identity))
+        }
+        Err(error) => {
+            exchange.leave(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Answers a client's messages; returns its last one, and who it is.
+async fn answer(
+    exchange: &mut Exchange<'_>,
+    clock: fn() -> u64,
+    setup: &Setup<dyn ServerAuthorization>,
+    catalog: &Catalog,
+    on_hello: impl FnOnce(),
+) -> Result<(Confirm, Option<Identity>), Error> {
     let (_, content) = exchange.receive(Kind::Hello).await?;
+    fail_point::at("hello.taken");
     on_hello();
     let hello = match Hello::decode(content.body())? {
         Ok(hello) => hello,
@@ -128,10 +170,12 @@ pub(crate) async fn accept(
     let mut body = Vec::new();
     Accept { clock: clock(), nonce: random()?, key }.encode(&mut body);
     exchange.send(Kind::Accept, 0, &body).await?;
+    fail_point::at("accept.sent");
     transcript.extend_from_slice(&body);
     exchange.secure(agreement)?;
 
     let (_, content) = exchange.receive(Kind::Confirm).await?;
+    fail_point::at("confirm.taken");
     let confirm = Confirm::decode(content.body())?;
     let granted = match setup.authorization.check(&transcript, &confirm.proof).await {
         Ok(granted) => granted,
@@ -141,8 +185,8 @@ pub(crate) async fn accept(
     Welcome { limits: setup.limits, proof: granted.proof, catalog: catalog.clone() }
         .encode(&mut body);
     exchange.send(Kind::Welcome, 0, &body).await?;
-    let (catalog, offset) = (Catalog::default(), confirm.clock_offset);
-    Ok(exchange.open(confirm.limits, catalog, offset, granted.identity))
+    fail_point::at("welcome.sent");
+    Ok((confirm, granted.identity))
 }
 
 fn random() -> Result<[u8; NONCE_LEN], Error> {
@@ -199,6 +243,8 @@ struct Exchange<'a> {
     ledger: Arc<Ledger>,
     waiter: &'a mut dyn Waiter,
     peer_gone: bool,
+    /// The last word has been said.
+    refused: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -210,6 +256,7 @@ impl<'a> Exchange<'a> {
             ledger,
             waiter: channel.waiter,
             peer_gone: false,
+            refused: false,
         }
     }
 
@@ -276,11 +323,28 @@ impl<'a> Exchange<'a> {
 
     /// Tells the client why it is turned away; returns the error for our own log.
     async fn refuse(&mut self, refusal: Refusal) -> Error {
+        self.refused = true;
         let (code, text) = refusal.encode();
         if let Err(error) = self.send(Kind::Refuse, code, text.as_bytes()).await {
             return error;
         }
         refusal.into()
+    }
+
+    /// Says goodbye to a client whose handshake has failed: one attempt, as it may read nothing.
+    fn leave(&mut self, error: &Error) {
+        if self.peer_gone || self.refused {
+            return;
+        }
+        self.outbound.clear();
+        let farewell = match error {
+            Error::Closed { reason: CloseReason::Failed(text), .. } => text.clone(),
+            error => error.to_string(),
+        };
+        self.outbound.push_goodbye(&farewell);
+        if let Err(error) = self.outbound.pump(true) {
+            tracing::debug!(%error, "could not say goodbye");
+        }
     }
 
     fn open(

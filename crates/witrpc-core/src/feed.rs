@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
-use crate::client::ClientCore;
+use crate::callee::Callee;
 use crate::connection::{Connection, lock};
 use crate::error::{CloseReason, Error};
 use crate::event::EventValue;
@@ -17,11 +17,13 @@ use crate::subscription::EventError;
 
 /// Values that a server may be ahead of a subscriber: enough for a burst, few enough to be forgotten.
 const WINDOW_VALUES: u32 = 256;
+/// Windows that an unread subscription keeps of earlier connections: for some restarts of a server, not for any number.
+const EARLIER_WINDOWS: u32 = 4;
 
 /// A contract's event at a client.
 #[derive(Clone)]
 pub(crate) struct RemoteEvent {
-    client: Arc<ClientCore>,
+    callee: Callee,
     descriptor: &'static ServiceDescriptor,
     index: usize,
 }
@@ -34,11 +36,11 @@ impl fmt::Debug for RemoteEvent {
 
 impl RemoteEvent {
     pub(crate) const fn new(
-        client: Arc<ClientCore>,
+        callee: Callee,
         descriptor: &'static ServiceDescriptor,
         index: usize,
     ) -> Self {
-        Self { client, descriptor, index }
+        Self { callee, descriptor, index }
     }
 
     /// `Service.event`.
@@ -50,10 +52,11 @@ impl RemoteEvent {
         let feed = Arc::new(Feed {
             descriptor: self.descriptor,
             index: self.index,
+            max_buffered: self.callee.max_buffered(),
             state: Mutex::new(State::default()),
         });
-        self.client.add_feed(&feed);
-        FeedHandle { client: Arc::clone(&self.client), feed }
+        self.callee.add_feed(&feed);
+        FeedHandle { callee: self.callee.clone(), feed }
     }
 }
 
@@ -61,6 +64,8 @@ impl RemoteEvent {
 pub(crate) struct Feed {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) index: usize,
+    /// What this side holds for the other.
+    max_buffered: u64,
     state: Mutex<State>,
 }
 
@@ -114,7 +119,10 @@ impl Feed {
         let mut state = lock(&self.state);
         if state.connected_before {
             state.earlier += state.waiting_here();
-            state.queue.push_back(Item::Other(EventError::Reconnected));
+            state.drop_earlier(Self::window(self.max_buffered).bytes * u64::from(EARLIER_WINDOWS));
+            if !matches!(state.queue.back(), Some(Item::Other(EventError::Reconnected))) {
+                state.queue.push_back(Item::Other(EventError::Reconnected));
+            }
         }
         state.connected_before = true;
         state.origin = Some((Arc::downgrade(connection), id));
@@ -173,6 +181,34 @@ impl State {
         values.count() - self.earlier
     }
 
+    /// Lets the oldest values go if too many came over earlier connections: who does not read does not keep more
+    /// and more, however often its connection is made anew.
+    fn drop_earlier(&mut self, most_bytes: u64) {
+        let most = crate::wire::u32_len(WINDOW_VALUES * EARLIER_WINDOWS);
+        let size = |item: &Item| match item {
+            Item::Value { content, .. } => content.size(),
+            Item::Other(_) => 0,
+        };
+        let (mut bytes, mut lost) = (self.queue.iter().map(size).sum::<u64>(), 0);
+        while self.earlier > most || (bytes > most_bytes && self.earlier > 0) {
+            match self.queue.pop_front() {
+                Some(Item::Value { number, content }) => {
+                    self.earlier -= 1;
+                    bytes -= content.size();
+                    // The number is the peer's word.
+                    lost += number.saturating_sub(self.expected).saturating_add(1);
+                    self.expected = number.saturating_add(1);
+                }
+                Some(Item::Other(EventError::Lagged(before))) => lost += before,
+                Some(Item::Other(_)) => self.expected = 0, // Another mark is behind the values.
+                None => self.earlier = 0,
+            }
+        }
+        if lost > 0 {
+            self.queue.push_front(Item::Other(EventError::Lagged(lost)));
+        }
+    }
+
     /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
     fn take(&mut self, size: u64, window: Window) -> Option<(Arc<Connection>, u32, u32)> {
         if self.earlier > 0 {
@@ -197,7 +233,7 @@ impl State {
 
 /// The subscriber's end of a [`Feed`].
 pub(crate) struct FeedHandle {
-    client: Arc<ClientCore>,
+    callee: Callee,
     feed: Arc<Feed>,
 }
 
@@ -229,8 +265,9 @@ impl FeedHandle {
         }
         match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
-                state.expected = number + 1;
-                let window = Feed::window(self.client.max_buffered());
+                // The number is the peer's word.
+                state.expected = number.saturating_add(1);
+                let window = Feed::window(self.feed.max_buffered);
                 let ack = state.take(content.size(), window);
                 drop(state);
                 if let Some((connection, id, taken)) = ack {
@@ -249,7 +286,7 @@ impl FeedHandle {
     }
 
     fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
-        let codec = self.client.codec();
+        let codec = self.callee.codec();
         let arrived = content.take_arrived();
         codec.deserialize(content.body(), arrived).map_err(|reason| {
             EventError::Malformed(Error::Deserialize {
@@ -274,7 +311,7 @@ impl Drop for FeedHandle {
         {
             connection.unsubscribe(id);
         }
-        self.client.remove_feed(&self.feed);
+        self.callee.remove_feed(&self.feed);
     }
 }
 

@@ -143,13 +143,15 @@ impl Accept {
     }
 }
 
-/// The client's proof and limits. The first sealed message of a sealed connection. [wire.confirm]
+/// The client's proof and limits, and what it offers. The first sealed message of a sealed connection. [wire.confirm]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Confirm {
     pub(crate) limits: Limits,
     /// What to add to the server's clock to get the client's, in nanoseconds, wrapping.
     pub(crate) clock_offset: u64,
     pub(crate) proof: Vec<u8>,
+    /// What the client offers to its server.
+    pub(crate) catalog: Catalog,
 }
 
 impl Confirm {
@@ -157,6 +159,7 @@ impl Confirm {
         put_limits(out, &self.limits);
         out.put_u64(self.clock_offset);
         out.put_bytes(&self.proof);
+        self.catalog.encode(out);
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
@@ -165,6 +168,7 @@ impl Confirm {
             limits: take_limits(&mut fields)?,
             clock_offset: fields.u64("confirm clock")?,
             proof: fields.bytes("confirm proof")?.to_vec(),
+            catalog: Catalog::decode(&mut fields)?,
         };
         fields.end("confirm")?;
         Ok(confirm)
@@ -301,7 +305,7 @@ impl Catalog {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(count(self.services.len()));
         for service in &self.services {
             out.put_bytes(service.name.as_bytes());
@@ -454,19 +458,20 @@ mod tests {
     #[test]
     fn every_message_comes_back_and_no_cut_one_does() {
         let accept = Accept { clock: 9, nonce: [3; 32], key: vec![1] };
-        let confirm =
-            Confirm { limits: Limits::default(), clock_offset: u64::MAX, proof: vec![3; 40] };
         let method = CatalogMember { name: "add".into(), hash: 5, signature: "add() -> R".into() };
         let service = CatalogService {
             name: "Calc".into(),
             methods: vec![method.clone()],
             events: vec![method],
         };
-        let welcome = Welcome {
+        let catalog = Catalog { services: vec![service] };
+        let confirm = Confirm {
             limits: Limits::default(),
-            proof: vec![4; 32],
-            catalog: Catalog { services: vec![service] },
+            clock_offset: u64::MAX,
+            proof: vec![3; 40],
+            catalog: catalog.clone(),
         };
+        let welcome = Welcome { limits: Limits::default(), proof: vec![4; 32], catalog };
         let (mut a, mut c, mut w) = (Vec::new(), Vec::new(), Vec::new());
         accept.encode(&mut a);
         confirm.encode(&mut c);

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`].
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
+//!   entry of a blob table that has arrived, a length and a [`Bytes`](bytes::Bytes).
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
 //!   event, or a stream's item, leaves that account when its window takes it over.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
@@ -32,8 +33,8 @@ use crate::wire::{Fields, len_u64, u32_len};
 const FIRST_RESERVE: usize = 64 << 10;
 /// The largest handshake message: a catalog of some thousand methods.
 const MAX_HANDSHAKE: u64 = 1 << 20;
-/// The largest handshake message from a client: it has nothing to say that is longer.
-const MAX_UNAUTHORIZED: u64 = 4 << 10;
+/// The largest handshake message from a client: a token, and a catalog of some hundred methods.
+const MAX_UNAUTHORIZED: u64 = 64 << 10;
 
 /// What a frame brought.
 #[derive(Debug)]
@@ -177,6 +178,12 @@ impl Inbound {
     /// Messages of which a part has arrived.
     pub(crate) fn partial_count(&self) -> usize {
         self.partials.len()
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check(&self) {
+        self.partials.values().for_each(Partial::check);
     }
 
     /// Takes the next frame, if there is one.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atomic_waker::AtomicWaker;
+use crate::sync::AtomicWaker;
 
 /// One connection's account, shared by its inbound half, its outbound half and its messages.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 //! What crosses: `wire` (fields) → `frame` (headers) → `message` (bodies) → `handshake` (the opening four). One session:
 //! `outbound` and `inbound` (its two halves), `pending` (calls made), `served` (calls taken), `ledger` (who holds how
 //! many bytes). One connection: `exchange` (the handshake carried out), `connection` (locks and steps), `driver` (the
-//! task that sleeps), `poller` (how long not to). What users touch: [`WitServerBuilder`], [`WitServer`],
+//! task that sleeps), `poller` (how long not to), `rescue` (whether it was woken). What users touch: [`WitServerBuilder`], [`WitServer`],
 //! [`WitClientBuilder`], [`WitClient`], [`Call`], [`CallContext`], [`Error`].
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod blob;
 mod buffers;
 mod builder;
 mod call;
+mod callee;
 mod cipher;
 mod client;
 mod connection;
@@ -32,8 +33,13 @@ mod dynamic;
 mod error;
 mod event;
 mod exchange;
+#[doc(hidden)]
+pub mod fail_point;
 mod feed;
 mod frame;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod handshake;
 mod inbound;
 mod inlet;
@@ -45,7 +51,10 @@ mod outbound;
 mod outlet;
 mod pending;
 mod poller;
+mod reception;
 mod reconnect;
+#[doc(hidden)]
+pub mod rescue;
 mod retry;
 mod serializer;
 mod served;
@@ -56,6 +65,9 @@ mod simulation;
 mod sink;
 mod streaming;
 mod subscription;
+mod sync;
+#[cfg(any(test, fuzzing))]
+mod testing;
 pub mod transport;
 mod wire;
 

@@ -29,6 +29,7 @@ pub(crate) use self::outgoing::Outgoing;
 use crate::buffers;
 use crate::cipher::Sealer;
 use crate::error::Error;
+use crate::fail_point;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
 use crate::options::Limits;
@@ -86,15 +87,20 @@ pub(crate) struct Outbound {
     /// Our streams that are open.
     streams: HashMap<u64, StreamLane>,
     next_stream: u64,
+    /// Responses in these two lanes.
+    responses: usize,
     /// Bytes that the peer still takes.
     credit: u64,
+    /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
+    owed: u64,
     /// Messages of the bulk lane that have started, and how many may have.
     started: usize,
     max_started: usize,
     /// Only a farewell may still leave.
     closed: bool,
-    /// Bytes queued, and something per message.
+    /// Bytes queued, and something per message; and how much of it belongs to streams.
     queued: u64,
+    queued_streams: u64,
     ledger: Arc<Ledger>,
 }
 
@@ -121,11 +127,14 @@ impl Outbound {
             bulk: VecDeque::new(),
             streams: HashMap::new(),
             next_stream: 0,
+            responses: 0,
             credit: 0,
+            owed: 0,
             started: 0,
             max_started: usize::MAX,
             closed: false,
             queued: 0,
+            queued_streams: 0,
             ledger,
         }
     }
@@ -152,6 +161,7 @@ impl Outbound {
             return;
         }
         self.queued += message.cost() + QUEUE_ENTRY;
+        self.responses += usize::from(message.kind == Kind::Response);
         if message.is_small(self.chunk_len()) {
             self.small.push_back(message);
         } else {
@@ -272,6 +282,7 @@ impl Outbound {
         };
         let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
         self.queued -= message.cost() + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
         let streams = message.streams.clone();
         self.forget_streams(streams.clone());
         if !message.started {
@@ -280,7 +291,7 @@ impl Outbound {
         self.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
-            self.credit += message.blob_bytes();
+            self.add_credit(message.blob_bytes());
         }
         self.push_control(abort, id)?;
         Ok((Withdrawn::Partly, streams))
@@ -306,12 +317,41 @@ impl Outbound {
         self.streams.clear();
         self.started = 0;
         self.queued = 0;
+        self.queued_streams = 0;
+        self.responses = 0;
         self.closed = true;
+    }
+
+    /// Responses of which not all has left.
+    pub(crate) const fn responses(&self) -> usize {
+        self.responses
     }
 
     /// Bytes in the queue, plus something per message.
     pub(crate) const fn queued(&self) -> u64 {
         self.queued
+    }
+
+    /// The same without those of streams.
+    pub(crate) const fn backlog(&self) -> u64 {
+        self.queued - self.queued_streams
+    }
+
+    /// Whether something waits that could go, with more room than a sender ever asks to be woken at (O5): a record and
+    /// its spare, or a quarter of the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the peer broke a rule of the shared state.
+    pub(crate) fn is_stuck(&mut self) -> Result<bool, Error> {
+        let may_go = |m: &Outgoing| self.may_send(m) && has_left(&self.events, m.event);
+        let waits = !self.control.is_empty()
+            || !self.notices.is_empty()
+            || self.events.front().is_some_and(|m| self.may_send(m))
+            || self.small.front().is_some_and(may_go)
+            || self.bulk.iter().any(|flow| self.is_ready(flow));
+        let sender = &mut self.link.sender;
+        Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
 
     /// Bytes that the peer still takes.
@@ -343,14 +383,19 @@ impl Outbound {
     }
 
     fn pump_lanes(&mut self) -> Result<Pumped, Error> {
-        if let Some(bytes) = self.ledger.take_due() {
-            self.control.push_back((Header::whole(Kind::Credit, bytes, 0), Vec::new()));
-        }
+        // Taken whether or not there is room, or the driver would find it due for ever.
+        self.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.front() {
             if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
             }
             self.control.pop_front();
+        }
+        if self.owed > 0 && !self.closed {
+            if !self.link.push(&Header::whole(Kind::Credit, self.owed, 0), &[], 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.owed = 0;
         }
         while let Some((header, payload)) = self.notices.front() {
             if !self.link.push(header, payload, 0)? {
@@ -393,10 +438,12 @@ impl Outbound {
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
+            self.responses -= usize::from(header.kind == Kind::Response);
             let sent = match lane {
                 Lane::Events => self.events.pop_front(),
                 Lane::Small => self.small.pop_front(),
             };
+            fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
             buffers::give(sent.map(|message| message.first).unwrap_or_default());
         }
     }
@@ -455,6 +502,7 @@ impl Outbound {
         if !self.link.push(&header, payload, spare)? {
             return Ok((None, Some(message)));
         }
+        fail_point::at("chunk.pushed");
         if len == chunk {
             self.link.sender.publish()?;
         }
@@ -467,6 +515,8 @@ impl Outbound {
         }
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
+        self.responses -= usize::from(message.kind == Kind::Response);
+        self.queued_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
         buffers::give(message.first);
         Ok((Some(len_u64(len)), None))
     }
@@ -480,6 +530,7 @@ impl Outbound {
             return Ok(Pumped::Full);
         }
         self.goodbye = None;
+        fail_point::at("goodbye.pushed");
         Ok(Pumped::Done)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
 //! has been slow at that (two of its last eight first polls over [`SLOW`]) is handed over at once, and tried in place
-//! again now and then. Every handler is answered exactly once: whoever removes its entry from the table answers.
+//! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
+//! exactly once: whoever removes its entry from the table answers.
 
 mod table;
 
@@ -46,6 +47,13 @@ thread_local! {
 /// Whether this is the first poll of a handler, which shows whether it is done at once: nothing it waits for wakes it.
 pub(crate) fn is_first_poll() -> bool {
     IN_PLACE.get()
+}
+
+/// Where a handler goes on that is not done at once.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Task { has_begun: bool },
+    Thread,
 }
 
 /// A request, to be served.
@@ -161,14 +169,33 @@ impl Habit {
 }
 
 impl Connection {
+    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
+    /// is unanswered whatever the peer thinks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it may not.
+    pub(crate) fn admit(&self, id: u64) -> Result<(), Error> {
+        self.served.admit(id, self.unsent_responses())
+    }
+
+    /// Puts aside what somebody else than the driver has read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer may not make this call.
+    pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
+        self.served.take_in(job, self.unsent_responses())
+    }
+
     /// Serves a request. Returns whether an answer was queued that has not been published.
     pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        if let Err(error) = self.served.take_place(job.id) {
+        if let Err(error) = self.served.take_place(job.id, self.unsent_responses()) {
             self.fail(&error);
             return false;
         }
         // Answers wait for a peer that does not read: let its requests wait too, on its own account.
-        if self.queued() > self.peer_limits.max_buffered {
+        if self.is_backed_up() {
             self.served.defer(job);
             return false;
         }
@@ -177,7 +204,7 @@ impl Connection {
 
     /// Serves requests that were put aside, as far as there is room for answers.
     pub(crate) fn serve_deferred(self: &Arc<Self>) {
-        while self.queued() <= self.peer_limits.max_buffered {
+        while !self.is_backed_up() {
             let Some(job) = self.served.next_deferred() else { return };
             if self.serve_now(job) {
                 self.pump();
@@ -199,7 +226,7 @@ impl Connection {
                 return true;
             }
         };
-        let context = CallContext::new(self.peer, self.identity.clone(), deadline);
+        let context = CallContext::new(self.peer.clone(), self.identity.clone(), deadline);
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = Request { content, codec: self.codec.clone() };
@@ -218,9 +245,10 @@ impl Connection {
         let mut handling =
             Handling { future, context, span, service, method: method.name, _charge: charge };
         if method.blocking {
-            return self.hand_over(id, handling, true);
+            return self.hand_over(id, handling, Next::Thread);
         }
-        if habit.in_place() {
+        let in_place = habit.in_place();
+        if in_place {
             let began = Instant::now();
             IN_PLACE.set(true);
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
@@ -232,20 +260,20 @@ impl Connection {
                 return true;
             }
         }
-        self.hand_over(id, handling, false)
+        self.hand_over(id, handling, Next::Task { has_begun: in_place })
     }
 
     /// Lets a handler go on elsewhere. Returns whether it was answered instead.
-    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, blocking: bool) -> bool {
-        match self.served.insert(id, handling.context.clone()) {
-            Goes::On if blocking => self.spawn_blocking(id, handling),
-            Goes::On => self.spawn(id, handling),
-            Goes::Cancelled => {
+    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next) -> bool {
+        match (self.served.insert(id, handling.context.clone()), next) {
+            (Goes::On, Next::Thread) => self.spawn_blocking(id, handling),
+            (Goes::On, Next::Task { has_begun }) => self.spawn(id, handling, has_begun),
+            (Goes::Cancelled, _) => {
                 drop(handling);
                 self.reply(id, Reply::text(Status::Cancelled, ""), 0, false);
                 return true;
             }
-            Goes::Nowhere => {}
+            (Goes::Nowhere, _) => {}
         }
         false
     }
@@ -268,12 +296,17 @@ impl Connection {
     }
 
     /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
-    /// caused is not lost.
-    fn spawn(self: &Arc<Self>, id: u64, handling: Handling) {
+    /// caused is not lost. One that has not begun waits for room first.
+    fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
         let connection = Arc::clone(self);
         let task = self.runtime.spawn(async move {
             let context = handling.context.clone();
-            let reply = handling.within_deadline().await;
+            let room = async {
+                if !has_begun {
+                    connection.room().await;
+                }
+            };
+            let reply = handling.within_deadline(room).await;
             connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
@@ -285,7 +318,8 @@ impl Connection {
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn_blocking(move || {
             let context = handling.context.clone();
-            let reply = runtime.block_on(handling.within_deadline());
+            // It does not wait for room: its thread is one of those that all clients share.
+            let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
             connection.finish(id, reply, context.last_event());
         });
         self.served.set_task(id, task.abort_handle());
@@ -324,10 +358,15 @@ struct Handling {
 }
 
 impl Handling {
-    async fn within_deadline(self) -> Reply {
-        let Some(deadline) = self.context.deadline() else { return self.await };
+    /// Runs it once there is `room` for its answer.
+    async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
         let context = self.context.clone();
-        let reply = tokio::time::timeout_at(deadline, self).await;
+        let reply = async {
+            room.await;
+            self.await
+        };
+        let Some(deadline) = context.deadline() else { return reply.await };
+        let reply = tokio::time::timeout_at(deadline, reply).await;
         match reply {
             Ok(reply) if tokio::time::Instant::now() < deadline => reply,
             // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.

@@ -198,22 +198,17 @@ async fn serve(shared: Arc<Shared>, channel: Channel) {
     let mut waiter = None;
     let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
     let on_hello = std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()));
-    let handshake = exchange::accept(halves, &shared.setup, &shared.catalog, on_hello);
+    let patience = shared.handshake_timeout;
+    let handshake = exchange::accept(halves, &shared.setup, &shared.catalog, patience, on_hello);
     let opened = tokio::select! {
         biased;
+        // Without a word: to the client this is a server that has died, and it looks for the next one.
         _ = gone.wait_for(|gone| *gone) => return,
-        opened = tokio::time::timeout(shared.handshake_timeout, handshake) => opened,
+        opened = handshake => opened,
     };
     let opened = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a client was turned away");
-            return;
-        }
-        Err(_) => {
-            tracing::warn!(after = ?shared.handshake_timeout, "a client did not complete its handshake");
-            return;
-        }
+        Ok(opened) => opened,
+        Err(error) => return tracing::warn!(%error, "a client was turned away"),
     };
     let Some(waiter) = waiter else { unreachable!("split() put it there") };
     run(&shared, opened, rest, waiter).await;

@@ -3,7 +3,7 @@
 
 mod streams;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -14,104 +14,11 @@ use crate::error::Error;
 use crate::frame::{HEADER_LEN, Kind};
 use crate::inbound::{Inbound, Incoming};
 use crate::ledger::{Charge, Ledger};
-use crate::message::{Content, Head};
 use crate::options::Limits;
-use crate::outbound::{Outbound, Outgoing, Pumped, Withdrawn};
+use crate::outbound::{Outbound, Pumped, Withdrawn};
 use crate::pending::CallId;
-use crate::transport::{RecordReceiver, RecordSender, TransportError};
+use crate::testing::{Message, Pipe, PipeReceiver, PipeSender};
 use crate::wire::{len_u64, u32_len, u64_len};
-
-/// One direction: records that were published, and the bytes that they and those to come take up.
-#[derive(Debug, Default)]
-struct Pipe {
-    records: VecDeque<Vec<u8>>,
-    used: usize,
-}
-
-struct PipeSender {
-    pipe: Arc<Mutex<Pipe>>,
-    capacity: usize,
-    batch: Vec<Vec<u8>>,
-}
-
-impl RecordSender for PipeSender {
-    fn max_record(&self) -> usize {
-        self.capacity / 4
-    }
-
-    fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError> {
-        let len = head.len() + body.len();
-        let fits = self.has_room(len, spare)?;
-        if fits {
-            lock(&self.pipe).used += len;
-            self.batch.push([head, body].concat());
-        }
-        Ok(fits)
-    }
-
-    fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let used = lock(&self.pipe).used;
-        Ok(len <= self.max_record() && used + len + spare <= self.capacity)
-    }
-
-    fn publish(&mut self) -> Result<(), TransportError> {
-        lock(&self.pipe).records.extend(self.batch.drain(..));
-        Ok(())
-    }
-
-    fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        self.has_room(len, spare)
-    }
-}
-
-struct PipeReceiver {
-    pipe: Arc<Mutex<Pipe>>,
-    current: Option<Vec<u8>>,
-}
-
-impl RecordReceiver for PipeReceiver {
-    fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
-        assert!(self.current.is_none(), "peeked at twice");
-        self.current = lock(&self.pipe).records.pop_front();
-        Ok(self.current.as_ref().map(|record| {
-            let known = head.len().min(record.len());
-            head[..known].copy_from_slice(&record[..known]);
-            record.len()
-        }))
-    }
-
-    fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
-        let record = self.current.as_ref().expect("peeked at");
-        out.extend_from_slice(&record[from..from + len]);
-    }
-
-    fn consume(&mut self) {
-        let record = self.current.take().expect("peeked at");
-        lock(&self.pipe).used -= record.len();
-    }
-
-    fn release(&mut self) -> Result<(), TransportError> {
-        Ok(())
-    }
-
-    fn is_ready(&mut self) -> Result<bool, TransportError> {
-        Ok(!lock(&self.pipe).records.is_empty())
-    }
-
-    fn arm(&mut self) -> Result<bool, TransportError> {
-        self.is_ready()
-    }
-
-    fn disarm(&mut self) {}
-
-    fn worth_polling(&self) -> bool {
-        false
-    }
-}
 
 /// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>.
 struct Random(u64);
@@ -134,16 +41,6 @@ impl Random {
     }
 }
 
-/// A message as its sender means it, or as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Message {
-    selector: u16,
-    member: u16,
-    stamp: u64,
-    body: Vec<u8>,
-    blobs: Vec<Bytes>,
-}
-
 impl Message {
     /// Of every size that matters: nothing, less than a chunk, and many; with no, empty, and many blobs.
     fn random(random: &mut Random) -> Self {
@@ -161,23 +58,6 @@ impl Message {
         blobs.resize(count, Bytes::new());
         let (selector, member) = (random.next().to_le_bytes()[0].into(), 7);
         Self { selector, member, stamp: random.next(), body, blobs }
-    }
-
-    fn outgoing(&self, kind: Kind, id: u64) -> Outgoing {
-        let mut content = Content::plain(Vec::new(), &self.body);
-        content.blobs.clone_from(&self.blobs);
-        Outgoing::new(kind, id, content, (self.selector, self.member, self.stamp), None)
-    }
-
-    fn arrived(head: &Head, content: &Content) -> Self {
-        assert_eq!(u64::from(head.body_len), len_u64(content.body().len()));
-        Self {
-            selector: head.selector,
-            member: head.member,
-            stamp: head.stamp,
-            body: content.body().to_vec(),
-            blobs: content.blobs.clone(),
-        }
     }
 }
 
@@ -387,6 +267,76 @@ fn an_abort_at_any_point_gives_all_credit_back() {
         assert_eq!((b.inbound.partial_count(), a.outbound.queued()), (0, 0));
         assert!(a.aborted.is_empty() && a.under_way.is_empty());
     }
+}
+
+/// Eight bytes make a blob, so what is allocated for one counts.
+#[test]
+fn a_table_of_empty_blobs_costs_what_n1_says() {
+    let [mut a, mut b] = Peer::pair(65_536, LIMITS);
+    let mut blobs = vec![Bytes::new(); 1100];
+    blobs[1099] = Bytes::from(vec![7; 100]);
+    a.send(Message { selector: 1, member: 2, stamp: 3, body: vec![9; 4], blobs });
+    a.outbound.pump(true).unwrap();
+    assert!(b.take(&mut a));
+    assert_eq!(b.inbound.partial_count(), 1);
+    b.inbound.check();
+}
+
+/// A peer may give any credit, at any time.
+#[test]
+fn credit_without_end_does_no_harm() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    let blobs = vec![Bytes::from(vec![7; 300])];
+    a.send(Message { selector: 1, member: 2, stamp: 3, body: vec![9; 400], blobs });
+    assert_eq!(a.outbound.pump(true).unwrap(), Pumped::Full);
+    assert!(b.take(&mut a));
+    for _ in 0..2 {
+        a.outbound.add_credit(u64::MAX);
+        a.ping();
+    }
+    a.withdraw(0);
+    assert_eq!(a.outbound.credit(), u64::MAX);
+    settle(&mut a, &mut b);
+    assert!(a.aborted.is_empty());
+}
+
+#[test]
+fn nothing_follows_a_goodbye() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    b.outbound.clear();
+    b.outbound.push_goodbye("so long");
+    b.outbound.pump(true).unwrap();
+    let mut charge = Charge::new(&b.ledger);
+    charge.add(LIMITS.max_buffered);
+    drop(charge);
+    b.ping();
+    b.outbound.pump(true).unwrap();
+    assert!(matches!(a.inbound.next(), Ok(Some(Incoming::Goodbye(_)))));
+    assert!(matches!(a.inbound.next(), Ok(None)), "credit, or a ping");
+}
+
+/// However much is given back to a peer that reads nothing, one frame says it, and nobody is kept busy by it.
+#[test]
+fn credit_that_finds_no_room_is_one_frame() {
+    let [mut a, mut b] = Peer::pair(256, LIMITS);
+    while b.outbound.pump(true).unwrap() != Pumped::Full {
+        b.ping();
+    }
+    let before = a.outbound.credit();
+    for _ in 0..10 {
+        let mut charge = Charge::new(&b.ledger);
+        charge.add(LIMITS.max_buffered);
+        drop(charge);
+        assert_eq!(b.outbound.pump(true).unwrap(), Pumped::Full);
+        assert!(!b.ledger.is_due());
+    }
+    let mut frames = 0;
+    while a.take(&mut b) {
+        b.outbound.pump(true).unwrap();
+        frames += 1;
+    }
+    assert_eq!(frames, b.pings + 1);
+    assert_eq!(a.outbound.credit(), before + 10 * LIMITS.max_buffered);
 }
 
 #[test]

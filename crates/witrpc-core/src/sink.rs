@@ -1,12 +1,12 @@
 //! A subscriber at the other end of a connection, as the raising side keeps it.
 //!
 //! Up to a window of values are under way: sent, and not yet taken by the subscriber. What is raised beyond that waits
-//! here, and overflows as the event says. So a subscriber that is slow, or stopped, costs a bounded backlog and holds up
+//! here, and overflows as the event says; so does what is raised while the connection is backed up. So a subscriber that is slow, or stopped, costs a bounded backlog and holds up
 //! nobody.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::Serialize;
 
@@ -98,7 +98,7 @@ impl RemoteSink {
             );
             return;
         }
-        if state.backlog.is_empty() && state.may_send(self.window) {
+        if state.backlog.is_empty() && state.may_send(self.window) && !connection.is_backed_up() {
             let number = state.backlog.number();
             state.send(&connection, self.id, number, content.copy());
             return;
@@ -106,6 +106,8 @@ impl RemoteSink {
         if state.backlog.push(content.copy()) == Pushed::Disconnect {
             drop(state);
             connection.disconnect("a subscriber did not keep up with its event");
+        } else if state.may_send(self.window) {
+            connection.hold_back_events();
         }
     }
 
@@ -121,17 +123,30 @@ impl RemoteSink {
             let size = state.under_way.pop_front().ok_or(TooManyAcks)?;
             state.under_way_bytes -= size;
         }
+        self.send_waiting(state, &connection);
+        Ok(())
+    }
+
+    /// Sends what waited for room in the connection's queue.
+    pub(crate) fn resume(&self, connection: &Connection) {
+        self.send_waiting(lock(&self.state), connection);
+    }
+
+    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &Connection) {
         while state.may_send(self.window)
+            && !connection.is_backed_up()
             && let Some((number, content)) = state.backlog.pop()
         {
-            state.send(&connection, self.id, number, content);
+            state.send(connection, self.id, number, content);
+        }
+        if !state.backlog.is_empty() && state.may_send(self.window) {
+            connection.hold_back_events();
         }
         let room = state.room.clone();
         drop(state);
         if let Some(room) = room {
             room.made();
         }
-        Ok(())
     }
 }
 

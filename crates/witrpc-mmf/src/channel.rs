@@ -10,8 +10,8 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use witrpc_core::WaitStrategy;
 use witrpc_core::transport::{Channel, RecordReceiver, RecordSender, TransportError, Waiter};
+use witrpc_core::{WaitStrategy, fail_point};
 
 use crate::event::Ring;
 use crate::region::{Mapped, Region, Side};
@@ -92,15 +92,20 @@ impl<R: Ring> RecordSender for Sender<R> {
     }
 
     fn publish(&mut self) -> Result<(), TransportError> {
+        fail_point::at("ring.publishing");
         if self.producer.publish(current_cpu()) {
+            fail_point::at("ring.published");
             self.peer.ring()?;
+            fail_point::at("ring.rung");
         }
         Ok(())
     }
 
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
         self.publish()?; // The peer makes no room by reading what it cannot see.
-        Ok(self.producer.arm(len, spare)?)
+        let fits = self.producer.arm(len, spare)?;
+        fail_point::at("ring.full");
+        Ok(fits)
     }
 }
 
@@ -126,6 +131,7 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
 
     fn release(&mut self) -> Result<(), TransportError> {
         if self.consumer.release() {
+            fail_point::at("ring.released");
             self.peer.ring()?;
         }
         Ok(())
@@ -136,7 +142,9 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
     }
 
     fn arm(&mut self) -> Result<bool, TransportError> {
-        Ok(self.consumer.arm()?)
+        let ready = self.consumer.arm()?;
+        fail_point::at("ring.armed");
+        Ok(ready)
     }
 
     fn disarm(&mut self) {

@@ -9,11 +9,13 @@
 //! - `listing`: the live servers of a directory,
 //! - `sweep`: what killed processes left,
 //! - `meeting`: the two kinds of record, as bytes,
-//! - `door`, `caller`: the two sides.
+//! - `door`, `caller`: the two sides,
+//! - `fault`: what to do when the system says no.
 //!
 //! # Invariants
 //!
-//! - **E1** Only who holds `N.lock` makes or removes `N.door`, and sweeps what servers of `N` left.
+//! - **E1** Only who holds `N.lock` makes or removes `N.door`, and sweeps what servers of `N` left. Both files are removed only
+//!   while they are still what their paths name: somebody may have deleted the directory, and another server made a new one.
 //! - **E2** A file is removed by who made it, by its connection's peer once both ends are open, or by a sweep that has
 //!   proved that nobody living needs it.
 //! - **E3** A region is complete before a client hears of it.
@@ -27,6 +29,7 @@ use crate::layout::{Instance, LARGEST_REGION, SMALLEST_REGION};
 
 mod caller;
 mod door;
+mod fault;
 mod listing;
 mod lock;
 mod meeting;

@@ -33,6 +33,9 @@ mod channel;
 mod endpoint;
 #[cfg(all(unix, not(loom)))]
 mod event;
+#[cfg(all(unix, not(loom), any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz_support;
 #[cfg(any(all(unix, not(loom)), all(loom, test)))]
 mod layout;
 #[cfg(all(unix, not(loom)))]

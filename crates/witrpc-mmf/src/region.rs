@@ -20,6 +20,7 @@ use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
+use witrpc_core::fail_point;
 
 use crate::access::Access;
 use crate::layout::{
@@ -80,6 +81,7 @@ impl Region {
         access: Access,
     ) -> io::Result<Self> {
         access.open_up(&file)?;
+        fail_point::at("region.made");
         // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
         loop {
             match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
@@ -88,6 +90,7 @@ impl Region {
             }
         }
         let region = Self::map(&file, geometry)?;
+        fail_point::at("region.mapped");
         region.write_header(&layout::encode_header(&geometry, instance));
         Ok(region)
     }
@@ -296,6 +299,52 @@ mod tests {
             assert_eq!(bytes[ring..ring + 16], *b"\x08\0\0\0\0\0\0\0headbody");
         }
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    /// What two processes do over two mappings, here over one, where ThreadSanitizer sees every access.
+    #[test]
+    fn two_threads_on_one_mapping_are_ordered_by_the_cursors() {
+        const RECORDS: u32 = if cfg!(debug_assertions) { 20_000 } else { 200_000 };
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let region = Region::create(&path, SMALLEST_REGION, &INSTANCE, Access::User).unwrap();
+        let region = Arc::new(region);
+        let end = |direction| Mapped::new(Arc::clone(&region), direction);
+        let capacity = end(Direction::ToServer).capacity;
+        let longest = layout::max_record(capacity);
+        let thread = |out, incoming| {
+            let mut out = Producer::new(end(out), capacity, longest);
+            let mut incoming = Consumer::new(end(incoming), capacity, longest);
+            move || {
+                let (mut sent, mut seen, mut record) = (0_u32, 0_u32, Vec::new());
+                while sent < RECORDS || seen < RECORDS {
+                    let number = sent.to_le_bytes();
+                    let body = &[sent.to_le_bytes()[0]; 300][..(sent % 300) as usize];
+                    if sent < RECORDS && out.try_push(&number, body, 0).unwrap() {
+                        assert!(!out.publish(0), "nobody sleeps");
+                        sent += 1;
+                    }
+                    let mut head = [0; 4];
+                    if let Some(len) = incoming.peek(&mut head).unwrap() {
+                        assert_eq!(u32::from_le_bytes(head), seen);
+                        record.clear();
+                        incoming.append_to(4, len - 4, &mut record);
+                        assert_eq!(record, [head[0]; 300][..(seen % 300) as usize]);
+                        incoming.consume();
+                        assert!(!incoming.release(), "nobody sleeps");
+                        seen += 1;
+                    } else {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        };
+        let client = thread(Direction::ToServer, Direction::ToClient);
+        let server = thread(Direction::ToClient, Direction::ToServer);
+        std::thread::scope(|scope| {
+            scope.spawn(client);
+            scope.spawn(server);
+        });
     }
 
     #[test]

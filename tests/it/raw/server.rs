@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -188,13 +189,34 @@ async fn a_refusal_is_the_connects_error(fixture: Arc<Fixture>) {
 async fn a_server_that_breaks_off_or_says_nothing_is_given_up(fixture: Arc<Fixture>) {
     let mut listener = fixture.server_transport().listen().await.unwrap();
     let client = fixture.client_builder().build().unwrap();
+    // One that breaks off has died, for all that the client knows: it tries again, until its time is up.
+    let (broken, time) = (AtomicU32::new(0), Duration::from_millis(200));
+    let play = async {
+        loop {
+            let mut raw = Raw::server(&mut listener).await;
+            raw.accepts().await;
+            broken.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let error = tokio::select! {
+        connected = client.connect(time) => connected.unwrap_err(),
+        () = play => unreachable!("it never ends"),
+    };
+    let surely_not = error.is_surely_not_executed() || matches!(error, Error::TimedOut { .. });
+    assert!(surely_not, "{error:?}");
+    assert!(broken.load(Ordering::SeqCst) > 1, "it tried once");
+    // One that says why is believed.
     let play = async {
         let mut raw = Raw::server(&mut listener).await;
         raw.accepts().await;
+        raw.send(&frame(GOODBYE, WHOLE, 0, b"so long")).await;
+        raw.farewell().await
     };
-    let (connected, ()) = tokio::join!(client.connect(GUARD), play);
+    let (connected, _) = tokio::join!(client.connect(GUARD), play);
     let error = connected.unwrap_err();
-    assert!(matches!(error, Error::Closed { maybe_executed: false, .. }), "{error:?}");
+    assert!(
+        matches!(&error, Error::Closed { reason: CloseReason::Peer(text), .. } if text == "so long")
+    );
     let (connected, raw) =
         tokio::join!(client.connect(Duration::from_millis(50)), Raw::server(&mut listener));
     let error = connected.unwrap_err();

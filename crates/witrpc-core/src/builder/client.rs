@@ -1,5 +1,6 @@
 //! [`WitClientBuilder`].
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,15 @@ use super::Common;
 use crate::authorization::{ClientAuthorization, StaticToken, TokenProvider, WithoutAuthorization};
 use crate::client::{ClientCore, Habits, WitClient};
 use crate::error::Error;
+use crate::handshake::Catalog;
 use crate::reconnect::ReconnectOptions;
 use crate::retry::RetryPolicy;
+use crate::served::Services;
+use crate::service::Service;
 use crate::transport::ClientTransport;
+
+/// Some hundred methods. Half of what a client may say before it is let in: the rest is for a token.
+const LARGEST_CATALOG: usize = 32 << 10;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
 ///
@@ -46,7 +53,7 @@ use crate::transport::ClientTransport;
 /// # Ok::<(), witrpc_core::Error>(())
 /// # }).unwrap();
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "call build()"]
 pub struct WitClientBuilder {
     common: Common,
@@ -55,6 +62,7 @@ pub struct WitClientBuilder {
     timeout: Option<Duration>,
     reconnect: Option<ReconnectOptions>,
     retry: Option<RetryPolicy>,
+    services: Vec<Arc<dyn Service>>,
 }
 
 /// What the client will prove.
@@ -64,6 +72,15 @@ enum Authorization {
     None,
     Token(StaticToken),
     Provider(TokenProvider),
+}
+
+impl fmt::Debug for WitClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WitClientBuilder")
+            .field("services", &super::names(&self.services))
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
 }
 
 common_settings!(WitClientBuilder);
@@ -77,6 +94,13 @@ impl WitClientBuilder {
     /// Connects through `transport`. A transport crate has a shorter word for it: `with_memory_mapped_file`.
     pub fn with_transport(mut self, transport: impl ClientTransport) -> Self {
         self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Offers a service to the server, whose handlers reach it by [`Peer::get_service`](crate::Peer::get_service), and
+    /// whose events they subscribe to. Repeat it for more; each needs a name of its own.
+    pub fn with_service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
         self
     }
 
@@ -167,6 +191,18 @@ impl WitClientBuilder {
         self
     }
 
+    /// What a client says before it is let in must be short.
+    fn check_catalog(services: &Services) -> Result<(), Error> {
+        let mut catalog = Vec::new();
+        Catalog::new(services.descriptors()).encode(&mut catalog);
+        if catalog.len() <= LARGEST_CATALOG {
+            return Ok(());
+        }
+        let advice =
+            format!("their signatures may take {LARGEST_CATALOG} bytes; offer fewer methods");
+        Err(Error::config("with_service", format!("{} bytes of signatures", catalog.len()), advice))
+    }
+
     /// Checks the settings and makes the client.
     ///
     /// # Errors
@@ -182,6 +218,8 @@ impl WitClientBuilder {
                 "no call could ever be answered; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
+        let services = super::collect(self.services)?;
+        Self::check_catalog(&services)?;
         if let Some(retry) = &self.retry {
             retry.validate()?;
         }
@@ -195,6 +233,6 @@ impl WitClientBuilder {
         };
         let setup = self.common.into_setup(authorization)?;
         let habits = Habits { timeout: self.timeout, reconnect: self.reconnect, retry: self.retry };
-        Ok(WitClient::new(ClientCore::new(transport, setup, habits)))
+        Ok(WitClient::new(ClientCore::new(transport, setup, habits, services)))
     }
 }

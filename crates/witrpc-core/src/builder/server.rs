@@ -10,7 +10,6 @@ use crate::authorization::{
 };
 use crate::error::Error;
 use crate::introspection::ServerDescription;
-use crate::served::Services;
 use crate::server::WitServer;
 use crate::service::Service;
 use crate::transport::ServerTransport;
@@ -94,10 +93,7 @@ impl Default for WitServerBuilder {
 impl fmt::Debug for WitServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WitServerBuilder")
-            .field(
-                "services",
-                &self.services.iter().map(|s| s.descriptor().name).collect::<Vec<_>>(),
-            )
+            .field("services", &super::names(&self.services))
             .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
@@ -179,12 +175,6 @@ impl WitServerBuilder {
         self
     }
 
-    /// Takes at most `calls` unanswered calls per client; a client's further calls wait there. Default 1024.
-    pub fn with_max_in_flight(mut self, calls: u32) -> Self {
-        self.common.limits.max_in_flight = calls;
-        self
-    }
-
     /// Checks the settings and makes the server.
     ///
     /// # Errors
@@ -195,10 +185,7 @@ impl WitServerBuilder {
             Error::config("transport", "none", "add .with_memory_mapped_file(\"name\")")
         })?;
         transport.validate()?;
-        let mut services = Services::default();
-        for service in self.services {
-            services.add(service)?;
-        }
+        let mut services = super::collect(self.services)?;
         if services.is_empty() {
             let advice = "add .with_service(XServer::new(implementation))";
             return Err(Error::config("with_service", "none", advice));

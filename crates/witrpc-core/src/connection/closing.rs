@@ -4,6 +4,7 @@ use std::task::Waker;
 
 use super::{Connection, lock};
 use crate::error::{CloseReason, Error};
+use crate::fail_point;
 use crate::feed;
 use crate::outbound::Outbound;
 
@@ -57,6 +58,7 @@ impl Connection {
             last_words(outbound);
         }
         drop(guard);
+        fail_point::at("connection.closing");
         let Some(reason) = self.closed.get() else { return };
         self.calls.close();
         self.bytes.close();
@@ -83,10 +85,12 @@ impl Connection {
         self.close(CloseReason::RuntimeGone);
         self.served.cancel_all();
         drop(std::mem::take(&mut *lock(&self.sinks)));
-        let receiving = lock(&self.receiving).take();
+        let receiving = self.receiving.lock().take();
         let outbound = lock(&self.outbound).take();
         drop((receiving, outbound));
+        fail_point::at("connection.unmapped");
         drop(lock(&self.lease).take());
+        fail_point::at("connection.ended");
         self.ended.send_replace(true);
     }
 

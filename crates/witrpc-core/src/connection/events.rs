@@ -1,10 +1,12 @@
 //! Events on a connection: our subscriptions at the peer, and the peer's here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Connection, lock};
 use crate::context::CallContext;
 use crate::error::Error;
+use crate::fail_point;
 use crate::feed::Feed;
 use crate::frame::Kind;
 use crate::ledger::Charge;
@@ -16,6 +18,9 @@ use crate::wire::Put;
 
 /// Subscriptions that a peer may have here at a time: each costs a backlog.
 const MAX_SUBSCRIPTIONS: usize = 4096;
+/// Values that a subscriber may let us run ahead: all of them wait here if its peer does not read. Some times what a
+/// client of ours asks for.
+const MAX_WINDOW: u32 = 4096;
 
 /// Our own subscriptions.
 impl Connection {
@@ -40,6 +45,7 @@ impl Connection {
         drop(feeds);
         let payload = subscription(service, event, self.window);
         self.send(|outbound| outbound.push_control_with(Kind::Subscribe, u64::from(id), payload));
+        fail_point::at("subscribe.sent");
     }
 
     pub(crate) fn unsubscribe(&self, id: u32) {
@@ -71,6 +77,7 @@ impl Connection {
         let never =
             |_| Error::Protocol("a value of an event that was not subscribed to".to_owned());
         let feed = lock(&self.feeds).get(id).map_err(never)?.cloned();
+        fail_point::at("event.taken");
         // One that was dropped a moment ago: what was under way is of no interest.
         let Some(feed) = feed else { return Ok(()) };
         feed.push(head.stamp, content, charge, self.window)
@@ -97,6 +104,27 @@ impl Connection {
         });
     }
 
+    /// Notes that a value waits for nothing but room in the sending queue: there is no acknowledgement to come that
+    /// would send it.
+    pub(crate) fn hold_back_events(&self) {
+        self.held_back.store(true, Ordering::SeqCst);
+        // Whoever makes room looks at the mark afterwards, both under the lock of the queue: one of us sees the other.
+        if !self.is_backed_up() {
+            self.wake_driver();
+        }
+    }
+
+    /// Sends values that waited for room, once there is some. For the driver.
+    pub(crate) fn resume_events(&self) {
+        if self.is_backed_up() || !self.held_back.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let sinks: Vec<_> = lock(&self.sinks).values().map(|(sink, _)| Arc::clone(sink)).collect();
+        for sink in sinks {
+            sink.resume(self);
+        }
+    }
+
     pub(super) fn handle_subscribe(
         &self,
         id: u64,
@@ -112,11 +140,14 @@ impl Connection {
         }
         let refusal = if sinks.len() >= MAX_SUBSCRIPTIONS {
             Some(format!("the server takes {MAX_SUBSCRIPTIONS} subscriptions per client"))
+        } else if window.values > MAX_WINDOW {
+            Some(format!("the server takes windows of at most {MAX_WINDOW} values"))
         } else {
             let sink = RemoteSink::new(&this, id32, window);
             match self.served.subscribe(service, event, EventSink(Arc::clone(&sink))) {
                 Some(registration) => {
                     sinks.insert(id32, (sink, registration));
+                    fail_point::at("subscribe.taken");
                     None
                 }
                 None => Some("the server has no such event of its own".to_owned()),

@@ -44,15 +44,13 @@ impl Connection {
             }
             Incoming::Aborted { id, request: false } => {
                 let head = Head { selector: Status::Cancelled.code(), ..Head::default() };
-                return self.handle_response(
-                    CallId(id),
-                    head,
-                    Content::default(),
-                    Charge::none(),
-                    mine,
-                );
+                let (nothing, charge) = (Content::default(), Charge::none());
+                return self.handle_response(CallId(id), head, nothing, charge, mine);
             }
-            Incoming::Aborted { id, request: true } => self.acknowledge_cancel(id),
+            Incoming::Aborted { id, request: true } => {
+                self.admit(id)?;
+                self.acknowledge_cancel(id);
+            }
             Incoming::Cancel(id) => self.cancel_served(id)?,
             Incoming::Credit(bytes) => {
                 self.send(|outbound| {

@@ -1,9 +1,8 @@
 //! The receiving half: who drains it, who polls it, and how it is left.
 //!
-//! A caller *leads* for the length of one poll; the driver takes turns. Both leave as C1 of [`connection`](super) asks.
+//! A caller *leads* for the length of one poll; the driver takes turns. [`reception`](crate::reception) says how both leave.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use super::{Connection, Receiving, lock};
 use crate::error::Error;
 use crate::inbound::Inbound;
 use crate::pending::{Answer, CallId};
+use crate::reception::{Half, Visit};
 
 /// Frames that are taken in one step, so that whoever takes them gets on.
 const LEAD_FRAMES: usize = 64;
@@ -37,13 +37,26 @@ pub(crate) enum Polled {
     GaveUp,
 }
 
+impl Half for Receiving {
+    type Error = Error;
+
+    fn arm(&mut self) -> Result<bool, Error> {
+        Ok(self.inbound.receiver.arm()?)
+    }
+
+    fn disarm(&mut self) {
+        self.inbound.receiver.disarm();
+    }
+
+    fn release(&mut self) -> Result<(), Error> {
+        Ok(self.inbound.receiver.release()?)
+    }
+}
+
 impl Connection {
-    /// Makes `waker` the driver's, and returns whether there is work already: word that was left before, credit to
-    /// give back, or frames. From here on every one of these wakes it, or finds the peer armed.
+    /// Makes `waker` the driver's, and returns whether there is work already.
     pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, Error> {
-        self.ledger.driver().register(waker);
-        let kicked = self.kicked.swap(false, Ordering::AcqRel);
-        Ok(self.arm()? || kicked || self.ledger.is_due())
+        self.receiving.register_driver(waker)
     }
 
     /// Looks for the answer to `id`, leading the receiving for the length of this step if nobody else does.
@@ -52,12 +65,9 @@ impl Connection {
             return Some(outcome);
         }
         // The waker is registered (C2); if somebody else leads, that wakes us.
-        let mut guard = self.receiving.try_lock().ok()?;
-        let receiving = guard.as_mut()?;
-        match self.lead(receiving, Mine::Call(id)) {
+        match self.receiving.lead(|receiving| self.lead(receiving, Mine::Call(id)))? {
             Ok(answer) => answer.flatten().map(Ok),
             Err(error) => {
-                drop(guard);
                 self.fail(&error);
                 lock(&self.pending).poll(id, waker)
             }
@@ -66,10 +76,8 @@ impl Connection {
 
     /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
     pub(crate) fn lead_for_stream(&self, id: u64) {
-        let Ok(mut guard) = self.receiving.try_lock() else { return };
-        let Some(receiving) = guard.as_mut() else { return };
-        if let Err(error) = self.lead(receiving, Mine::Stream(id)) {
-            drop(guard);
+        let led = self.receiving.lead(|receiving| self.lead(receiving, Mine::Stream(id)));
+        if let Some(Err(error)) = led {
             self.fail(&error);
         }
     }
@@ -80,7 +88,6 @@ impl Connection {
         receiving: &mut Receiving,
         wanted: Mine,
     ) -> Result<Option<Option<Answer>>, Error> {
-        receiving.inbound.receiver.disarm();
         let (mut answer, mut woke, mut frames) = (None, false, 0);
         let mut polling: Option<(Instant, Duration)> = None;
         loop {
@@ -92,7 +99,7 @@ impl Connection {
                 match self.handle(incoming, wanted)? {
                     Handled::Mine(mine) => answer = Some(mine),
                     Handled::Serve(job) => {
-                        self.served.take_in(job)?;
+                        self.take_in(job)?;
                         self.wake_driver();
                     }
                     Handled::Woke => woke = true,
@@ -122,18 +129,7 @@ impl Connection {
         {
             receiving.caller.hit(since.elapsed());
         }
-        self.leave(receiving)?;
         Ok(answer)
-    }
-
-    /// Leaves the receiving half as C1 asks.
-    fn leave(&self, receiving: &mut Receiving) -> Result<(), Error> {
-        // The driver may have left records behind that are consumed and not yet released.
-        receiving.inbound.receiver.release()?;
-        if receiving.inbound.receiver.arm()? {
-            self.wake_driver();
-        }
-        Ok(())
     }
 
     /// One step of the driver: takes and serves what is there.
@@ -146,31 +142,24 @@ impl Connection {
                 turn = Turn::Empty;
                 break;
             }
-            let handled = {
-                let Ok(mut guard) = self.receiving.try_lock() else {
-                    turn = Turn::Led;
-                    break;
-                };
-                let Some(receiving) = guard.as_mut() else {
-                    turn = Turn::Empty;
-                    break;
-                };
-                receiving.inbound.receiver.disarm();
-                let Some(incoming) = receiving.inbound.next()? else {
-                    turn = Turn::Empty;
-                    break;
-                };
-                self.handle(incoming, Mine::Nothing)?
+            let visit = self.receiving.visit(|receiving| {
+                receiving.disarm();
+                let incoming = receiving.inbound.next()?;
+                incoming.map(|incoming| self.handle(incoming, Mine::Nothing)).transpose()
+            })?;
+            turn = match visit {
+                Visit::Done(Some(handled)) => {
+                    if let Handled::Serve(job) = handled {
+                        unpublished |= self.serve(job);
+                    }
+                    continue;
+                }
+                Visit::Done(None) | Visit::Ended => Turn::Empty,
+                Visit::Led => Turn::Led,
             };
-            if let Handled::Serve(job) = handled {
-                unpublished |= self.serve(job);
-            }
+            break;
         }
-        if let Ok(mut guard) = self.receiving.try_lock()
-            && let Some(receiving) = guard.as_mut()
-        {
-            receiving.inbound.receiver.release()?;
-        }
+        self.receiving.visit(Half::release)?;
         if unpublished {
             self.with_outbound(|outbound| outbound.publish().map(|()| false));
         }
@@ -179,10 +168,11 @@ impl Connection {
 
     /// How long the driver should poll before it sleeps.
     pub(crate) fn poll_budget(&self) -> Duration {
-        let Ok(mut guard) = self.receiving.try_lock() else { return Duration::ZERO };
-        let Some(receiving) = guard.as_mut() else { return Duration::ZERO };
-        let worth = receiving.inbound.receiver.worth_polling();
-        receiving.driver.budget(worth)
+        let visit = self.receiving.visit(|receiving| {
+            let worth = receiving.inbound.receiver.worth_polling();
+            Ok(receiving.driver.budget(worth))
+        });
+        if let Ok(Visit::Done(budget)) = visit { budget } else { Duration::ZERO }
     }
 
     /// Polls the ring for a `slice` of the `budget` that began at `since`.
@@ -195,29 +185,19 @@ impl Connection {
         if budget.is_zero() {
             return Ok(Polled::GaveUp);
         }
-        let Ok(mut guard) = self.receiving.try_lock() else { return Ok(Polled::GaveUp) };
-        let Some(receiving) = guard.as_mut() else { return Ok(Polled::GaveUp) };
-        let spent = since.elapsed();
-        if budget <= spent {
-            receiving.driver.miss();
-            return Ok(Polled::GaveUp);
-        }
-        if poll_ring(&mut receiving.inbound, Instant::now(), slice.min(budget - spent))? {
-            receiving.driver.hit(since.elapsed());
-            return Ok(Polled::Ready);
-        }
-        Ok(Polled::Again)
-    }
-
-    /// Arms the receiving half for the driver's sleep; returns whether there is work after all.
-    fn arm(&self) -> Result<bool, Error> {
-        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
-        // taken already, with its frame unread. It is done within one bounded step.
-        let mut guard = lock(&self.receiving);
-        let Some(receiving) = guard.as_mut() else { return Ok(false) };
-        // The turn before may have left this to a leader that came too late to do it.
-        receiving.inbound.receiver.release()?;
-        Ok(receiving.inbound.receiver.arm()?)
+        let visit = self.receiving.visit(|receiving| {
+            let spent = since.elapsed();
+            if budget <= spent {
+                receiving.driver.miss();
+                return Ok(Polled::GaveUp);
+            }
+            if poll_ring(&mut receiving.inbound, Instant::now(), slice.min(budget - spent))? {
+                receiving.driver.hit(since.elapsed());
+                return Ok(Polled::Ready);
+            }
+            Ok(Polled::Again)
+        })?;
+        Ok(if let Visit::Done(polled) = visit { polled } else { Polled::GaveUp })
     }
 
     /// The peer's process is gone: takes what it still said, waiting for a leader to be done with its step.
@@ -226,7 +206,7 @@ impl Connection {
             match self.turn(LEAD_FRAMES)? {
                 Turn::Empty => return Ok(()),
                 Turn::More => {}
-                Turn::Led => drop(lock(&self.receiving)),
+                Turn::Led => drop(self.receiving.lock()),
             }
         }
     }

@@ -227,8 +227,8 @@ impl Connection {
     pub(super) fn start_streams(&self, added: Vec<(Arc<Outlet>, Source)>, of_handler: bool) {
         let Some(this) = self.this.upgrade() else { return };
         for (outlet, source) in added {
-            let context =
-                of_handler.then(|| CallContext::new(self.peer, self.identity.clone(), None));
+            let context = of_handler
+                .then(|| CallContext::new(self.peer.clone(), self.identity.clone(), None));
             self.runtime.spawn(produce(Arc::clone(&this), outlet, source, context));
         }
     }

@@ -55,6 +55,7 @@ impl Partial {
             lens.push(len);
         }
         lens.reverse();
+        self.blobs.reserve_exact(lens.len());
         self.blob_lens = Some(lens);
         Ok(sum)
     }
@@ -66,6 +67,17 @@ impl Partial {
             lens.pop();
             self.blobs.push(Bytes::from(std::mem::take(&mut self.blob)));
         }
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn check(&self) {
+        for section in [&self.first, &self.blob] {
+            let (held, most) = (section.capacity(), 2 * section.len() + FIRST_RESERVE);
+            assert!(held <= most + 64, "{held} bytes for {}", section.len());
+        }
+        let blobs = self.blob_lens.as_ref().map_or(0, Vec::capacity) + self.blobs.capacity();
+        assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
     }
 
     pub(super) fn is_complete(&self) -> bool {

@@ -42,6 +42,7 @@ pub(crate) enum Stopped {
 }
 
 /// Whether a handler that is not done at once goes on.
+#[derive(Debug)]
 pub(super) enum Goes {
     On,
     /// It was cancelled in place, and is to be answered so.
@@ -72,21 +73,17 @@ impl Served {
         self.services.subscribe(service, event, sink)
     }
 
-    /// Puts a request aside for the driver.
+    /// Puts the request aside that was to be served in place.
     pub(super) fn defer(&self, job: Job) {
         let mut table = lock(&self.table);
         table.in_place = None;
         table.deferred.push_back(job);
     }
 
-    /// Puts aside what somebody else than the driver has read.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Protocol`] if the peer may not make this call.
-    pub(crate) fn take_in(&self, job: Job) -> Result<(), Error> {
+    /// Puts a request aside for the driver.
+    pub(super) fn take_in(&self, job: Job, unsent: usize) -> Result<(), Error> {
         let mut table = lock(&self.table);
-        self.admit(&table, job.id)?;
+        self.check(&table, job.id, unsent)?;
         table.deferred.push_back(job);
         Ok(())
     }
@@ -100,9 +97,9 @@ impl Served {
     }
 
     /// Takes a request in, to be served in place.
-    pub(super) fn take_place(&self, id: u64) -> Result<(), Error> {
+    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
         let mut table = lock(&self.table);
-        self.admit(&table, id)?;
+        self.check(&table, id, unsent)?;
         table.in_place = Some((id, false));
         Ok(())
     }
@@ -112,7 +109,8 @@ impl Served {
         lock(&self.table).in_place.take().is_some_and(|(_, cancelled)| cancelled)
     }
 
-    pub(super) fn has_deferred(&self) -> bool {
+    /// Whether requests were put aside.
+    pub(crate) fn has_deferred(&self) -> bool {
         !lock(&self.table).deferred.is_empty()
     }
 
@@ -152,10 +150,14 @@ impl Served {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that one more may be served. [wire.in_flight]
-    fn admit(&self, table: &Table, id: u64) -> Result<(), Error> {
+    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
+    pub(super) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
+        self.check(&lock(&self.table), id, unsent)
+    }
+
+    fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
         let in_place = usize::from(table.in_place.is_some());
-        if table.running.len() + table.deferred.len() + in_place >= self.max_in_flight {
+        if table.running.len() + table.deferred.len() + in_place + unsent >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
         }
         let in_place = table.in_place.is_some_and(|(other, _)| other == id);

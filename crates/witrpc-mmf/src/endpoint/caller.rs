@@ -5,13 +5,15 @@
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use witrpc_core::Error;
 use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::door::read_some;
+use super::fault::{failed, failed_at_server};
 use super::meeting::{ANSWER_SIZE, Answer, Ask, MEETING_VERSION};
 use super::place::{Files, Place, remove};
 use crate::channel::{Terms, assemble};
@@ -77,7 +79,7 @@ impl Search<'_> {
     async fn attempt(&mut self, deadline: Instant) -> Result<Option<Channel>, Error> {
         let knocked = self.knock();
         let knocked = knocked.map_err(|error| {
-            Error::io(format!("knocking at {}", self.place.door().display()), &error)
+            failed(format!("knocking at {}", self.place.door().display()), &error)
         });
         let Some(mut knock) = (if self.place.check()? { knocked? } else { None }) else {
             self.busy = None;
@@ -94,12 +96,13 @@ impl Search<'_> {
             }
             Some(Answer::Failed { system_error }) => {
                 let error = i32::try_from(system_error).unwrap_or(0);
+                let error = Errno::from_raw_os_error(error);
                 let context = format!(
                     "the server of {:?} could not make a connection's files in {}",
                     self.file.name,
                     self.place.directory().display()
                 );
-                Err(Error::io(context, &io::Error::from_raw_os_error(error)))
+                Err(failed_at_server(context, error))
             }
             Some(Answer::Crowded { max_clients } | Answer::Wait { max_clients }) => {
                 self.busy = Some(max_clients);
@@ -132,14 +135,17 @@ impl Search<'_> {
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let files = self.place.files(&nonce);
+        fail_point::at("caller.looked");
         fifo::make(&files.to_client, files.access)?;
         let mut left = Left { files, asked: false, entered: false };
+        fail_point::at("caller.made_event");
         let pipe = fifo::register(fifo::open_waiting_end(&left.files.to_client)?)?;
         let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
         // Through an end that reads too, so that a server that dies here means no `SIGPIPE`; and closed at once, or
         // the next client would take us for the server.
         Ringer::open(&path, self.place.access())?.write(&ask.encode())?;
         left.asked = true;
+        fail_point::at("caller.asked");
         Ok(Knock { nonce, left, pipe, door: (door.dev(), door.ino()), path })
     }
 
@@ -182,19 +188,23 @@ impl Search<'_> {
     /// Opens what the server has made. `None` if the server has taken it back already.
     fn enter(&self, knock: Knock, process_id: u32) -> Result<Option<Channel>, Error> {
         let Knock { nonce, mut left, pipe, .. } = knock;
+        fail_point::at("caller.answered");
         // The event first: from now on the server hears of our end, whatever becomes of the rest.
-        let opened = Ringer::open(&left.files.to_server, left.files.access).and_then(|ringer| {
-            Ok((ringer, Region::attach(&left.files.region, &nonce, left.files.access)?))
-        });
+        let opened = Ringer::open(&left.files.to_server, left.files.access)
+            .inspect(|_| fail_point::at("caller.opened_event"))
+            .and_then(|ringer| {
+                Ok((ringer, Region::attach(&left.files.region, &nonce, left.files.access)?))
+            });
         let (ringer, region) = match opened {
             Ok(opened) => opened,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
             Err(error) => {
                 let region = left.files.region.display();
-                return Err(Error::io(format!("entering {region}"), &error));
+                return Err(failed(format!("entering {region}"), &error));
             }
         };
         left.entered = true;
+        fail_point::at("caller.mapped");
         let peer = ringer.watch();
         tracing::debug!(endpoint = self.file.name, watched = peer.is_some(), "let in");
         let terms = Terms {
@@ -247,6 +257,7 @@ struct Left {
 impl Drop for Left {
     fn drop(&mut self) {
         remove(&self.files.to_client);
+        fail_point::at("caller.left");
         if self.asked && !self.entered {
             // Should the server be letting us in this very moment: to open its event and close it is to hang up.
             drop(fifo::open_end(&self.files.to_server, OFlags::WRONLY, self.files.access));

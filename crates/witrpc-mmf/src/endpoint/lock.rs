@@ -15,9 +15,10 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, open};
 use tokio::time::{Instant, sleep};
-use witrpc_core::Error;
+use witrpc_core::{Error, fail_point};
 
-use super::place::{Place, remove};
+use super::fault::failed;
+use super::place::{Place, names, remove};
 use super::record::RECORD_LEN;
 use crate::access::Access;
 
@@ -34,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Lock {
     path: PathBuf,
     /// Locked while open.
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -48,7 +49,7 @@ impl Lock {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let taken = Self::try_take(&path, place.access());
-            match taken.map_err(|error| Error::io(path.display().to_string(), &error))? {
+            match taken.map_err(|error| failed(path.display().to_string(), &error))? {
                 Some(lock) => return Ok(lock),
                 None if Instant::now() < deadline => sleep(PAUSE).await,
                 None => {
@@ -81,14 +82,13 @@ impl Lock {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        match path.symlink_metadata() {
-            Ok(named) if (named.dev(), named.ino()) == (facts.dev(), facts.ino()) => {}
-            Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        if !names(path, &facts)? {
+            return Ok(None);
         }
+        fail_point::at("lock.taken");
         Self::mark(&file, access)?;
-        Ok(Some(Self { path: path.to_owned(), _file: file }))
+        fail_point::at("lock.marked");
+        Ok(Some(Self { path: path.to_owned(), file }))
     }
 
     /// The file once more, for writing its record. Closing it does not let go of the lock.
@@ -100,7 +100,7 @@ impl Lock {
         File::options()
             .write(true)
             .open(&self.path)
-            .map_err(|error| Error::io(self.path.display().to_string(), &error))
+            .map_err(|error| failed(self.path.display().to_string(), &error))
     }
 
     /// Writes our mark into a new file, or finds it in an old one.
@@ -120,7 +120,11 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        remove(&self.path); // While held: E1. The file closes after this.
+        // While held: E1. The file closes after this.
+        if self.file.metadata().is_ok_and(|facts| names(&self.path, &facts).unwrap_or(false)) {
+            remove(&self.path);
+        }
+        fail_point::at("lock.removed");
     }
 }
 

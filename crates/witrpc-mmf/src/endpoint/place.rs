@@ -20,7 +20,7 @@ use crate::layout::Instance;
 /// Overrides the default directory.
 const VARIABLE: &str = "WITRPC_DIR";
 /// Where an error says how to choose another directory.
-const CHOOSE: &str =
+pub(super) const CHOOSE: &str =
     "choose another one with with_directory or the environment variable WITRPC_DIR";
 
 /// An endpoint's name and its directory, which may not exist yet.
@@ -209,6 +209,15 @@ pub(super) fn parse(file: &str) -> Option<(&str, Option<&str>, Kind)> {
         }
     };
     super::name_fault(name).is_none().then_some((name, nonce, kind))
+}
+
+/// Whether this path names the very file that is open.
+pub(super) fn names(path: &Path, open: &Metadata) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file of ours that is there only to meet. One that is gone already is fine; anything else is worth

@@ -21,6 +21,8 @@ use std::{
     path::PathBuf,
 };
 
+use witrpc_core::fail_point;
+
 use super::lock::{Lock, is_marked};
 use super::place::{Kind, Place, parse, remove};
 use crate::access::Access;
@@ -46,6 +48,7 @@ pub(super) fn sweep(place: &Place) {
         note(&entry, &mut found);
     }
     for (name, leftovers) in found {
+        fail_point::at("sweep.found");
         let own = name == place.name();
         let lock = if own || !leftovers.needs_lock() {
             None

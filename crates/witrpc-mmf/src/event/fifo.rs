@@ -22,6 +22,7 @@ use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fcntl_loc
 use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
+use witrpc_core::fail_point;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 use super::Ring;
@@ -42,6 +43,7 @@ pub(crate) fn make(path: &Path, access: Access) -> io::Result<()> {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
     #[cfg(not(target_vendor = "apple"))]
     rustix::fs::mkfifoat(CWD, path, mode)?;
+    fail_point::at("pipe.made");
     let opened_up = match access {
         // By path: it may not be openable yet. The directory is ours alone, so nobody has replaced it.
         Access::User => chmodat(CWD, path, mode, rustix::fs::AtFlags::empty()).map_err(Into::into),
@@ -221,7 +223,7 @@ impl Process {
     /// The process that waits on this pipe. `None` if it is our own, or in a process-id namespace that we cannot see,
     /// or the system has no pidfd.
     #[cfg(target_os = "linux")]
-    fn behind(pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) fn behind(pipe: &OwnedFd) -> Option<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
 
         let holder = holder(pipe)?;
@@ -237,7 +239,7 @@ impl Process {
     }
 
     #[cfg(not(target_os = "linux"))]
-    const fn behind(_pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) const fn behind(_pipe: &OwnedFd) -> Option<Self> {
         None
     }
 }

@@ -141,9 +141,19 @@ pub(crate) struct Process(Child);
 impl Process {
     /// Runs the test `role` of this same binary on its own, in `directory`.
     pub(crate) fn start(role: &str, directory: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let role = format!("processes::{role}");
-        command.args(["--exact", &role, "--nocapture"]).env(DIRECTORY, directory);
+        let command = Command::new(std::env::current_exe().unwrap());
+        Self::start_by(command, &format!("processes::{role}"), directory)
+    }
+
+    /// The same of `environment`.
+    pub(crate) fn start_in_environment(role: &str, directory: &Path) -> Self {
+        let command = Command::new(std::env::current_exe().unwrap());
+        Self::start_by(command, &format!("environment::{role}"), directory)
+    }
+
+    /// The same, with a command in front that runs its arguments.
+    pub(crate) fn start_by(mut command: Command, test: &str, directory: &Path) -> Self {
+        command.args(["--exact", test, "--nocapture"]).env(DIRECTORY, directory);
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 

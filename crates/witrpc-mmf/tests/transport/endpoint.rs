@@ -488,7 +488,7 @@ async fn a_full_file_system_is_an_error_on_both_sides_and_no_signal() {
 
 /// Unmounts, lazily, also when the test fails.
 #[cfg(target_os = "linux")]
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 #[cfg(target_os = "linux")]
 impl Drop for Mounted {

@@ -5,5 +5,8 @@
 
 mod common;
 mod endpoint;
+mod environment;
+#[cfg(target_os = "linux")]
+mod forked;
 mod listing;
 mod processes;

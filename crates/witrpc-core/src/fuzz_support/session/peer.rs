@@ -1,0 +1,204 @@
+//! The peer: what it sends is the fuzzer's, and so is when it reads.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::frame::{HEADER_LEN, Header, Kind};
+use crate::fuzz_support::input::Input;
+use crate::message::Content;
+use crate::options::Limits;
+use crate::transport::Channel;
+use crate::wire::u32_len;
+
+/// Chunks of the longest messages that fit the transport.
+const CHUNK: usize = 1000;
+
+/// Kinds of frames that are no message.
+const CONTROL: [u8; 12] = [0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x31, 0x32, 0x33, 0x34, 0x0F];
+
+pub(super) struct Peer {
+    channel: Channel,
+    /// Chunks of messages that have begun.
+    begun: Vec<VecDeque<Vec<u8>>>,
+    /// The other side has said goodbye.
+    goodbye: bool,
+}
+
+impl Peer {
+    pub(super) const fn new(channel: Channel) -> Self {
+        Self { channel, begun: Vec::new(), goodbye: false }
+    }
+
+    /// A message of the handshake, whose body this writes.
+    pub(super) fn say(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut body = Vec::new();
+        write(&mut body);
+        let (section, _) = Content::plain(Vec::new(), &body).into_sections(0, 0, 0);
+        self.frame(kind_code(kind), 0b11, 0, &section);
+    }
+
+    /// A subscription to this event of the first service.
+    #[cfg(test)]
+    pub(super) fn subscribe(&mut self, event: u8, values: u32) {
+        let mut payload = vec![0, 0, event, 0];
+        payload.extend_from_slice(&values.to_le_bytes());
+        payload.extend_from_slice(&u64::MAX.to_le_bytes());
+        self.frame(0x31, 0b11, 5, &payload);
+    }
+
+    /// A value of an event.
+    #[cfg(test)]
+    pub(super) fn value(&mut self, id: u64, number: u64, body: &[u8]) {
+        let (section, _) = Content::plain(Vec::new(), body).into_sections(0, 0, number);
+        self.frame(kind_code(Kind::Event), 0b11, id, &section);
+    }
+
+    /// Something that a peer could do.
+    pub(super) fn act(&mut self, input: &mut Input<'_>) {
+        match input.byte() {
+            0x00..=0x4F => self.message(input),
+            0x50..=0x7F => self.go_on(input),
+            0x80..=0xBF => self.control(input),
+            0xC0..=0xDF => self.read(1 + input.below(16)),
+            0xE0..=0xEF => {
+                let (code, flags, id) = (input.byte(), input.byte() % 4, id(input));
+                self.frame(code, flags, id, input.piece());
+            }
+            _ => drop(self.push(input.piece(), &[])),
+        }
+    }
+
+    /// The first frame of a request, a response or an event.
+    fn message(&mut self, input: &mut Input<'_>) {
+        let (code, id) = ([0x10, 0x10, 0x11, 0x30][input.below(4)], id(input));
+        let (selector, member) = (u16::from(input.byte() % 4), u16::from(input.byte() % 8));
+        let stamp = if code == 0x11 { 0 } else { input.number() };
+        let sizes = [4, 0, 100, 1100, 4000];
+        let size = |input: &mut Input<'_>| {
+            let most = sizes[input.below(5)];
+            input.len(most + 1)
+        };
+        let body = match input.below(4) {
+            0 => b"[]".to_vec(),
+            1 => vec![b' '; size(input)],
+            2 => input.take(8).to_vec(),
+            _ => b"[1,2,3]".to_vec(),
+        };
+        let mut content = Content::plain(Vec::new(), &body);
+        for _ in 0..[0, 0, 1, 3][input.below(4)] {
+            content.blobs.push(Bytes::from(vec![9; size(input)]));
+        }
+        let (first, blobs) = content.into_sections(selector, member, stamp);
+        let sections = std::iter::once(Bytes::from(first)).chain(blobs);
+        let most = [CHUNK, CHUNK, 100, 30][input.below(4)];
+        let payloads: Vec<_> = sections
+            .flat_map(|section| section.chunks(most).map(<[u8]>::to_vec).collect::<Vec<_>>())
+            .collect();
+        let last = payloads.len() - 1;
+        let chunks = payloads.iter().enumerate().map(|(at, payload)| {
+            let flags = u8::from(at == 0) | u8::from(at == last) << 1;
+            record(code, flags, id, payload)
+        });
+        self.begun.push(chunks.collect());
+        let at = self.begun.len() - 1;
+        self.send(at, if input.byte() < 0x80 { usize::MAX } else { 1 });
+    }
+
+    fn go_on(&mut self, input: &mut Input<'_>) {
+        if !self.begun.is_empty() {
+            let at = input.below(self.begun.len());
+            self.send(at, 1 + input.below(4));
+        }
+    }
+
+    fn send(&mut self, at: usize, chunks: usize) {
+        for _ in 0..chunks {
+            let Some(record) = self.begun[at].pop_front() else { break };
+            if !self.push(&record, &[]) {
+                self.begun[at].push_front(record);
+                break;
+            }
+        }
+        if self.begun[at].is_empty() {
+            self.begun.swap_remove(at);
+        }
+    }
+
+    fn control(&mut self, input: &mut Input<'_>) {
+        let code = CONTROL[input.below(CONTROL.len())];
+        let mut payload = Vec::new();
+        let id = match code {
+            0x20 | 0x21 => input.number(),
+            0x33 => (id(input) % 8) | (u64::from(input.byte()) << 32),
+            0x31 => {
+                payload.extend_from_slice(&u16::from(input.byte() % 3).to_le_bytes());
+                payload.extend_from_slice(&u16::from(input.byte() % 4).to_le_bytes());
+                payload.extend_from_slice(&input.number().to_le_bytes()[..4]);
+                payload.extend_from_slice(&input.number().to_le_bytes());
+                id(input) % 8
+            }
+            _ => id(input),
+        };
+        self.frame(code, 0b11, id, &payload);
+    }
+
+    /// Reads up to so many records.
+    pub(super) fn read(&mut self, count: usize) {
+        for _ in 0..count {
+            let mut head = [0; HEADER_LEN];
+            let Ok(Some(len)) = self.channel.receiver.peek(&mut head) else { break };
+            let header = Header::decode(&head).expect("a frame of ours");
+            assert_eq!(len, HEADER_LEN + u32_len(header.len));
+            assert!(!self.goodbye, "a frame behind a goodbye");
+            self.goodbye = header.kind == Kind::Goodbye;
+            self.channel.receiver.consume();
+        }
+        drop(self.channel.receiver.release());
+    }
+
+    fn frame(&mut self, code: u8, flags: u8, id: u64, payload: &[u8]) {
+        self.push(&record(code, flags, id, payload), &[]);
+    }
+
+    fn push(&mut self, head: &[u8], body: &[u8]) -> bool {
+        let sender = &mut self.channel.sender;
+        let pushed = sender.try_push(head, body, 0).is_ok_and(|pushed| pushed);
+        drop(sender.publish());
+        if !pushed {
+            drop(sender.arm(head.len().min(sender.max_record()), 0));
+        }
+        pushed
+    }
+}
+
+/// What peers announce, honest and not.
+pub(super) fn limits(input: &mut Input<'_>) -> Limits {
+    match input.below(4) {
+        0 => super::LIMITS,
+        1 => Limits { max_message_size: 1, max_buffered: 1, max_in_flight: 1 },
+        2 => Limits {
+            max_message_size: (1 << 31) - 1,
+            max_buffered: u64::MAX,
+            max_in_flight: u32::MAX,
+        },
+        _ => Limits { max_message_size: 2000, max_buffered: 2000, max_in_flight: 2 },
+    }
+}
+
+/// An id of a call: a slot and its generation.
+fn id(input: &mut Input<'_>) -> u64 {
+    let byte = u64::from(input.byte());
+    byte & 7 | (byte >> 3 & 7) << 32
+}
+
+fn record(code: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let mut head = Header::whole(Kind::Ping, id, len).encode();
+    (head[0], head[1]) = (code, flags);
+    [&head, payload].concat()
+}
+
+fn kind_code(kind: Kind) -> u8 {
+    Header::whole(kind, 0, 0).encode()[0]
+}

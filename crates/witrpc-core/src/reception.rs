@@ -1,0 +1,143 @@
+//! Who drains the receiving half of a connection, and how it is left: a caller that *leads* for the length of one poll,
+//! or the driver, which alone sleeps.
+//!
+//! Generic over the half, so that loom can walk through every interleaving (`reception/loom.rs`).
+//!
+//! # Invariants
+//!
+//! - **C1** Whoever leaves the half leaves it armed and empty, or has woken the driver; and the driver arms it once
+//!   more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
+
+#[cfg(all(loom, test))]
+mod loom;
+
+use std::sync::{Arc, PoisonError};
+use std::task::Waker;
+
+use crate::ledger::Ledger;
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+
+/// What can be drained: its arming, and the room that it gives back.
+pub(crate) trait Half {
+    type Error;
+
+    /// Asks the peer to wake us; `true`, and nothing asked, if something is there already.
+    fn arm(&mut self) -> Result<bool, Self::Error>;
+
+    /// Takes that back.
+    fn disarm(&mut self);
+
+    /// Tells the peer about the room that what was taken has left.
+    fn release(&mut self) -> Result<(), Self::Error>;
+}
+
+/// A receiving half, and the way to the driver.
+#[derive(Debug)]
+pub(crate) struct Reception<H> {
+    /// `None` once the connection has ended.
+    half: Mutex<Option<H>>,
+    /// Word for the driver, in case it was not asleep when it was woken.
+    kicked: AtomicBool,
+    /// Knows the driver's waker.
+    ledger: Arc<Ledger>,
+    /// Does not wait for a leader before sleeping: the mistake that the model is to find.
+    #[cfg(all(loom, test))]
+    hasty: bool,
+}
+
+/// What the driver found.
+#[derive(Debug)]
+pub(crate) enum Visit<T> {
+    Done(T),
+    /// A caller is leading; it wakes the driver, or leaves everything done (C1).
+    Led,
+    /// The connection has ended.
+    Ended,
+}
+
+impl<H: Half> Reception<H> {
+    pub(crate) fn new(half: H, ledger: Arc<Ledger>) -> Self {
+        Self {
+            half: Mutex::new(Some(half)),
+            kicked: AtomicBool::new(false),
+            ledger,
+            #[cfg(all(loom, test))]
+            hasty: false,
+        }
+    }
+
+    /// Leads for the length of this step. `None` if somebody else is at it, or the connection has ended.
+    pub(crate) fn lead<T>(
+        &self,
+        step: impl FnOnce(&mut H) -> Result<T, H::Error>,
+    ) -> Option<Result<T, H::Error>> {
+        let mut guard = self.half.try_lock().ok()?;
+        let half = guard.as_mut()?;
+        half.disarm();
+        Some(step(half).and_then(|found| self.leave(half).map(|()| found)))
+    }
+
+    /// Leaves the half as C1 asks.
+    fn leave(&self, half: &mut H) -> Result<(), H::Error> {
+        // The driver may have left records behind that are consumed and not yet released.
+        half.release()?;
+        if half.arm()? {
+            self.wake_driver();
+        }
+        Ok(())
+    }
+
+    /// A step of the driver's, which comes back before it sleeps and so may leave the half as it is.
+    pub(crate) fn visit<T>(
+        &self,
+        step: impl FnOnce(&mut H) -> Result<T, H::Error>,
+    ) -> Result<Visit<T>, H::Error> {
+        let Ok(mut guard) = self.half.try_lock() else { return Ok(Visit::Led) };
+        match guard.as_mut() {
+            Some(half) => step(half).map(Visit::Done),
+            None => Ok(Visit::Ended),
+        }
+    }
+
+    /// Makes `waker` the driver's, and returns whether there is work already: word that was left before, credit to
+    /// give back, or frames. From here on every one of these wakes it, or finds the peer armed.
+    pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, H::Error> {
+        self.ledger.driver().register(waker);
+        // Acquire: pairs with the store in `wake_driver`; what was to be done is seen.
+        let kicked = self.kicked.swap(false, Ordering::AcqRel);
+        Ok(self.arm()? || kicked || self.ledger.is_due())
+    }
+
+    /// Arms the half for the driver's sleep; returns whether there is work after all.
+    fn arm(&self) -> Result<bool, H::Error> {
+        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
+        // taken already, with its frame unread. It is done within one bounded step.
+        #[cfg(all(loom, test))]
+        if self.hasty && self.half.try_lock().is_err() {
+            return Ok(false);
+        }
+        let mut guard = self.lock();
+        let Some(half) = guard.as_mut() else { return Ok(false) };
+        // The turn before may have left this to a leader that came too late to do it.
+        half.release()?;
+        half.arm()
+    }
+
+    /// Leaves word for the driver that there is something to do, and wakes it.
+    pub(crate) fn wake_driver(&self) {
+        // Release: pairs with the swap in `register_driver`; what is to be done was done before. A store would do; loom
+        // takes one for lost that follows another's swap.
+        self.kicked.swap(true, Ordering::AcqRel);
+        self.ledger.driver().wake();
+    }
+
+    /// Whether there is word for the driver, or credit to give back. Looks only.
+    pub(crate) fn has_word(&self) -> bool {
+        self.kicked.load(Ordering::Acquire) || self.ledger.is_due()
+    }
+
+    /// Waits for who is at it. The longest step is a leader's polling.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<H>> {
+        self.half.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,265 @@
+//! Every interleaving, up to a bound of preemptions, of callers that lead, a driver that sleeps, and a peer that answers;
+//! over the real [`Reception`] and the real table of calls. A lost wake-up is a deadlock, which loom reports.
+//!
+//! Run by `RUSTFLAGS="--cfg loom" cargo test -p witrpc-core --release loom`. The ring is a model: its own loom tests are in
+//! `witrpc-mmf`. The last model leaves out one thing, and must fail: it shows that the others could.
+
+#![cfg(loom)]
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use loom::future::block_on;
+use loom::thread;
+
+use super::{Half, Reception, Visit};
+use crate::ledger::{Charge, Ledger};
+use crate::message::Content;
+use crate::pending::{Answer, CallId, Completed, Pending};
+use crate::service::Status;
+use crate::sync::{AtomicBool, AtomicWaker, Mutex, Ordering};
+
+/// What a ring and its named event do: a publish rings if the reader has asked for it, and a ring is remembered.
+#[derive(Debug, Default)]
+struct Ring {
+    state: Mutex<RingState>,
+    rung: AtomicBool,
+    sleeper: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct RingState {
+    answers: VecDeque<CallId>,
+    armed: bool,
+}
+
+impl Ring {
+    fn publish(&self, id: CallId) {
+        let mut state = self.state.lock().unwrap();
+        state.answers.push_back(id);
+        let ring = std::mem::take(&mut state.armed);
+        drop(state);
+        if ring {
+            self.rung.swap(true, Ordering::AcqRel);
+            self.sleeper.wake();
+        }
+    }
+
+    fn poll_wake(&self, waker: &Waker) -> bool {
+        self.sleeper.register(waker);
+        self.rung.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[derive(Debug)]
+struct Reader(Arc<Ring>);
+
+impl Reader {
+    fn next(&mut self) -> Option<CallId> {
+        self.0.state.lock().unwrap().answers.pop_front()
+    }
+}
+
+impl Half for Reader {
+    type Error = Infallible;
+
+    fn arm(&mut self) -> Result<bool, Infallible> {
+        let mut state = self.0.state.lock().unwrap();
+        state.armed = state.answers.is_empty();
+        Ok(!state.armed)
+    }
+
+    fn disarm(&mut self) {
+        self.0.state.lock().unwrap().armed = false;
+    }
+
+    fn release(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// One side of a connection, as far as answers go.
+struct Side {
+    ring: Arc<Ring>,
+    reception: Reception<Reader>,
+    pending: Mutex<Pending>,
+    closed: AtomicBool,
+}
+
+impl Side {
+    fn new(hasty: bool) -> Arc<Self> {
+        let ring = Arc::new(Ring::default());
+        let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new(1));
+        reception.hasty = hasty;
+        let (pending, closed) = (Mutex::new(Pending::default()), AtomicBool::new(false));
+        Arc::new(Self { ring, reception, pending, closed })
+    }
+
+    /// As `Connection::handle` does with a response; `true` if it is the leader's own.
+    fn complete(&self, id: CallId, mine: Option<CallId>) -> bool {
+        let answer =
+            Answer { status: Status::Ok, content: Content::default(), charge: Charge::none() };
+        let completed = self.pending.lock().unwrap().complete(id, answer, mine).unwrap();
+        match completed {
+            Completed::Mine(_) => return true,
+            Completed::Other(Some(waker)) => waker.wake(),
+            Completed::Other(None) | Completed::Nobody => {}
+        }
+        false
+    }
+
+    /// As `Connection::poll_answer`.
+    fn poll_answer(&self, id: CallId, waker: &Waker) -> Poll<()> {
+        if self.pending.lock().unwrap().poll(id, waker).is_some() {
+            return Poll::Ready(());
+        }
+        let led = self.reception.lead(|reader| {
+            let mut mine = false;
+            while !mine && let Some(answered) = reader.next() {
+                mine = self.complete(answered, Some(id));
+            }
+            Ok(mine)
+        });
+        if let Some(Ok(true)) = led { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn call(&self, id: CallId) {
+        block_on(poll_fn(|cx| self.poll_answer(id, cx.waker())));
+    }
+
+    /// As `driver::run` and its `sleep`, without polling.
+    fn drive(&self) {
+        while !self.closed.load(Ordering::Acquire) {
+            while let Visit::Done(Some(id)) = self.reception.visit(|r| Ok(r.next())).unwrap() {
+                self.complete(id, None);
+            }
+            let mut slept = false;
+            block_on(poll_fn(|cx| {
+                let work = self.reception.register_driver(cx.waker()).unwrap();
+                let rung = self.ring.poll_wake(cx.waker());
+                let over = rung || std::mem::replace(&mut slept, true) || work;
+                if over { Poll::Ready(()) } else { Poll::Pending }
+            }));
+        }
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.reception.wake_driver();
+    }
+}
+
+fn bounded(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(2); // Or LOOM_MAX_PREEMPTIONS; 3 takes a minute and finds no more.
+    builder.check(model);
+}
+
+/// A caller on each side of the driver; the peer answers them one after the other, or in one go.
+fn two_callers(hasty: bool) {
+    bounded(move || {
+        let side = Side::new(hasty);
+        let [first, second] =
+            [0; 2].map(|_| side.pending.lock().unwrap().insert(Waker::noop().clone()).unwrap());
+        let driver = thread::spawn({
+            let side = Arc::clone(&side);
+            move || side.drive()
+        });
+        let other = thread::spawn({
+            let side = Arc::clone(&side);
+            move || {
+                side.ring.publish(second);
+                side.call(second);
+            }
+        });
+        side.ring.publish(first);
+        side.call(first);
+        other.join().unwrap();
+        assert_eq!(side.pending.lock().unwrap().len(), 0);
+        side.close();
+        driver.join().unwrap();
+    });
+}
+
+/// A caller, the driver, and a peer that answers whenever it likes.
+fn one_caller(hasty: bool) {
+    bounded(move || {
+        let side = Side::new(hasty);
+        let driver = thread::spawn({
+            let side = Arc::clone(&side);
+            move || side.drive()
+        });
+        let (requested, answered) = (Arc::new(Mutex::new(None)), Arc::new(AtomicWaker::new()));
+        let peer = thread::spawn({
+            let (side, requested) = (Arc::clone(&side), Arc::clone(&requested));
+            let answered = Arc::clone(&answered);
+            move || {
+                let id = block_on(poll_fn(|cx| {
+                    answered.register(cx.waker());
+                    requested.lock().unwrap().take().map_or(Poll::Pending, Poll::Ready)
+                }));
+                side.ring.publish(id);
+            }
+        });
+        // C2: the waker is in the table before the request leaves.
+        let mut id = None;
+        block_on(poll_fn(|cx| {
+            let id = *id.get_or_insert_with(|| {
+                let id = side.pending.lock().unwrap().insert(cx.waker().clone()).unwrap();
+                *requested.lock().unwrap() = Some(id);
+                answered.wake();
+                id
+            });
+            side.poll_answer(id, cx.waker())
+        }));
+        peer.join().unwrap();
+        side.close();
+        driver.join().unwrap();
+    });
+}
+
+#[test]
+fn a_caller_gets_its_answer_whoever_takes_it_from_the_ring() {
+    one_caller(false);
+}
+
+#[test]
+fn two_callers_get_their_answers_whoever_leads() {
+    two_callers(false);
+}
+
+/// A caller that gives up after one poll stalls nobody: it leaves the ring to the driver.
+#[test]
+fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
+    bounded(|| {
+        let side = Side::new(false);
+        let [hasty, patient] =
+            [0; 2].map(|_| side.pending.lock().unwrap().insert(Waker::noop().clone()).unwrap());
+        let driver = thread::spawn({
+            let side = Arc::clone(&side);
+            move || side.drive()
+        });
+        let gone = thread::spawn({
+            let side = Arc::clone(&side);
+            move || {
+                if side.poll_answer(hasty, Waker::noop()).is_pending() {
+                    drop(side.pending.lock().unwrap().abandon(hasty, false));
+                }
+            }
+        });
+        side.ring.publish(patient);
+        side.call(patient);
+        gone.join().unwrap();
+        side.close();
+        driver.join().unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_driver_that_does_not_wait_for_the_leader_loses_a_wake_up() {
+    two_callers(true);
+}

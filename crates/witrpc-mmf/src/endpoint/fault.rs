@@ -1,0 +1,62 @@
+//! System calls that failed, as errors that say what to do.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use witrpc_core::Error;
+
+use super::place::CHOOSE;
+
+/// What failed here, and the way out where there is one.
+pub(super) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
+    let advice = match Errno::from_io_error(error) {
+        Some(Errno::MFILE) => {
+            let limit = getrlimit(Resource::Nofile).current;
+            let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+            format!(
+                "this process may have {limit} (RLIMIT_NOFILE): raise that with ulimit -n, or close some"
+            )
+        }
+        Some(error) => match advice(error) {
+            Some(advice) => advice.to_owned(),
+            None => return Error::io(context, &error.into()),
+        },
+        None => return Error::io(context, error),
+    };
+    Error::io(context, &io::Error::new(error.kind(), format!("{error}; {advice}")))
+}
+
+/// What failed at the server, by the number that it told.
+pub(super) fn failed_at_server(context: impl Into<String>, error: Errno) -> Error {
+    let advice = match error {
+        Errno::MFILE => Some("the server has reached its limit (RLIMIT_NOFILE): raise that there"),
+        error => advice(error),
+    };
+    let error = io::Error::from(error);
+    match advice {
+        None => Error::io(context, &error),
+        Some(advice) => {
+            Error::io(context, &io::Error::new(error.kind(), format!("{error}; {advice}")))
+        }
+    }
+}
+
+/// Whether a system call failed because there are no more descriptors.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+fn advice(error: Errno) -> Option<&'static str> {
+    match error {
+        Errno::NFILE => Some("the whole system has no more: close some, or raise fs.file-max"),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => Some(CHOOSE),
+        Errno::NOSPC | Errno::DQUOT => {
+            Some("make room there, give a smaller with_size, or fewer clients")
+        }
+        Errno::ISDIR | Errno::LOOP | Errno::EXIST => {
+            Some("it is not ours: choose another name or directory")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,5 @@
+//! Target `reassembly`: messages cut into frames. What it does is in `witrpc_core::fuzz_support`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_core::fuzz_support::reassembly(data));

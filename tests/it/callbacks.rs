@@ -1,0 +1,272 @@
+//! Clients that serve: handlers call back, events go the other way, and calls cross without waiting for each other.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use witrpc::{Blob, CallContext, Error, Event, EventError, Peer, WitClient, WitServer};
+
+use crate::fixture::{Fixture, GUARD, eventually};
+
+crate::instances::instantiate![
+    a_handler_calls_the_client_that_calls_it,
+    calls_go_to_and_fro_as_deep_as_one_likes,
+    calls_cross_in_both_directions,
+    a_client_that_offers_nothing_says_so,
+    a_peer_can_be_called_outside_a_handler_until_it_goes,
+    a_dropped_call_cancels_what_its_handler_called,
+    a_clients_events_reach_the_server,
+    a_clients_limit_of_calls_holds,
+];
+
+/// What the client offers.
+#[witrpc::service]
+trait Desk {
+    async fn double(&self, n: u32) -> witrpc::Result<u32>;
+    async fn negate(&self, picture: Blob) -> witrpc::Result<Blob>;
+    /// Goes back to the server `depth` times more.
+    async fn descend(&self, depth: u32) -> witrpc::Result<u32>;
+    /// Never answers.
+    async fn hang(&self) -> witrpc::Result<()>;
+    #[event]
+    fn rung(&self) -> &Event<u32>;
+}
+
+/// What the server offers.
+#[witrpc::service]
+trait Hall {
+    /// Asks the caller to double.
+    async fn double(&self, n: u32) -> witrpc::Result<u32>;
+    async fn negate(&self, picture: Blob) -> witrpc::Result<Blob>;
+    async fn descend(&self, depth: u32) -> witrpc::Result<u32>;
+    async fn hang(&self) -> witrpc::Result<()>;
+    /// The server remembers the caller.
+    async fn enter(&self) -> witrpc::Result<()>;
+}
+
+#[derive(Clone, Default)]
+struct Porter {
+    hanging: Arc<AtomicU32>,
+    most: Arc<AtomicU32>,
+    rung: Event<u32>,
+}
+
+struct Hanging(Arc<AtomicU32>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Desk for Porter {
+    async fn double(&self, n: u32) -> witrpc::Result<u32> {
+        Ok(n * 2)
+    }
+
+    async fn negate(&self, picture: Blob) -> witrpc::Result<Blob> {
+        Ok(picture.iter().map(|byte| !byte).collect())
+    }
+
+    async fn descend(&self, depth: u32) -> witrpc::Result<u32> {
+        match depth {
+            0 => Ok(0),
+            _ => Ok(1 + back::<HallClient>().descend(depth - 1).await?),
+        }
+    }
+
+    async fn hang(&self) -> witrpc::Result<()> {
+        let hanging = self.hanging.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(hanging, Ordering::SeqCst);
+        let _hanging = Hanging(Arc::clone(&self.hanging));
+        std::future::pending().await
+    }
+
+    fn rung(&self) -> &Event<u32> {
+        &self.rung
+    }
+}
+
+fn back<C: witrpc::ServiceClient>() -> C {
+    CallContext::current().peer().get_service()
+}
+
+#[derive(Clone, Default)]
+struct Host {
+    guests: Arc<Mutex<Vec<Peer>>>,
+}
+
+impl Hall for Host {
+    async fn double(&self, n: u32) -> witrpc::Result<u32> {
+        back::<DeskClient>().double(n).await
+    }
+
+    async fn negate(&self, picture: Blob) -> witrpc::Result<Blob> {
+        back::<DeskClient>().negate(picture).await
+    }
+
+    async fn descend(&self, depth: u32) -> witrpc::Result<u32> {
+        match depth {
+            0 => Ok(0),
+            _ => Ok(1 + back::<DeskClient>().descend(depth - 1).await?),
+        }
+    }
+
+    async fn hang(&self) -> witrpc::Result<()> {
+        back::<DeskClient>().hang().await
+    }
+
+    async fn enter(&self) -> witrpc::Result<()> {
+        self.guests.lock().unwrap().push(CallContext::current().peer());
+        Ok(())
+    }
+}
+
+async fn house(fixture: &Fixture) -> (WitServer, Host) {
+    let host = Host::default();
+    let server = fixture.server_builder().with_service(HallServer::new(host.clone()));
+    let server = server.build().unwrap();
+    server.start_waiting_for_connection().await.unwrap();
+    (server, host)
+}
+
+async fn guest(fixture: &Fixture) -> (WitClient, Porter) {
+    let porter = Porter::default();
+    let client = fixture.client_builder().with_service(DeskServer::new(porter.clone()));
+    let client = client.build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    (client, porter)
+}
+
+async fn a_handler_calls_the_client_that_calls_it(fixture: Arc<Fixture>) {
+    let (_server, _) = house(&fixture).await;
+    let (client, _) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    assert_eq!(hall.double(21).await.unwrap(), 42);
+    let picture: Blob = (0..300_000_u32).map(|n| n as u8).collect();
+    let negative = hall.negate(picture.clone()).await.unwrap();
+    assert!(negative.iter().zip(picture.iter()).all(|(n, p)| *n == !p));
+    assert_eq!(negative.len(), picture.len());
+}
+
+async fn calls_go_to_and_fro_as_deep_as_one_likes(fixture: Arc<Fixture>) {
+    let (_server, _) = house(&fixture).await;
+    let (client, _) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    for depth in [1, 2, 3, 64, 333] {
+        assert_eq!(hall.descend(depth).await.unwrap(), depth);
+    }
+}
+
+async fn calls_cross_in_both_directions(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let (client, _) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    hall.enter().await.unwrap();
+    let desk: DeskClient = host.guests.lock().unwrap()[0].get_service();
+    let tasks = (0..32).map(|n| {
+        let (hall, desk) = (hall.clone(), desk.clone());
+        let mine = tokio::spawn(async move {
+            for m in 0..50 {
+                assert_eq!(hall.double(n * m).await.unwrap(), n * m * 2);
+            }
+        });
+        let theirs = tokio::spawn(async move {
+            for m in 0..50 {
+                assert_eq!(desk.double(n + m).await.unwrap(), (n + m) * 2);
+            }
+        });
+        (mine, theirs)
+    });
+    for (mine, theirs) in tasks.collect::<Vec<_>>() {
+        mine.await.unwrap();
+        theirs.await.unwrap();
+    }
+}
+
+async fn a_client_that_offers_nothing_says_so(fixture: Arc<Fixture>) {
+    let (_server, _) = house(&fixture).await;
+    let client = fixture.client().await;
+    let error = client.get_service::<HallClient>().double(1).await.unwrap_err().to_string();
+    assert!(error.contains("no service \"Desk\""), "{error}");
+}
+
+async fn a_peer_can_be_called_outside_a_handler_until_it_goes(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let (client, porter) = guest(&fixture).await;
+    client.get_service::<HallClient>().enter().await.unwrap();
+    let peer = host.guests.lock().unwrap()[0].clone();
+    let desk: DeskClient = peer.get_service();
+    assert_eq!(desk.double(4).await.unwrap(), 8);
+    let hasty = desk.with_timeout(Duration::from_millis(20));
+    assert!(matches!(hasty.hang().await, Err(Error::TimedOut { .. })));
+    eventually("it was called off", || porter.hanging.load(Ordering::SeqCst) == 0).await;
+    let waiting = tokio::spawn(desk.hang());
+    eventually("it hangs", || porter.hanging.load(Ordering::SeqCst) == 1).await;
+    client.disconnect().await;
+    let lost = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(lost, Error::Closed { maybe_executed: true, .. }), "{lost}");
+    for desk in [desk, peer.get_service()] {
+        let gone = desk.double(4).await.unwrap_err();
+        assert!(matches!(gone, Error::Closed { maybe_executed: false, .. }), "{gone}");
+    }
+}
+
+async fn a_dropped_call_cancels_what_its_handler_called(fixture: Arc<Fixture>) {
+    let (_server, _) = house(&fixture).await;
+    let (client, porter) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    let call = tokio::spawn(hall.hang());
+    eventually("it hangs", || porter.hanging.load(Ordering::SeqCst) == 1).await;
+    call.abort();
+    eventually("it was called off", || porter.hanging.load(Ordering::SeqCst) == 0).await;
+    assert_eq!(hall.double(1).await.unwrap(), 2);
+}
+
+async fn a_clients_events_reach_the_server(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let (client, porter) = guest(&fixture).await;
+    client.get_service::<HallClient>().enter().await.unwrap();
+    let peer = host.guests.lock().unwrap()[0].clone();
+    let desk: DeskClient = peer.get_service();
+    let mut rung = desk.rung().subscribe();
+    desk.double(1).await.unwrap();
+    for n in 0..1000 {
+        porter.rung.raise(n).unwrap();
+        assert_eq!(rung.next().await, Some(Ok(n)));
+    }
+    client.disconnect().await;
+    assert!(matches!(rung.next().await, Some(Err(EventError::Closed(_)))));
+    assert_eq!(rung.next().await, None);
+    let mut late = peer.get_service::<DeskClient>().rung().subscribe();
+    assert!(matches!(late.next().await, Some(Err(EventError::Closed(_)))));
+}
+
+async fn a_clients_limit_of_calls_holds(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let porter = Porter::default();
+    let client = fixture.client_builder().with_service(DeskServer::new(porter.clone()));
+    let client = client.with_max_in_flight(2).build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    client.get_service::<HallClient>().enter().await.unwrap();
+    let desk: DeskClient = host.guests.lock().unwrap()[0].get_service();
+    let calls = (0..5).map(|_| tokio::spawn(desk.hang())).collect::<Vec<_>>();
+    eventually("two hang", || porter.hanging.load(Ordering::SeqCst) == 2).await;
+    let late = desk.with_timeout(Duration::from_millis(30)).double(1).await;
+    assert!(matches!(late, Err(Error::TimedOut { .. })), "there is no place: {late:?}");
+    assert_eq!(porter.most.load(Ordering::SeqCst), 2);
+    for call in calls {
+        call.abort();
+        drop(call.await);
+    }
+    assert_eq!(desk.double(3).await.unwrap(), 6);
+}
+
+#[test]
+fn services_of_a_client_are_checked_like_a_servers() {
+    let transport = witrpc::transport::memory::MemoryTransport::new();
+    let desk = || DeskServer::new(Porter::default());
+    let twice = witrpc::WitClientBuilder::new().with_transport(transport);
+    let error = twice.with_service(desk()).with_service(desk()).build().unwrap_err();
+    assert!(matches!(error, Error::Config { .. }), "{error}");
+}
