@@ -45,6 +45,7 @@ crate::instances::instantiate![
     a_stream_knows_its_caller,
     a_call_with_a_stream_is_not_repeated,
     too_many_streams_are_refused,
+    streams_cross_in_calls_back,
 ];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,8 @@ pub(crate) trait Log {
     async fn many(&self, count: usize) -> witrpc::Result<Vec<Streaming<u32>>>;
     /// Whether a stream has the context of its caller: the process id, whether there is a deadline.
     async fn context(&self) -> witrpc::Result<Streaming<(Option<u32>, bool)>>;
+    /// Sends the caller so many numbers, reads as many from it, and sends them back to it as they come.
+    async fn back(&self, count: u64) -> witrpc::Result<(u64, u64)>;
     async fn add(&self, a: u32, b: u32) -> witrpc::Result<u32>;
     /// Answers once the gate is opened.
     async fn wait(&self) -> witrpc::Result<()>;
@@ -260,6 +263,13 @@ impl Log for Book {
             (context.peer().process_id, context.deadline().is_some())
         });
         Ok(Streaming::iter(looks))
+    }
+
+    async fn back(&self, count: u64) -> witrpc::Result<(u64, u64)> {
+        let log: LogClient = CallContext::current().peer().get_service();
+        let sum = log.upload(Streaming::iter(0..count)).await?;
+        let doubled = log.double(Streaming::iter(0..count)).await?;
+        Ok((sum, log.upload(doubled).await?))
     }
 
     async fn add(&self, a: u32, b: u32) -> witrpc::Result<u32> {
@@ -913,5 +923,12 @@ async fn too_many_streams_are_refused(fixture: Arc<Fixture>) {
         "{error}"
     );
     assert_eq!(pair.log.add(1, 1).await.unwrap(), 2);
+    pair.nothing_is_left().await;
+}
+
+async fn streams_cross_in_calls_back(fixture: Arc<Fixture>) {
+    let serve = |builder: WitClientBuilder| builder.with_service(LogServer::new(Book::default()));
+    let pair = Pair::with(&fixture, |builder| builder, serve).await;
+    assert_eq!(pair.log.back(1000).await.unwrap(), (499_500, 999_000));
     pair.nothing_is_left().await;
 }

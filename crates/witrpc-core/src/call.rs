@@ -424,9 +424,10 @@ impl<R> Call<R> {
         }
         let codec = self.remote.callee.codec();
         let mut arrived = content.take_arrived();
-        for inlet in arrived.inlets.iter_mut().flatten() {
+        if let Callee::Server(client) = &self.remote.callee {
             // As a subscription does: who reads a stream need not hold the client as well.
-            self.remote.callee.keep_for(inlet);
+            let inlets = arrived.inlets.iter_mut().flatten();
+            inlets.for_each(|inlet| inlet.keep(Arc::clone(client) as _));
         }
         let result = match status {
             Status::Fault => {

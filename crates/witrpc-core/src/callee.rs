@@ -8,7 +8,6 @@ use crate::client::ClientCore;
 use crate::connection::Connection;
 use crate::error::{CloseReason, Error};
 use crate::feed::Feed;
-use crate::inlet::InletHandle;
 use crate::retry::RetryPolicy;
 use crate::serializer::Codec;
 use crate::subscription::EventError;
@@ -69,13 +68,6 @@ impl Callee {
         match self {
             Self::Server(client) => client.max_buffered(),
             Self::Peer(peer) => peer.max_buffered,
-        }
-    }
-
-    /// Lives as long as this stream of it is read, as it does with a subscription: who reads one need not hold the client.
-    pub(crate) fn keep_for(&self, inlet: &mut InletHandle) {
-        if let Self::Server(client) = self {
-            inlet.keep(Arc::clone(client) as _);
         }
     }
 

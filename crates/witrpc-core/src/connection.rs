@@ -273,8 +273,8 @@ impl Connection {
         waker: &Waker,
     ) -> Result<CallId, BeginError> {
         let id = lock(&self.pending).insert(waker.clone()).map_err(BeginError::Closed)?;
-        let mut opened = Ok(Vec::new());
         fail_point::at("call.begun");
+        let mut opened = Ok(Vec::new());
         self.send(|outbound| {
             opened = self.announce_streams(outbound, &mut content);
             if opened.is_ok() {
@@ -391,10 +391,10 @@ impl Connection {
     fn with_outbound(&self, step: impl FnOnce(&mut Outbound) -> Result<bool, Error>) -> bool {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
-        let backed_up = outbound.queued() > self.queue_bound;
+        let backed_up = outbound.backlog() > self.queue_bound;
         match step(outbound) {
             Ok(more) => {
-                if backed_up && outbound.queued() <= self.queue_bound {
+                if backed_up && outbound.backlog() <= self.queue_bound {
                     self.room.notify_waiters();
                     if self.held_back.load(Ordering::SeqCst) {
                         self.wake_driver();
@@ -410,9 +410,10 @@ impl Connection {
         }
     }
 
-    /// Whether so much waits to be sent that what would add to it has to wait, too.
+    /// Whether so much waits to be sent that what would add to it has to wait, too. Streams do not count: they have
+    /// bounds of their own, and hold up nobody.
     pub(crate) fn is_backed_up(&self) -> bool {
-        self.queued() > self.queue_bound
+        lock(&self.outbound).as_ref().map_or(0, Outbound::backlog) > self.queue_bound
     }
 
     /// Waits until it is not [backed up](Self::is_backed_up).
@@ -431,11 +432,6 @@ impl Connection {
     /// Answers that wait to be sent.
     pub(crate) fn unsent_responses(&self) -> usize {
         lock(&self.outbound).as_ref().map_or(0, Outbound::responses)
-    }
-
-    /// Bytes that wait to be sent.
-    pub(crate) fn queued(&self) -> u64 {
-        lock(&self.outbound).as_ref().map_or(0, Outbound::queued)
     }
 
     /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.
@@ -460,23 +456,17 @@ impl Connection {
 
     /// What is under way; for tests and gauges.
     pub(crate) fn load(&self) -> Load {
-        // One lock after the other: none is held while the next is taken.
+        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
         let calls = lock(&self.pending).len();
         let partial_count = |r: &Receiving| r.inbound.partial_count();
         let partial_messages = self.receiving.lock().as_ref().map_or(0, partial_count);
-        let subscriptions = lock(&self.feeds).len();
-        let subscriptions = subscriptions + lock(&self.sinks).len();
+        let own = lock(&self.feeds).len();
+        let subscriptions = own + lock(&self.sinks).len();
         let read = lock(&self.streams).inlet_count();
         let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
         let (written, queued_bytes) = lock(&self.outbound).as_ref().map_or((0, 0), sending);
-        Load {
-            calls,
-            partial_messages,
-            handlers: self.served.len(),
-            subscriptions,
-            streams: read + written,
-            queued_bytes,
-        }
+        let (handlers, streams) = (self.served.len(), read + written);
+        Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes }
     }
 }
 

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
-//!   entry of a blob table that has arrived, a length and a [`Bytes`].
+//!   entry of a blob table that has arrived, a length and a [`Bytes`](bytes::Bytes).
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
 //!   event, or a stream's item, leaves that account when its window takes it over.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.

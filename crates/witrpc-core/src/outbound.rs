@@ -98,8 +98,9 @@ pub(crate) struct Outbound {
     max_started: usize,
     /// Only a farewell may still leave.
     closed: bool,
-    /// Bytes queued, and something per message.
+    /// Bytes queued, and something per message; and how much of it belongs to streams.
     queued: u64,
+    queued_streams: u64,
     ledger: Arc<Ledger>,
 }
 
@@ -133,6 +134,7 @@ impl Outbound {
             max_started: usize::MAX,
             closed: false,
             queued: 0,
+            queued_streams: 0,
             ledger,
         }
     }
@@ -315,6 +317,7 @@ impl Outbound {
         self.streams.clear();
         self.started = 0;
         self.queued = 0;
+        self.queued_streams = 0;
         self.responses = 0;
         self.closed = true;
     }
@@ -329,6 +332,11 @@ impl Outbound {
         self.queued
     }
 
+    /// The same without those of streams.
+    pub(crate) const fn backlog(&self) -> u64 {
+        self.queued - self.queued_streams
+    }
+
     /// Whether something waits that could go, with more room than a sender ever asks to be woken at (O5): a record and
     /// its spare, or a quarter of the ring.
     ///
@@ -341,13 +349,7 @@ impl Outbound {
             || !self.notices.is_empty()
             || self.events.front().is_some_and(|m| self.may_send(m))
             || self.small.front().is_some_and(may_go)
-            || self.bulk.iter().any(|flow| match flow {
-                Flow::Message(message) => may_go(message),
-                Flow::Stream(id) => {
-                    let next = self.streams.get(id).and_then(|lane| lane.queue.front());
-                    next.is_some_and(|item| self.may_send(item))
-                }
-            });
+            || self.bulk.iter().any(|flow| self.is_ready(flow));
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
@@ -514,6 +516,7 @@ impl Outbound {
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
         self.responses -= usize::from(message.kind == Kind::Response);
+        self.queued_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
         buffers::give(message.first);
         Ok((Some(len_u64(len)), None))
     }

@@ -49,6 +49,13 @@ pub(crate) fn is_first_poll() -> bool {
     IN_PLACE.get()
 }
 
+/// Where a handler goes on that is not done at once.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Task { has_begun: bool },
+    Thread,
+}
+
 /// A request, to be served.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -161,15 +168,17 @@ impl Habit {
     }
 }
 
-/// Where a handler goes on.
-enum Over {
-    /// On the pool for blocking work.
-    Thread,
-    /// In a task; if it has not begun, it waits for room first.
-    Task { has_begun: bool },
-}
-
 impl Connection {
+    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
+    /// is unanswered whatever the peer thinks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it may not.
+    pub(crate) fn admit(&self, id: u64) -> Result<(), Error> {
+        self.served.admit(id, self.unsent_responses())
+    }
+
     /// Puts aside what somebody else than the driver has read.
     ///
     /// # Errors
@@ -236,7 +245,7 @@ impl Connection {
         let mut handling =
             Handling { future, context, span, service, method: method.name, _charge: charge };
         if method.blocking {
-            return self.hand_over(id, handling, Over::Thread);
+            return self.hand_over(id, handling, Next::Thread);
         }
         let in_place = habit.in_place();
         if in_place {
@@ -251,14 +260,14 @@ impl Connection {
                 return true;
             }
         }
-        self.hand_over(id, handling, Over::Task { has_begun: in_place })
+        self.hand_over(id, handling, Next::Task { has_begun: in_place })
     }
 
     /// Lets a handler go on elsewhere. Returns whether it was answered instead.
-    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, to: Over) -> bool {
-        match (self.served.insert(id, handling.context.clone()), to) {
-            (Goes::On, Over::Thread) => self.spawn_blocking(id, handling),
-            (Goes::On, Over::Task { has_begun }) => self.spawn(id, handling, has_begun),
+    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next) -> bool {
+        match (self.served.insert(id, handling.context.clone()), next) {
+            (Goes::On, Next::Thread) => self.spawn_blocking(id, handling),
+            (Goes::On, Next::Task { has_begun }) => self.spawn(id, handling, has_begun),
             (Goes::Cancelled, _) => {
                 drop(handling);
                 self.reply(id, Reply::text(Status::Cancelled, ""), 0, false);

@@ -44,15 +44,13 @@ impl Connection {
             }
             Incoming::Aborted { id, request: false } => {
                 let head = Head { selector: Status::Cancelled.code(), ..Head::default() };
-                return self.handle_response(
-                    CallId(id),
-                    head,
-                    Content::default(),
-                    Charge::none(),
-                    mine,
-                );
+                let (nothing, charge) = (Content::default(), Charge::none());
+                return self.handle_response(CallId(id), head, nothing, charge, mine);
             }
-            Incoming::Aborted { id, request: true } => self.handle_abort(id)?,
+            Incoming::Aborted { id, request: true } => {
+                self.admit(id)?;
+                self.acknowledge_cancel(id);
+            }
             Incoming::Cancel(id) => self.cancel_served(id)?,
             Incoming::Credit(bytes) => {
                 self.send(|outbound| {
@@ -93,13 +91,6 @@ impl Connection {
             }
         }
         Ok(Handled::Nothing)
-    }
-
-    /// A request that will not come whole: it is answered like any other, and counts like any other until then.
-    fn handle_abort(&self, id: u64) -> Result<(), Error> {
-        self.served.check(id, self.unsent_responses())?;
-        self.acknowledge_cancel(id);
-        Ok(())
     }
 
     fn handle_stream(&self, incoming: Incoming, mine: Mine) -> Result<Handled, Error> {

@@ -76,7 +76,8 @@ impl Connection {
 
     /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
     pub(crate) fn lead_for_stream(&self, id: u64) {
-        if let Some(Err(error)) = self.receiving.lead(|half| self.lead(half, Mine::Stream(id))) {
+        let led = self.receiving.lead(|receiving| self.lead(receiving, Mine::Stream(id)));
+        if let Some(Err(error)) = led {
             self.fail(&error);
         }
     }

@@ -121,6 +121,7 @@ impl Outbound {
         }
         lane.queue.push_back(message);
         self.queued += cost + QUEUE_ENTRY;
+        self.queued_streams += cost + QUEUE_ENTRY;
         true
     }
 
@@ -135,12 +136,14 @@ impl Outbound {
             keep
         });
         self.queued -= dropped;
+        self.queued_streams -= dropped;
         if std::mem::replace(&mut lane.ended, true) {
             return;
         }
         let (status, nothing) = ((Status::Cancelled.code(), 0, 0), Content::default());
         let end = Outgoing::new(Kind::StreamEnd, id, nothing, status, None);
         self.queued += end.cost() + QUEUE_ENTRY;
+        self.queued_streams += end.cost() + QUEUE_ENTRY;
         lane.queue.push_back(end);
         if was_empty {
             self.bulk.push_back(Flow::Stream(id));

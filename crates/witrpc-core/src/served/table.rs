@@ -42,6 +42,7 @@ pub(crate) enum Stopped {
 }
 
 /// Whether a handler that is not done at once goes on.
+#[derive(Debug)]
 pub(super) enum Goes {
     On,
     /// It was cancelled in place, and is to be answered so.
@@ -72,21 +73,17 @@ impl Served {
         self.services.subscribe(service, event, sink)
     }
 
-    /// Puts a request aside for the driver.
+    /// Puts the request aside that was to be served in place.
     pub(super) fn defer(&self, job: Job) {
         let mut table = lock(&self.table);
         table.in_place = None;
         table.deferred.push_back(job);
     }
 
-    /// Puts aside what somebody else than the driver has read.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Protocol`] if the peer may not make this call.
+    /// Puts a request aside for the driver.
     pub(super) fn take_in(&self, job: Job, unsent: usize) -> Result<(), Error> {
         let mut table = lock(&self.table);
-        self.admit(&table, job.id, unsent)?;
+        self.check(&table, job.id, unsent)?;
         table.deferred.push_back(job);
         Ok(())
     }
@@ -102,7 +99,7 @@ impl Served {
     /// Takes a request in, to be served in place.
     pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
         let mut table = lock(&self.table);
-        self.admit(&table, id, unsent)?;
+        self.check(&table, id, unsent)?;
         table.in_place = Some((id, false));
         Ok(())
     }
@@ -153,21 +150,14 @@ impl Served {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that the peer may make this call.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Protocol`] if it may not.
-    pub(crate) fn check(&self, id: u64, unsent: usize) -> Result<(), Error> {
-        self.admit(&lock(&self.table), id, unsent)
+    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
+    pub(super) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
+        self.check(&lock(&self.table), id, unsent)
     }
 
-    /// Checks that one more may be served, while so many answers have not left: what has not left the peer cannot have
-    /// read, so its call is unanswered whatever the peer thinks. [wire.in_flight]
-    fn admit(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
+    fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
         let in_place = usize::from(table.in_place.is_some());
-        let served = table.running.len() + table.deferred.len() + in_place;
-        if served + unsent >= self.max_in_flight {
+        if table.running.len() + table.deferred.len() + in_place + unsent >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
         }
         let in_place = table.in_place.is_some_and(|(other, _)| other == id);
