@@ -36,8 +36,8 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::{
-        Blob, CallContext, Event, EventError, MemoryMappedFile, Overflow, Streaming, Subscription,
-        WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,
+        Blob, CallContext, ClientState, Event, EventError, MemoryMappedFile, Overflow, Streaming,
+        Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,
     };
     pub use witrpc_mmf_client::WithMemoryMappedFile as _;
     pub use witrpc_mmf_server::WithMemoryMappedFile as _;

@@ -22,6 +22,8 @@ crate::instances::instantiate![
     calls_are_repeated_until_a_server_is_back,
     only_idempotent_calls_are_repeated_once_they_may_have_run,
     repeating_ends_with_the_attempts_or_the_deadline,
+    a_repeated_call_that_fails_tells_of_all_its_attempts,
+    a_call_is_repeated_as_soon_as_there_is_a_connection,
     the_load_can_be_asked_for_at_any_time,
 ];
 
@@ -362,4 +364,36 @@ async fn the_load_can_be_asked_for_at_any_time(fixture: Arc<Fixture>) {
     }
     over.store(1, Ordering::SeqCst);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+async fn a_repeated_call_that_fails_tells_of_all_its_attempts(fixture: Arc<Fixture>) {
+    let books = Books { hangs: true, booked: Arc::default(), asked: Arc::default() };
+    let server = fixture.server_builder().with_service(LedgerServer::new(books.clone()));
+    let server = server.build().unwrap();
+    server.start_waiting_for_connection().await.unwrap();
+    let client = fixture.client_builder();
+    let client = client.with_retry_policy(|policy| patient(policy).with_attempts(2));
+    let client = client.build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let balance = tokio::spawn(client.get_service::<LedgerClient>().balance());
+    eventually("it runs", || books.asked.load(Ordering::SeqCst) == 1).await;
+    drop(server);
+    // The last attempt was not executed; the first may have been.
+    let error = balance.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed { maybe_executed: true, .. }), "{error}");
+}
+
+async fn a_call_is_repeated_as_soon_as_there_is_a_connection(fixture: Arc<Fixture>) {
+    let server = serve(&fixture, &Light::default()).await;
+    let never = |policy: RetryPolicy| policy.with_attempts(1).with_fixed_delay(GUARD * 10);
+    let client = fixture
+        .client_builder()
+        .with_auto_reconnect(swift)
+        .with_retry_policy(|policy| never(policy).with_max_delay(GUARD * 10));
+    let client = client.build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    server_gone(&client, &server).await;
+    let call = tokio::spawn(client.get_service::<CalcClient>().add(1, 1));
+    server.start_waiting_for_connection().await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap(), 2, "long before its delay is over");
 }

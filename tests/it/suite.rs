@@ -31,6 +31,7 @@ crate::instances::instantiate![
     a_deadline_ends_the_call_and_its_handler,
     the_builders_timeout_is_every_calls,
     a_message_that_is_too_large_is_refused_on_both_sides,
+    a_call_may_be_larger_than_all_that_its_side_holds,
     more_than_max_buffered_waits_and_arrives,
     calls_beyond_the_in_flight_limit_wait,
     more_answers_at_a_time_than_a_client_takes_calls,
@@ -291,6 +292,20 @@ async fn the_builders_timeout_is_every_calls(fixture: Arc<Fixture>) {
     assert!(matches!(calc.wait().await, Err(Error::TimedOut { .. })));
     let patient = calc.with_timeout(GUARD);
     assert_eq!(patient.later(40, 9).await.unwrap(), 9);
+}
+
+/// What a side takes, and holds, is no bound on what it sends: that is the other's to say.
+async fn a_call_may_be_larger_than_all_that_its_side_holds(fixture: Arc<Fixture>) {
+    let server = fixture.server().await;
+    let client = fixture.client_builder().with_max_message_size(1000).with_max_buffered(2000);
+    let client = client.build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let calc: CalcClient = client.get_service();
+    let calls = [9_000, 300_000, 1_500].map(|len| (len, tokio::spawn(calc.len("x".repeat(len)))));
+    for (len, call) in calls {
+        assert_eq!(call.await.unwrap().unwrap(), len);
+    }
+    drop(server);
 }
 
 async fn a_message_that_is_too_large_is_refused_on_both_sides(fixture: Arc<Fixture>) {

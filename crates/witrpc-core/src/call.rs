@@ -180,11 +180,13 @@ struct Again {
     delays: Delays,
     /// Where to sleep until then: the last connection's.
     runtime: Option<Handle>,
+    /// Why the connection ended over which an attempt may have been executed.
+    begun: Option<CloseReason>,
 }
 
 impl Again {
     fn new(policy: &RetryPolicy, content: &Content) -> Self {
-        Self { content: content.copy(), delays: policy.delays(), runtime: None }
+        Self { content: content.copy(), delays: policy.delays(), runtime: None, begun: None }
     }
 }
 
@@ -201,7 +203,7 @@ enum Stage {
     },
     Sent(InFlight),
     /// It failed, and will be made once more.
-    Paused(Pin<Box<Sleep>>),
+    Paused(BoxFuture<'static, ()>),
     Finished,
 }
 
@@ -258,7 +260,7 @@ impl<R: Outcome> Future for Call<R> {
                     continue;
                 }
             }
-            break result;
+            break result.map_err(|error| this.of_all_attempts(error));
         };
         this.sleep = None;
         this.again = None;
@@ -306,6 +308,20 @@ impl<R> Call<R> {
         }
     }
 
+    /// What the caller is told: whether any of the attempts may have been executed, not the last alone.
+    fn of_all_attempts(&mut self, error: Error) -> Error {
+        let begun = self.again.as_mut().and_then(|again| again.begun.take());
+        match (begun, error) {
+            (Some(_), Error::Closed { reason, .. }) => {
+                Error::Closed { reason, maybe_executed: true }
+            }
+            (Some(reason), error) if error.is_surely_not_executed() => {
+                Error::Closed { reason, maybe_executed: true }
+            }
+            (_, error) => error,
+        }
+    }
+
     /// Whether a call that failed so is made once more; then it waits for that.
     fn pause(&mut self, error: &Error) -> bool {
         let idempotent = self.remote.contract.is_idempotent(self.method);
@@ -316,10 +332,25 @@ impl<R> Call<R> {
         let Some(runtime) = runtime.filter(|_| policy.applies(error, idempotent)) else {
             return false;
         };
+        if let Error::Closed { reason, maybe_executed: true } = error {
+            again.begun = Some(reason.clone());
+        }
         let Some(delay) = again.delays.next() else { return false };
         tracing::debug!(?delay, "it will be made once more");
         let _runtime = runtime.enter();
-        self.stage = Stage::Paused(Box::pin(tokio::time::sleep(delay)));
+        let sleep = tokio::time::sleep(delay);
+        // Another connection is what it waits for; any other trouble just takes its time.
+        let lost = matches!(error, Error::Closed { .. } | Error::NotConnected { .. });
+        let connected = lost.then(|| self.remote.callee.connected());
+        self.stage = Stage::Paused(Box::pin(async {
+            match connected {
+                None => sleep.await,
+                Some(connected) => tokio::select! {
+                    () = sleep => {}
+                    () = connected => {}
+                },
+            }
+        }));
         again.runtime = Some(runtime.clone());
         true
     }
@@ -342,7 +373,10 @@ impl<R> Call<R> {
             return self.send(connection, route, content, None, waker);
         }
         let (calls, bytes) = (Arc::clone(connection.calls()), Arc::clone(connection.bytes()));
-        let turn = Box::pin(wait_turn(calls, bytes, size));
+        // A message larger than the whole queue waits for all of it.
+        let place = u32::try_from(size).unwrap_or(u32::MAX).min(connection.queue_len());
+        let place = (size > UNBOUNDED_SIZE).then_some(place);
+        let turn = Box::pin(wait_turn(calls, bytes, place));
         Ok(Stage::Queued { connection, route, content, turn })
     }
 
@@ -449,13 +483,11 @@ impl<R> Call<R> {
     }
 }
 
-async fn wait_turn(calls: Arc<Semaphore>, bytes: Arc<Semaphore>, size: u64) -> Turn {
+async fn wait_turn(calls: Arc<Semaphore>, bytes: Arc<Semaphore>, place: Option<u32>) -> Turn {
     // First the bytes: whoever holds a place among the calls in flight sends at once.
-    let bytes = if size > UNBOUNDED_SIZE {
-        // `Limits::validate` keeps a message below what the semaphore can count.
-        Some(bytes.acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)).await?)
-    } else {
-        None
+    let bytes = match place {
+        Some(place) => Some(bytes.acquire_many_owned(place).await?),
+        None => None,
     };
     Ok((calls.acquire_owned().await?, bytes))
 }

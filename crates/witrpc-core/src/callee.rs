@@ -8,9 +8,11 @@ use crate::client::ClientCore;
 use crate::connection::Connection;
 use crate::error::{CloseReason, Error};
 use crate::feed::Feed;
+use crate::reconnect::ClientState;
 use crate::retry::RetryPolicy;
 use crate::serializer::Codec;
 use crate::subscription::EventError;
+use crate::transport::BoxFuture;
 
 /// See the module.
 #[derive(Clone)]
@@ -53,6 +55,24 @@ impl Callee {
                 .upgrade()
                 .ok_or(Error::Closed { reason: CloseReason::PeerGone, maybe_executed: false }),
         }
+    }
+
+    /// Completes when there is a connection (again).
+    pub(crate) fn connected(&self) -> BoxFuture<'static, ()> {
+        let Self::Server(client) = self else { return Box::pin(std::future::pending()) };
+        // In this order: one that comes in between is seen twice, and not missed.
+        let mut state = client.watch_state();
+        if client.connection().is_ok_and(|connection| connection.closed().is_none()) {
+            return Box::pin(std::future::ready(()));
+        }
+        Box::pin(async move {
+            while state.changed().await.is_ok() {
+                if *state.borrow_and_update() == ClientState::Connected {
+                    return;
+                }
+            }
+            std::future::pending().await
+        })
     }
 
     /// Which calls are made once more. Another connection comes to clients only.

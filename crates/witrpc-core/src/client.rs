@@ -155,6 +155,11 @@ impl ClientCore {
         std::mem::replace(&mut *current, connection)
     }
 
+    /// The state's changes from now on.
+    pub(crate) fn watch_state(&self) -> watch::Receiver<ClientState> {
+        self.state.subscribe()
+    }
+
     pub(crate) fn set_state(&self, state: ClientState) {
         self.state.send_replace(state);
     }
@@ -332,7 +337,7 @@ impl WitClient {
     /// The state of the connection, now and at every change.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
-        self.core.state.subscribe()
+        self.core.watch_state()
     }
 
     /// Whether there is a connection that has not ended.

@@ -205,6 +205,9 @@ async fn a_server_that_breaks_off_or_says_nothing_is_given_up(fixture: Arc<Fixtu
     let surely_not = error.is_surely_not_executed() || matches!(error, Error::TimedOut { .. });
     assert!(surely_not, "{error:?}");
     assert!(broken.load(Ordering::SeqCst) > 1, "it tried once");
+    // What the client has left behind is not for the next.
+    drop(listener);
+    let mut listener = fixture.server_transport().listen().await.unwrap();
     // One that says why is believed.
     let play = async {
         let mut raw = Raw::server(&mut listener).await;
