@@ -162,4 +162,8 @@ impl RecordSender for Tap {
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
         self.inner.arm(len, spare)
     }
+
+    fn disarm(&mut self) {
+        self.inner.disarm();
+    }
 }

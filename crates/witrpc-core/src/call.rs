@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 use crate::buffers;
@@ -242,6 +243,8 @@ impl<R: Outcome> Future for Call<R> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        // An answer is often there at the first poll: a task that makes one call after the other has to let others run.
+        let progress = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
         let result = loop {
             let answered = match this.poll_answer(cx) {
@@ -262,6 +265,7 @@ impl<R: Outcome> Future for Call<R> {
             }
             break result.map_err(|error| this.of_all_attempts(error));
         };
+        progress.made_progress();
         this.sleep = None;
         this.again = None;
         Poll::Ready(result.unwrap_or_else(|error| R::from_result(Err(error.into()))))

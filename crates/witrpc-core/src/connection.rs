@@ -22,7 +22,7 @@ mod handling;
 mod receiving;
 mod streams;
 
-pub(crate) use receiving::{Polled, Turn};
+pub(crate) use receiving::Turn;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, TooManyStreams, Withdrawn};
 use crate::pending::{CallId, Pending};
 use crate::poller::Poller;
-use crate::reception::{Reception, Visit};
+use crate::reception::Reception;
 use crate::serializer::Codec;
 use crate::served::Served;
 use crate::service::{ServiceDescriptor, Status};
@@ -84,6 +84,8 @@ pub(crate) struct Connection {
     receiving: Reception<Receiving>,
     /// `None` once the connection has ended.
     outbound: Mutex<Option<Outbound>>,
+    /// Whether something did not fit into the ring, for those who poll; changed under `outbound` only.
+    wants_room: AtomicBool,
     pending: Mutex<Pending>,
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
@@ -166,6 +168,7 @@ impl Connection {
             served,
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             outbound: Mutex::new(Some(opened.outbound)),
+            wants_room: AtomicBool::new(false),
             pending: Mutex::new(Pending::default()),
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
@@ -335,13 +338,38 @@ impl Connection {
         self.start_streams(opened, true);
     }
 
-    /// Sends what waits, after room, credit, or something to say has come; returns whether to call again soon.
+    /// Sends what waits, after room, credit, or something to say has come; returns whether to call again soon. If there is
+    /// no room, the peer wakes us.
     pub(crate) fn pump(&self) -> bool {
+        self.pump_with(|outbound| outbound.pump(true))
+    }
+
+    /// The same for who will [look for room](Self::has_room_again), and [`pump`](Self::pump) before it rests.
+    pub(crate) fn pump_awake(&self) -> bool {
+        self.pump_with(Outbound::pump_awake)
+    }
+
+    fn pump_with(&self, pump: impl FnOnce(&mut Outbound) -> Result<Pumped, Error>) -> bool {
         self.with_outbound(|outbound| {
             self.cancel_unread(outbound);
-            let pumped = outbound.pump(true)?;
-            Ok(pumped == Pumped::More)
+            Ok(pump(outbound)? == Pumped::More)
         })
+    }
+
+    /// Whether something waits for room in the ring. A look from outside the lock, for who comes by again.
+    pub(crate) fn wants_room(&self) -> bool {
+        // Relaxed: it is only a reason to take the lock, or not yet.
+        self.wants_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether something waits for room in the ring, and there is some; for who polls. Whoever holds the sending half looks
+    /// for itself.
+    pub(crate) fn has_room_again(&self) -> Result<bool, Error> {
+        if !self.wants_room() {
+            return Ok(false);
+        }
+        let Ok(mut guard) = self.outbound.try_lock() else { return Ok(false) };
+        guard.as_mut().map_or(Ok(false), Outbound::look_for_room)
     }
 
     /// The caller of `id` is gone: takes its request back or cancels it at the peer.
@@ -394,11 +422,13 @@ impl Connection {
         let backed_up = outbound.backlog() > self.queue_bound;
         match step(outbound) {
             Ok(more) => {
+                if outbound.wants_room() != self.wants_room() {
+                    self.wants_room.store(outbound.wants_room(), Ordering::Relaxed);
+                }
                 if backed_up && outbound.backlog() <= self.queue_bound {
                     self.room.notify_waiters();
-                    if self.held_back.load(Ordering::SeqCst) {
-                        self.wake_driver();
-                    }
+                    // Whoever made the room: only the driver serves what was put aside, and resumes events.
+                    self.wake_driver();
                 }
                 more
             }
@@ -436,16 +466,11 @@ impl Connection {
 
     /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.
     pub(crate) fn overlooked(&self) -> Option<&'static str> {
-        let unread = || {
-            // What is broken will be told by whoever reads it.
-            let look = self.receiving.visit(|half| Ok(half.inbound.receiver.is_ready()?));
-            matches!(look, Ok(Visit::Done(true)))
-        };
         let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
         let held = || self.served.has_deferred() || self.held_back.load(Ordering::SeqCst);
         if self.receiving.has_word() {
             Some("word from this side")
-        } else if unread() {
+        } else if self.receiving.has_unread() {
             Some("a frame to be read")
         } else if unsent() == Some(true) {
             Some("room for what waits to be sent")
@@ -459,7 +484,7 @@ impl Connection {
         // One lock at a time: within one expression they would all be held to its end, in an order of their own.
         let calls = lock(&self.pending).len();
         let partial_count = |r: &Receiving| r.inbound.partial_count();
-        let partial_messages = self.receiving.lock().as_ref().map_or(0, partial_count);
+        let partial_messages = self.receiving.look(partial_count).unwrap_or(0);
         let own = lock(&self.feeds).len();
         let subscriptions = own + lock(&self.sinks).len();
         let read = lock(&self.streams).inlet_count();

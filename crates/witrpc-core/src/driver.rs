@@ -4,10 +4,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::connection::{Connection, Polled, Turn};
+use crate::connection::{Connection, Turn};
 use crate::error::{CloseReason, Error};
+use crate::poller::{Poll as Polling, Polled};
 use crate::rescue;
 use crate::transport::{Waiter, Wake};
 
@@ -55,35 +56,39 @@ impl Drop for TakeDown<'_> {
 }
 
 async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<(), Error> {
-    // Since when there has been nothing to do, and for how long to poll.
-    let mut idle: Option<(Instant, Duration)> = None;
+    // While there is nothing to do.
+    let mut polling: Option<Polling> = None;
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES)?;
         // In this order: pumping makes the room that the others wait for.
-        let more = connection.pump();
+        let more = connection.pump_awake();
         connection.resume_events();
         connection.serve_deferred();
-        if more || turn == Turn::More {
-            idle = None;
+        if more || matches!(turn, Turn::More | Turn::Woke) {
+            polling = None;
             tokio::task::yield_now().await;
             continue;
         }
         if turn == Turn::Empty {
-            let (since, budget) =
-                *idle.get_or_insert_with(|| (Instant::now(), connection.poll_budget()));
-            match connection.poll_slice(since, budget, POLL_SLICE)? {
-                Polled::Ready => {
-                    idle = None;
-                    continue;
-                }
+            let mut poll = match polling.take() {
+                Some(poll) => poll,
+                None => connection.driver_poll()?,
+            };
+            match connection.poll_slice(&mut poll, POLL_SLICE)? {
+                Polled::Ready => continue,
                 Polled::Again => {
+                    polling = Some(poll);
                     tokio::task::yield_now().await;
                     continue;
                 }
                 Polled::GaveUp => {}
             }
         }
-        idle = None;
+        polling = None;
+        // Nobody looks for room from here on (O5); and what was put aside for want of it had its turn before.
+        if connection.wants_room() && connection.pump() {
+            continue;
+        }
         if sleep(connection, waiter).await? == Some(Wake::PeerGone) {
             connection.last_words()?;
             connection.close(CloseReason::PeerGone);
@@ -108,16 +113,21 @@ async fn until_woken(
     connection: &Connection,
     waiter: &mut dyn Waiter,
 ) -> Result<Option<Wake>, Error> {
-    let mut slept = false;
+    let mut asleep = false;
     poll_fn(|cx| {
+        if asleep {
+            // Whatever woke us: the next round finds out.
+            return match waiter.poll_wake(cx)? {
+                Poll::Ready(wake) => Poll::Ready(Ok(Some(wake))),
+                Poll::Pending => Poll::Ready(Ok(None)),
+            };
+        }
+        asleep = true;
         let work = connection.register_driver(cx.waker())?;
         if let Poll::Ready(wake) = waiter.poll_wake(cx)? {
             return Poll::Ready(Ok(Some(wake)));
         }
-        if std::mem::replace(&mut slept, true) || work {
-            return Poll::Ready(Ok(None));
-        }
-        Poll::Pending
+        if work { Poll::Ready(Ok(None)) } else { Poll::Pending }
     })
     .await
 }

@@ -12,7 +12,8 @@
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, whatever the others do.
 //! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
-//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed).
+//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed), or whoever pumped is
+//!   awake and looks for room itself ([`Outbound::look_for_room`]); it pumps once more, armed, before it rests.
 
 mod flows;
 mod link;
@@ -360,17 +361,48 @@ impl Outbound {
         self.credit
     }
 
-    /// Sends what can be sent, and publishes it if `publish`; the caller publishes otherwise.
+    /// Sends what can be sent, and publishes it if `publish`; the caller publishes otherwise. If the ring is full, the
+    /// peer wakes us.
     ///
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
     pub(crate) fn pump(&mut self, publish: bool) -> Result<Pumped, Error> {
-        let pumped = self.pump_lanes();
-        if publish || !matches!(pumped, Ok(Pumped::Done)) {
-            self.publish()?;
+        loop {
+            let pumped = self.pump_once();
+            if publish || !matches!(pumped, Ok(Pumped::Done)) {
+                self.publish()?;
+            }
+            // What is there had to be visible before we ask, or nobody makes any room.
+            if !matches!(pumped, Ok(Pumped::Full)) || !self.link.arm()? {
+                return pumped;
+            }
         }
+    }
+
+    /// The same for somebody who will look for room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub(crate) fn pump_awake(&mut self) -> Result<Pumped, Error> {
+        let pumped = self.pump_once();
+        self.publish()?;
         pumped
+    }
+
+    /// Whether the ring was full at the last attempt.
+    pub(crate) const fn wants_room(&self) -> bool {
+        self.link.wants_room()
+    }
+
+    /// Whether what did not fit does now. Whoever looks is awake, and the peer is no longer asked to wake us (O5).
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the peer broke a rule of the shared state.
+    pub(crate) fn look_for_room(&mut self) -> Result<bool, Error> {
+        self.link.look_for_room()
     }
 
     /// Makes what was pumped visible.
@@ -380,6 +412,15 @@ impl Outbound {
     /// [`Error`] if the connection cannot go on.
     pub(crate) fn publish(&mut self) -> Result<(), Error> {
         Ok(self.link.sender.publish()?)
+    }
+
+    fn pump_once(&mut self) -> Result<Pumped, Error> {
+        let pumped = self.pump_lanes()?;
+        if pumped != Pumped::Full {
+            // What did not fit may have been withdrawn.
+            self.link.want_nothing();
+        }
+        Ok(pumped)
     }
 
     fn pump_lanes(&mut self) -> Result<Pumped, Error> {

@@ -5,8 +5,10 @@
 //!
 //! # Invariants
 //!
-//! - **C1** Whoever leaves the half leaves it armed and empty, or has woken the driver; and the driver arms it once
-//!   more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame reaches.
+//! - **C1** Whoever leaves the half leaves it armed and empty, or has woken the driver, or has found it awake; and the
+//!   driver arms it once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame
+//!   reaches. Whether the driver is awake is part of what the lock protects: it says so when it visits, and takes it back
+//!   in the very step that arms for its sleep.
 
 #[cfg(all(loom, test))]
 mod loom;
@@ -21,6 +23,9 @@ use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 pub(crate) trait Half {
     type Error;
 
+    /// Whether something is there.
+    fn is_ready(&mut self) -> Result<bool, Self::Error>;
+
     /// Asks the peer to wake us; `true`, and nothing asked, if something is there already.
     fn arm(&mut self) -> Result<bool, Self::Error>;
 
@@ -34,8 +39,7 @@ pub(crate) trait Half {
 /// A receiving half, and the way to the driver.
 #[derive(Debug)]
 pub(crate) struct Reception<H> {
-    /// `None` once the connection has ended.
-    half: Mutex<Option<H>>,
+    state: Mutex<State<H>>,
     /// Word for the driver, in case it was not asleep when it was woken.
     kicked: AtomicBool,
     /// Knows the driver's waker.
@@ -43,6 +47,24 @@ pub(crate) struct Reception<H> {
     /// Does not wait for a leader before sleeping: the mistake that the model is to find.
     #[cfg(all(loom, test))]
     hasty: bool,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(crate) struct State<H> {
+    /// `None` once the connection has ended.
+    half: Option<H>,
+    /// The driver has visited since it last armed for its sleep, so it will be back before it sleeps.
+    driver_is_awake: bool,
+}
+
+/// What a leader does that finds nothing there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// It carries out its step, and may poll.
+    Patient,
+    /// It leaves everything as it was, which is as C1 asks: nothing has changed since somebody else left it.
+    Hasty,
 }
 
 /// What the driver found.
@@ -58,7 +80,7 @@ pub(crate) enum Visit<T> {
 impl<H: Half> Reception<H> {
     pub(crate) fn new(half: H, ledger: Arc<Ledger>) -> Self {
         Self {
-            half: Mutex::new(Some(half)),
+            state: Mutex::new(State { half: Some(half), driver_is_awake: false }),
             kicked: AtomicBool::new(false),
             ledger,
             #[cfg(all(loom, test))]
@@ -66,22 +88,32 @@ impl<H: Half> Reception<H> {
         }
     }
 
-    /// Leads for the length of this step. `None` if somebody else is at it, or the connection has ended.
+    /// Leads for the length of this step. `None` if somebody else is at it, the connection has ended, or the leader is
+    /// hasty and there is nothing.
     pub(crate) fn lead<T>(
         &self,
+        leader: Leader,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
     ) -> Option<Result<T, H::Error>> {
-        let mut guard = self.half.try_lock().ok()?;
-        let half = guard.as_mut()?;
+        let mut guard = self.state.try_lock().ok()?;
+        let State { half, driver_is_awake } = &mut *guard;
+        let half = half.as_mut()?;
+        if leader == Leader::Hasty {
+            match half.is_ready() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
         half.disarm();
-        Some(step(half).and_then(|found| self.leave(half).map(|()| found)))
+        Some(step(half).and_then(|found| self.leave(half, *driver_is_awake).map(|()| found)))
     }
 
     /// Leaves the half as C1 asks.
-    fn leave(&self, half: &mut H) -> Result<(), H::Error> {
+    fn leave(&self, half: &mut H, driver_is_awake: bool) -> Result<(), H::Error> {
         // The driver may have left records behind that are consumed and not yet released.
         half.release()?;
-        if half.arm()? {
+        if !driver_is_awake && half.arm()? {
             self.wake_driver();
         }
         Ok(())
@@ -92,10 +124,33 @@ impl<H: Half> Reception<H> {
         &self,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
     ) -> Result<Visit<T>, H::Error> {
-        let Ok(mut guard) = self.half.try_lock() else { return Ok(Visit::Led) };
-        match guard.as_mut() {
+        let Ok(mut state) = self.state.try_lock() else { return Ok(Visit::Led) };
+        state.driver_is_awake = true;
+        match state.half.as_mut() {
             Some(half) => step(half).map(Visit::Done),
             None => Ok(Visit::Ended),
+        }
+    }
+
+    /// Whether something is there, if nobody is at it. Looks only.
+    pub(crate) fn has_unread(&self) -> bool {
+        let Ok(mut state) = self.state.try_lock() else { return false };
+        // What is broken will be told by whoever reads it.
+        state.half.as_mut().is_some_and(|half| half.is_ready().unwrap_or(false))
+    }
+
+    /// Wakes the driver if it sleeps and there is a reason to.
+    pub(crate) fn rouse_driver(&self, reason: impl FnOnce(&mut H) -> bool) {
+        // Relaxed: nothing is read on the strength of it. Whoever left that word has woken it.
+        if self.kicked.load(Ordering::Relaxed) {
+            return;
+        }
+        // Whoever is at it now will do the same.
+        let Ok(mut state) = self.state.try_lock() else { return };
+        let rouse = !state.driver_is_awake && state.half.as_mut().is_some_and(reason);
+        drop(state);
+        if rouse {
+            self.wake_driver();
         }
     }
 
@@ -113,11 +168,12 @@ impl<H: Half> Reception<H> {
         // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
         // taken already, with its frame unread. It is done within one bounded step.
         #[cfg(all(loom, test))]
-        if self.hasty && self.half.try_lock().is_err() {
+        if self.hasty && self.state.try_lock().is_err() {
             return Ok(false);
         }
-        let mut guard = self.lock();
-        let Some(half) = guard.as_mut() else { return Ok(false) };
+        let mut state = self.lock();
+        state.driver_is_awake = false;
+        let Some(half) = state.half.as_mut() else { return Ok(false) };
         // The turn before may have left this to a leader that came too late to do it.
         half.release()?;
         half.arm()
@@ -136,8 +192,23 @@ impl<H: Half> Reception<H> {
         self.kicked.load(Ordering::Acquire) || self.ledger.is_due()
     }
 
+    /// Looks at the half, once whoever is at it is done. `None` if the connection has ended.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&H) -> T) -> Option<T> {
+        self.lock().half.as_ref().map(look)
+    }
+
+    /// Waits until whoever is at it is done.
+    pub(crate) fn wait(&self) {
+        drop(self.lock());
+    }
+
+    /// Takes the half out: the connection has ended.
+    pub(crate) fn take(&self) -> Option<H> {
+        self.lock().half.take()
+    }
+
     /// Waits for who is at it. The longest step is a leader's polling.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<H>> {
-        self.half.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State<H>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -72,6 +72,8 @@ impl RecordSender for PipeSender {
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
         self.has_room(len, spare)
     }
+
+    fn disarm(&mut self) {}
 }
 
 pub(crate) struct PipeReceiver {

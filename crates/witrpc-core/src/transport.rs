@@ -128,6 +128,9 @@ pub trait RecordSender: Send + 'static {
     ///
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError>;
+
+    /// Takes back [`arm`](Self::arm): somebody is looking for room now.
+    fn disarm(&mut self);
 }
 
 /// The incoming direction of a channel.

@@ -107,6 +107,10 @@ impl<R: Ring> RecordSender for Sender<R> {
         fail_point::at("ring.full");
         Ok(fits)
     }
+
+    fn disarm(&mut self) {
+        self.producer.disarm();
+    }
 }
 
 #[derive(Debug)]

@@ -201,6 +201,14 @@ impl<M: Memory> Producer<M> {
         Ok(true)
     }
 
+    /// Takes back [`arm`](Self::arm), as far as the peer has not seen it.
+    pub(crate) fn disarm(&mut self) {
+        if self.asked != AWAKE {
+            self.asked = AWAKE;
+            self.memory.wake_at().store(AWAKE, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) const fn capacity(&self) -> usize {
         self.capacity
     }

@@ -85,7 +85,7 @@ impl Connection {
         self.close(CloseReason::RuntimeGone);
         self.served.cancel_all();
         drop(std::mem::take(&mut *lock(&self.sinks)));
-        let receiving = self.receiving.lock().take();
+        let receiving = self.receiving.take();
         let outbound = lock(&self.outbound).take();
         drop((receiving, outbound));
         fail_point::at("connection.unmapped");

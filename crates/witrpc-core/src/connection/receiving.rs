@@ -4,41 +4,45 @@
 
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::handling::{Handled, Mine};
 use super::{Connection, Receiving, lock};
 use crate::error::Error;
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Incoming};
 use crate::pending::{Answer, CallId};
-use crate::reception::{Half, Visit};
+use crate::poller::{Poll, Polled};
+use crate::reception::{Half, Leader, Visit};
 
-/// Frames that are taken in one step, so that whoever takes them gets on.
+/// Frames that are taken in one step, so that whoever takes them gets on; and steps of sending in between.
 const LEAD_FRAMES: usize = 64;
-/// Looks at the ring between two looks at the clock, while polling.
-const LOOKS_PER_CLOCK: u32 = 16;
 
 /// How a turn of the driver ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// Nothing more is there now.
     Empty,
+    /// The same, and polling would keep somebody on this side from the work that came.
+    Woke,
     /// There may be more; others had to get their turn.
     More,
     /// A caller is leading; it wakes the driver, or leaves everything done (C1).
     Led,
 }
 
-/// How a slice of polling ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Polled {
-    Ready,
-    Again,
-    GaveUp,
+impl Receiving {
+    /// Whether the driver would poll now.
+    fn driver_would_poll(&self) -> bool {
+        self.driver.is_willing() && self.inbound.receiver.worth_polling()
+    }
 }
 
 impl Half for Receiving {
     type Error = Error;
+
+    fn is_ready(&mut self) -> Result<bool, Error> {
+        Ok(self.inbound.receiver.is_ready()?)
+    }
 
     fn arm(&mut self) -> Result<bool, Error> {
         Ok(self.inbound.receiver.arm()?)
@@ -61,11 +65,14 @@ impl Connection {
 
     /// Looks for the answer to `id`, leading the receiving for the length of this step if nobody else does.
     pub(crate) fn poll_answer(&self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
-        if let Some(outcome) = lock(&self.pending).poll(id, waker) {
+        let mut pending = lock(&self.pending);
+        if let Some(outcome) = pending.poll(id, waker) {
             return Some(outcome);
         }
+        let alone = pending.len() == 1;
+        drop(pending);
         // The waker is registered (C2); if somebody else leads, that wakes us.
-        match self.receiving.lead(|receiving| self.lead(receiving, Mine::Call(id)))? {
+        match self.lead(Mine::Call(id), alone)? {
             Ok(answer) => answer.flatten().map(Ok),
             Err(error) => {
                 self.fail(&error);
@@ -76,28 +83,52 @@ impl Connection {
 
     /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
     pub(crate) fn lead_for_stream(&self, id: u64) {
-        let led = self.receiving.lead(|receiving| self.lead(receiving, Mine::Stream(id)));
-        if let Some(Err(error)) = led {
+        if let Some(Err(error)) = self.lead(Mine::Stream(id), true) {
             self.fail(&error);
         }
     }
 
-    /// Drains, and polls a while for `wanted`. Returns something if that came, and the answer if it is one.
-    fn lead(
+    /// Leads for `wanted`. Who is not alone in waiting takes what is there, and leaves the polling to the driver: it would
+    /// poll for one answer, and keep its thread from those who wait for the others.
+    fn lead(&self, wanted: Mine, alone: bool) -> Option<Result<Option<Option<Answer>>, Error>> {
+        let leader = if alone { Leader::Patient } else { Leader::Hasty };
+        let mut over = false;
+        let led = self.receiving.lead(leader, |receiving| {
+            let mut led = Led::default();
+            let done = self.lead_on(receiving, wanted, alone, &mut led);
+            if led.looked_for_room {
+                // From now on somebody else has to hear of room (O5).
+                led.over |= self.pump();
+            }
+            over = led.over;
+            done.map(|()| led.found)
+        });
+        if over {
+            self.receiving.rouse_driver(|_| true);
+        } else if !alone && !matches!(led, Some(Ok(Some(_)))) {
+            self.receiving.rouse_driver(|receiving| receiving.driver_would_poll());
+        }
+        led
+    }
+
+    /// Drains, and polls a while if `may_poll`.
+    fn lead_on(
         &self,
         receiving: &mut Receiving,
         wanted: Mine,
-    ) -> Result<Option<Option<Answer>>, Error> {
-        let (mut answer, mut woke, mut frames) = (None, false, 0);
-        let mut polling: Option<(Instant, Duration)> = None;
+        may_poll: bool,
+        led: &mut Led,
+    ) -> Result<(), Error> {
+        let (mut woke, mut polling) = (false, None);
+        let mut steps = 0;
         loop {
-            while frames < LEAD_FRAMES
+            while steps < LEAD_FRAMES
                 && self.closed().is_none()
                 && let Some(incoming) = receiving.inbound.next()?
             {
-                frames += 1;
-                match self.handle(incoming, wanted)? {
-                    Handled::Mine(mine) => answer = Some(mine),
+                steps += 1;
+                match self.take(receiving, incoming, wanted)? {
+                    Handled::Mine(mine) => led.found = Some(mine),
                     Handled::Serve(job) => {
                         self.take_in(job)?;
                         self.wake_driver();
@@ -106,35 +137,51 @@ impl Connection {
                     Handled::Nothing => {}
                 }
             }
+            led.over = steps >= LEAD_FRAMES;
             // Others have work now, or we have: polling on would keep them from it.
-            if answer.is_some() || woke || frames >= LEAD_FRAMES || self.closed().is_some() {
+            if led.found.is_some() || woke || led.over || self.closed().is_some() || !may_poll {
                 break;
             }
-            let (since, budget) = *polling.get_or_insert_with(|| {
-                let worth = receiving.inbound.receiver.worth_polling();
-                (Instant::now(), receiving.caller.budget(worth))
-            });
-            if budget.is_zero() {
-                break;
-            }
-            if !poll_ring(&mut receiving.inbound, since, budget)? {
+            let worth = receiving.inbound.receiver.worth_polling();
+            let mut poll = Poll::new(receiving.caller.budget(worth));
+            led.looked_for_room |= self.wants_room();
+            if poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))? != Polled::Ready {
                 receiving.caller.miss();
-                polling = None;
-                break;
+                return Ok(());
             }
+            if self.wants_room() {
+                led.looked_for_room = true;
+                steps += 1;
+                self.pump_awake();
+            }
+            polling = Some(poll);
         }
-        if let Some((since, budget)) = polling
-            && answer.is_some()
-            && !budget.is_zero()
+        if let Some(poll) = polling
+            && led.found.is_some()
         {
-            receiving.caller.hit(since.elapsed());
+            receiving.caller.hit(poll.spent());
         }
-        Ok(answer)
+        Ok(())
+    }
+
+    /// One frame. A part of a message gives its room back at once to a sender that may be looking for it; one that shares
+    /// our CPU cannot, and is better woken for all of it.
+    fn take(
+        &self,
+        receiving: &mut Receiving,
+        incoming: Incoming,
+        wanted: Mine,
+    ) -> Result<Handled, Error> {
+        if matches!(incoming, Incoming::Part) && receiving.inbound.receiver.worth_polling() {
+            receiving.release()?;
+        }
+        self.handle(incoming, wanted)
     }
 
     /// One step of the driver: takes and serves what is there.
     pub(crate) fn turn(self: &Arc<Self>, frames: usize) -> Result<Turn, Error> {
         let mut unpublished = false;
+        let mut woke = false;
         let mut turn = Turn::More;
         for _ in 0..frames {
             // What comes behind a goodbye is for nobody.
@@ -144,60 +191,75 @@ impl Connection {
             }
             let visit = self.receiving.visit(|receiving| {
                 receiving.disarm();
-                let incoming = receiving.inbound.next()?;
-                incoming.map(|incoming| self.handle(incoming, Mine::Nothing)).transpose()
+                let Some(incoming) = receiving.inbound.next()? else { return Ok(None) };
+                self.take(receiving, incoming, Mine::Nothing).map(Some)
             })?;
             turn = match visit {
                 Visit::Done(Some(handled)) => {
-                    if let Handled::Serve(job) = handled {
-                        unpublished |= self.serve(job);
+                    match handled {
+                        Handled::Serve(job) => unpublished |= self.serve(job),
+                        Handled::Woke => woke = true,
+                        Handled::Mine(_) | Handled::Nothing => {}
                     }
                     continue;
                 }
-                Visit::Done(None) | Visit::Ended => Turn::Empty,
+                Visit::Done(None) => {
+                    let would_poll = |receiving: &mut Receiving| Ok(receiving.driver_would_poll());
+                    let woke =
+                        woke && matches!(self.receiving.visit(would_poll)?, Visit::Done(true));
+                    if woke { Turn::Woke } else { Turn::Empty }
+                }
+                Visit::Ended => Turn::Empty,
                 Visit::Led => Turn::Led,
             };
             break;
         }
-        self.receiving.visit(Half::release)?;
+        // First the answers: their callers wait for them, and for room only who is far ahead.
         if unpublished {
             self.with_outbound(|outbound| outbound.publish().map(|()| false));
         }
+        self.receiving.visit(Half::release)?;
         Ok(turn)
     }
 
     /// How long the driver should poll before it sleeps.
-    pub(crate) fn poll_budget(&self) -> Duration {
-        let visit = self.receiving.visit(|receiving| {
-            let worth = receiving.inbound.receiver.worth_polling();
-            Ok(receiving.driver.budget(worth))
-        });
-        if let Ok(Visit::Done(budget)) = visit { budget } else { Duration::ZERO }
-    }
-
-    /// Polls the ring for a `slice` of the `budget` that began at `since`.
-    pub(crate) fn poll_slice(
-        &self,
-        since: Instant,
-        budget: Duration,
-        slice: Duration,
-    ) -> Result<Polled, Error> {
-        if budget.is_zero() {
-            return Ok(Polled::GaveUp);
+    pub(crate) fn driver_poll(&self) -> Result<Poll, Error> {
+        if !self.expects_more_than_an_answer() {
+            return Ok(Poll::new(Duration::ZERO));
         }
         let visit = self.receiving.visit(|receiving| {
-            let spent = since.elapsed();
-            if budget <= spent {
-                receiving.driver.miss();
-                return Ok(Polled::GaveUp);
+            let worth = receiving.inbound.receiver.worth_polling();
+            Ok(Poll::new(receiving.driver.budget(worth)))
+        })?;
+        Ok(if let Visit::Done(poll) = visit { poll } else { Poll::new(Duration::ZERO) })
+    }
+
+    /// Whether there is more to poll for than the answer to one call, whose caller polls for itself.
+    fn expects_more_than_an_answer(&self) -> bool {
+        !self.served.is_empty()
+            || lock(&self.pending).len() > 1
+            || self.wants_room()
+            || lock(&self.feeds).len() > 0
+            || lock(&self.streams).is_busy()
+    }
+
+    /// Polls for frames, and for room, for a slice of the driver's budget.
+    pub(crate) fn poll_slice(&self, poll: &mut Poll, slice: Duration) -> Result<Polled, Error> {
+        let visit = self.receiving.visit(|receiving| {
+            let polled = poll.run(slice, || self.has_come(&mut receiving.inbound))?;
+            match polled {
+                Polled::Ready => receiving.driver.hit(poll.spent()),
+                Polled::GaveUp => receiving.driver.miss(),
+                Polled::Again => {}
             }
-            if poll_ring(&mut receiving.inbound, Instant::now(), slice.min(budget - spent))? {
-                receiving.driver.hit(since.elapsed());
-                return Ok(Polled::Ready);
-            }
-            Ok(Polled::Again)
+            Ok(polled)
         })?;
         Ok(if let Visit::Done(polled) = visit { polled } else { Polled::GaveUp })
+    }
+
+    /// Whether a frame is there, or room.
+    fn has_come(&self, inbound: &mut Inbound) -> Result<bool, Error> {
+        Ok(inbound.receiver.is_ready()? || self.has_room_again()?)
     }
 
     /// The peer's process is gone: takes what it still said, waiting for a leader to be done with its step.
@@ -205,24 +267,20 @@ impl Connection {
         loop {
             match self.turn(LEAD_FRAMES)? {
                 Turn::Empty => return Ok(()),
-                Turn::More => {}
-                Turn::Led => drop(self.receiving.lock()),
+                Turn::More | Turn::Woke => {}
+                Turn::Led => self.receiving.wait(),
             }
         }
     }
 }
 
-/// Polls until a frame is there (`true`) or `budget` is spent.
-fn poll_ring(inbound: &mut Inbound, since: Instant, budget: Duration) -> Result<bool, Error> {
-    loop {
-        for _ in 0..LOOKS_PER_CLOCK {
-            if inbound.receiver.is_ready()? {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        if since.elapsed() >= budget {
-            return Ok(false);
-        }
-    }
+/// How far a leader has got.
+#[derive(Debug, Default)]
+struct Led {
+    /// What it waits for has come; and the answer, if it is one.
+    found: Option<Option<Answer>>,
+    /// It stopped so that its thread gets on, not because nothing more was there.
+    over: bool,
+    /// The peer may not have been asked to tell of room.
+    looked_for_room: bool,
 }

@@ -54,6 +54,11 @@ impl Streams {
         self.inlets.len()
     }
 
+    /// Whether any stream is open.
+    pub(super) fn is_busy(&self) -> bool {
+        !(self.inlets.is_empty() && self.outlets.is_empty())
+    }
+
     /// Takes bytes for one more window: the more there are, the fewer each has.
     fn take_window(&mut self) -> u64 {
         let bytes = (self.free / (self.windows + 8)).min(WINDOW_BYTES);

@@ -11,18 +11,22 @@ pub(super) struct Link {
     pub(super) sealer: Option<Box<dyn Sealer>>,
     /// Where a payload is sealed before it is copied to the ring; small enough to stay in cache.
     scratch: Vec<u8>,
+    /// What the last frame that did not fit needs: its record, and what is to be left free.
+    wanted: Option<(usize, usize)>,
+    /// Whether the peer has been asked to wake us for that.
+    armed: bool,
 }
 
 impl Link {
     pub(super) fn new(sender: Box<dyn RecordSender>) -> Self {
-        Self { sender, sealer: None, scratch: Vec::new() }
+        Self { sender, sealer: None, scratch: Vec::new(), wanted: None, armed: false }
     }
 
     pub(super) fn overhead(&self) -> usize {
         self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
     }
 
-    /// Pushes one frame. Returns `false`, with the sender armed (O5), if there is no room.
+    /// Pushes one frame. Returns `false`, and remembers what it needs (O5), if there is no room.
     pub(super) fn push(
         &mut self,
         header: &Header,
@@ -31,25 +35,47 @@ impl Link {
     ) -> Result<bool, Error> {
         let head = header.encode();
         let len = HEADER_LEN + payload.len() + self.overhead();
-        let Some(sealer) = &mut self.sealer else {
-            if self.sender.try_push(&head, payload, spare)? {
-                return Ok(true);
+        let pushed = match &mut self.sealer {
+            None => self.sender.try_push(&head, payload, spare)?,
+            Some(_) if !self.sender.has_room(len, spare)? => false,
+            Some(sealer) => {
+                self.scratch.clear();
+                self.scratch.extend_from_slice(payload);
+                let sealed = sealer.seal(&head, &mut self.scratch);
+                sealed.map_err(|e| Error::Protocol(e.to_string()))?;
+                let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
+                debug_assert!(pushed, "room was just found, and only we fill it");
+                pushed
             }
-            // What is there has to be visible before we sleep on room, or nobody makes any.
-            self.sender.publish()?;
-            return Ok(self.sender.arm(len, spare)? && self.sender.try_push(&head, payload, spare)?);
         };
-        if !self.sender.has_room(len, spare)? {
-            self.sender.publish()?;
-            if !self.sender.arm(len, spare)? {
-                return Ok(false);
-            }
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(payload);
-        sealer.seal(&head, &mut self.scratch).map_err(|e| Error::Protocol(e.to_string()))?;
-        let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
-        debug_assert!(pushed, "room was just found, and only we fill it");
+        self.wanted = if pushed { None } else { Some((len, spare)) };
         Ok(pushed)
+    }
+
+    /// Nothing is left that did not fit.
+    pub(super) const fn want_nothing(&mut self) {
+        self.wanted = None;
+    }
+
+    /// Whether a frame did not fit.
+    pub(super) const fn wants_room(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether there is room for what did not fit; from here on somebody looks, and need not be woken.
+    pub(super) fn look_for_room(&mut self) -> Result<bool, Error> {
+        let Some((len, spare)) = self.wanted else { return Ok(false) };
+        if std::mem::take(&mut self.armed) {
+            self.sender.disarm();
+        }
+        Ok(self.sender.has_room(len, spare)?)
+    }
+
+    /// Asks the peer to wake us once what did not fit does. Returns `true`, and asks for nothing, if it does already.
+    pub(super) fn arm(&mut self) -> Result<bool, Error> {
+        let Some((len, spare)) = self.wanted else { return Ok(false) };
+        let fits = self.sender.arm(len, spare)?;
+        self.armed = !fits;
+        Ok(fits)
     }
 }

@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use loom::future::block_on;
 use loom::thread;
 
-use super::{Half, Reception, Visit};
+use super::{Half, Leader, Reception, Visit};
 use crate::ledger::{Charge, Ledger};
 use crate::message::Content;
 use crate::pending::{Answer, CallId, Completed, Pending};
@@ -65,6 +65,10 @@ impl Reader {
 
 impl Half for Reader {
     type Error = Infallible;
+
+    fn is_ready(&mut self) -> Result<bool, Infallible> {
+        Ok(!self.0.state.lock().unwrap().answers.is_empty())
+    }
 
     fn arm(&mut self) -> Result<bool, Infallible> {
         let mut state = self.0.state.lock().unwrap();
@@ -116,7 +120,7 @@ impl Side {
         if self.pending.lock().unwrap().poll(id, waker).is_some() {
             return Poll::Ready(());
         }
-        let led = self.reception.lead(|reader| {
+        let led = self.reception.lead(Leader::Patient, |reader| {
             let mut mine = false;
             while !mine && let Some(answered) = reader.next() {
                 mine = self.complete(answered, Some(id));

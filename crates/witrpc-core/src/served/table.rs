@@ -63,6 +63,11 @@ impl Served {
         Self { services, max_in_flight, table: Mutex::new(Table::default()) }
     }
 
+    /// Whether there is nothing to serve.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
     /// Attaches a subscriber; `None` if there is no such event here.
     pub(crate) fn subscribe(
         &self,

@@ -288,6 +288,10 @@ impl RecordSender for MemorySender {
         state.writer_asleep = true;
         Ok(false)
     }
+
+    fn disarm(&mut self) {
+        lock(&self.pipe.state).writer_asleep = false;
+    }
 }
 
 struct MemoryReceiver {
