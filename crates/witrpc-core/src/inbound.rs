@@ -271,7 +271,7 @@ impl Inbound {
     ) -> Result<Incoming, Error> {
         let key = (header.kind, header.id);
         let mut partial = if header.first {
-            if self.partials.contains_key(&key) {
+            if !self.partials.is_empty() && self.partials.contains_key(&key) {
                 return Err(protocol("a message began twice"));
             }
             // N3: else what a client began and never ended would stay for as long as it is connected.

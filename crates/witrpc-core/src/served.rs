@@ -38,6 +38,9 @@ const SLOW: Duration = Duration::from_micros(50);
 const SLOW_ONES: u32 = 2;
 /// One in so many calls of a slow method is tried in place again.
 const TRIAL_EVERY: u32 = 64;
+/// One in so many first polls of a method that has been fast is timed: two looks at the clock are a good part of a small
+/// call's time.
+const TIMED_EVERY: u32 = 4;
 
 thread_local! {
     /// Whether this thread is polling a handler in place.
@@ -83,6 +86,8 @@ struct Habit {
     slow: AtomicU8,
     /// Calls handed over since the last trial.
     handed_over: AtomicU32,
+    /// First polls while none was slow.
+    fast: AtomicU32,
 }
 
 impl fmt::Debug for Services {
@@ -158,6 +163,15 @@ impl Habit {
             return true;
         }
         self.handed_over.fetch_add(1, Ordering::Relaxed) % TRIAL_EVERY == TRIAL_EVERY - 1
+    }
+
+    fn is_timed(&self) -> bool {
+        if self.slow.load(Ordering::Relaxed) != 0 {
+            return true;
+        }
+        let fast = self.fast.load(Ordering::Relaxed);
+        self.fast.store(fast.wrapping_add(1), Ordering::Relaxed);
+        fast.is_multiple_of(TIMED_EVERY)
     }
 
     fn note(&self, slow: bool) {
@@ -249,11 +263,13 @@ impl Connection {
         }
         let in_place = habit.in_place();
         if in_place {
-            let began = Instant::now();
+            let began = habit.is_timed().then(Instant::now);
             IN_PLACE.set(true);
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
             IN_PLACE.set(false);
-            habit.note(began.elapsed() > SLOW);
+            if let Some(began) = began {
+                habit.note(began.elapsed() > SLOW);
+            }
             if let Poll::Ready(reply) = polled {
                 let event = handling.context.last_event();
                 self.reply_in_place(id, reply, event);
