@@ -117,6 +117,21 @@ pub(crate) enum Incoming {
     Part,
 }
 
+impl Incoming {
+    /// A message that is complete.
+    fn message(header: &Header, head: Head, content: Content, charge: Charge) -> Self {
+        let id = header.id;
+        match header.kind {
+            Kind::Request => Self::Request { id, head, content, charge },
+            Kind::Response => Self::Response { id, head, content, charge },
+            Kind::Event => Self::Event { id, head, content, charge },
+            Kind::StreamItem => Self::StreamItem { id, head, content, charge },
+            Kind::StreamEnd => Self::StreamEnd { id, head, content },
+            kind => Self::Handshake { kind, head, content },
+        }
+    }
+}
+
 /// What this half lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -278,7 +293,14 @@ impl Inbound {
             if matches!(self.phase, Phase::Handshake(_)) && !self.partials.is_empty() {
                 return Err(protocol("two handshake messages at a time"));
             }
-            self.begin(head, header, overhead)?
+            let (message, section) = self.begin(head, header, overhead)?;
+            let mut charge = Charge::new(&self.ledger);
+            let body = u64::from(message.body_len);
+            self.charge(&mut charge, body, body + message.tables_len())?;
+            if header.last && message.tables_len() == 0 {
+                return self.take_plain(header, message, section, charge);
+            }
+            Partial::new(message, section, charge)
         } else {
             let Some(mut partial) = self.partials.remove(&key) else {
                 return Err(protocol("a chunk of a message that had not begun"));
@@ -301,7 +323,28 @@ impl Inbound {
         Ok(Incoming::Part)
     }
 
-    fn begin(&mut self, head: &[u8], header: &Header, overhead: usize) -> Result<Partial, Error> {
+    /// A message that is one chunk, with nothing beside its body.
+    fn take_plain(
+        &self,
+        header: &Header,
+        head: Head,
+        section: Vec<u8>,
+        charge: Charge,
+    ) -> Result<Incoming, Error> {
+        if len_u64(section.len()) != head.first_section_len() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        let content = Content::received(section, &head, Vec::new(), Vec::new());
+        Ok(Incoming::message(header, head, content, charge))
+    }
+
+    /// Reads the first chunk of a message, and checks its head.
+    fn begin(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<(Head, Vec<u8>), Error> {
         if u32_len(header.len) < HEAD_LEN {
             return Err(protocol("a message shorter than its head"));
         }
@@ -320,18 +363,7 @@ impl Inbound {
         {
             return Err(protocol("a handshake message that is too large"));
         }
-        let mut partial = Partial {
-            first_len: message.first_section_len(),
-            head: message,
-            first: section,
-            blob_lens: None,
-            blobs: Vec::new(),
-            blob: Vec::new(),
-            charge: Charge::new(&self.ledger),
-        };
-        let body = u64::from(message.body_len);
-        self.charge(&mut partial, body, body + message.tables_len())?;
-        Ok(partial)
+        Ok((message, section))
     }
 
     /// Steps over what is complete, and reads the blob table once it is there.
@@ -343,14 +375,14 @@ impl Inbound {
                 return Err(protocol("a blob in the handshake"));
             }
             let size = u64::from(partial.head.body_len).saturating_add(blobs);
-            self.charge(partial, size, blobs)?;
+            self.charge(&mut partial.charge, size, blobs)?;
         }
         partial.step_blobs();
         Ok(())
     }
 
     /// Puts `bytes` on the peer's account, for a message of `size` so far. [wire.credit] [wire.size]
-    fn charge(&mut self, partial: &mut Partial, size: u64, bytes: u64) -> Result<(), Error> {
+    fn charge(&mut self, charge: &mut Charge, size: u64, bytes: u64) -> Result<(), Error> {
         if matches!(self.phase, Phase::Handshake(_)) {
             return Ok(());
         }
@@ -361,7 +393,7 @@ impl Inbound {
         if self.charged - self.ledger.returned() > self.limits.max_buffered {
             return Err(protocol("more bytes than there was credit for"));
         }
-        partial.charge.add(bytes);
+        charge.add(bytes);
         Ok(())
     }
 

@@ -51,6 +51,8 @@ impl Head {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        // Of a fixed length, so that its fields are read without asking each time.
+        let bytes: &[u8; HEAD_LEN] = bytes.first_chunk().ok_or(Malformed("message head"))?;
         let mut fields = Fields::new(bytes);
         Ok(Self {
             body_len: fields.u32("message head")?,

@@ -204,43 +204,48 @@ impl Connection {
 
     /// Serves a request. Returns whether an answer was queued that has not been published.
     pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        if let Err(error) = self.served.take_place(job.id, self.unsent_responses()) {
-            self.fail(&error);
-            return false;
-        }
+        let spare = match self.served.take_place(job.id, self.unsent_responses()) {
+            Ok(spare) => spare,
+            Err(error) => {
+                self.fail(&error);
+                return false;
+            }
+        };
         // Answers wait for a peer that does not read: let its requests wait too, on its own account.
         if self.is_backed_up() {
             self.served.defer(job);
             return false;
         }
-        self.serve_now(job)
+        self.serve_now(job, spare)
     }
 
     /// Serves requests that were put aside, as far as there is room for answers.
     pub(crate) fn serve_deferred(self: &Arc<Self>) {
         while !self.is_backed_up() {
             let Some(job) = self.served.next_deferred() else { return };
-            if self.serve_now(job) {
+            if self.serve_now(job, None) {
                 self.pump();
             }
         }
     }
 
-    fn serve_now(self: &Arc<Self>, job: Job) -> bool {
+    fn serve_now(self: &Arc<Self>, job: Job, spare: Option<CallContext>) -> bool {
         let Job { id, head, content, charge } = job;
         let services = Arc::clone(&self.served.services);
         let Some((entry, method, habit)) = services.find(&head) else {
-            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0);
+            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), None);
             return true;
         };
         let deadline = match self.deadline(head.stamp) {
             Ok(deadline) => deadline,
             Err(Expired) => {
-                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0);
+                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), None);
                 return true;
             }
         };
-        let context = CallContext::new(self.peer.clone(), self.identity.clone(), deadline);
+        let context = spare.and_then(|spare| spare.renewed(deadline)).unwrap_or_else(|| {
+            CallContext::new(self.peer.clone(), self.identity.clone(), deadline)
+        });
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = Request { content, codec: self.codec.clone() };
@@ -248,11 +253,11 @@ impl Connection {
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
             Ok(Dispatch::Ready(reply)) => {
-                self.reply_in_place(id, reply, 0);
+                self.reply_in_place(id, reply, None);
                 return true;
             }
             Err(message) => {
-                self.reply_in_place(id, panicked(service, method.name, &message), 0);
+                self.reply_in_place(id, panicked(service, method.name, &message), None);
                 return true;
             }
         };
@@ -271,8 +276,9 @@ impl Connection {
                 habit.note(began.elapsed() > SLOW);
             }
             if let Poll::Ready(reply) = polled {
-                let event = handling.context.last_event();
-                self.reply_in_place(id, reply, event);
+                let Handling { context, future, .. } = handling;
+                drop(future); // It may hold the context, too.
+                self.reply_in_place(id, reply, Some(context));
                 return true;
             }
         }
@@ -295,8 +301,9 @@ impl Connection {
     }
 
     /// Answers the request that is served in place.
-    fn reply_in_place(&self, id: u64, reply: Reply, event: u64) {
-        let cancelled = self.served.leave_place();
+    fn reply_in_place(&self, id: u64, reply: Reply, context: Option<CallContext>) {
+        let event = context.as_ref().map_or(0, CallContext::last_event);
+        let cancelled = self.served.leave_place(context);
         let reply = if cancelled { Reply::text(Status::Cancelled, "") } else { reply };
         self.reply(id, reply, event, false);
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{FIRST_RESERVE, Incoming, protocol};
 use crate::error::Error;
-use crate::frame::{Header, Kind};
+use crate::frame::Header;
 use crate::ledger::Charge;
 use crate::message::{Content, HEAD_LEN, Head, STREAM_ENTRY_LEN, StreamEntry};
 use crate::wire::{Fields, Malformed, len_u64, u32_len, u64_len};
@@ -25,6 +25,12 @@ pub(super) struct Partial {
 }
 
 impl Partial {
+    pub(super) fn new(head: Head, first: Vec<u8>, charge: Charge) -> Self {
+        let first_len = head.first_section_len();
+        let (blobs, blob) = (Vec::new(), Vec::new());
+        Self { head, first_len, first, blob_lens: None, blobs, blob, charge }
+    }
+
     /// Where the next `len` bytes go, with room for them and for the seal behind them.
     pub(super) fn section(&mut self, len: usize, overhead: usize) -> Result<&mut Vec<u8>, Error> {
         let (section, total) = match &self.blob_lens {
@@ -96,15 +102,7 @@ impl Partial {
 
     pub(super) fn finish(self, header: &Header) -> Result<Incoming, Malformed> {
         let streams = self.streams()?;
-        let (id, head, charge) = (header.id, self.head, self.charge);
-        let content = Content::received(self.first, &head, self.blobs, streams);
-        Ok(match header.kind {
-            Kind::Request => Incoming::Request { id, head, content, charge },
-            Kind::Response => Incoming::Response { id, head, content, charge },
-            Kind::Event => Incoming::Event { id, head, content, charge },
-            Kind::StreamItem => Incoming::StreamItem { id, head, content, charge },
-            Kind::StreamEnd => Incoming::StreamEnd { id, head, content },
-            kind => Incoming::Handshake { kind, head, content },
-        })
+        let content = Content::received(self.first, &self.head, self.blobs, streams);
+        Ok(Incoming::message(header, self.head, content, self.charge))
     }
 }

@@ -31,6 +31,8 @@ struct Table {
     running: HashMap<u64, Running>,
     /// Requests that wait until the answers before them have left.
     deferred: VecDeque<Job>,
+    /// Of the last request that was served in place, to be used again if nobody has kept it.
+    spare: Option<CallContext>,
     closed: bool,
 }
 
@@ -64,7 +66,12 @@ struct Running {
 impl Served {
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = crate::wire::u32_len(max_in_flight);
-        Self { services, max_in_flight, table: Mutex::default(), has_deferred: AtomicBool::new(false) }
+        Self {
+            services,
+            max_in_flight,
+            table: Mutex::default(),
+            has_deferred: AtomicBool::new(false),
+        }
     }
 
     /// Whether there is nothing to serve.
@@ -112,17 +119,19 @@ impl Served {
         Some(job)
     }
 
-    /// Takes a request in, to be served in place.
-    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
+    /// Takes a request in, to be served in place. Returns the context of an earlier one, if there is one to spare.
+    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<Option<CallContext>, Error> {
         let mut table = lock(&self.table);
         self.check(&table, id, unsent)?;
         table.in_place = Some((id, false));
-        Ok(())
+        Ok(table.spare.take())
     }
 
     /// The request that was served in place is done; returns whether it was cancelled meanwhile.
-    pub(super) fn leave_place(&self) -> bool {
-        lock(&self.table).in_place.take().is_some_and(|(_, cancelled)| cancelled)
+    pub(super) fn leave_place(&self, context: Option<CallContext>) -> bool {
+        let mut table = lock(&self.table);
+        table.spare = context;
+        table.in_place.take().is_some_and(|(_, cancelled)| cancelled)
     }
 
     /// Whether requests were put aside.
