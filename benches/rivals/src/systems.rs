@@ -1,0 +1,36 @@
+//! All that is compared, a file for each.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result};
+
+use crate::job::Play;
+use crate::system::{Entry, Flavour};
+
+mod ring;
+mod socket;
+mod witrpc;
+
+const TOKIO: &[Flavour] = &[Flavour::Ct, Flavour::Mt];
+const BLOCKING: &[Flavour] = &[Flavour::Blocking];
+
+/// In the order of the table: floors, witrpc, the others.
+pub(crate) fn all() -> &'static [Entry] {
+    static ALL: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+        vec![
+            Entry::new("ring-spin", BLOCKING, ring::RingSystem::Spin).polls(),
+            Entry::new("ring-futex", BLOCKING, ring::RingSystem::Futex),
+            Entry::new("socket", TOKIO, socket::Socket),
+            Entry::new("witrpc-json", TOKIO, witrpc::Witrpc::Json),
+            Entry::new("witrpc-msgpack", &[Flavour::Mt], witrpc::Witrpc::MessagePack),
+            Entry::new("witrpc-postcard", TOKIO, witrpc::Witrpc::Postcard),
+            Entry::new("witrpc-encrypted", TOKIO, witrpc::Witrpc::Encrypted),
+        ]
+    });
+    &ALL
+}
+
+pub(crate) fn named(name: &str) -> Result<&'static dyn Play> {
+    let entry = all().iter().find(|entry| entry.name == name);
+    entry.map(|entry| &*entry.system).with_context(|| format!("there is no system {name:?}"))
+}
