@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::job;
 use crate::plan::{self, Block};
+use crate::probe::aead::Aead;
+use crate::probe::crowd;
 use crate::rounds::{self, Effort};
-use crate::table;
+use crate::{table, targets};
 
 /// Compares witrpc with other ways between two processes of this machine.
 #[derive(Parser)]
@@ -23,12 +25,32 @@ struct Cli {
 enum Command {
     /// Tells the names for `--only`
     List,
+    /// Measures what witrpc is to reach, as ratios
+    Targets {
+        /// Measures the targets of this name, with `*` for anything
+        #[arg(long, value_name = "PATTERN")]
+        only: Vec<String>,
+        #[command(flatten)]
+        effort: EffortArgs,
+        /// Prints JSON, one line for each target
+        #[arg(long)]
+        json: bool,
+    },
     /// The client's process of one measurement
     #[command(hide = true)]
     Client { job: String },
     /// The server's process of one measurement
     #[command(hide = true)]
     Server { job: String },
+    /// The process of a measurement of encryption
+    #[command(hide = true)]
+    Aead { task: String },
+    /// The process of the client that calls beside many
+    #[command(hide = true)]
+    Crowd { task: String },
+    /// The process of those many
+    #[command(hide = true)]
+    Silent { job: String },
 }
 
 #[derive(Args)]
@@ -66,6 +88,10 @@ pub(crate) fn main() -> Result<()> {
         Some(Command::List) => list(),
         Some(Command::Client { job }) => job::play_client(&job),
         Some(Command::Server { job }) => job::play_server(&job),
+        Some(Command::Targets { only, effort, json }) => targets::run(&only, effort.effort(), json),
+        Some(Command::Aead { task }) => Aead::play(&task),
+        Some(Command::Crowd { task }) => crowd::play(&task),
+        Some(Command::Silent { job }) => crowd::play_silent(&job),
     }
 }
 

@@ -104,13 +104,10 @@ pub(crate) fn switches(process: u32) -> Result<u64> {
     Ok(switches)
 }
 
-/// Bytes of memory that a process has for itself, and its shared memory that is resident.
-pub(crate) fn resident(process: u32) -> Result<(u64, u64)> {
+/// Bytes of memory that a process has for itself: no regions, no program text.
+pub(crate) fn own_memory(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let field = |name: &str| -> Result<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("a line in kB")?;
-        Ok(kib.parse::<u64>()? * 1024)
-    };
-    Ok((field("RssAnon:")?, field("RssShmem:")?))
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("a line in kB")?;
+    Ok(kib.parse::<u64>()? * 1024)
 }

@@ -31,7 +31,7 @@ pub(crate) struct Job {
 /// The side of a system that a process is, with the types of its client and server forgotten.
 pub(crate) trait Play: Send + Sync {
     fn serve(&'static self, job: &Job) -> Result<()>;
-    fn measure(&'static self, job: Job, server: &Server) -> Result<Sample>;
+    fn measure(&'static self, job: Job, server: Server) -> Result<Sample>;
 }
 
 impl<S: System> Play for S {
@@ -45,12 +45,11 @@ impl<S: System> Play for S {
         })
     }
 
-    fn measure(&'static self, job: Job, server: &Server) -> Result<Sample> {
-        let meter = Meter { duration: Duration::from_millis(job.millis), server: server.id() };
-        let words = server.words.clone();
+    fn measure(&'static self, job: Job, server: Server) -> Result<Sample> {
         job.flavour.run(async move {
-            let mut client = S::connect(self, job.at, words).await?;
-            scenario::run(&mut client, job.scenario, meter).await
+            let mut client = S::connect(self, job.at, server.words.clone()).await?;
+            let mut meter = Meter { duration: Duration::from_millis(job.millis), server };
+            scenario::run(&mut client, job.scenario, &mut meter).await
         })
     }
 }
@@ -59,8 +58,8 @@ impl<S: System> Play for S {
 pub(crate) fn play_client(job: &str) -> Result<()> {
     let job: Job = serde_json::from_str(job)?;
     cpu::pin(job.cpus[0])?;
-    let server = Server::start(&job)?;
-    let sample = systems::named(&job.system)?.measure(job, &server)?;
+    let server = Server::start("server", &job)?;
+    let sample = systems::named(&job.system)?.measure(job, server)?;
     println!("{}", serde_json::to_string(&sample)?);
     Ok(())
 }
@@ -76,21 +75,22 @@ pub(crate) fn play_server(job: &str) -> Result<()> {
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Job {
-    /// A measurement in a directory of its own, which is gone when it has ended, however that was.
+    /// What will have a directory of its own, which is gone when it has ended, however that was.
     pub(crate) fn new(
         system: &str,
         flavour: Flavour,
         placement: Placement,
         scenario: Scenario,
-        duration: Duration,
     ) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let at = Endpoint { directory: PathBuf::new(), clients: 1 };
-        Self { system: system.to_owned(), flavour, cpus: placement.cpus(), scenario, millis, at }
+        let at =
+            Endpoint { directory: PathBuf::new(), clients: 1, region: systems::witrpc::REGION };
+        let cpus = placement.cpus();
+        Self { system: system.to_owned(), flavour, cpus, scenario, millis: 500, at }
     }
 
     /// Runs it in processes of its own.
-    pub(crate) fn run(mut self) -> Result<Sample> {
+    pub(crate) fn run(mut self, duration: Duration) -> Result<Sample> {
+        self.millis = duration.as_millis().try_into()?;
         let directory = directory()?;
         directory.path().clone_into(&mut self.at.directory);
         let limit = Duration::from_millis(self.millis * 2) + GRACE;
@@ -99,7 +99,7 @@ impl Job {
     }
 }
 
-fn directory() -> Result<tempfile::TempDir> {
+pub(crate) fn directory() -> Result<tempfile::TempDir> {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
     let mine = std::os::unix::fs::PermissionsExt::from_mode(0o700);

@@ -6,6 +6,7 @@ mod cli;
 mod cpu;
 mod job;
 mod plan;
+mod probe;
 mod rounds;
 mod sample;
 mod scenario;
@@ -13,6 +14,7 @@ mod server;
 mod system;
 mod systems;
 mod table;
+mod targets;
 
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::cpu::Placement;
 use crate::scenario::Scenario;
-use crate::system::{Entry, Flavour};
+use crate::system::{Entry, Flavour, Kind};
 use crate::systems;
 
 /// One line of the table.
@@ -14,12 +14,21 @@ pub(crate) struct Line {
     pub(crate) scenario: Scenario,
     pub(crate) label: String,
     pub(crate) system: &'static str,
+    pub(crate) kind: Kind,
     pub(crate) flavour: Flavour,
     /// Why it is not measured.
     pub(crate) excuse: Option<&'static str>,
 }
 
 impl Line {
+    /// Those of all systems.
+    pub(crate) fn all(placement: Placement, scenario: Scenario) -> impl Iterator<Item = Self> {
+        systems::all()
+            .iter()
+            .flat_map(|entry| entry.flavours.iter().map(move |flavour| (entry, *flavour)))
+            .map(move |(entry, flavour)| Self::new(placement, scenario, entry, flavour))
+    }
+
     pub(crate) fn id(&self) -> String {
         format!("{}/{}/{}", self.placement, self.scenario, self.label)
     }
@@ -32,6 +41,7 @@ impl Line {
             scenario,
             label: entry.label(flavour),
             system: entry.name,
+            kind: entry.kind,
             flavour,
             excuse: excuse.or(alone.then_some("it polls, and would keep its peer from running")),
         }
@@ -50,10 +60,7 @@ pub(crate) fn blocks(only: &[String]) -> Result<Vec<Block>> {
     let mut blocks = Vec::new();
     for placement in Placement::ALL {
         for scenario in &scenarios {
-            let block: Block = systems::all()
-                .iter()
-                .flat_map(|entry| entry.flavours.iter().map(move |flavour| (entry, *flavour)))
-                .map(|(entry, flavour)| Line::new(placement, *scenario, entry, flavour))
+            let block: Block = Line::all(placement, *scenario)
                 .filter(|line| only.is_empty() || only.iter().any(|it| matches(it, &line.id())))
                 .collect();
             blocks.push(block);
@@ -72,7 +79,8 @@ fn matches(pattern: &str, id: &str) -> bool {
     shorter && pattern.zip(id).all(|(pattern, part)| part_matches(pattern, part))
 }
 
-fn part_matches(pattern: &str, part: &str) -> bool {
+/// Whether `part` is the pattern, in which a `*` is anything.
+pub(crate) fn part_matches(pattern: &str, part: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else { return pattern == part };
     let Some(rest) = part.strip_prefix(before) else { return false };
     (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| part_matches(after, rest)))

@@ -22,7 +22,8 @@ impl Effort {
     /// Few events need longer: an idle connection, large payloads, a call per millisecond.
     fn duration(self, scenario: Scenario) -> Duration {
         match scenario {
-            Scenario::Idle | Scenario::Paced => self.duration * 3,
+            Scenario::Idle => self.duration * 6,
+            Scenario::Paced => self.duration * 3,
             Scenario::Echo(bytes) if bytes > 1 << 20 => self.duration * 2,
             _ => self.duration,
         }
@@ -98,7 +99,7 @@ pub(crate) fn progress(what: &str) {
     }
 }
 
-fn sample(line: &Line, effort: Effort) -> Result<Sample> {
+pub(crate) fn sample(line: &Line, effort: Effort) -> Result<Sample> {
     let duration = effort.duration(line.scenario);
-    Job::new(line.system, line.flavour, line.placement, line.scenario, duration).run()
+    Job::new(line.system, line.flavour, line.placement, line.scenario).run(duration)
 }

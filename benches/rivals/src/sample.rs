@@ -20,6 +20,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_per_second: f64,
     /// How often both processes' threads left a CPU, per second.
     pub(crate) switches_per_second: f64,
+    /// By both processes; zero unless they were counted.
+    pub(crate) allocations_per_call: f64,
 }
 
 impl Sample {
@@ -42,6 +44,7 @@ impl Sample {
             cpu_per_call: if times.is_empty() { 0.0 } else { cpu / calls },
             cpu_per_second: cpu / seconds,
             switches_per_second: used.switches as f64 / seconds,
+            allocations_per_call: used.allocations as f64 / calls.max(1.0),
         }
     }
 }
@@ -52,6 +55,7 @@ pub(crate) struct Used {
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
     pub(crate) switches: u64,
+    pub(crate) allocations: u64,
 }
 
 /// Several values of one figure.
@@ -86,7 +90,7 @@ mod tests {
     fn percentiles_are_of_sorted_times() {
         let mut times: Vec<u32> = (1..=1000).rev().map(|n| n * 1000).collect();
         let second = Duration::from_secs(1);
-        let used = Used { wall: second, cpu: second, switches: 5 };
+        let used = Used { wall: second, cpu: second, switches: 5, allocations: 0 };
         let sample = Sample::new(&mut times, 0, &used);
         assert_eq!((sample.p50, sample.p99, sample.p999), (501.0, 991.0, 1000.0));
         assert_eq!((sample.calls_per_second, sample.cpu_per_call), (1000.0, 1000.0));

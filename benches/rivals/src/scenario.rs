@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::allocations;
 use crate::cpu::{self, CpuClock};
 use crate::sample::{Sample, Used};
+use crate::server::Server;
 use crate::system::{Caller, Pipe};
 
 /// What a client does.
@@ -28,6 +30,8 @@ pub(crate) enum Scenario {
     Idle,
     /// An echo of 64 B, one after the other, while two tasks echo 1 MiB on the same connection.
     BesideBulk,
+    /// As [`Small`](Self::Small), with what both processes allocate counted.
+    Allocations,
 }
 
 impl Scenario {
@@ -62,6 +66,7 @@ impl fmt::Display for Scenario {
             Self::Paced => f.pad("paced"),
             Self::Idle => f.pad("idle"),
             Self::BesideBulk => f.pad("beside_bulk"),
+            Self::Allocations => f.pad("allocations"),
         }
     }
 }
@@ -88,7 +93,7 @@ impl FromStr for Scenario {
             };
             return Ok(Self::Echo(digits.parse::<usize>().context("a number of bytes")? << shift));
         }
-        let all = [Self::Small, Self::Paced, Self::Idle, Self::BesideBulk];
+        let all = [Self::Small, Self::Paced, Self::Idle, Self::BesideBulk, Self::Allocations];
         let known = all.into_iter().find(|scenario| scenario.to_string() == text);
         known.with_context(|| format!("there is no scenario {text:?}"))
     }
@@ -101,20 +106,29 @@ const PACE: Duration = Duration::from_millis(1);
 /// How long it takes at least until caches, adaptive waiting and idle connections have settled.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// How long, and whose CPU time.
-#[derive(Clone, Copy, Debug)]
+/// How long, and beside which server.
 pub(crate) struct Meter {
     pub(crate) duration: Duration,
-    pub(crate) server: u32,
+    pub(crate) server: Server,
 }
 
 impl Meter {
-    fn cpu(self) -> Result<Duration> {
-        Ok(CpuClock::of_this_process().now() + CpuClock::of(self.server)?.now())
+    fn cpu(&self) -> Result<Duration> {
+        Ok(CpuClock::of_this_process().now() + CpuClock::of(self.server.id())?.now())
     }
 
-    fn switches(self) -> Result<u64> {
-        Ok(cpu::switches(std::process::id())? + cpu::switches(self.server)?)
+    fn switches(&self) -> Result<u64> {
+        Ok(cpu::switches(std::process::id())? + cpu::switches(self.server.id())?)
+    }
+
+    fn start_counting(&mut self) -> Result<()> {
+        self.server.start_counting()?;
+        allocations::start();
+        Ok(())
+    }
+
+    fn stop_counting(&mut self) -> Result<u64> {
+        Ok(allocations::stop() + self.server.stop_counting()?)
     }
 }
 
@@ -160,7 +174,7 @@ pub(crate) trait Calls: Send + 'static {
 pub(crate) async fn run<C: Calls>(
     client: &mut C,
     scenario: Scenario,
-    meter: Meter,
+    meter: &mut Meter,
 ) -> Result<Sample> {
     ensure!(client.add(1, 2).await? == 3, "a wrong answer");
     let mut times = Times::default();
@@ -173,6 +187,9 @@ pub(crate) async fn run<C: Calls>(
     repeat(client, scenario, &mut echo, warm, &mut times).await?;
     times.0.clear();
 
+    if scenario == Scenario::Allocations {
+        meter.start_counting()?;
+    }
     // Counting the switches takes CPU time, and so is outside of what is measured.
     let (switches, cpu) = (meter.switches()?, meter.cpu()?);
     let began = Instant::now();
@@ -181,10 +198,14 @@ pub(crate) async fn run<C: Calls>(
     let cpu = meter.cpu()? - cpu;
     let switches = meter.switches()? - switches;
 
+    let allocations = match scenario {
+        Scenario::Allocations => meter.stop_counting()?,
+        _ => 0,
+    };
     if let Some(ended) = bulk.and_then(|mut tasks| tasks.try_join_next()) {
         ended?.context("the bulk beside it")?;
     }
-    let used = Used { wall, cpu, switches };
+    let used = Used { wall, cpu, switches, allocations };
     Ok(Sample::new(&mut times.0, scenario.payload(), &used))
 }
 
@@ -197,14 +218,15 @@ async fn repeat(
     times: &mut Times,
 ) -> Result<()> {
     match scenario {
-        Scenario::Small => small(client, until, times).await,
+        Scenario::Small | Scenario::Allocations => small(client, until, times).await,
         Scenario::InFlight(calls) => client.flood(calls, until, times).await,
         Scenario::Echo(_) | Scenario::BesideBulk => echo.repeat(client, until, times).await,
         Scenario::Paced => paced(client, until, times).await,
-        Scenario::Idle => {
-            pause_until(until).await;
-            Ok(())
-        }
+        // A timer of the runtime would have it wake now and then.
+        Scenario::Idle => match tokio::runtime::Handle::try_current() {
+            Ok(_) => Ok(tokio::task::spawn_blocking(move || sleep_until(until)).await?),
+            Err(_) => Ok(sleep_until(until)),
+        },
     }
 }
 
@@ -236,8 +258,12 @@ async fn paced(client: &mut impl Calls, until: Instant, times: &mut Times) -> Re
 async fn pause_until(when: Instant) {
     match tokio::runtime::Handle::try_current() {
         Ok(_) => tokio::time::sleep_until(when.into()).await,
-        Err(_) => std::thread::sleep(when.saturating_duration_since(Instant::now())),
+        Err(_) => sleep_until(when),
     }
+}
+
+fn sleep_until(when: Instant) {
+    std::thread::sleep(when.saturating_duration_since(Instant::now()));
 }
 
 /// A payload that goes there and back, again and again.
@@ -364,7 +390,9 @@ mod tests {
 
     #[test]
     fn a_scenario_has_one_name() {
-        for scenario in Scenario::TABLE.into_iter().chain([Scenario::BesideBulk]) {
+        for scenario in
+            Scenario::TABLE.into_iter().chain([Scenario::BesideBulk, Scenario::Allocations])
+        {
             let name = scenario.to_string();
             assert_eq!(name.parse::<Scenario>().unwrap(), scenario, "{name}");
         }

@@ -20,9 +20,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it, and waits until it can be reached.
-    pub(crate) fn start(job: &Job) -> Result<Self> {
+    pub(crate) fn start(role: &str, job: &Job) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["server", &serde_json::to_string(job)?])
+            .args([role, &serde_json::to_string(job)?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

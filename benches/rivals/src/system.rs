@@ -68,6 +68,8 @@ pub(crate) struct Endpoint {
     pub(crate) directory: PathBuf,
     /// Clients at a time.
     pub(crate) clients: u32,
+    /// Bytes of each client's shared memory, for systems that are told.
+    pub(crate) region: u64,
 }
 
 impl Endpoint {
@@ -134,9 +136,19 @@ pub(crate) trait Pipe: Send + 'static {
     fn echo(&mut self, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>>> + Send;
 }
 
+/// What a system is to the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No RPC: what cannot be undercut.
+    Floor,
+    Ours,
+    Rival,
+}
+
 /// A system as the table has it.
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
     pub(crate) flavours: &'static [Flavour],
     pub(crate) system: Box<dyn crate::job::Play>,
     /// It never sleeps: with both processes on one CPU, it would keep its own peer from running.
@@ -147,11 +159,12 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new<S: System>(
+        kind: Kind,
         name: &'static str,
         flavours: &'static [Flavour],
         system: S,
     ) -> Self {
-        Self { name, flavours, system: Box::new(system), polls: false, excuse: |_| None }
+        Self { name, kind, flavours, system: Box::new(system), polls: false, excuse: |_| None }
     }
 
     pub(crate) fn polls(self) -> Self {

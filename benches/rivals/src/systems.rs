@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use anyhow::{Context, Result};
 
 use crate::job::Play;
-use crate::system::{Entry, Flavour};
+use crate::system::{Entry, Flavour, Kind};
 
 mod ring;
 mod socket;
-mod witrpc;
+pub(crate) mod witrpc;
 
 const TOKIO: &[Flavour] = &[Flavour::Ct, Flavour::Mt];
 const BLOCKING: &[Flavour] = &[Flavour::Blocking];
@@ -18,13 +18,13 @@ const BLOCKING: &[Flavour] = &[Flavour::Blocking];
 pub(crate) fn all() -> &'static [Entry] {
     static ALL: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         vec![
-            Entry::new("ring-spin", BLOCKING, ring::RingSystem::Spin).polls(),
-            Entry::new("ring-futex", BLOCKING, ring::RingSystem::Futex),
-            Entry::new("socket", TOKIO, socket::Socket),
-            Entry::new("witrpc-json", TOKIO, witrpc::Witrpc::Json),
-            Entry::new("witrpc-msgpack", &[Flavour::Mt], witrpc::Witrpc::MessagePack),
-            Entry::new("witrpc-postcard", TOKIO, witrpc::Witrpc::Postcard),
-            Entry::new("witrpc-encrypted", TOKIO, witrpc::Witrpc::Encrypted),
+            Entry::new(Kind::Floor, "ring-spin", BLOCKING, ring::RingSystem::Spin).polls(),
+            Entry::new(Kind::Floor, "ring-futex", BLOCKING, ring::RingSystem::Futex),
+            Entry::new(Kind::Floor, "socket", TOKIO, socket::Socket),
+            Entry::new(Kind::Ours, "witrpc-json", TOKIO, witrpc::Witrpc::Json),
+            Entry::new(Kind::Ours, "witrpc-msgpack", &[Flavour::Mt], witrpc::Witrpc::MessagePack),
+            Entry::new(Kind::Ours, "witrpc-postcard", TOKIO, witrpc::Witrpc::Postcard),
+            Entry::new(Kind::Ours, "witrpc-encrypted", TOKIO, witrpc::Witrpc::Encrypted),
         ]
     });
     &ALL

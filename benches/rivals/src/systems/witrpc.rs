@@ -47,7 +47,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 impl Witrpc {
     pub(crate) fn file(at: &Endpoint) -> MemoryMappedFile {
         let file = MemoryMappedFile::new("endpoint").with_directory(&at.directory);
-        file.with_size(REGION).with_max_clients(at.clients)
+        file.with_size(at.region).with_max_clients(at.clients)
     }
 
     pub(crate) fn server(self) -> WitServerBuilder {
