@@ -94,7 +94,9 @@ impl Job {
         let directory = directory()?;
         directory.path().clone_into(&mut self.at.directory);
         let limit = Duration::from_millis(self.millis * 2) + GRACE;
-        let output = Processes::start("client", &self)?.output(limit)?;
+        let output = Processes::start("client", &self).and_then(|client| client.output(limit));
+        sweep(&self.at.name());
+        let output = output?;
         serde_json::from_str(&output).with_context(|| format!("no sample: {output:?}"))
     }
 }
@@ -105,6 +107,17 @@ pub(crate) fn directory() -> Result<tempfile::TempDir> {
     let mine = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     let directory = tempfile::Builder::new().prefix("rivals-").permissions(mine).tempdir_in(parent);
     directory.context("a directory to meet in")
+}
+
+/// Removes shared memory that systems keep outside of the directory, and that killed processes leave.
+fn sweep(name: &str) {
+    let Ok(memory) = std::fs::read_dir("/dev/shm") else { return };
+    for entry in memory.flatten() {
+        let theirs = entry.file_name().to_string_lossy().contains(name);
+        if theirs && entry.path().is_file() {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
 }
 
 /// This program once more, with the processes that it starts in turn.

@@ -80,7 +80,7 @@ impl Endpoint {
     /// A name that nobody else has, for systems that have names instead of files.
     pub(crate) fn name(&self) -> String {
         let name = self.directory.file_name().unwrap_or(Path::new("rivals").as_os_str());
-        name.to_string_lossy().replace('.', "")
+        name.to_string_lossy().into_owned()
     }
 }
 
