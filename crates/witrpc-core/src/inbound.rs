@@ -6,8 +6,9 @@
 //!
 //! # Invariants
 //!
-//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
-//!   entry of a blob table that has arrived, a length and a [`Bytes`](bytes::Bytes).
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`], and for all
+//!   messages together [`AHEAD`] more; and for each entry of a blob table that has arrived, a length and a
+//!   [`Bytes`](bytes::Bytes).
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
 //!   event, or a stream's item, leaves that account when its window takes it over.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
@@ -31,6 +32,9 @@ use crate::wire::{Fields, len_u64, u32_len};
 
 /// How much may be reserved for a section before more than its first chunk has arrived.
 const FIRST_RESERVE: usize = 64 << 10;
+/// How much may be reserved on the strength of declared lengths alone: enough for what is commonly sent to have its final
+/// allocation from the start, instead of being moved as it grows.
+const AHEAD: usize = 4 << 20;
 /// The largest handshake message: a catalog of some thousand methods.
 const MAX_HANDSHAKE: u64 = 1 << 20;
 /// The largest handshake message from a client: a token, and a catalog of some hundred methods.
@@ -147,6 +151,8 @@ pub(crate) struct Inbound {
     phase: Phase,
     limits: Limits,
     partials: HashMap<(Kind, u64), Partial>,
+    /// What is left of [`AHEAD`]: the rest is with the partials.
+    ahead: usize,
     /// Bytes ever charged to the peer.
     charged: u64,
     ledger: Arc<Ledger>,
@@ -175,6 +181,7 @@ impl Inbound {
             phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
             limits,
             partials: HashMap::new(),
+            ahead: AHEAD,
             charged: 0,
             ledger,
         }
@@ -198,7 +205,8 @@ impl Inbound {
     /// Asserts N1.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn check(&self) {
-        self.partials.values().for_each(Partial::check);
+        let ahead = self.partials.values().map(Partial::check).sum::<usize>();
+        assert_eq!(ahead + self.ahead, AHEAD);
     }
 
     /// Takes the next frame, if there is one.
@@ -271,9 +279,10 @@ impl Inbound {
 
     /// The rest of a message will not come. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
-        if self.partials.remove(&(kind, id)).is_none() {
+        let Some(partial) = self.partials.remove(&(kind, id)) else {
             return Err(protocol("an abort of a message that was not being sent"));
-        }
+        };
+        self.ahead += partial.ahead;
         Ok(Incoming::Aborted { id, request: kind == Kind::Request })
     }
 
@@ -305,7 +314,7 @@ impl Inbound {
             let Some(mut partial) = self.partials.remove(&key) else {
                 return Err(protocol("a chunk of a message that had not begun"));
             };
-            let target = partial.section(u32_len(header.len), overhead)?;
+            let target = partial.section(u32_len(header.len), overhead, &mut self.ahead)?;
             self.read(head, header, overhead, target)?;
             partial
         };
@@ -314,6 +323,7 @@ impl Inbound {
             return Err(protocol("a message's length differs from what it declared"));
         }
         if header.last {
+            self.ahead += partial.ahead;
             return Ok(partial.finish(header)?);
         }
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
