@@ -1,16 +1,20 @@
 //! The commands.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::cpu::Placement;
+use crate::growth::{self, Wanted};
 use crate::job;
-use crate::plan::{self, Block};
+use crate::neighbours::{self, Neighbours};
+use crate::plan;
 use crate::probe::aead::Aead;
 use crate::probe::crowd;
 use crate::rounds::{self, Effort};
-use crate::{table, targets};
+use crate::{csv_file, plots, table, targets};
 
 /// Compares witrpc with other ways between two processes of this machine.
 #[derive(Parser)]
@@ -25,6 +29,13 @@ struct Cli {
 enum Command {
     /// Tells the names for `--only`
     List,
+    /// Draws what lies in a CSV file of the table
+    Plot {
+        /// The file
+        csv: PathBuf,
+        /// Where the plots go
+        directory: PathBuf,
+    },
     /// Measures what witrpc is to reach, as ratios
     Targets {
         /// Measures the targets of this name, with `*` for anything
@@ -35,6 +46,23 @@ enum Command {
         /// Prints JSON, one line for each target
         #[arg(long)]
         json: bool,
+    },
+    /// Measures how the cost of witrpc grows: with clients, calls in flight, payload, methods, subscribers
+    Growth {
+        /// Measures the growth of this name
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Where the processes are
+        #[arg(long, default_value = "two_cores")]
+        placement: Placement,
+        #[command(flatten)]
+        effort: EffortArgs,
+        /// Writes the figures to this file too
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+        /// Draws them too, into this directory
+        #[arg(long, value_name = "DIRECTORY")]
+        plots: Option<PathBuf>,
     },
     /// The client's process of one measurement
     #[command(hide = true)]
@@ -48,6 +76,9 @@ enum Command {
     /// The process of the client that calls beside many
     #[command(hide = true)]
     Crowd { task: String },
+    /// A process that keeps a CPU busy
+    #[command(hide = true)]
+    Busy { cpu: usize },
     /// The process of those many
     #[command(hide = true)]
     Silent { job: String },
@@ -63,6 +94,12 @@ struct Table {
     /// Prints JSON, one line for each system
     #[arg(long)]
     json: bool,
+    /// Writes the figures to this file too
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draws them too, into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -73,6 +110,9 @@ struct EffortArgs {
     /// How long one measurement takes, in milliseconds; some take a multiple of it
     #[arg(long, default_value_t = 500, value_name = "MS")]
     millis: u64,
+    /// Keeps every CPU busy with another process meanwhile
+    #[arg(long)]
+    neighbours: bool,
 }
 
 impl EffortArgs {
@@ -86,9 +126,18 @@ pub(crate) fn main() -> Result<()> {
     match cli.command {
         None => compare(&cli.table),
         Some(Command::List) => list(),
+        Some(Command::Plot { csv, directory }) => plots::draw(&csv_file::read(&csv)?, &directory),
         Some(Command::Client { job }) => job::play_client(&job),
         Some(Command::Server { job }) => job::play_server(&job),
-        Some(Command::Targets { only, effort, json }) => targets::run(&only, effort.effort(), json),
+        Some(Command::Targets { only, effort, json }) => {
+            let _neighbours = Neighbours::start(effort.neighbours)?;
+            targets::run(&only, effort.effort(), json)
+        }
+        Some(Command::Growth { only, placement, effort, csv, plots }) => {
+            let _neighbours = Neighbours::start(effort.neighbours)?;
+            growth::run(&Wanted { only, placement, effort: effort.effort(), csv, plots })
+        }
+        Some(Command::Busy { cpu }) => neighbours::play(cpu),
         Some(Command::Aead { task }) => Aead::play(&task),
         Some(Command::Crowd { task }) => crowd::play(&task),
         Some(Command::Silent { job }) => crowd::play_silent(&job),
@@ -103,20 +152,22 @@ fn list() -> Result<()> {
 }
 
 fn compare(table: &Table) -> Result<()> {
+    let _neighbours = Neighbours::start(table.effort.neighbours)?;
+    let mut rows = Vec::new();
     for block in plan::blocks(&table.only)? {
-        compare_block(&block, table)?;
+        let measured = rounds::measure(&block, table.effort.effort());
+        if table.json {
+            for (line, measured) in block.iter().zip(&measured) {
+                println!("{}", serde_json::to_string(&table::record(line, measured))?);
+            }
+        } else {
+            table::print(&block, &measured);
+        }
+        rows.extend(block.iter().zip(&measured).map(|(line, of)| table::row(line, of)));
+        // After each block, so that a run that is broken off has not been for nothing.
+        if let Some(path) = &table.csv {
+            csv_file::write(path, &table::NAMES, &rounds::FIGURES, &rows)?;
+        }
     }
-    Ok(())
-}
-
-fn compare_block(block: &Block, table: &Table) -> Result<()> {
-    let measured = rounds::measure(block, table.effort.effort());
-    if !table.json {
-        table::print(block, &measured);
-        return Ok(());
-    }
-    for (line, measured) in block.iter().zip(&measured) {
-        println!("{}", serde_json::to_string(&table::record(line, measured))?);
-    }
-    Ok(())
+    table.plots.as_ref().map_or(Ok(()), |directory| plots::draw(&rows, directory))
 }

@@ -1,6 +1,7 @@
 //! Where processes run, and what they use: placements, CPU clocks, switches.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +44,20 @@ impl fmt::Display for Placement {
             Self::OneCore => "one_core",
             Self::TwoCores => "two_cores",
             Self::Free => "free",
+        })
+    }
+}
+
+impl FromStr for Placement {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = Self::ALL.into_iter().find(|placement| placement.to_string() == text);
+        known.with_context(|| {
+            format!(
+                "there is no placement {text:?}; there are {:?}",
+                Self::ALL.map(|p| p.to_string())
+            )
         })
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::{self, Placement};
@@ -57,6 +58,7 @@ impl<S: System> Play for S {
 /// The client's process: prints its sample.
 pub(crate) fn play_client(job: &str) -> Result<()> {
     let job: Job = serde_json::from_str(job)?;
+    raise_limit()?;
     cpu::pin(job.cpus[0])?;
     let server = Server::start("server", &job)?;
     let sample = systems::named(&job.system)?.measure(job, server)?;
@@ -67,8 +69,15 @@ pub(crate) fn play_client(job: &str) -> Result<()> {
 /// The server's process.
 pub(crate) fn play_server(job: &str) -> Result<()> {
     let job: Job = serde_json::from_str(job)?;
+    raise_limit()?;
     cpu::pin(job.cpus[1])?;
     systems::named(&job.system)?.serve(&job)
+}
+
+/// Hundreds of clients take more descriptors than is usual to allow.
+pub(crate) fn raise_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// How much longer than it is to take a measurement may take: to start, to warm up, and to end.
@@ -82,8 +91,16 @@ impl Job {
         placement: Placement,
         scenario: Scenario,
     ) -> Self {
-        let at =
-            Endpoint { directory: PathBuf::new(), clients: 1, region: systems::witrpc::REGION };
+        let in_flight = match scenario {
+            Scenario::InFlight(calls) => u32::try_from(calls).ok().filter(|calls| *calls > 1000),
+            _ => None,
+        };
+        let at = Endpoint {
+            directory: PathBuf::new(),
+            clients: 1,
+            region: systems::witrpc::REGION,
+            in_flight,
+        };
         let cpus = placement.cpus();
         Self { system: system.to_owned(), flavour, cpus, scenario, millis: 500, at }
     }

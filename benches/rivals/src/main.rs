@@ -4,8 +4,12 @@
 mod allocations;
 mod cli;
 mod cpu;
+mod csv_file;
+mod growth;
 mod job;
+mod neighbours;
 mod plan;
+mod plots;
 mod probe;
 mod rounds;
 mod sample;

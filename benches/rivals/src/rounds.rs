@@ -37,6 +37,38 @@ pub(crate) struct Measured {
     pub(crate) failure: Option<String>,
 }
 
+/// The columns of a [`Summary`].
+pub(crate) const FIGURES: [&str; 8] = [
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "calls_per_second",
+    "gib_per_second",
+    "cpu_per_call_us",
+    "cpu_per_second_us",
+    "switches_per_second",
+];
+
+impl Summary {
+    /// In the order of [`FIGURES`].
+    fn figures(&self) -> [Spread; 8] {
+        [
+            self.p50,
+            self.p99,
+            self.p999,
+            self.calls_per_second,
+            self.gib_per_second,
+            self.cpu_per_call,
+            self.cpu_per_second,
+            self.switches_per_second,
+        ]
+    }
+
+    pub(crate) fn by_column(&self) -> std::collections::HashMap<String, Spread> {
+        FIGURES.into_iter().map(str::to_owned).zip(self.figures()).collect()
+    }
+}
+
 impl Measured {
     pub(crate) fn spread(&self, figure: impl Fn(&Sample) -> f64) -> Spread {
         Spread::of(self.samples.iter().map(figure))

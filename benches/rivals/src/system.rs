@@ -70,6 +70,8 @@ pub(crate) struct Endpoint {
     pub(crate) clients: u32,
     /// Bytes of each client's shared memory, for systems that are told.
     pub(crate) region: u64,
+    /// Calls that a server takes at a time, if more than usual.
+    pub(crate) in_flight: Option<u32>,
 }
 
 impl Endpoint {

@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
+use crate::growth::{METHODS, SUBSCRIBERS};
 use crate::job::Play;
 use crate::system::{Entry, Flavour, Kind};
 
+mod growing;
 mod iceoryx2;
 mod ipc_channel;
 mod remoc;
@@ -51,7 +53,27 @@ pub(crate) fn all() -> &'static [Entry] {
     &ALL
 }
 
+/// What is in no table: for how the cost of witrpc grows.
+fn growing() -> &'static [Entry] {
+    static ALL: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+        let mt = &[Flavour::Mt];
+        let [one, ten, hundred, thousand] = METHODS.map(|(_, name)| name);
+        let mut all = vec![
+            Entry::new(Kind::Ours, one, mt, growing::One),
+            Entry::new(Kind::Ours, ten, mt, growing::Ten),
+            Entry::new(Kind::Ours, hundred, mt, growing::Hundred),
+            Entry::new(Kind::Ours, thousand, mt, growing::Thousand),
+        ];
+        let subscribers = SUBSCRIBERS.into_iter();
+        all.extend(
+            subscribers.map(|(n, name)| Entry::new(Kind::Ours, name, mt, growing::Subscribers(n))),
+        );
+        all
+    });
+    &ALL
+}
+
 pub(crate) fn named(name: &str) -> Result<&'static dyn Play> {
-    let entry = all().iter().find(|entry| entry.name == name);
+    let entry = all().iter().chain(growing()).find(|entry| entry.name == name);
     entry.map(|entry| &*entry.system).with_context(|| format!("there is no system {name:?}"))
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::csv_file::Row;
 use crate::plan::Line;
 use crate::rounds::{Measured, Summary};
 use crate::sample::Spread;
@@ -26,6 +27,18 @@ pub(crate) fn record(line: &Line, measured: &Measured) -> Record {
         system: line.label.clone(),
         note: measured.failure.clone(),
         summary: measured.summary(),
+    }
+}
+
+/// The columns of names that a CSV file of the table has.
+pub(crate) const NAMES: [&str; 4] = ["placement", "scenario", "system", "note"];
+
+pub(crate) fn row(line: &Line, measured: &Measured) -> Row {
+    let note = measured.failure.clone().unwrap_or_default();
+    let names = [line.placement.to_string(), line.scenario.to_string(), line.label.clone(), note];
+    Row {
+        names: NAMES.into_iter().map(str::to_owned).zip(names).collect(),
+        figures: measured.summary().map(|summary| summary.by_column()).unwrap_or_default(),
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::{self, Placement};
@@ -64,7 +63,7 @@ impl Crowd {
 /// The process of the client that calls.
 pub(crate) fn play(argument: &str) -> Result<()> {
     let task: Task = serde_json::from_str(argument)?;
-    raise_limit()?;
+    job::raise_limit()?;
     let silent: Vec<_> = task.crowd.counts.iter().map(|n| Stand::start(&task, *n)).collect();
     cpu::pin(task.cpus[0])?;
     let mut stands = silent.into_iter().collect::<Result<Vec<_>>>()?;
@@ -86,7 +85,7 @@ pub(crate) fn play(argument: &str) -> Result<()> {
 /// The process of the silent clients.
 pub(crate) fn play_silent(argument: &str) -> Result<()> {
     let job: Job = serde_json::from_str(argument)?;
-    raise_limit()?;
+    job::raise_limit()?;
     Flavour::Mt.run(async move {
         let mut clients = Vec::new();
         for _ in 1..job.at.clients {
@@ -104,12 +103,6 @@ async fn connected(at: &Endpoint) -> Result<EchoClient> {
     Ok(client.get_service::<EchoClient>())
 }
 
-/// Hundreds of clients take more descriptors than is usual to allow.
-fn raise_limit() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
-}
-
 /// A server, its silent clients, and the client that calls.
 struct Stand {
     at: Endpoint,
@@ -123,7 +116,8 @@ impl Stand {
     fn start(task: &Task, clients: u32) -> Result<Self> {
         let mut job = Job::new("witrpc-postcard", Flavour::Mt, Placement::Free, Scenario::Small);
         job.cpus = task.cpus;
-        job.at = Endpoint { directory: task.directory.clone(), clients, region: REGION };
+        let directory = task.directory.clone();
+        job.at = Endpoint { directory, clients, region: REGION, in_flight: None };
         job.at.directory.push(clients.to_string());
         std::fs::DirBuilder::new().mode(0o700).create(&job.at.directory)?;
         let server = Server::start("server", &job)?;

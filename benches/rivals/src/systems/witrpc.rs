@@ -82,8 +82,11 @@ impl System for Witrpc {
     type Client = Multiplexed<EchoClient>;
 
     async fn serve(&self, at: Endpoint, ready: Ready) -> Result<()> {
-        let server = self
-            .server()
+        let server = match at.in_flight {
+            Some(calls) => self.server().with_max_in_flight(calls),
+            None => self.server(),
+        };
+        let server = server
             .with_service(EchoServer::new(LocalEcho))
             .with_memory_mapped_file(Self::file(&at))
             .build()?;
