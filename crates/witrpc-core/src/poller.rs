@@ -103,6 +103,11 @@ impl Poll {
         Self { budget, began: None, spent: Duration::ZERO }
     }
 
+    /// Whether anything is polled at all.
+    pub(crate) const fn has_budget(&self) -> bool {
+        !self.budget.is_zero()
+    }
+
     /// The time that polling took until it last looked at the clock.
     pub(crate) const fn spent(&self) -> Duration {
         self.spent
@@ -118,7 +123,7 @@ impl Poll {
         slice: Duration,
         mut look: impl FnMut() -> Result<bool, E>,
     ) -> Result<Polled, E> {
-        if self.budget.is_zero() {
+        if !self.has_budget() {
             return Ok(Polled::GaveUp);
         }
         let until = self.spent.saturating_add(slice);

@@ -26,11 +26,8 @@ pub(crate) trait Half {
     /// Whether something is there.
     fn is_ready(&mut self) -> Result<bool, Self::Error>;
 
-    /// Asks the peer to wake us; `true`, and nothing asked, if something is there already.
+    /// Asks the peer to wake us; `true` if something is there already.
     fn arm(&mut self) -> Result<bool, Self::Error>;
-
-    /// Takes that back.
-    fn disarm(&mut self);
 
     /// Tells the peer about the room that what was taken has left.
     fn release(&mut self) -> Result<(), Self::Error>;
@@ -105,7 +102,6 @@ impl<H: Half> Reception<H> {
                 Err(error) => return Some(Err(error)),
             }
         }
-        half.disarm();
         Some(step(half).and_then(|found| self.leave(half, *driver_is_awake).map(|()| found)))
     }
 

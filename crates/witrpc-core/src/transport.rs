@@ -156,7 +156,8 @@ pub trait RecordReceiver: Send + 'static {
     /// Steps over the record last peeked at. Its space is given back with the next [`release`](Self::release).
     fn consume(&mut self);
 
-    /// Gives the space of all consumed records back to the peer, and wakes it if it waits for space.
+    /// Gives the space of consumed records back to the peer, and wakes it if it waits for space. A sixteenth of the
+    /// capacity may be held back.
     ///
     /// # Errors
     ///
@@ -170,13 +171,19 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn is_ready(&mut self) -> Result<bool, TransportError>;
 
-    /// Asks the peer to wake us when it publishes. Returns `true`, and asks for nothing, if a record is there
-    /// already.
+    /// Asks the peer to wake us when it publishes. Returns `true` if a record is there already; whether anything was
+    /// asked is open then.
     ///
     /// # Errors
     ///
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn arm(&mut self) -> Result<bool, TransportError>;
+
+    /// Tells that somebody looks until the next record is there. If the peer was asked to wake us, it need not do so for
+    /// that record, but may for the one behind it. Whoever stops looking calls [`arm`](Self::arm).
+    fn expect(&mut self) {
+        self.disarm();
+    }
 
     /// Takes back [`arm`](Self::arm): somebody is looking at the records now.
     fn disarm(&mut self);
@@ -189,6 +196,13 @@ pub trait RecordReceiver: Send + 'static {
 pub trait Waiter: Send + 'static {
     /// Completes when the peer has rung since the last completion, or has gone.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>>;
+
+    /// Moves the wait to the runtime of the current task, if it rests on one.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Io`] if that runtime cannot take it.
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError>;
 }
 
 /// Why a [`Waiter`] completed.

@@ -151,6 +151,10 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
         Ok(ready)
     }
 
+    fn expect(&mut self) {
+        self.consumer.expect();
+    }
+
     fn disarm(&mut self) {
         self.consumer.disarm();
     }

@@ -26,9 +26,9 @@ const LINES_START: usize = 1024;
 pub(crate) const TAIL: usize = 0;
 /// Of the tail line: the CPU that the producer last published from, plus one. `[seg.line.cpu]`
 pub(crate) const PRODUCER_CPU: usize = 8;
-/// Of the tail line, since the producer looks at it after every publish: set by a consumer that sleeps.
-/// `[seg.line.asleep]`
-pub(crate) const CONSUMER_ASLEEP: usize = 12;
+/// Of the tail line, since the producer looks at it after every publish: the record that the consumer must be rung for.
+/// `[seg.line.ring_for]`
+pub(crate) const RING_FOR: usize = 16;
 /// Of the head line: what the consumer has given back. `[seg.line.head]`
 pub(crate) const HEAD: usize = 0;
 /// Of the head line, since the consumer looks at it after every release: the head that a sleeping producer waits

@@ -24,8 +24,7 @@ use witrpc_core::fail_point;
 
 use crate::access::Access;
 use crate::layout::{
-    self, CONSUMER_ASLEEP, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, TAIL,
-    WAKE_AT,
+    self, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, RING_FOR, TAIL, WAKE_AT,
 };
 use crate::ring::{Consumer, Memory, Producer};
 use crate::sync::{AtomicU32, AtomicU64};
@@ -224,8 +223,8 @@ impl Memory for Mapped {
     }
 
     #[inline]
-    fn consumer_asleep(&self) -> &AtomicU32 {
-        self.half_word(self.tail_line + CONSUMER_ASLEEP)
+    fn ring_for(&self) -> &AtomicU64 {
+        self.word(self.tail_line + RING_FOR)
     }
 
     #[inline]

@@ -12,21 +12,27 @@
 //!   release store of a cursor, and only after the bytes were written or copied out.
 //! - **R3** A side's own cursor lives in private memory; the shared copy is written, never read.
 //! - **R4** The peer's cursor only moves forward, and never past our own.
-//! - **R5** A sleeper announces itself, fences, and looks again before it sleeps; its peer publishes, fences, and
-//!   looks for a sleeper. One of the two sees the other, whatever the order. `[seg.sleep.protocol]`
+//! - **R5** A sleeper announces what it is to be woken for, fences, and looks again before it sleeps; its peer publishes,
+//!   fences, and looks at the announcement. One of the two sees the other, whatever the order. `[seg.sleep.protocol]`
+//! - **R6** Of what was consumed, at most [`held_back`] has not been released; and nobody ever waits for more than the rest.
 //!
 //! # The sleep protocol
 //!
 //! ```text
-//!  sleeper                                   ringer
-//!  1  asleep.store(1, Relaxed)               1  cursor.store(new, Release)
+//!  consumer                                  producer
+//!  1  ring_for.store(n, Relaxed)             1  tail.store(new, Release)
 //!  2  fence(SeqCst)              ◄──────►    2  fence(SeqCst)
-//!  3  cursor moved ? asleep.store(0), stay   3  asleep.load(Relaxed) set ?
-//!  4  sleep                                  4    asleep.store(0), ring
+//!  3  record n there ? stay                  3  ring_for.load(Relaxed) among the records just published ?
+//!  4  sleep                                  4    ring
 //! ```
 //!
-//! A ringer that clears the flag late, after the sleeper has announced itself once more, takes no ring away: it rings
-//! after clearing, so the later sleep gets that ring.
+//! The consumer announces a number, not a state, so it may do so long before it sleeps: while it polls for record `n - 1`, when it
+//! has nothing better to do. Once that has come, it is armed for the one behind it already. Nobody takes an announcement
+//! back by ringing: the publish that makes record `n` visible happens once.
+//!
+//! A producer that waits for room announces a head in the same way (`wake_at`), which the consumer clears before it rings. Clearing
+//! late, after the producer has announced itself once more, takes no ring away: the later sleep gets the ring that
+//! follows.
 
 use crate::layout::{RECORD_HEADER, record_size};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -39,10 +45,8 @@ mod loom;
 #[cfg(test)]
 mod tests;
 
-/// `consumer_asleep` of a consumer that must be woken. `[seg.line.asleep]`
-const ASLEEP: u32 = 1;
-/// `wake_at` of a producer that needs no waking; no real one is 0, as a head that frees space is not.
-/// `[seg.line.wake_at]`
+/// `ring_for` of a consumer that needs no waking: records are counted from 1. `[seg.line.ring_for]`
+/// And `wake_at` of a producer that needs none; no real one is 0, as a head that frees space is not. `[seg.line.wake_at]`
 const AWAKE: u64 = 0;
 
 /// A rule of the ring that the peer broke, in words.
@@ -55,7 +59,7 @@ pub(crate) struct Corrupt(pub(crate) &'static str);
 pub(crate) trait Memory: Send + 'static {
     fn tail(&self) -> &AtomicU64;
     fn producer_cpu(&self) -> &AtomicU32;
-    fn consumer_asleep(&self) -> &AtomicU32;
+    fn ring_for(&self) -> &AtomicU64;
     fn head(&self) -> &AtomicU64;
     fn wake_at(&self) -> &AtomicU64;
 
@@ -93,6 +97,10 @@ pub(crate) struct Producer<M> {
     tail: u64,
     /// Of these, the bytes that the peer may see: `published <= tail`.
     published: u64,
+    /// Records appended so far.
+    appended: u64,
+    /// Of these, the records that the peer may see.
+    visible: u64,
     /// The newest checked head of the peer; it may have moved on since. `head <= published`.
     head: u64,
     /// `tail` modulo `capacity`, kept so that nothing divides.
@@ -110,6 +118,8 @@ impl<M: Memory> Producer<M> {
             max_record,
             tail: 0,
             published: 0,
+            appended: 0,
+            visible: 0,
             head: 0,
             offset: 0,
             asked: AWAKE,
@@ -139,6 +149,7 @@ impl<M: Memory> Producer<M> {
         self.copy_in(self.step(at, head.len()), body);
         self.offset = self.step(self.offset, size);
         self.tail += size as u64;
+        self.appended += 1;
         Ok(true)
     }
 
@@ -157,15 +168,14 @@ impl<M: Memory> Producer<M> {
             return false;
         }
         self.published = self.tail;
+        let before = std::mem::replace(&mut self.visible, self.appended);
         self.memory.producer_cpu().store(cpu, Ordering::Relaxed); // a hint: [seg.line.cpu]
         // PUBLISH(tail): pairs with OBSERVE(tail) in `Consumer::refresh_tail`.
         self.memory.tail().store(self.tail, Ordering::Release);
         self.memory.fence_ringer(); // R5
-        if self.memory.consumer_asleep().load(Ordering::Relaxed) != ASLEEP {
-            return false;
-        }
-        self.memory.consumer_asleep().store(0, Ordering::Relaxed);
-        true
+        // Untrusted, and harmless: a wrong number costs the peer its own wake-ups, or us a needless ring.
+        let ring_for = self.memory.ring_for().load(Ordering::Relaxed);
+        before < ring_for && ring_for <= self.visible
     }
 
     /// Asks the peer to wake us once a record of `len` bytes fits with `spare`, and a quarter of the ring is free.
@@ -174,12 +184,15 @@ impl<M: Memory> Producer<M> {
     ///
     /// A quarter, because a producer that is woken for every record's worth of space pays a wake-up for each. No ring
     /// is lost by that: the consumer empties the ring whatever the producer does, so any head up to the published
-    /// tail is reached, and a quarter is less than all. Nor by a later, larger wish: while a head that somebody
+    /// tail is reached but for what it holds back (R6), and a quarter is less than the rest. Nor by a later, larger wish: while a head that somebody
     /// asked for is still ahead, the smaller one stays.
     pub(crate) fn arm(&mut self, len: usize, spare: usize) -> Result<bool, Corrupt> {
         debug_assert!(self.published == self.tail, "the peer cannot free what it cannot see");
         let need = record_size(len).saturating_add(spare);
-        debug_assert!(need <= self.capacity, "no wait can make this fit");
+        debug_assert!(
+            need <= self.capacity - held_back(self.capacity),
+            "no wait can make this fit"
+        );
         if self.has_space(need)? {
             return Ok(true);
         }
@@ -275,8 +288,10 @@ pub(crate) struct Consumer<M> {
     offset: usize,
     /// The payload length of the record last peeked at: checked once, `head + record_size(len) <= tail`.
     current: Option<usize>,
-    /// Whether our flag may be set.
-    armed: bool,
+    /// Records consumed so far.
+    consumed: u64,
+    /// The record that we last asked to be rung for, and fenced. Up to `consumed` it has no effect any more.
+    asked: u64,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -291,7 +306,8 @@ impl<M: Memory> Consumer<M> {
             tail: 0,
             offset: 0,
             current: None,
-            armed: false,
+            consumed: 0,
+            asked: AWAKE,
         }
     }
 
@@ -340,15 +356,16 @@ impl<M: Memory> Consumer<M> {
         if let Some(len) = self.current.take() {
             let size = record_size(len);
             self.head += size as u64;
+            self.consumed += 1;
             self.offset = wrap(self.offset + size, self.capacity);
         }
     }
 
-    /// Gives the space of all consumed records back, and says whether the peer must be woken.
+    /// Gives the space of all consumed records back if it is worth it (R6), and says whether the peer must be woken.
     #[inline]
     #[must_use]
     pub(crate) fn release(&mut self) -> bool {
-        if self.released == self.head {
+        if distance(self.released, self.head) <= held_back(self.capacity) {
             return false;
         }
         self.released = self.head;
@@ -374,29 +391,43 @@ impl<M: Memory> Consumer<M> {
         Ok(self.tail != self.head)
     }
 
-    /// Asks the peer to wake us when it publishes. Returns `true`, and asks for nothing, if a record is there.
-    /// `[seg.sleep.data]`
+    /// Asks the peer to wake us when it publishes. Returns `true` if a record is there. `[seg.sleep.data]`
+    ///
+    /// If that was asked already, by [`expect`](Self::expect) say, the look alone is left to do: it comes after the fence.
+    #[inline]
     pub(crate) fn arm(&mut self) -> Result<bool, Corrupt> {
         if self.is_ready()? {
             return Ok(true);
         }
-        self.armed = true;
-        self.memory.consumer_asleep().store(ASLEEP, Ordering::Relaxed);
-        self.memory.fence_sleeper(); // R5
-        if !self.is_ready()? {
+        if self.asked == self.consumed + 1 {
             return Ok(false);
         }
-        self.disarm();
-        Ok(true)
+        self.ask_for(self.consumed + 1);
+        self.is_ready()
+    }
+
+    /// Says that we poll for the next record: if the peer is to wake us for that, then from now on for the one behind it.
+    /// Whoever stops polling arms again.
+    #[inline]
+    pub(crate) fn expect(&mut self) {
+        if self.asked > self.consumed && self.asked != self.consumed + 2 {
+            self.ask_for(self.consumed + 2);
+        }
+    }
+
+    fn ask_for(&mut self, record: u64) {
+        self.asked = record;
+        self.memory.ring_for().store(record, Ordering::Relaxed);
+        self.memory.fence_sleeper(); // R5
     }
 
     /// Takes back [`arm`](Self::arm).
     #[inline]
     pub(crate) fn disarm(&mut self) {
-        if self.armed {
-            self.armed = false;
-            self.memory.consumer_asleep().store(0, Ordering::Relaxed);
+        if self.asked > self.consumed {
+            self.memory.ring_for().store(AWAKE, Ordering::Relaxed);
         }
+        self.asked = AWAKE;
     }
 
     /// The CPU that the peer last published from, plus one; 0 if it does not say. A hint, and untrusted.
@@ -430,6 +461,12 @@ impl<M: Memory> Consumer<M> {
             copy(&self.memory, 0, first, len - first);
         }
     }
+}
+
+/// Consumed bytes that need not be given back: a release takes a fence, and a look at what the producer owns.
+/// `[seg.ring.held_back]`
+const fn held_back(capacity: usize) -> usize {
+    (capacity / 16) & !7
 }
 
 /// `offset` around the end of the ring; `offset < 2 * capacity`.

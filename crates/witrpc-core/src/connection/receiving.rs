@@ -31,6 +31,10 @@ pub(crate) enum Turn {
 }
 
 impl Receiving {
+    fn disarm(&mut self) {
+        self.inbound.receiver.disarm();
+    }
+
     /// Whether the driver would poll now.
     fn driver_would_poll(&self) -> bool {
         self.driver.is_willing() && self.inbound.receiver.worth_polling()
@@ -46,10 +50,6 @@ impl Half for Receiving {
 
     fn arm(&mut self) -> Result<bool, Error> {
         Ok(self.inbound.receiver.arm()?)
-    }
-
-    fn disarm(&mut self) {
-        self.inbound.receiver.disarm();
     }
 
     fn release(&mut self) -> Result<(), Error> {
@@ -153,6 +153,10 @@ impl Connection {
             }
             let worth = receiving.inbound.receiver.worth_polling();
             let mut poll = Poll::new(receiving.caller.budget(worth));
+            if poll.has_budget() {
+                // While there is time: the answer then finds us armed for what comes behind it.
+                receiving.inbound.receiver.expect();
+            }
             led.looked_for_room |= self.wants_room();
             if poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))? != Polled::Ready {
                 receiving.caller.miss();
@@ -199,7 +203,6 @@ impl Connection {
                 break;
             }
             let visit = self.receiving.visit(|receiving| {
-                receiving.disarm();
                 let Some(incoming) = receiving.inbound.next()? else {
                     // First the answers: their callers wait for them, and for room only who is far ahead.
                     if !unpublished {
@@ -207,6 +210,8 @@ impl Connection {
                     }
                     return Ok(None);
                 };
+                // Not before: what has come has rung already, and then there is nothing to take back.
+                receiving.disarm();
                 let handled = self.take(receiving, incoming, Mine::Nothing)?;
                 Ok(Some((handled, receiving.is_ready()?)))
             })?;
@@ -265,6 +270,9 @@ impl Connection {
     /// Polls for frames, and for room, for a slice of the driver's budget.
     pub(crate) fn poll_slice(&self, poll: &mut Poll, slice: Duration) -> Result<Polled, Error> {
         let visit = self.receiving.visit(|receiving| {
+            if poll.has_budget() {
+                receiving.disarm();
+            }
             let polled = poll.run(slice, || self.has_come(&mut receiving.inbound))?;
             match polled {
                 Polled::Ready => receiving.driver.hit(poll.spent()),

@@ -338,6 +338,10 @@ impl Waiter for Bell {
         }
         if bell.gone { Poll::Ready(Ok(Wake::PeerGone)) } else { Poll::Pending }
     }
+
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        Ok(self)
+    }
 }
 
 /// A side that changes what it says before it seals it.

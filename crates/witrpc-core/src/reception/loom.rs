@@ -22,7 +22,7 @@ use crate::pending::{Answer, CallId, Completed, Pending};
 use crate::service::Status;
 use crate::sync::{AtomicBool, AtomicWaker, Mutex, Ordering};
 
-/// What a ring and its named event do: a publish rings if the reader has asked for it, and a ring is remembered.
+/// What a ring and its named event do: a publish rings if the reader has asked for that record, and a ring is remembered.
 #[derive(Debug, Default)]
 struct Ring {
     state: Mutex<RingState>,
@@ -33,14 +33,23 @@ struct Ring {
 #[derive(Debug, Default)]
 struct RingState {
     answers: VecDeque<CallId>,
-    armed: bool,
+    published: usize,
+    /// The record that is rung for, counted from 1.
+    ring_for: usize,
+}
+
+impl RingState {
+    fn taken(&self) -> usize {
+        self.published - self.answers.len()
+    }
 }
 
 impl Ring {
     fn publish(&self, id: CallId) {
         let mut state = self.state.lock().unwrap();
         state.answers.push_back(id);
-        let ring = std::mem::take(&mut state.armed);
+        state.published += 1;
+        let ring = state.ring_for == state.published;
         drop(state);
         if ring {
             self.rung.swap(true, Ordering::AcqRel);
@@ -61,6 +70,27 @@ impl Reader {
     fn next(&mut self) -> Option<CallId> {
         self.0.state.lock().unwrap().answers.pop_front()
     }
+
+    /// As the driver's visits do it.
+    fn take(&mut self) -> Result<Option<CallId>, Infallible> {
+        let next = self.next();
+        if next.is_some() {
+            self.disarm();
+        }
+        Ok(next)
+    }
+
+    /// As the ring's: the next record is looked for, and the one behind it rings.
+    fn expect(&mut self) {
+        let mut state = self.0.state.lock().unwrap();
+        if state.ring_for > state.taken() {
+            state.ring_for = state.taken() + 2;
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.0.state.lock().unwrap().ring_for = 0;
+    }
 }
 
 impl Half for Reader {
@@ -72,12 +102,10 @@ impl Half for Reader {
 
     fn arm(&mut self) -> Result<bool, Infallible> {
         let mut state = self.0.state.lock().unwrap();
-        state.armed = state.answers.is_empty();
-        Ok(!state.armed)
-    }
-
-    fn disarm(&mut self) {
-        self.0.state.lock().unwrap().armed = false;
+        if state.answers.is_empty() {
+            state.ring_for = state.taken() + 1;
+        }
+        Ok(!state.answers.is_empty())
     }
 
     fn release(&mut self) -> Result<(), Infallible> {
@@ -122,6 +150,7 @@ impl Side {
         }
         let led = self.reception.lead(Leader::Patient, |reader| {
             let mut mine = false;
+            reader.expect();
             while !mine && let Some(answered) = reader.next() {
                 mine = self.complete(answered, Some(id));
             }
@@ -137,7 +166,7 @@ impl Side {
     /// As `driver::run` and its `sleep`, without polling.
     fn drive(&self) {
         while !self.closed.load(Ordering::Acquire) {
-            while let Visit::Done(Some(id)) = self.reception.visit(|r| Ok(r.next())).unwrap() {
+            while let Visit::Done(Some(id)) = self.reception.visit(Reader::take).unwrap() {
                 self.complete(id, None);
             }
             let mut slept = false;

@@ -369,6 +369,10 @@ impl Waiter for MemoryWaiter {
         }
         Poll::Pending
     }
+
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        Ok(self)
+    }
 }
 
 impl Drop for MemoryWaiter {

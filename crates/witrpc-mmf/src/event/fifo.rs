@@ -205,6 +205,13 @@ impl Waiter for FifoWaiter {
         self.gone = true;
         Poll::Ready(Ok(Wake::PeerGone))
     }
+
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        let Self { pipe, peer, gone } = *self;
+        let pipe = register(pipe.into_nonblocking_fd()?)?;
+        let peer = peer.map(Process::moved).transpose()?;
+        Ok(Box::new(Self { pipe, peer, gone }))
+    }
 }
 
 /// A process whose end can be waited for.
@@ -216,6 +223,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    fn moved(self) -> io::Result<Self> {
+        Ok(Self { pidfd: register(self.pidfd.into_nonblocking_fd()?)? })
+    }
+
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.pidfd.poll_read_ready(cx).map(|_| ()) // Readable, or the runtime is shutting down.
     }

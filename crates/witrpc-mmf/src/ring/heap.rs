@@ -32,7 +32,7 @@ pub(super) enum Without {
 struct Shared {
     tail: AtomicU64,
     producer_cpu: AtomicU32,
-    consumer_asleep: AtomicU32,
+    ring_for: AtomicU64,
     head: AtomicU64,
     wake_at: AtomicU64,
     /// Words, not bytes: a record's bounds are words, and loom tracks every cell.
@@ -50,7 +50,7 @@ impl Heap {
             shared: Arc::new(Shared {
                 tail: AtomicU64::new(0),
                 producer_cpu: AtomicU32::new(0),
-                consumer_asleep: AtomicU32::new(0),
+                ring_for: AtomicU64::new(0),
                 head: AtomicU64::new(0),
                 wake_at: AtomicU64::new(0),
                 words: (0..capacity / 8).map(|_| UnsafeCell::new([0; 8])).collect(),
@@ -86,8 +86,8 @@ impl Memory for Heap {
         &self.shared.producer_cpu
     }
 
-    fn consumer_asleep(&self) -> &AtomicU32 {
-        &self.shared.consumer_asleep
+    fn ring_for(&self) -> &AtomicU64 {
+        &self.shared.ring_for
     }
 
     fn head(&self) -> &AtomicU64 {

@@ -81,6 +81,42 @@ fn data(without: Without) {
     });
 }
 
+/// Two records, and a consumer that polls for the first, having asked meanwhile to be woken for the second.
+fn expected(without: Without) {
+    loom::model(move || {
+        let (mut producer, mut consumer) = pair(without);
+        let bell = Arc::new(Bell::default());
+        let ringer = Arc::clone(&bell);
+        assert!(!consumer.arm().unwrap());
+        let writer = loom::thread::spawn(move || {
+            for record in [b"one", b"two"] {
+                assert!(producer.try_push(record, &[], 0).unwrap());
+                if producer.publish(0) {
+                    ringer.ring();
+                }
+            }
+        });
+        consumer.expect();
+        let first = loop {
+            match pop(&mut consumer) {
+                Some(first) => break first,
+                None => loom::thread::yield_now(),
+            }
+        };
+        assert_eq!(first, b"one");
+        let second = loop {
+            if let Some(second) = pop(&mut consumer) {
+                break second;
+            }
+            if !consumer.arm().unwrap() {
+                bell.wait();
+            }
+        };
+        assert_eq!(second, b"two");
+        writer.join().unwrap();
+    });
+}
+
 /// A full ring, and a producer that sleeps until there is room. The consumer gives space back twice, of which the
 /// first may be too little.
 fn space(without: Without) {
@@ -186,6 +222,23 @@ fn loom_both_ends_sleep_and_nobody_is_left_behind() {
         }
         writer.join().unwrap();
     });
+}
+
+#[test]
+fn loom_no_wake_up_for_what_comes_behind_the_expected_is_lost() {
+    expected(Without::Nothing);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn loom_what_comes_behind_the_expected_needs_the_sleepers_fence() {
+    expected(Without::SleepersFence);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn loom_what_comes_behind_the_expected_needs_the_ringers_fence() {
+    expected(Without::RingersFence);
 }
 
 #[test]

@@ -140,7 +140,61 @@ fn a_sleeping_consumer_is_rung_for_once() {
     assert!(pair.producer.try_push(b"y", &[], 0).unwrap());
     assert!(!pair.producer.publish(CPU), "rung for already");
     assert!(pair.consumer.arm().unwrap(), "there is a record");
-    assert_eq!(pair.memory.consumer_asleep().load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn who_expects_a_record_is_rung_for_the_one_behind_it() {
+    let mut pair = pair();
+    pair.consumer.expect();
+    assert!(pair.producer.try_push(b"before", &[], 0).unwrap());
+    assert!(!pair.producer.publish(CPU), "nothing was asked for");
+    pair.pop().unwrap().unwrap();
+    assert!(!pair.consumer.arm().unwrap());
+    for _ in 0..3 {
+        pair.consumer.expect();
+        assert!(pair.producer.try_push(b"x", &[], 0).unwrap());
+        assert!(!pair.producer.publish(CPU), "somebody looks for it");
+        pair.pop().unwrap().unwrap();
+        assert!(!pair.consumer.arm().unwrap());
+    }
+    assert!(pair.producer.try_push(b"y", &[], 0).unwrap());
+    assert!(pair.producer.publish(CPU));
+    pair.pop().unwrap().unwrap();
+    assert!(!pair.consumer.arm().unwrap());
+    pair.consumer.expect();
+    assert!(pair.producer.try_push(b"x", &[], 0).unwrap());
+    assert!(pair.producer.try_push(b"y", &[], 0).unwrap());
+    assert!(pair.producer.publish(CPU), "both at once");
+}
+
+#[test]
+fn who_gives_up_expecting_is_rung_for_the_next_record() {
+    let mut pair = pair();
+    assert!(!pair.consumer.arm().unwrap());
+    pair.consumer.expect();
+    assert!(!pair.consumer.arm().unwrap());
+    assert!(pair.producer.try_push(b"x", &[], 0).unwrap());
+    assert!(pair.producer.publish(CPU));
+}
+
+#[test]
+fn little_is_held_back_and_the_rest_is_room_for_any_record_with_half_a_ring_to_spare() {
+    const LARGE: usize = 4096;
+    const LONGEST: usize = LARGE / 4 - 8;
+    let memory = Heap::new(LARGE);
+    let mut producer = Producer::new(memory.clone(), LARGE, LONGEST);
+    let mut consumer = Consumer::new(memory.clone(), LARGE, LONGEST);
+    for round in 0..1000 {
+        assert!(producer.try_push(&record(round % 48, round), &[], 0).unwrap());
+        assert!(!producer.publish(CPU));
+        consumer.peek(&mut []).unwrap().unwrap();
+        consumer.consume();
+        assert!(!consumer.release());
+        let (tail, head) =
+            (memory.tail().load(Ordering::Acquire), memory.head().load(Ordering::Acquire));
+        assert!(tail - head <= LARGE as u64 / 16);
+        assert!(producer.has_room(LONGEST, LARGE / 2).unwrap());
+    }
 }
 
 #[test]
