@@ -2,19 +2,20 @@
 //! it may cost. What it does cost is told on standard error; `benches/clients.rs` measures.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use witrpc::prelude::*;
-use witrpc::{Error, Load};
+use witrpc::{Error, Load, WaitStrategy};
 
 use crate::contract::{CalcClient, Calculator};
 use crate::events::TickerClient;
-use crate::fixture::{Flavor, GUARD, block_on, eventually, files, private_directory};
+use crate::fixture::{Fixture, Flavor, GUARD, block_on, eventually, files, private_directory};
 use crate::peer::{Endpoint, Order, Peer, Stage};
 use crate::soak::anonymous_kib;
 
@@ -177,6 +178,46 @@ fn a_client_that_floods_starves_nobody() {
         flood.leaves().await;
         until(&mut server, Order::Load, 0).await;
         server
+    });
+}
+
+/// The server's runtime has one thread, on which its connection polls, and so finds every request at once.
+#[test]
+fn a_client_that_never_pauses_leaves_the_servers_other_tasks_their_turn() {
+    const CALLS: i32 = 20_000;
+    const TURNS: u64 = 5;
+    let polls = WaitStrategy::Spin(Duration::from_micros(200));
+    let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
+    let (turns, stop) = (AtomicU64::new(0), Notify::new());
+    let (ready, wait) = mpsc::channel();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            block_on(Flavor::CurrentThread, async {
+                let server = fixture.server().await;
+                ready.send(()).unwrap();
+                let counting = async {
+                    loop {
+                        tokio::task::yield_now().await;
+                        turns.fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                tokio::select! { () = counting => {}, () = stop.notified() => {} }
+                server.stop_waiting_for_connection().await;
+            });
+        });
+        wait.recv().unwrap();
+        block_on(Flavor::CurrentThread, async {
+            let client = fixture.client().await;
+            let calc = client.get_service::<CalcClient>();
+            worst(&calc, 100).await;
+            let before = turns.load(Ordering::Relaxed);
+            let longest = worst(&calc, CALLS).await;
+            let between = turns.load(Ordering::Relaxed) - before;
+            eprintln!("{between} turns in {CALLS} calls, of which the longest took {longest:?}");
+            assert!(between >= TURNS, "{between} turns in {CALLS} calls");
+            client.disconnect().await;
+            stop.notify_one();
+        });
     });
 }
 

@@ -1,5 +1,6 @@
 //! A call as its caller sees it: a handle to a remote service, and the future of one answer.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -27,6 +28,8 @@ use crate::retry::{Delays, RetryPolicy};
 use crate::service::{Outcome, ServiceDescriptor, Status};
 use crate::transport::BoxFuture;
 
+/// How many steps of calls count as one of their task's.
+const STEPS_PER_COUNT: u8 = 4;
 /// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
 const UNBOUNDED_SIZE: u64 = 4 << 10;
 
@@ -256,8 +259,13 @@ impl<R: Outcome> Future for Call<R> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
-        // An answer is often there at the first poll: a task that makes one call after the other has to let others run.
-        let progress = ready!(coop::poll_proceed(cx));
+        // An answer is often there at the first poll: a task that makes one call after the other has to let others run. A
+        // yield costs as much as some calls, and tokio asks for one after 128 steps: few calls count as one.
+        let counted = if is_counted() || !coop::has_budget_remaining() {
+            Some(ready!(coop::poll_proceed(cx)))
+        } else {
+            None
+        };
         let this = &mut *self;
         let result = loop {
             let answered = match this.poll_answer(cx) {
@@ -278,7 +286,9 @@ impl<R: Outcome> Future for Call<R> {
             }
             break result.map_err(|error| this.of_all_attempts(error));
         };
-        progress.made_progress();
+        if let Some(counted) = counted {
+            counted.made_progress();
+        }
         this.sleep = None;
         this.again = None;
         Poll::Ready(result.unwrap_or_else(|error| R::from_result(Err(error.into()))))
@@ -494,6 +504,16 @@ impl<R> Call<R> {
     fn log(&self, error: &Error) {
         tracing::debug!(method = self.name(), %error, "the call failed");
     }
+}
+
+/// Whether the next step of a call on this thread counts as one of its task's.
+fn is_counted() -> bool {
+    thread_local! {
+        static STEPS: Cell<u8> = const { Cell::new(0) };
+    }
+    let steps = STEPS.get();
+    STEPS.set(steps.wrapping_add(1));
+    steps.is_multiple_of(STEPS_PER_COUNT)
 }
 
 async fn wait_turn(calls: Arc<Semaphore>, bytes: Arc<Semaphore>, place: Option<u32>) -> Turn {

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Turn};
 use crate::error::{CloseReason, Error};
@@ -18,6 +18,11 @@ const TURN_FRAMES: usize = 32;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long polling may keep the runtime's thread before it lets other tasks run.
 const POLL_SLICE: Duration = Duration::from_micros(5);
+/// How long finding work again and again may keep it. Longer, as a small call is over sooner than the runtime's other tasks
+/// have had their turn.
+const BUSY_SLICE: Duration = Duration::from_micros(500);
+/// Rounds between two looks at the clock for that.
+const ROUNDS_PER_CLOCK: u32 = 16;
 
 /// Drives a connection to its end.
 pub(crate) async fn drive(connection: Arc<Connection>, mut waiter: Box<dyn Waiter>) {
@@ -58,6 +63,7 @@ impl Drop for TakeDown<'_> {
 async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<(), Error> {
     // While there is nothing to do.
     let mut polling: Option<Polling> = None;
+    let mut busy = Busy::default();
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES)?;
         // In this order: pumping makes the room that the others wait for.
@@ -66,7 +72,7 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
         connection.serve_deferred();
         if more || matches!(turn, Turn::More | Turn::Woke) {
             polling = None;
-            tokio::task::yield_now().await;
+            busy.let_others_run().await;
             continue;
         }
         if turn == Turn::Empty {
@@ -75,16 +81,22 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
                 None => connection.driver_poll()?,
             };
             match connection.poll_slice(&mut poll, POLL_SLICE)? {
-                Polled::Ready => continue,
+                Polled::Ready => {
+                    if busy.is_over() {
+                        busy.let_others_run().await;
+                    }
+                    continue;
+                }
                 Polled::Again => {
                     polling = Some(poll);
-                    tokio::task::yield_now().await;
+                    busy.let_others_run().await;
                     continue;
                 }
                 Polled::GaveUp => {}
             }
         }
         polling = None;
+        busy = Busy::default();
         // Nobody looks for room from here on (O5); and what was put aside for want of it had its turn before.
         if connection.wants_room() && connection.pump() {
             continue;
@@ -95,6 +107,30 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Rounds that found work at once, since the runtime's other tasks had their turn.
+#[derive(Default)]
+struct Busy {
+    rounds: u32,
+    since: Option<Instant>,
+}
+
+impl Busy {
+    /// Counts one; returns whether it has been enough.
+    fn is_over(&mut self) -> bool {
+        self.rounds += 1;
+        if !self.rounds.is_multiple_of(ROUNDS_PER_CLOCK) {
+            return false;
+        }
+        let now = Instant::now();
+        now.saturating_duration_since(*self.since.get_or_insert(now)) >= BUSY_SLICE
+    }
+
+    async fn let_others_run(&mut self) {
+        *self = Self::default();
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Sleeps until the peer rings or somebody on this side has something for the driver (`None`).
