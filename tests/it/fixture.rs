@@ -29,6 +29,7 @@ pub(crate) struct Fixture {
     pub(crate) calculator: Calculator,
     pub(crate) serializer: SerializerKind,
     pub(crate) security: Security,
+    dedicated_threads: bool,
 }
 
 /// What the two sides agree on beside the serializer.
@@ -87,6 +88,7 @@ impl Fixture {
             calculator: Calculator::default(),
             serializer: SerializerKind::Json,
             security: Security::None,
+            dedicated_threads: false,
         }
     }
 
@@ -100,6 +102,13 @@ impl Fixture {
         Self::mmf_with(|file| file.with_max_clients(8).with_size(12_288))
     }
 
+    /// An endpoint whose server has a thread for each client.
+    pub(crate) fn mmf_dedicated_threads() -> Self {
+        let mut fixture = Self::mmf();
+        fixture.dedicated_threads = true;
+        fixture
+    }
+
     /// The same, with settings.
     pub(crate) fn mmf_with(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
         let directory = private_directory();
@@ -110,6 +119,7 @@ impl Fixture {
             calculator: Calculator::default(),
             serializer: SerializerKind::Json,
             security: Security::None,
+            dedicated_threads: false,
         }
     }
 
@@ -148,7 +158,8 @@ impl Fixture {
 
     /// A server builder without services.
     pub(crate) fn bare_server_builder(&self) -> WitServerBuilder {
-        agreed!(self, self.server_on_transport())
+        let builder = agreed!(self, self.server_on_transport());
+        if self.dedicated_threads { builder.with_dedicated_threads() } else { builder }
     }
 
     pub(crate) fn client_builder(&self) -> WitClientBuilder {

@@ -27,6 +27,7 @@ mod cipher;
 mod client;
 mod connection;
 mod context;
+mod dedicated;
 mod driver;
 #[cfg(feature = "json")]
 mod dynamic;

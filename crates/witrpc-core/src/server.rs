@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use crate::authorization::ServerAuthorization;
 use crate::connection::{Connection, Load, lock};
+use crate::dedicated;
 use crate::driver;
 use crate::error::Error;
 use crate::exchange::{self, ChannelHalves, Rest, Setup};
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     catalog: Catalog,
     setup: Setup<dyn ServerAuthorization>,
     handshake_timeout: Duration,
+    /// Each connection is driven by a thread of its own.
+    dedicated_threads: bool,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     /// Becomes true when the server is dropped.
     gone: watch::Sender<bool>,
@@ -66,6 +69,7 @@ impl WitServer {
         services: Services,
         setup: Setup<dyn ServerAuthorization>,
         handshake_timeout: Duration,
+        dedicated_threads: bool,
     ) -> Self {
         let shared = Shared {
             endpoint: transport.name().to_owned(),
@@ -73,6 +77,7 @@ impl WitServer {
             services: Arc::new(services),
             setup,
             handshake_timeout,
+            dedicated_threads,
             connections: Mutex::new(HashMap::new()),
             gone: watch::Sender::new(false),
         };
@@ -227,7 +232,12 @@ async fn run(shared: &Arc<Shared>, opened: exchange::Opened, rest: Rest, waiter:
     }
     tracing::info!(connection = id, "a client connected");
     let ended = Ended { shared, id };
-    driver::drive(Arc::clone(&connection), waiter).await;
+    let driven = Arc::clone(&connection);
+    if shared.dedicated_threads {
+        dedicated::drive(driven, waiter).await;
+    } else {
+        driver::drive(driven, waiter).await;
+    }
     drop(ended);
     if let Some(reason) = connection.closed() {
         tracing::info!(connection = id, %reason, "a client disconnected");

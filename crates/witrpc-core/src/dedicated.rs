@@ -1,0 +1,76 @@
+//! A thread that drives one connection and does nothing else.
+//!
+//! It waits on a runtime of its own, so no other task delays it, and it never moves. What handlers spawn, and those that
+//! are not done at once, run on the runtime that the server was started on.
+
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use crate::connection::Connection;
+use crate::driver;
+use crate::error::{CloseReason, Error};
+use crate::transport::Waiter;
+
+/// Drives a connection to its end on a thread of its own. If this is dropped with its runtime, the thread ends the
+/// connection and itself.
+pub(crate) async fn drive(connection: Arc<Connection>, waiter: Box<dyn Waiter>) {
+    let stop = Stop(&connection);
+    let (running, ended) = oneshot::channel::<()>();
+    let driven = Arc::clone(&connection);
+    let (main, span) = (Handle::current(), Span::current());
+    let thread = std::thread::Builder::new().name(format!("witrpc {}", driven.peer.connection_id));
+    let started = thread.spawn(move || {
+        let _running = running;
+        let _span = span.entered();
+        let took_down = TakeDown(&driven);
+        if let Err(error) = run(&driven, waiter, &main) {
+            tracing::warn!(connection = driven.peer.connection_id, %error, "no thread of its own");
+            driven.fail(&error);
+        }
+        drop(took_down);
+    });
+    match started {
+        // Dropped at the thread's end, however that comes.
+        Ok(_) => drop(ended.await),
+        Err(error) => {
+            connection.fail(&Error::io("starting a thread for a connection", &error));
+            connection.take_down();
+        }
+    }
+    drop(stop);
+}
+
+fn run(connection: &Arc<Connection>, waiter: Box<dyn Waiter>, main: &Handle) -> Result<(), Error> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Error::io("making a runtime for a connection", &error))?;
+    runtime.block_on(async {
+        let waiter = waiter.moved()?;
+        // For the user's code, that is polled here first; what waits here has been registered.
+        let _main = main.enter();
+        driver::drive(Arc::clone(connection), waiter).await;
+        Ok(())
+    })
+}
+
+/// Where the driver did not come to do it.
+struct TakeDown<'a>(&'a Connection);
+
+impl Drop for TakeDown<'_> {
+    fn drop(&mut self) {
+        self.0.take_down();
+    }
+}
+
+struct Stop<'a>(&'a Connection);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        // Without effect once it has ended.
+        self.0.close(CloseReason::RuntimeGone);
+        self.0.wake_driver();
+    }
+}
