@@ -23,6 +23,7 @@ mod xrpc;
 mod zbus;
 
 const TOKIO: &[Flavour] = &[Flavour::Ct, Flavour::Mt];
+const MT: &[Flavour] = &[Flavour::Mt];
 const BLOCKING: &[Flavour] = &[Flavour::Blocking];
 
 /// In the order of the table: floors, witrpc, the others.
@@ -33,9 +34,11 @@ pub(crate) fn all() -> &'static [Entry] {
             Entry::new(Kind::Floor, "ring-futex", BLOCKING, ring::RingSystem::Futex),
             Entry::new(Kind::Floor, "socket", TOKIO, socket::Socket),
             Entry::new(Kind::Ours, "witrpc-json", TOKIO, witrpc::Witrpc::Json),
-            Entry::new(Kind::Ours, "witrpc-msgpack", &[Flavour::Mt], witrpc::Witrpc::MessagePack),
+            Entry::new(Kind::Ours, "witrpc-msgpack", MT, witrpc::Witrpc::MessagePack),
             Entry::new(Kind::Ours, "witrpc-postcard", TOKIO, witrpc::Witrpc::Postcard),
             Entry::new(Kind::Ours, "witrpc-encrypted", TOKIO, witrpc::Witrpc::Encrypted),
+            Entry::new(Kind::Ours, "witrpc-json-thread", MT, witrpc::Witrpc::JsonThread),
+            Entry::new(Kind::Ours, "witrpc-postcard-thread", MT, witrpc::Witrpc::PostcardThread),
             Entry::new(Kind::Rival, "tarpc-bincode", TOKIO, tarpc::Tarpc::Bincode),
             Entry::new(Kind::Rival, "tarpc-json", TOKIO, tarpc::Tarpc::Json)
                 .excused(tarpc::json_excuse),

@@ -4,7 +4,6 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "json")]
-use crate::beside::Arrived;
 #[cfg(feature = "json")]
 use crate::buffers;
 use crate::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
@@ -59,8 +58,8 @@ pub fn decode_message<T: DeserializeOwned + 'static>(
     section: Vec<u8>,
 ) -> Result<T, SerializerError> {
     let head = Head::decode(&section[..HEAD_LEN]).map_err(|e| SerializerError::new(e.0))?;
-    let content = Content::received(section, &head, Vec::new(), Vec::new());
-    let value = Codec::Json.deserialize(content.body(), Arrived::default());
+    let content = Content::received_plain(section, &head);
+    let value = Codec::Json.deserialize(content.body(), None);
     buffers::give(content.into_buffer());
     value
 }

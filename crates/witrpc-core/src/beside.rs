@@ -28,6 +28,9 @@ pub(crate) struct Arrived {
     pub(crate) inlets: Vec<Option<InletHandle>>,
 }
 
+/// Most messages have nothing beside them: they neither allocate for it, nor move anything.
+pub(crate) type Beside<T> = Option<Box<T>>;
+
 /// What the codec of this thread is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -39,31 +42,19 @@ enum Mode {
 /// Of the message that the codec is at: empty while it is idle, and for most messages.
 #[derive(Debug, Default)]
 struct Tables {
-    written: Written,
-    arrived: Arrived,
+    written: Beside<Written>,
+    arrived: Beside<Arrived>,
 }
 
 impl Tables {
     const fn is_empty(&self) -> bool {
-        self.written.blobs.is_empty()
-            && self.written.sources.is_empty()
-            && self.written.refused.is_none()
-            && self.arrived.is_empty()
-    }
-}
-
-impl Arrived {
-    const fn is_empty(&self) -> bool {
-        self.blobs.is_empty() && self.inlets.is_empty()
+        self.written.is_none() && self.arrived.is_none()
     }
 }
 
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Idle) };
-    static TABLES: RefCell<Tables> = const { RefCell::new(Tables {
-        written: Written { blobs: Vec::new(), sources: Vec::new(), refused: None },
-        arrived: Arrived { blobs: Vec::new(), inlets: Vec::new() },
-    }) };
+    static TABLES: RefCell<Tables> = const { RefCell::new(Tables { written: None, arrived: None }) };
 }
 
 /// Puts things back as they were, however the codec ends: idle, or at an outer message.
@@ -93,17 +84,17 @@ fn enter(mode: Mode) -> Restore {
 }
 
 /// Runs `write`, and returns what it came across with what it returned. Without `streams`, those are an error.
-pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Written) {
+pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Beside<Written>) {
     let _restore = enter(Mode::Writing { streams });
     let result = write();
-    let written = TABLES.with_borrow_mut(|tables| std::mem::take(&mut tables.written));
+    let written = TABLES.with_borrow_mut(|tables| tables.written.take());
     (result, written)
 }
 
 /// Runs `read`, which finds these.
-pub(crate) fn reading<T>(arrived: Arrived, read: impl FnOnce() -> T) -> T {
+pub(crate) fn reading<T>(arrived: Beside<Arrived>, read: impl FnOnce() -> T) -> T {
     let _restore = enter(Mode::Reading);
-    if !arrived.is_empty() {
+    if arrived.is_some() {
         TABLES.with_borrow_mut(|tables| tables.arrived = arrived);
     }
     read()
@@ -120,6 +111,7 @@ pub(crate) fn put_blob(blob: &Bytes) -> Option<u32> {
         return None;
     }
     TABLES.with_borrow_mut(|Tables { written, .. }| {
+        let written = written.get_or_insert_default();
         written.blobs.push(blob.clone());
         u32::try_from(written.blobs.len() - 1).ok()
     })
@@ -130,7 +122,9 @@ pub(crate) fn blob(place: u32) -> Option<Bytes> {
     if !is_reading() {
         return None;
     }
-    TABLES.with_borrow(|tables| tables.arrived.blobs.get(crate::wire::u32_len(place)).cloned())
+    TABLES.with_borrow(|Tables { arrived, .. }| {
+        arrived.as_ref()?.blobs.get(crate::wire::u32_len(place)).cloned()
+    })
 }
 
 /// Puts the stream that `take` gives beside the message that is being written; returns its place.
@@ -143,6 +137,7 @@ pub(crate) fn put_stream(take: impl FnOnce() -> Option<Source>) -> Result<u32, &
         return Err("a stream crosses a connection of witrpc, and goes nowhere else");
     };
     TABLES.with_borrow_mut(|Tables { written, .. }| {
+        let written = written.get_or_insert_default();
         let source = if streams {
             take().ok_or("a stream can be sent once, and this one has been")
         } else {
@@ -167,7 +162,9 @@ pub(crate) fn take_stream(place: u32) -> Result<InletHandle, String> {
         return Err("a stream comes over a connection of witrpc, and from nowhere else".to_owned());
     }
     TABLES.with_borrow_mut(|Tables { arrived, .. }| {
-        let inlet = arrived.inlets.get_mut(crate::wire::u32_len(place)).and_then(Option::take);
+        let inlet = arrived.as_mut().and_then(|arrived| {
+            arrived.inlets.get_mut(crate::wire::u32_len(place)).and_then(Option::take)
+        });
         inlet.ok_or_else(|| format!("there is no stream {place}"))
     })
 }

@@ -178,11 +178,11 @@ mod tests {
 
     fn writing<T>(write: impl FnOnce() -> T) -> (T, Vec<bytes::Bytes>) {
         let (result, written) = beside::writing(true, write);
-        (result, written.blobs)
+        (result, written.map_or_else(Vec::new, |written| written.blobs))
     }
 
     fn reading<T>(blobs: Vec<bytes::Bytes>, read: impl FnOnce() -> T) -> T {
-        beside::reading(Arrived { blobs, ..Arrived::default() }, read)
+        beside::reading(Some(Box::new(Arrived { blobs, ..Arrived::default() })), read)
     }
 
     #[test]

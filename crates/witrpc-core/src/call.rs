@@ -483,7 +483,7 @@ impl<R> Call<R> {
         let mut arrived = content.take_arrived();
         if let Callee::Server(client) = &self.remote.callee {
             // As a subscription does: who reads a stream need not hold the client as well.
-            let inlets = arrived.inlets.iter_mut().flatten();
+            let inlets = arrived.iter_mut().flat_map(|arrived| arrived.inlets.iter_mut().flatten());
             inlets.for_each(|inlet| inlet.keep(Arc::clone(client) as _));
         }
         let result = match status {

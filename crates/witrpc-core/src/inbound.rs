@@ -344,7 +344,7 @@ impl Inbound {
         if len_u64(section.len()) != head.first_section_len() {
             return Err(protocol("a message's length differs from what it declared"));
         }
-        let content = Content::received(section, &head, Vec::new(), Vec::new());
+        let content = Content::received_plain(section, &head);
         Ok(Incoming::message(header, head, content, charge))
     }
 

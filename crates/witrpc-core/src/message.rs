@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::beside::{Arrived, Written};
+use crate::beside::{self, Arrived, Written};
 use crate::error::Error;
 use crate::inlet::InletHandle;
 use crate::outlet::Source;
@@ -141,12 +141,14 @@ impl Content {
     /// Serializes a body with `write`, behind the room for the head. On failure nothing is kept.
     pub(crate) fn write<E>(
         mut buffer: Vec<u8>,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<Written, E>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<beside::Beside<Written>, E>,
     ) -> Result<Self, E> {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
-        let Written { blobs, sources, .. } = write(&mut buffer)?;
-        let beside = Beside::new(blobs, Streams::Sources(sources));
+        let beside = write(&mut buffer)?.and_then(|written| {
+            let Written { blobs, sources, .. } = *written;
+            Beside::new(blobs, Streams::Sources(sources))
+        });
         Ok(Self { body_end: buffer.len(), buffer, beside })
     }
 
@@ -191,13 +193,13 @@ impl Content {
     }
 
     /// Takes out what the values refer to.
-    pub(crate) fn take_arrived(&mut self) -> Arrived {
-        let Some(beside) = self.beside.take() else { return Arrived::default() };
+    pub(crate) fn take_arrived(&mut self) -> beside::Beside<Arrived> {
+        let beside = self.beside.take()?;
         let inlets = match beside.streams {
             Streams::Inlets(inlets) => inlets,
             Streams::Sources(_) | Streams::Table(_) => Vec::new(),
         };
-        Arrived { blobs: beside.blobs, inlets }
+        Some(Box::new(Arrived { blobs: beside.blobs, inlets }))
     }
 
     /// A body that is only bytes.
@@ -215,8 +217,16 @@ impl Content {
         blobs: Vec<Bytes>,
         streams: Vec<StreamEntry>,
     ) -> Self {
+        Self {
+            beside: Beside::new(blobs, Streams::Table(streams)),
+            ..Self::received_plain(buffer, head)
+        }
+    }
+
+    /// The same of a message that is `head | body` and nothing else.
+    pub(crate) fn received_plain(buffer: Vec<u8>, head: &Head) -> Self {
         let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
-        Self { buffer, body_end, beside: Beside::new(blobs, Streams::Table(streams)) }
+        Self { buffer, body_end, beside: None }
     }
 
     pub(crate) fn body(&self) -> &[u8] {

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::beside::{self, Arrived, Written};
+use crate::beside::{self, Arrived, Beside, Written};
 #[cfg(feature = "message-pack")]
 use serde::de::IgnoredAny;
 use serde::de::{DeserializeOwned, Error as _};
@@ -128,7 +128,7 @@ impl Codec {
         &self,
         value: &T,
         out: &mut Vec<u8>,
-    ) -> Result<Written, SerializerError> {
+    ) -> Result<Beside<Written>, SerializerError> {
         self.write_beside(true, value, out)
     }
 
@@ -137,7 +137,7 @@ impl Codec {
         &self,
         value: &T,
         out: &mut Vec<u8>,
-    ) -> Result<Written, SerializerError> {
+    ) -> Result<Beside<Written>, SerializerError> {
         self.write_beside(false, value, out)
     }
 
@@ -146,9 +146,9 @@ impl Codec {
         streams: bool,
         value: &T,
         out: &mut Vec<u8>,
-    ) -> Result<Written, SerializerError> {
+    ) -> Result<Beside<Written>, SerializerError> {
         let (result, written) = beside::writing(streams, || self.write(value, out));
-        match (result, written.refused) {
+        match (result, written.as_ref().and_then(|written| written.refused)) {
             (Ok(()), _) => Ok(written),
             (Err(_), Some(reason)) => Err(SerializerError::new(reason)),
             (Err(error), None) => Err(error),
@@ -159,7 +159,7 @@ impl Codec {
     pub(crate) fn deserialize<T: DeserializeOwned + 'static>(
         &self,
         bytes: &[u8],
-        arrived: Arrived,
+        arrived: Beside<Arrived>,
     ) -> Result<T, SerializerError> {
         beside::reading(arrived, || self.read(bytes))
     }
@@ -291,7 +291,7 @@ mod tests {
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
-    use super::{Arrived, Codec, Serializer, SerializerError};
+    use super::{Codec, Serializer, SerializerError};
 
     /// JSON with a mark in front.
     struct Marked;
@@ -328,16 +328,10 @@ mod tests {
         codec.serialize(&value, &mut bytes).unwrap();
         assert!(bytes.starts_with(b"#["));
         assert_eq!(
-            codec.deserialize::<(Option<u8>, BTreeMap<String, Vec<i64>>)>(
-                &bytes,
-                Arrived::default()
-            ),
+            codec.deserialize::<(Option<u8>, BTreeMap<String, Vec<i64>>)>(&bytes, None),
             Ok(value)
         );
-        assert_eq!(
-            codec.deserialize::<u8>(b"1", Arrived::default()),
-            Err(SerializerError::new("no mark"))
-        );
-        assert!(codec.deserialize::<u8>(b"#\"x\"", Arrived::default()).is_err());
+        assert_eq!(codec.deserialize::<u8>(b"1", None), Err(SerializerError::new("no mark")));
+        assert!(codec.deserialize::<u8>(b"#\"x\"", None).is_err());
     }
 }

@@ -36,6 +36,9 @@ pub(crate) enum Witrpc {
     Postcard,
     /// With postcard.
     Encrypted,
+    /// With a thread of the server's for the client.
+    JsonThread,
+    PostcardThread,
 }
 
 /// The default. A larger one leaves the cache.
@@ -57,15 +60,17 @@ impl Witrpc {
             Self::MessagePack => builder.with_message_pack(),
             Self::Postcard => builder.with_postcard(),
             Self::Encrypted => builder.with_postcard().with_encryption(),
+            Self::JsonThread => builder.with_json().with_dedicated_threads(),
+            Self::PostcardThread => builder.with_postcard().with_dedicated_threads(),
         }
     }
 
     pub(crate) fn client(self) -> WitClientBuilder {
         let builder = WitClientBuilder::new().with_max_message_size(MAX_MESSAGE);
         match self {
-            Self::Json => builder.with_json(),
+            Self::Json | Self::JsonThread => builder.with_json(),
             Self::MessagePack => builder.with_message_pack(),
-            Self::Postcard => builder.with_postcard(),
+            Self::Postcard | Self::PostcardThread => builder.with_postcard(),
             Self::Encrypted => builder.with_postcard().with_encryption(),
         }
     }

@@ -13,6 +13,8 @@ use crate::systems::witrpc::REGION;
 
 const POSTCARD: &str = "witrpc-postcard-mt";
 const JSON: &str = "witrpc-json-mt";
+const POSTCARD_THREAD: &str = "witrpc-postcard-thread-mt";
+const JSON_THREAD: &str = "witrpc-json-thread-mt";
 const MESSAGE_PACK: &str = "witrpc-msgpack-mt";
 const ENCRYPTED: &str = "witrpc-encrypted-mt";
 const SOCKET: &str = "socket-mt";
@@ -23,7 +25,7 @@ pub(super) const FRAME_HEADER: usize = 24;
 /// What a small call's frame has besides, about.
 const SMALL_FRAME: usize = 32;
 /// The part of a large message that is sealed at a time.
-const CHUNK: usize = 32 << 10;
+const CHUNK: usize = 48 << 10;
 const MEBIBYTE: usize = 1 << 20;
 
 pub(super) fn all() -> Vec<Row> {
@@ -49,6 +51,10 @@ fn p50(sample: &Sample) -> f64 {
     sample.p50
 }
 
+fn tail(sample: &Sample) -> Result<f64> {
+    Ok(sample.p99 / sample.p50)
+}
+
 fn null() -> Vec<Row> {
     let small = |placement, ours, other| ratio(placement, Scenario::Small, ours, other, p50);
     let vs_ring = "p50 / that of the spinning ring, two cores";
@@ -56,6 +62,18 @@ fn null() -> Vec<Row> {
     vec![
         Row::at_most(2.2, "null_ring_postcard", vs_ring, small(TwoCores, POSTCARD, RING)),
         Row::at_most(3.0, "null_ring_json", vs_ring, small(TwoCores, JSON, RING)),
+        Row::at_most(
+            1.7,
+            "null_thread_postcard",
+            "the same, the server with dedicated threads",
+            small(TwoCores, POSTCARD_THREAD, RING),
+        ),
+        Row::at_most(
+            2.5,
+            "null_thread_json",
+            "the same, the server with dedicated threads",
+            small(TwoCores, JSON_THREAD, RING),
+        ),
         Row::at_most(
             0.5,
             "null_iceoryx2",
@@ -71,8 +89,10 @@ fn null() -> Vec<Row> {
         Row::at_most(0.55, "null_socket_postcard", vs_socket, small(OneCore, POSTCARD, SOCKET)),
         Row::at_most(0.7, "null_socket_json", vs_socket, small(OneCore, JSON, SOCKET)),
         Row::at_most(4.0, "null_p99", "p99 / p50 with postcard, two cores", |round| {
-            let sample = round.sample(TwoCores, Scenario::Small, POSTCARD)?;
-            Ok(sample.p99 / sample.p50)
+            tail(&round.sample(TwoCores, Scenario::Small, POSTCARD)?)
+        }),
+        Row::at_most(2.0, "null_p99_thread", "the same, with dedicated threads", |round| {
+            tail(&round.sample(TwoCores, Scenario::Small, POSTCARD_THREAD)?)
         }),
         Row::at_most(4.0, "allocations", "allocations of both sides per call", |round| {
             Ok(round.sample(TwoCores, Scenario::Allocations, POSTCARD)?.allocations_per_call)

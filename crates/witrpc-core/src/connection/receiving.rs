@@ -129,13 +129,16 @@ impl Connection {
         led: &mut Led,
     ) -> Result<(), Error> {
         let (mut woke, mut polling) = (false, None);
-        let mut steps = 0;
+        let (mut steps, mut kept_waiting) = (0, false);
         loop {
             while steps < LEAD_FRAMES
+                && !kept_waiting
                 && self.closed().is_none()
                 && let Some(incoming) = receiving.inbound.next()?
             {
                 steps += 1;
+                // A part of a long message takes long to copy: not while somebody has what it waits for.
+                let long = matches!(incoming, Incoming::Part);
                 match self.take(receiving, incoming, wanted)? {
                     Handled::Mine(mine) => led.found = Some(mine),
                     Handled::Serve(job) => {
@@ -145,8 +148,9 @@ impl Connection {
                     Handled::Woke => woke = true,
                     Handled::Nothing => {}
                 }
+                kept_waiting = long && (woke || led.found.is_some());
             }
-            led.over = steps >= LEAD_FRAMES;
+            led.over = steps >= LEAD_FRAMES || kept_waiting;
             // Others have work now, or we have: polling on would keep them from it.
             if led.found.is_some() || woke || led.over || self.closed().is_some() || !may_poll {
                 break;
@@ -212,11 +216,12 @@ impl Connection {
                 };
                 // Not before: what has come has rung already, and then there is nothing to take back.
                 receiving.disarm();
+                let long = matches!(incoming, Incoming::Part);
                 let handled = self.take(receiving, incoming, Mine::Nothing)?;
-                Ok(Some((handled, receiving.is_ready()?)))
+                Ok(Some((handled, long, receiving.is_ready()?)))
             })?;
             turn = match visit {
-                Visit::Done(Some((handled, more))) => {
+                Visit::Done(Some((handled, long, more))) => {
                     match handled {
                         Handled::Serve(job) => unpublished |= self.serve(job),
                         Handled::Woke => woke = true,
@@ -225,6 +230,9 @@ impl Connection {
                     if unpublished && !more {
                         self.publish();
                         unpublished = false;
+                    }
+                    if long && woke {
+                        break; // Who was woken goes first: copying long messages takes long.
                     }
                     continue;
                 }
