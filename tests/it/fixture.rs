@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use witrpc::prelude::*;
 use witrpc::transport::memory::MemoryTransport;
 use witrpc::transport::{ClientTransport, ServerTransport};
-use witrpc::{MmfClientTransport, MmfServerTransport};
+use witrpc::{MmfClientTransport, MmfServerTransport, NamedEvent};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 use crate::spy::{Found, Spy};
@@ -98,6 +98,11 @@ impl Fixture {
     /// The smallest region there is.
     pub(crate) fn mmf_smallest() -> Self {
         Self::mmf_with(|file| file.with_max_clients(8).with_size(12_288))
+    }
+
+    /// With the named events of raw_sync, which are the system's own on Windows.
+    pub(crate) fn mmf_raw_sync() -> Self {
+        Self::mmf_with(|file| file.with_max_clients(8).with_named_event(NamedEvent::RawSync))
     }
 
     /// The same, with settings.

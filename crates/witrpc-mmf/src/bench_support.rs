@@ -4,10 +4,10 @@ use std::{io, path::Path};
 
 use witrpc_core::transport::{RecordReceiver, RecordSender};
 
-use crate::access::Access;
 use crate::channel::directions;
-use crate::event::Ring;
+use crate::event::{NamedEvent, Ring};
 use crate::region::{Region, Side};
+use crate::sys::Access;
 
 /// A peer that never sleeps.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub fn pair(
     size: u64,
 ) -> io::Result<(Box<dyn RecordSender>, Box<dyn RecordReceiver>)> {
     let instance = [0; 16];
-    let server = Region::create(path, size, &instance, Access::User)?;
+    let server = Region::create(path, size, &instance, NamedEvent::default(), Access::User)?;
     let client = Region::attach(path, &instance, Access::User);
     std::fs::remove_file(path)?;
     let (sender, _) = directions(client?, Side::Client, Awake);

@@ -9,10 +9,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::access::Access;
+use crate::event::NamedEvent;
 use crate::layout::{Direction, RECORD_HEADER, SMALLEST_REGION, record_size};
 use crate::region::{Mapped, Region, Side};
 use crate::ring::{Consumer, Corrupt, Producer};
+use crate::sys::Access;
 
 /// A ring of the smallest region.
 const CAPACITY: usize = 4096;
@@ -240,7 +241,9 @@ fn lanes() -> ([Lane; 2], File) {
     let name = format!("witrpc-fuzz-{}-{number}", std::process::id());
     let path = std::env::temp_dir().join(name);
     let instance = [7; 16];
-    let server = Region::create(&path, SMALLEST_REGION, &instance, Access::User).expect("a region");
+    let server =
+        Region::create(&path, SMALLEST_REGION, &instance, NamedEvent::default(), Access::User)
+            .expect("a region");
     let client = Region::attach(&path, &instance, Access::User).expect("the same region");
     let file = File::options().read(true).write(true).open(&path).expect("its file");
     std::fs::remove_file(&path).expect("its file");

@@ -3,6 +3,8 @@
 //! An [`Ask`] goes through the server's door, an [`Answer`] through the client's own pipe. Both are smaller than
 //! `PIPE_BUF`, so whoever writes one at once writes it whole. Nothing here touches the system.
 
+use std::io;
+
 use crate::layout::Instance;
 
 /// `[seg.meet.version]` Raised by every change of how the two sides meet.
@@ -110,6 +112,12 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// That this went wrong.
+    pub(super) fn failed(error: &io::Error) -> Self {
+        let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+        Self::Failed { system_error: system_error.unwrap_or(0) }
+    }
+
     pub(super) fn encode(self) -> [u8; ANSWER_SIZE] {
         let (kind, value, process_id) = match self {
             Self::ComeIn { layout_version, process_id } => (1_u32, layout_version, process_id),
