@@ -1,4 +1,4 @@
-//! The rings without events or a peer, for `benches/ring.rs`. Not part of the interface.
+//! The rings without events or a peer, for `benches/ring.rs`, and directories for tests. Not part of the interface.
 
 use std::{io, path::Path};
 
@@ -32,8 +32,17 @@ pub fn pair(
     let instance = [0; 16];
     let server = Region::create(path, size, &instance, NamedEvent::default(), Access::User)?;
     let client = Region::attach(path, &instance, Access::User);
-    std::fs::remove_file(path)?;
+    crate::endpoint::remove(path); // Where it does not go by itself.
     let (sender, _) = directions(client?, Side::Client, Awake);
     let (_, receiver) = directions(server, Side::Server, Awake);
     Ok((sender, receiver))
+}
+
+/// Makes a directory as a server makes it.
+///
+/// # Errors
+///
+/// [`Error::Config`](witrpc_core::Error::Config), naming what is wrong with it.
+pub fn make_directory(path: &Path) -> Result<(), witrpc_core::Error> {
+    crate::endpoint::make_directory(path)
 }

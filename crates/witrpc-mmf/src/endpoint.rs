@@ -223,6 +223,11 @@ impl From<String> for MemoryMappedFile {
     }
 }
 
+/// Makes a directory that endpoints can be in, if it is missing.
+pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
+    place::Place::anonymous(Some(path.to_owned()))?.prepare()
+}
+
 /// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
 ///
 /// For an endpoint that only one other process is to find: a parent makes the name and hands it to its worker, in an

@@ -282,8 +282,6 @@ impl Memory for Mapped {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
     use crate::layout::{LINE, SMALLEST_REGION};
 
@@ -308,14 +306,24 @@ mod tests {
             into.append_to(4, 4, &mut body);
             assert_eq!((&head, &body[..]), (b"head", &b"body"[..]));
         }
-        let bytes = std::fs::read(&path).unwrap();
+        let mut bytes = Vec::new();
+        let mut file = region_file::open_existing(&path, Access::User).unwrap();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        drop(file);
         assert_eq!(bytes.len() as u64, SMALLEST_REGION);
         for (line, ring) in [(1024, 4096), (1280, 8192)] {
             assert_eq!(bytes[line..line + 16], [16, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
             assert_eq!(bytes[line + LINE..line + LINE + 8], [0; 8], "nothing was released");
             assert_eq!(bytes[ring..ring + 16], *b"\x08\0\0\0\0\0\0\0headbody");
         }
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        drop((server_in, server_out, client_in, client_out));
+        // Where it does not go with its last mapping, it is removed once the two have met.
+        assert_eq!(path.exists(), cfg!(unix));
     }
 
     /// What two processes do over two mappings, here over one, where ThreadSanitizer sees every access.
@@ -370,22 +378,34 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
         let attach = || Region::attach(&path, &INSTANCE, Access::User).map(|_| ()).unwrap_err();
+        let create = || {
+            let kind = NamedEvent::default();
+            Region::create(&path, 1 << 20, &INSTANCE, kind, Access::User)
+        };
         assert_eq!(attach().kind(), io::ErrorKind::NotFound);
-        drop(
-            Region::create(&path, 1 << 20, &INSTANCE, NamedEvent::default(), Access::User).unwrap(),
-        );
+        let made = create().unwrap();
         assert!(Region::attach(&path, &[8; 16], Access::User).is_err(), "another connection's");
-        assert!(
-            Region::create(&path, 1 << 20, &INSTANCE, NamedEvent::default(), Access::User).is_err(),
-            "exists"
-        );
-        File::options().write(true).open(&path).unwrap().set_len(1 << 19).unwrap();
+        assert!(create().is_err(), "exists");
+        drop(made);
+        std::fs::write(&path, vec![0; 1 << 19]).unwrap();
         assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
         assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
-        std::fs::rename(&path, place.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(place.path().join("elsewhere"), &path).unwrap();
-        assert_ne!(attach().kind(), io::ErrorKind::InvalidData, "a symlink is not followed");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_ne!(attach().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_to_a_region_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let [path, link] = ["region", "link"].map(|name| place.path().join(name));
+        let kind = NamedEvent::default();
+        let _region = Region::create(&path, 1 << 20, &INSTANCE, kind, Access::User).unwrap();
+        drop(Region::attach(&path, &INSTANCE, Access::User).unwrap());
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Region::attach(&link, &INSTANCE, Access::User).is_err());
     }
 
     #[test]

@@ -91,13 +91,14 @@ impl Door {
                     return Ok(channel);
                 }
             }
+            let somebody_waits = !self.queue.is_empty();
             tokio::select! {
                 biased; // Asks first: who asked while no place was free is to be told so.
-                came = self.entrance.arrivals(&self.place) => {
+                came = self.entrance.arrivals(&self.place, &mut self.queue) => {
                     let came = came.map_err(|error| Error::io("reading the door", &error))?;
                     came.into_iter().for_each(|caller| self.enqueue(caller));
                 }
-                () = self.places.wait(), if !self.queue.is_empty() => {}
+                () = self.places.wait(), if somebody_waits => {}
             }
         }
     }

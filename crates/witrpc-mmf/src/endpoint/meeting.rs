@@ -38,7 +38,7 @@ impl Ask {
 
     /// `None` if it is not an ask. The reserved bytes are zero in every version: that is how an ask that was put
     /// together from the pieces of two others is told from a whole one.
-    fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
         let (head, reserved) = bytes.split_at(32);
         if head[..8] != ASK_MAGIC || reserved.iter().any(|byte| *byte != 0) {
             return None;
@@ -51,6 +51,7 @@ impl Ask {
 
 /// What comes through a door, cut into asks. Anybody with the right to write can write anything, and torn: bytes
 /// that are no ask are skipped up to the next magic.
+#[cfg(any(unix, test))]
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     /// Less than one ask after [`next`](Self::next) has returned `None`.
@@ -59,6 +60,7 @@ pub(super) struct Asks {
     skipped: usize,
 }
 
+#[cfg(any(unix, test))]
 impl Asks {
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);

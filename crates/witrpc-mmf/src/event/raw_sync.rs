@@ -5,8 +5,9 @@
 //!
 //! raw_sync 0.1.5 has faults, each of which is fenced here, and by a test:
 //!
-//! - Its timeouts are cut to milliseconds on Windows; on Unix those that are not whole seconds fail at once, half of the time. So
-//!   [`LOOK_AROUND`] is one second, and whoever comes back too soon is slowed down.
+//! - Its timeouts are cut to milliseconds on Windows, so that short ones are none; there waits have no limit. On Unix those that
+//!   are not whole seconds fail at once, half of the time. So [`LOOK_AROUND`] is one second. Whoever comes back too soon is
+//!   slowed down.
 //! - A timeout cannot be told from a failure, and counts as nothing.
 //! - On Windows it takes an event that exists already for its own, by a number that can be guessed. So it does not make
 //!   them: `windows` does.
@@ -44,8 +45,8 @@ use unix::{Bell, Signal};
 #[cfg(windows)]
 use windows::{Bell, Signal};
 
-/// How long one wait lasts: whole seconds, see above. Only a thread whose event is stuck, and soon free again, needs it to
-/// be bounded.
+/// How long one wait lasts on Unix: whole seconds, see above. It is bounded for a thread whose ring for the end was lost. On
+/// Windows none is, and there is no timer.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// After a wait that failed, instead of trying again and again.
 const REST: Duration = Duration::from_millis(10);
@@ -157,7 +158,7 @@ impl Drop for Listener {
 fn wait(signal: &Signal, state: &State) {
     while !state.ended.load(Ordering::Acquire) {
         let began = Instant::now();
-        if signal.wait(LOOK_AROUND) {
+        if signal.wait() {
             // RUNG: pairs with the swap in `poll_wake`.
             state.rung.store(true, Ordering::Release);
             state.waker.wake();
@@ -249,13 +250,14 @@ mod tests {
 
     /// raw_sync's fault: other timeouts are over before they began, half of the time or always.
     #[test]
+    #[cfg(unix)]
     fn a_wait_that_nobody_ends_lasts() {
         assert_eq!(LOOK_AROUND.subsec_nanos(), 0);
         let (_place, server, _client) = regions();
         let signal = Signal::create(server.event_memory(Side::Server)).unwrap();
         for _ in 0..3 {
             let began = Instant::now();
-            assert!(!signal.wait(LOOK_AROUND));
+            assert!(!signal.wait());
             // The system's clock may be coarse.
             assert!(began.elapsed() > LOOK_AROUND * 9 / 10, "{:?}", began.elapsed());
         }

@@ -164,7 +164,7 @@ async fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
     if !mount(&["--bind", &real.path().display().to_string()]) {
         return println!("skipped: nothing may be mounted here");
     }
-    let _mounted = crate::endpoint::Mounted(view.path().to_owned());
+    let _mounted = crate::unix::Mounted(view.path().to_owned());
     assert!(mount(&["-o", "remount,bind,ro"]));
     let of = |directory: &Path| MemoryMappedFile::new("test").with_directory(directory);
     let (file, read_only) = (of(real.path()), of(view.path()));

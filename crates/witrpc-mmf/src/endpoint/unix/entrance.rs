@@ -1,6 +1,7 @@
 //! The door of a server: a named pipe that clients write asks into. Answers go into the client's own pipe. `[seg.meet]`
 
 use std::{
+    collections::VecDeque,
     fs::File,
     future::poll_fn,
     io,
@@ -71,12 +72,16 @@ impl Entrance {
         Ok((fifo::register(pipe)?, writer.into()))
     }
 
-    /// Waits until clients have asked. Nothing is lost if the future is dropped.
+    /// Waits until clients have asked. Whether those that wait are still there is seen when it is their turn. Nothing is lost if the future is dropped.
     ///
     /// # Errors
     ///
     /// If the door itself fails.
-    pub(crate) async fn arrivals(&mut self, place: &Place) -> io::Result<Vec<Caller>> {
+    pub(crate) async fn arrivals(
+        &mut self,
+        place: &Place,
+        _waiting: &mut VecDeque<Caller>,
+    ) -> io::Result<Vec<Caller>> {
         let mut chunk = [0; CHUNK];
         let read = read_some(&mut self.pipe, &mut chunk).await?;
         Ok(self.take_in(&chunk[..read], place))

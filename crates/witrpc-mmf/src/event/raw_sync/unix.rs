@@ -8,13 +8,12 @@ use std::{
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     thread::{self, Thread},
-    time::Duration,
 };
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
 
-use super::start;
+use super::{LOOK_AROUND, start};
 use crate::layout::EVENT_SIZE;
 use crate::region::EventMemory;
 
@@ -55,9 +54,9 @@ impl Signal {
         Ok(Self { event, _memory: memory })
     }
 
-    /// Whether it was rung within whole seconds.
-    pub(super) fn wait(&self, limit: Duration) -> bool {
-        self.event.wait(Timeout::Val(limit)).is_ok()
+    /// Whether it was rung within [`LOOK_AROUND`].
+    pub(super) fn wait(&self) -> bool {
+        self.event.wait(Timeout::Val(LOOK_AROUND)).is_ok()
     }
 
     fn set(&self) {
