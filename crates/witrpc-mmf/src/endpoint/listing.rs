@@ -12,8 +12,8 @@ use std::{
 use witrpc_core::Error;
 
 use super::lock::MARK;
-use super::os::lives;
 use super::os::lock::read;
+use super::os::{lives, record};
 use super::place::{Kind, Place, parse};
 use super::record::Record;
 use crate::sys::Access;
@@ -88,12 +88,8 @@ fn look(directory: &Path, access: Access, entry: &DirEntry) -> Option<Endpoint> 
     let file = entry.file_name();
     let (name, _, Kind::Lock) = parse(file.to_str()?)? else { return None };
     // The record first: it is there before the door, so what a door that is read belongs to has written it.
-    let Record { process_id, clients, max_clients } = record(&entry.path())?;
+    let found = read(&entry.path()).ok()?;
+    let Record { process_id, clients, max_clients } = record(found.strip_prefix(MARK)?)?;
     let lives = lives(directory, name, access);
     lives.then(|| Endpoint { name: name.to_owned(), process_id, clients, max_clients })
-}
-
-fn record(path: &Path) -> Option<Record> {
-    let found = read(path).ok()?;
-    Record::decode(found.strip_prefix(MARK)?)
 }

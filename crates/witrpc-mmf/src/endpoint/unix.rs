@@ -13,6 +13,7 @@ use std::{fs::Metadata, io, os::unix::fs::MetadataExt as _, path::Path, path::Pa
 use witrpc_core::transport::Channel;
 
 use super::place::Place;
+use super::record::Record;
 use crate::channel::{Terms, assemble};
 use crate::event::NamedEvent;
 use crate::event::fifo::{FifoWaiter, Ringer};
@@ -41,6 +42,11 @@ pub(super) fn door(place: &Place) -> PathBuf {
 pub(super) fn lives(directory: &Path, name: &str, access: Access) -> bool {
     let door = directory.join(format!("{name}.door"));
     crate::event::fifo::has_reader(&door, access) == Some(true)
+}
+
+/// What a lock file says behind its mark.
+pub(super) fn record(text: &[u8]) -> Option<Record> {
+    Record::decode(text)
 }
 
 /// The paths of one connection's files. `[seg.file.connection]`

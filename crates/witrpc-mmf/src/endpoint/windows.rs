@@ -43,12 +43,17 @@ fn door_line(door: &Instance) -> String {
     format!("{DOOR}{}\n", super::place::hex(door))
 }
 
+/// What a lock file says behind its mark.
+pub(super) fn record(text: &[u8]) -> Option<Record> {
+    Record::decode(text.get(..RECORD_LEN)?)
+}
+
 /// What a lock file says of the server and its door; `None` if it is not complete.
 fn read_lock(found: &[u8]) -> Option<(Record, Arc<str>)> {
-    let (record, door) = found.strip_prefix(MARK)?.split_at_checked(RECORD_LEN)?;
+    let (text, door) = found.strip_prefix(MARK)?.split_at_checked(RECORD_LEN)?;
     let door = str::from_utf8(door).ok()?.strip_prefix(DOOR)?.strip_suffix('\n')?;
     let digits = door.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    (digits && door.len() == 32).then_some((Record::decode(record)?, door.into()))
+    (digits && door.len() == 32).then_some((record(text)?, door.into()))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ async fn records_cross_two_processes_and_back() {
     assert_eq!(endpoint.lasting(), left, "all that a killed server leaves");
     let again = connect(&endpoint.file, soon()).await.unwrap_err();
     assert!(matches!(again, Error::NotRunning { .. }), "{again}");
+    drop(client);
     drop(endpoint.open().await);
     assert_eq!(endpoint.files(), [""; 0]);
 }
