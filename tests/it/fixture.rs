@@ -1,8 +1,6 @@
 //! An endpoint of its own for every test, over one of the transports.
 
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,6 +14,7 @@ use witrpc::{MmfClientTransport, MmfServerTransport, NamedEvent};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 use crate::spy::{Found, Spy};
+pub(crate) use crate::system::{files, private_directory};
 
 /// Nothing in these tests takes this long, on any machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
@@ -238,22 +237,6 @@ impl Drop for Fixture {
             assert_eq!(files(directory.path()), Vec::<String>::new(), "left behind");
         }
     }
-}
-
-/// A fresh directory that only we may enter.
-pub(crate) fn private_directory() -> TempDir {
-    let private = std::fs::Permissions::from_mode(0o700);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("witrpc-test-").permissions(private).tempdir_in("/dev/shm").unwrap()
-}
-
-/// What lies in a directory.
-pub(crate) fn files(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 /// The runtimes that everything must work on.

@@ -10,6 +10,7 @@ use witrpc::{CloseReason, Error};
 use crate::contract::{CalcClient, Calculator, WordsClient};
 use crate::fixture::{Flavor, GUARD, block_on, eventually, files, poll_once, private_directory};
 use crate::peer::{Endpoint, Order, Peer, Scenario, Stage};
+use crate::system::{lasting_files, listening};
 
 /// Long enough for a client to be told to wait, short enough to be waited for.
 const SHORT: Duration = Duration::from_millis(150);
@@ -34,6 +35,7 @@ macro_rules! scenarios {
                 "soak_server" => |stage| Box::pin(crate::soak::serve(stage)),
                 "soak_worker" => |stage| Box::pin(crate::soak::work(stage)),
                 "is_stopped_and_goes_on" => |stage| Box::pin(is_stopped(stage)),
+                #[cfg(target_os = "linux")]
                 "is_idle" => |stage| Box::pin(crate::idle::is_idle(stage)),
                 _ => panic!("there is no scenario {name}"),
             }
@@ -87,7 +89,7 @@ async fn a_client_comes_and_goes_and_comes_again(mut stage: Stage) {
         let gone = calc.add(1, 1).await.unwrap_err();
         assert!(matches!(gone, Error::NotConnected { .. }), "{gone}");
         stage.until(Order::Clients, 0).await;
-        assert_eq!(files(&stage.directory), ["test.door", "test.lock"]);
+        assert_eq!(lasting_files(&stage.directory), listening("test"));
         client.connect(GUARD).await.unwrap();
     }
     sums_up(&calc).await;
@@ -115,7 +117,7 @@ async fn a_stopped_server_lets_nobody_in_and_its_clients_go_on(mut stage: Stage)
     let late = stage.client();
     for _ in 0..3 {
         stage.must(Order::Stop).await;
-        assert_eq!(files(&stage.directory), [""; 0], "a connection has no files");
+        assert_eq!(lasting_files(&stage.directory), [""; 0], "a connection has no files");
         let error = late.connect(SHORT).await.unwrap_err();
         assert!(matches!(error, Error::NotRunning { .. }), "{error}");
         sums_up(&calc).await;
@@ -441,7 +443,7 @@ async fn survives_its_clients(directory: &std::path::Path, flavor: Flavor) {
         next.disconnect().await;
         eventually("the place is free", || server.client_count() == 0).await;
     }
-    assert_eq!(files(directory), ["test.door", "test.lock"]);
+    assert_eq!(files(directory), listening("test"));
 }
 
 #[test]

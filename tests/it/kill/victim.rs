@@ -5,15 +5,12 @@
 
 use std::fs::{File, read_to_string};
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpid, kill_process};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, Semaphore};
@@ -22,6 +19,7 @@ use witrpc::{CloseReason, Error, Event, EventError, Subscription};
 use witrpc_core::fail_point;
 
 use crate::fixture::{Flavor, private_directory, runtime};
+use crate::system::{self, now};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_KILL_PART";
@@ -207,16 +205,15 @@ impl Victim {
     }
 
     /// Whether a signal has stopped it.
+    #[cfg(unix)]
     pub(super) fn is_stopped(&self) -> bool {
-        let stat = read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // The state follows the name, which is in parentheses.
-        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        system::is_stopped(self.id())
     }
 
-    /// `SIGCONT`.
+    /// Goes on.
+    #[cfg(unix)]
     pub(super) fn go_on(&self) {
-        let process = Pid::from_raw(self.id().cast_signed()).unwrap();
-        kill_process(process, Signal::CONT).unwrap();
+        system::go_on(self.id());
     }
 
     /// Waits for its end, which is one of those that there may be.
@@ -226,7 +223,7 @@ impl Victim {
         if status.success() {
             return Fate::Left;
         }
-        assert_eq!(status.signal(), Some(9), "the child failed");
+        assert!(system::was_killed(status), "the child failed: {status}");
         let line = self.said().into_iter().find_map(|line| {
             line.strip_prefix(KILLED).and_then(|line| line.split_once(' ')).map(|(at, step)| {
                 Fate::Killed { at: at.parse().unwrap(), step: Some(step.to_owned()) }
@@ -239,12 +236,6 @@ impl Victim {
     pub(super) fn said(&self) -> Vec<String> {
         read_to_string(&self.report).unwrap_or_default().lines().map(str::to_owned).collect()
     }
-}
-
-/// The clock that all processes share, in nanoseconds.
-pub(super) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 fn append(path: &Path) -> File {
@@ -276,7 +267,8 @@ fn reached(step: &'static str) {
         }
         End::Stopped { step: fatal_step } => {
             if step == fatal_step && fatal.passed.fetch_add(1, Ordering::SeqCst) == 0 {
-                kill_process(getpid(), Signal::STOP).unwrap();
+                #[cfg(unix)]
+                system::stop_self();
                 // The signal takes a thread of its choice; this one is not to get on before it has taken all.
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -288,10 +280,7 @@ fn reached(step: &'static str) {
     if dies {
         let line = format!("{KILLED}{} {step}\n", now());
         (&fatal.report).write_all(line.as_bytes()).unwrap();
-        kill_process(getpid(), Signal::KILL).unwrap();
-        loop {
-            std::thread::park();
-        }
+        system::kill_self();
     }
 }
 

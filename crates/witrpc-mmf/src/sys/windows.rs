@@ -28,8 +28,7 @@ use windows_sys::Win32::Storage::FileSystem::{CreateDirectoryW, GetDiskFreeSpace
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
 use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
 use windows_sys::Win32::System::Threading::{
-    CreateEventA, GetCurrentProcess, GetCurrentProcessorNumber, GetProcessHandleCount,
-    OpenProcessToken,
+    CreateEventA, GetCurrentProcess, GetCurrentProcessorNumber, OpenProcessToken,
 };
 
 pub(crate) mod region_file;
@@ -311,17 +310,6 @@ fn process_behind(
     let mut id = 0;
     succeed(ask(pipe, &mut id))?;
     Ok(id)
-}
-
-/// The handles that this process has open.
-#[cfg(test)]
-pub(crate) fn handles() -> u32 {
-    let mut count = 0;
-    // SAFETY: the pseudo-handle of this process needs no closing.
-    let process = unsafe { GetCurrentProcess() };
-    // SAFETY: it writes into a variable of ours.
-    unsafe { GetProcessHandleCount(process, &mut count) };
-    count
 }
 
 fn succeed(outcome: i32) -> io::Result<()> {

@@ -136,4 +136,19 @@ mod tests {
         let error = Signal::open(memory).unwrap_err().to_string();
         assert!(error.contains("in one session"), "{error}");
     }
+
+    #[test]
+    fn an_event_is_gone_when_both_sides_have_dropped_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let kind = NamedEvent::RawSync;
+        let region = Region::create(&path, SMALLEST_REGION, &[2; 16], kind, Access::User).unwrap();
+        let made = Signal::create(region.event_memory(Side::Client)).unwrap();
+        let number = region.event_memory(Side::Client).word().load(Ordering::Relaxed);
+        let found = Signal::open(region.event_memory(Side::Client)).unwrap();
+        drop(made);
+        assert!(create_event(&name(number)).unwrap().is_none(), "one side has it");
+        drop(found);
+        assert!(create_event(&name(number)).unwrap().is_some(), "somebody still has it");
+    }
 }
