@@ -5,9 +5,7 @@ use std::process::ExitStatus;
 
 use tempfile::TempDir;
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
-use windows_sys::Win32::System::ProcessStatus::{
-    K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS, PROCESS_MEMORY_COUNTERS_EX,
-};
+use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetProcessHandleCount, OpenProcess, PROCESS_ACCESS_RIGHTS,
     PROCESS_QUERY_INFORMATION, PROCESS_SUSPEND_RESUME, PROCESS_VM_READ, TerminateProcess,
@@ -69,13 +67,13 @@ pub(crate) fn go_on(process: u32) {
 /// What a process holds for itself, and no other can have.
 pub(crate) fn anonymous_kib_of(process: u32) -> u64 {
     let process = open(process, PROCESS_QUERY_INFORMATION | PROCESS_VM_READ);
-    let mut counters = PROCESS_MEMORY_COUNTERS_EX::default();
+    let mut counters = PROCESS_MEMORY_COUNTERS::default();
     let size = u32::try_from(size_of_val(&counters)).unwrap();
-    let pointer: *mut PROCESS_MEMORY_COUNTERS = std::ptr::from_mut(&mut counters).cast();
     // SAFETY: it writes at most `size` bytes into a variable of ours.
-    let done = unsafe { K32GetProcessMemoryInfo(process.as_raw_handle(), pointer, size) };
+    let done = unsafe { K32GetProcessMemoryInfo(process.as_raw_handle(), &mut counters, size) };
     assert_ne!(done, 0, "{}", std::io::Error::last_os_error());
-    counters.PrivateUsage as u64 >> 10
+    assert!(counters.PagefileUsage > 0, "a process that holds nothing");
+    counters.PagefileUsage as u64 >> 10
 }
 
 /// Handles.

@@ -86,7 +86,7 @@ impl Search<'_> {
             Some(Answer::ComeIn { layout_version, .. }) if layout_version != LAYOUT_VERSION => {
                 Err(self.incompatible("region layout", layout_version, LAYOUT_VERSION))
             }
-            Some(Answer::ComeIn { process_id, .. }) => knock.enter(self.file, process_id),
+            Some(Answer::ComeIn { process_id, .. }) => knock.enter(self.file, process_id).await,
             Some(Answer::Refused { version }) => {
                 Err(self.incompatible("meeting protocol", version, MEETING_VERSION))
             }

@@ -105,7 +105,8 @@ impl Knock {
     /// # Errors
     ///
     /// [`Error::Io`]; [`Error::Config`] if the server's kind of event is not ours.
-    pub(crate) fn enter(
+    #[expect(clippy::unused_async, reason = "on other systems it may have to wait")]
+    pub(crate) async fn enter(
         self,
         file: &MemoryMappedFile,
         process_id: u32,

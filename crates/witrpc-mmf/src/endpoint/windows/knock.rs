@@ -1,6 +1,6 @@
 //! A client's ask, through the server's pipe, and the answer from there. `[seg.windows.door]`
 
-use std::{future::poll_fn, io};
+use std::{future::poll_fn, io, time::Duration};
 
 use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient};
 use tokio::time::{Instant, timeout_at};
@@ -21,6 +21,9 @@ use crate::event::raw_sync::Events;
 use crate::layout::Instance;
 use crate::region::{Region, Side};
 use crate::sys::windows::server_process;
+
+/// The system has closed all that a dead process had open in far less.
+const DYING: Duration = Duration::from_secs(1);
 
 /// An ask on its way.
 pub(crate) struct Knock {
@@ -93,25 +96,25 @@ impl Knock {
     /// # Errors
     ///
     /// [`Error::Io`]; [`Error::Config`] if the server's kind of event is not ours.
-    pub(crate) fn enter(
-        self,
+    pub(crate) async fn enter(
+        mut self,
         file: &MemoryMappedFile,
         process_id: u32,
     ) -> Result<Option<Channel>, Error> {
-        let Self { place, nonce, line, .. } = self;
         fail_point::at("caller.answered");
-        let path = place.file(&nonce, "mmf");
-        let context = || format!("entering {}", path.display());
-        let region = match Region::attach(&path, &nonce, place.access()) {
-            Ok(region) => region,
-            Err(error) if is_going(&error) => return Ok(None),
-            Err(error) => return Err(failed(context(), &error)),
+        let path = self.place.file(&self.nonce, "mmf");
+        let opened = Region::attach(&path, &self.nonce, self.place.access());
+        let opened = opened.and_then(|region| Ok((Events::open(&region)?, region)));
+        let (events, region) = match opened {
+            Ok(opened) => opened,
+            // What a server that dies has made goes before we hear of its death, or after.
+            Err(_) if self.has_gone().await => return Ok(None),
+            Err(error) => return Err(failed(format!("entering {}", path.display()), &error)),
         };
         file.check_event(region.events())?;
-        let events = Events::open(&region).map_err(|error| failed(context(), &error))?;
         fail_point::at("caller.mapped");
         tracing::debug!(endpoint = file.name, "let in");
-        let (ringer, waiter) = events.ends(line, ());
+        let (ringer, waiter) = events.ends(self.line, ());
         let terms = Terms {
             side: Side::Client,
             peer_process_id: Some(process_id),
@@ -121,15 +124,17 @@ impl Knock {
         };
         Ok(Some(assemble(region, ringer, waiter, terms)))
     }
+
+    /// Whether the server hangs up soon.
+    async fn has_gone(&mut self) -> bool {
+        let mut nothing = [0; 1];
+        let hangs_up = poll_fn(|cx| self.line.poll_hear(cx, &mut nothing));
+        matches!(tokio::time::timeout(DYING, hangs_up).await, Ok(Ok(0) | Err(_)))
+    }
 }
 
 /// No such pipe, or no instance of it that is free just now.
 fn is_nobody(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(ERROR_PIPE_BUSY.cast_signed())
-}
-
-/// The file is gone, or goes with its last handle.
-fn is_going(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
