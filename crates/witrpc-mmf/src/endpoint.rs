@@ -293,7 +293,19 @@ fn name_fault(name: &str) -> Option<&'static str> {
         Some(_) => return Some("contains a character that is not allowed; use A-Z a-z 0-9 . _ -"),
         None => {}
     }
+    if cfg!(windows) && is_device(name) {
+        return Some("is that of a device on Windows, whatever follows its first dot");
+    }
     (name.len() > LONGEST_NAME).then_some("is longer than 128 characters; shorten it")
+}
+
+/// What Windows takes for a device in every directory, with or without a suffix. `[seg.windows.name]`
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_uppercase();
+    match stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT")) {
+        Some(number) => number.len() == 1 && number != "0" && number.parse::<u8>().is_ok(),
+        None => ["CON", "PRN", "AUX", "NUL"].contains(&&*stem),
+    }
 }
 
 #[cfg(test)]
@@ -330,6 +342,17 @@ mod tests {
             let error = fault(&MemoryMappedFile::new(name));
             assert!(error.starts_with("with_memory_mapped_file name = "), "{error}");
             assert!(error.contains(reason), "{name:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn devices_of_windows_are_known() {
+        for name in ["con", "NUL.x", "Com1", "lpt9.a.b"] {
+            assert!(is_device(name), "{name}");
+            assert_eq!(MemoryMappedFile::from(name).validate().is_ok(), cfg!(unix), "{name}");
+        }
+        for name in ["console", "com0", "com", "com12", "x.nul", "lptx", "null"] {
+            assert!(!is_device(name), "{name}");
         }
     }
 

@@ -194,12 +194,13 @@ impl Process {
         self.0.id()
     }
 
-    /// `SIGKILL`.
+    /// As `SIGKILL` does.
     pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
+    #[cfg(unix)]
     pub(crate) fn succeeds(mut self) {
         assert!(self.0.wait().unwrap().success());
     }
