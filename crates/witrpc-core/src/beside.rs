@@ -4,7 +4,7 @@
 //! value is written as its place in one of these tables, and read from there. That works within any type, under any
 //! serializer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
@@ -28,71 +28,109 @@ pub(crate) struct Arrived {
     pub(crate) inlets: Vec<Option<InletHandle>>,
 }
 
-/// The message that a codec is at work on.
-#[derive(Debug)]
-enum Table {
-    Writing { written: Written, streams: bool },
-    Reading(Arrived),
+/// What the codec of this thread is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Idle,
+    Writing { streams: bool },
+    Reading,
 }
 
-thread_local! {
-    static TABLE: RefCell<Option<Table>> = const { RefCell::new(None) };
+/// Of the message that the codec is at: empty while it is idle, and for most messages.
+#[derive(Debug, Default)]
+struct Tables {
+    written: Written,
+    arrived: Arrived,
 }
 
-/// Puts the table of an outer message back, however the inner one ends.
-struct Restore(Option<Table>);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let outer = self.0.take();
-        // Dropped with the table free: it may hold streams of the user's, whose code runs then.
-        drop(TABLE.with_borrow_mut(|table| std::mem::replace(table, outer)));
+impl Tables {
+    const fn is_empty(&self) -> bool {
+        self.written.blobs.is_empty()
+            && self.written.sources.is_empty()
+            && self.written.refused.is_none()
+            && self.arrived.is_empty()
     }
 }
 
-fn enter(table: Table) -> Restore {
-    Restore(TABLE.with_borrow_mut(|current| current.replace(table)))
+impl Arrived {
+    const fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.inlets.is_empty()
+    }
+}
+
+thread_local! {
+    static MODE: Cell<Mode> = const { Cell::new(Mode::Idle) };
+    static TABLES: RefCell<Tables> = const { RefCell::new(Tables {
+        written: Written { blobs: Vec::new(), sources: Vec::new(), refused: None },
+        arrived: Arrived { blobs: Vec::new(), inlets: Vec::new() },
+    }) };
+}
+
+/// Puts things back as they were, however the codec ends: idle, or at an outer message.
+struct Restore {
+    mode: Mode,
+    /// The outer message's.
+    tables: Option<Tables>,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        MODE.set(self.mode);
+        let outer = self.tables.take();
+        let left = TABLES.with_borrow_mut(|tables| match outer {
+            Some(outer) => Some(std::mem::replace(tables, outer)),
+            None => (!tables.is_empty()).then(|| std::mem::take(tables)),
+        });
+        // Dropped with the tables free: they may hold streams of the user's, whose code runs then.
+        drop(left);
+    }
+}
+
+/// Nothing is moved for a message that is within no other, and has nothing beside it.
+fn enter(mode: Mode) -> Restore {
+    let outer = MODE.replace(mode);
+    Restore { mode: outer, tables: (outer != Mode::Idle).then(|| TABLES.take()) }
 }
 
 /// Runs `write`, and returns what it came across with what it returned. Without `streams`, those are an error.
 pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Written) {
-    let _restore = enter(Table::Writing { written: Written::default(), streams });
+    let _restore = enter(Mode::Writing { streams });
     let result = write();
-    let written = TABLE.with_borrow_mut(|table| match table {
-        Some(Table::Writing { written, .. }) => std::mem::take(written),
-        _ => Written::default(),
-    });
+    let written = TABLES.with_borrow_mut(|tables| std::mem::take(&mut tables.written));
     (result, written)
 }
 
 /// Runs `read`, which finds these.
 pub(crate) fn reading<T>(arrived: Arrived, read: impl FnOnce() -> T) -> T {
-    let _restore = enter(Table::Reading(arrived));
+    let _restore = enter(Mode::Reading);
+    if !arrived.is_empty() {
+        TABLES.with_borrow_mut(|tables| tables.arrived = arrived);
+    }
     read()
 }
 
 /// Whether values are read from a message.
 pub(crate) fn is_reading() -> bool {
-    TABLE.with_borrow(|table| matches!(table, Some(Table::Reading(_))))
+    MODE.get() == Mode::Reading
 }
 
 /// Puts a blob beside the message that is being written; returns its place. `None` if there is none.
 pub(crate) fn put_blob(blob: &Bytes) -> Option<u32> {
-    TABLE.with_borrow_mut(|table| match table {
-        Some(Table::Writing { written, .. }) => {
-            written.blobs.push(blob.clone());
-            u32::try_from(written.blobs.len() - 1).ok()
-        }
-        _ => None,
+    if !matches!(MODE.get(), Mode::Writing { .. }) {
+        return None;
+    }
+    TABLES.with_borrow_mut(|Tables { written, .. }| {
+        written.blobs.push(blob.clone());
+        u32::try_from(written.blobs.len() - 1).ok()
     })
 }
 
 /// The blob at this place of the message that is being read.
 pub(crate) fn blob(place: u32) -> Option<Bytes> {
-    TABLE.with_borrow(|table| match table {
-        Some(Table::Reading(arrived)) => arrived.blobs.get(crate::wire::u32_len(place)).cloned(),
-        _ => None,
-    })
+    if !is_reading() {
+        return None;
+    }
+    TABLES.with_borrow(|tables| tables.arrived.blobs.get(crate::wire::u32_len(place)).cloned())
 }
 
 /// Puts the stream that `take` gives beside the message that is being written; returns its place.
@@ -101,11 +139,11 @@ pub(crate) fn blob(place: u32) -> Option<Bytes> {
 ///
 /// Why it cannot be there; `take` has not been called, or gave nothing.
 pub(crate) fn put_stream(take: impl FnOnce() -> Option<Source>) -> Result<u32, &'static str> {
-    TABLE.with_borrow_mut(|table| {
-        let Some(Table::Writing { written, streams }) = table else {
-            return Err("a stream crosses a connection of witrpc, and goes nowhere else");
-        };
-        let source = if *streams {
+    let Mode::Writing { streams } = MODE.get() else {
+        return Err("a stream crosses a connection of witrpc, and goes nowhere else");
+    };
+    TABLES.with_borrow_mut(|Tables { written, .. }| {
+        let source = if streams {
             take().ok_or("a stream can be sent once, and this one has been")
         } else {
             Err("neither an event nor an item of a stream can carry a stream")
@@ -125,12 +163,11 @@ pub(crate) fn put_stream(take: impl FnOnce() -> Option<Source>) -> Result<u32, &
 ///
 /// Why there is none.
 pub(crate) fn take_stream(place: u32) -> Result<InletHandle, String> {
-    TABLE.with_borrow_mut(|table| match table {
-        Some(Table::Reading(arrived)) => arrived
-            .inlets
-            .get_mut(crate::wire::u32_len(place))
-            .and_then(Option::take)
-            .ok_or_else(|| format!("there is no stream {place}")),
-        _ => Err("a stream comes over a connection of witrpc, and from nowhere else".to_owned()),
+    if !is_reading() {
+        return Err("a stream comes over a connection of witrpc, and from nowhere else".to_owned());
+    }
+    TABLES.with_borrow_mut(|Tables { arrived, .. }| {
+        let inlet = arrived.inlets.get_mut(crate::wire::u32_len(place)).and_then(Option::take);
+        inlet.ok_or_else(|| format!("there is no stream {place}"))
     })
 }

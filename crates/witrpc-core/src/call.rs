@@ -138,7 +138,7 @@ impl Remote {
         let content = Content::write(buffers::take(), |out| codec.serialize(args, out));
         let stage = match content {
             Ok(content) => Stage::New(content),
-            Err(error) => Stage::Failed(Error::Serialize {
+            Err(error) => Stage::Failed(Box::new(Error::Serialize {
                 what: format!(
                     "the arguments of {}.{}",
                     self.contract.service(),
@@ -146,7 +146,7 @@ impl Remote {
                 ),
                 serializer: codec.name().to_owned(),
                 reason: error.to_string(),
-            }),
+            })),
         };
         let again = self.callee.retry().and_then(|policy| match &stage {
             // There is one of each stream: such a call is not made twice.
@@ -193,7 +193,7 @@ impl Again {
 
 enum Stage {
     /// Its arguments could not be serialized.
-    Failed(Error),
+    Failed(Box<Error>),
     New(Content),
     /// It waits for its turn: for a place among the calls in flight, or in the sending queue.
     Queued {
@@ -215,7 +215,20 @@ type Turn = Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), Acquire
 struct InFlight {
     connection: Arc<Connection>,
     id: CallId,
+    /// Taken by the first look for the answer: whether this was the only call then. Its waker is in the table already.
+    begun: Option<bool>,
     answered: bool,
+}
+
+impl InFlight {
+    fn poll(&mut self, waker: &Waker) -> Option<Result<Answer, Error>> {
+        let answer = match self.begun.take() {
+            Some(alone) => self.connection.lead_for_answer(self.id, alone, waker),
+            None => self.connection.poll_answer(self.id, waker),
+        };
+        self.answered = answer.is_some();
+        answer
+    }
 }
 
 impl Drop for InFlight {
@@ -276,8 +289,11 @@ impl<R> Call<R> {
     /// Takes the call through its stages.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         loop {
+            if let Stage::Sent(call) = &mut self.stage {
+                return call.poll(cx.waker()).map_or(Poll::Pending, Poll::Ready);
+            }
             match std::mem::replace(&mut self.stage, Stage::Finished) {
-                Stage::Failed(error) => return Poll::Ready(Err(error)),
+                Stage::Failed(error) => return Poll::Ready(Err(*error)),
                 Stage::New(content) => self.stage = self.start(content, cx.waker())?,
                 Stage::Queued { connection, route, content, mut turn } => {
                     let Poll::Ready(permits) = turn.as_mut().poll(cx) else {
@@ -287,15 +303,6 @@ impl<R> Call<R> {
                     let (call, bytes) = permits.map_err(|_| never_sent(&connection))?;
                     call.forget();
                     self.stage = self.send(connection, route, content, bytes, cx.waker())?;
-                }
-                Stage::Sent(mut call) => {
-                    let answer = call.connection.poll_answer(call.id, cx.waker());
-                    let Some(answer) = answer else {
-                        self.stage = Stage::Sent(call);
-                        return Poll::Pending;
-                    };
-                    call.answered = true;
-                    return Poll::Ready(answer);
                 }
                 Stage::Paused(mut pause) => {
                     if pause.as_mut().poll(cx).is_pending() {
@@ -307,7 +314,9 @@ impl<R> Call<R> {
                         None => unreachable!("a pause is made from it"),
                     };
                 }
-                Stage::Finished => panic!("a call was polled after it had completed"),
+                Stage::Sent(_) | Stage::Finished => {
+                    panic!("a call was polled after it had completed")
+                }
             }
         }
     }
@@ -399,11 +408,11 @@ impl<R> Call<R> {
             "call"
         );
         let begun = connection.begin_call(content, route, deadline, permit, waker);
-        let id = begun.map_err(|error| match error {
+        let (id, alone) = begun.map_err(|error| match error {
             BeginError::Closed(reason) => Error::Closed { reason, maybe_executed: false },
             BeginError::TooManyStreams => self.not_serialized(&TooManyStreams),
         })?;
-        Ok(Stage::Sent(InFlight { connection, id, answered: false }))
+        Ok(Stage::Sent(InFlight { connection, id, begun: Some(alone), answered: false }))
     }
 
     fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
@@ -452,7 +461,7 @@ impl<R> Call<R> {
         R: Outcome,
     {
         let Answer { status, mut content, charge } = answer;
-        if let Some(error) = status_error(status, content.body(), &self.name()) {
+        if let Some(error) = status_error(status, content.body(), || self.name()) {
             return Err(match error {
                 Error::TimedOut { .. } => {
                     Error::TimedOut { after: self.remote.timeout.unwrap_or_default() }

@@ -28,7 +28,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
@@ -46,6 +46,7 @@ use crate::feed::{Feed, Feeds};
 use crate::frame::Kind;
 use crate::handshake::{Catalog, Route};
 use crate::inbound::Inbound;
+use crate::ledger::Ledger;
 use crate::message::Content;
 use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, TooManyStreams, Withdrawn};
@@ -86,11 +87,13 @@ pub(crate) struct Connection {
     outbound: Mutex<Option<Outbound>>,
     /// Whether something did not fit into the ring, for those who poll; changed under `outbound` only.
     wants_room: AtomicBool,
+    /// Whether more than `queue_bound` waits to be sent; changed under `outbound` only.
+    backed_up: AtomicBool,
+    ledger: Arc<Ledger>,
     pending: Mutex<Pending>,
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
-    /// Contracts that have been looked up in the catalog, by address.
-    routes: RwLock<Routes>,
+    routes: Routes,
     /// The peer's in-flight limit: a permit per unanswered call.
     calls: Arc<Semaphore>,
     /// Ourselves, for what outlives a borrow.
@@ -109,6 +112,8 @@ pub(crate) struct Connection {
     streams: Mutex<Streams>,
     /// Streams of the peer's that were dropped here, and of which it has not been told. Taken with any lock held.
     unread: Mutex<Vec<u64>>,
+    /// Whether there are such. Whoever sets it wakes the driver afterwards, which so sees it.
+    has_unread: AtomicBool,
     /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
     bytes: Arc<Semaphore>,
     /// How many permits that has.
@@ -129,8 +134,36 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Contracts by the address of their descriptor.
-type Routes = Vec<(usize, Arc<Result<Route, Error>>)>;
+/// Contracts that have been looked up in the catalog: a list that only grows, so that looking takes no lock.
+#[derive(Default)]
+struct Routes(OnceLock<Box<KnownRoute>>);
+
+struct KnownRoute {
+    contract: &'static ServiceDescriptor,
+    route: Result<Route, Error>,
+    next: Routes,
+}
+
+impl Routes {
+    /// The contract's route, which `resolve` finds if this is the first look.
+    fn find(
+        &self,
+        contract: &'static ServiceDescriptor,
+        resolve: impl Fn(&ServiceDescriptor) -> Result<Route, Error>,
+    ) -> &Result<Route, Error> {
+        let mut routes = self;
+        loop {
+            let known = routes.0.get_or_init(|| {
+                let (route, next) = (resolve(contract), Self::default());
+                Box::new(KnownRoute { contract, route, next })
+            });
+            if std::ptr::eq(known.contract, contract) {
+                return &known.route;
+            }
+            routes = &known.next;
+        }
+    }
+}
 
 impl Connection {
     /// A connection over an open session. The caller spawns its driver.
@@ -169,10 +202,12 @@ impl Connection {
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             outbound: Mutex::new(Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
+            backed_up: AtomicBool::new(false),
+            ledger: Arc::clone(&opened.ledger),
             pending: Mutex::new(Pending::default()),
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
-            routes: RwLock::new(Vec::new()),
+            routes: Routes::default(),
             calls: Arc::new(Semaphore::new(
                 u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
             )),
@@ -184,6 +219,7 @@ impl Connection {
             window: Feed::window(limits.max_buffered),
             streams: Mutex::new(Streams::new(limits.max_buffered)),
             unread: Mutex::default(),
+            has_unread: AtomicBool::new(false),
             bytes: Arc::new(Semaphore::new(bytes)),
             queue_len: u32::try_from(bytes).unwrap_or(u32::MAX),
             clock: rest.clock,
@@ -247,26 +283,14 @@ impl Connection {
         descriptor: &'static ServiceDescriptor,
         found: impl FnOnce(&Route) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let address = std::ptr::from_ref(descriptor).addr();
-        let find = |routes: &Routes| {
-            routes.iter().find(|(at, _)| *at == address).map(|(_, route)| Arc::clone(route))
-        };
-        let known = find(&self.routes.read().unwrap_or_else(PoisonError::into_inner));
-        let route = known.unwrap_or_else(|| {
-            let route = Arc::new(self.catalog.resolve(descriptor));
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            if find(&routes).is_none() {
-                routes.push((address, Arc::clone(&route)));
-            }
-            route
-        });
-        match &*route {
+        match self.routes.find(descriptor, |contract| self.catalog.resolve(contract)) {
             Ok(route) => found(route),
             Err(error) => Err(error.clone()),
         }
     }
 
-    /// Takes a slot for a call, sends its request, and leaves its caller's waker in the table (C2).
+    /// Takes a slot for a call, sends its request, and leaves its caller's waker in the table (C2). Returns whether it is
+    /// the only call, too.
     pub(crate) fn begin_call(
         &self,
         mut content: Content,
@@ -274,18 +298,26 @@ impl Connection {
         deadline: u64,
         permit: Option<OwnedSemaphorePermit>,
         waker: &Waker,
-    ) -> Result<CallId, BeginError> {
-        let id = lock(&self.pending).insert(waker.clone()).map_err(BeginError::Closed)?;
+    ) -> Result<(CallId, bool), BeginError> {
+        let mut pending = lock(&self.pending);
+        let id = pending.insert(waker.clone()).map_err(BeginError::Closed)?;
+        let alone = pending.len() == 1;
+        drop(pending);
         fail_point::at("call.begun");
         let mut opened = Ok(Vec::new());
-        self.send(|outbound| {
+        let fields = (route.0, route.1, deadline);
+        self.with_outbound(|outbound| {
+            if outbound.push_through(Kind::Request, id.0, &mut content, fields)? {
+                outbound.publish()?;
+                buffers::give(content.into_buffer());
+                return Ok(false);
+            }
             opened = self.announce_streams(outbound, &mut content);
             if opened.is_ok() {
-                let fields = (route.0, route.1, deadline);
-                let content = std::mem::take(&mut content);
                 outbound.push(Outgoing::new(Kind::Request, id.0, content, fields, permit));
             }
-            Ok(())
+            let pumped = outbound.pump(true);
+            self.after_pump(pumped)
         });
         match opened {
             Ok(opened) => self.start_streams(opened, false),
@@ -295,7 +327,7 @@ impl Connection {
                 return Err(BeginError::TooManyStreams);
             }
         }
-        Ok(id)
+        Ok((id, alone))
     }
 
     /// Sends a ping whose pong completes the returned call.
@@ -318,7 +350,16 @@ impl Connection {
     ) {
         let mut opened = Vec::new();
         let (mut status, mut refused) = (status, None);
+        let fields = (status.code(), 0, 0);
         self.with_outbound(|outbound| {
+            // Where nothing waits, `after_event` has left too.
+            if outbound.push_through(Kind::Response, id, &mut content, fields)? {
+                buffers::give(std::mem::take(&mut content).into_buffer());
+                if publish {
+                    outbound.publish()?;
+                }
+                return Ok(false);
+            }
             match self.announce_streams(outbound, &mut content) {
                 Ok(added) => opened = added,
                 Err(error) => {
@@ -352,8 +393,16 @@ impl Connection {
     fn pump_with(&self, pump: impl FnOnce(&mut Outbound) -> Result<Pumped, Error>) -> bool {
         self.with_outbound(|outbound| {
             self.cancel_unread(outbound);
+            if outbound.is_clear() {
+                return outbound.publish().map(|()| false);
+            }
             Ok(pump(outbound)? == Pumped::More)
         })
+    }
+
+    /// Makes answers visible that were queued and sent without.
+    fn publish(&self) {
+        self.with_outbound(|outbound| outbound.publish().map(|()| false));
     }
 
     /// Whether something waits for room in the ring. A look from outside the lock, for who comes by again.
@@ -419,16 +468,20 @@ impl Connection {
     fn with_outbound(&self, step: impl FnOnce(&mut Outbound) -> Result<bool, Error>) -> bool {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
-        let backed_up = outbound.backlog() > self.queue_bound;
         match step(outbound) {
             Ok(more) => {
                 if outbound.wants_room() != self.wants_room() {
                     self.wants_room.store(outbound.wants_room(), Ordering::Relaxed);
                 }
-                if backed_up && outbound.backlog() <= self.queue_bound {
-                    self.room.notify_waiters();
-                    // Whoever made the room: only the driver serves what was put aside, and resumes events.
-                    self.wake_driver();
+                let backed_up = outbound.backlog() > self.queue_bound;
+                if backed_up != self.is_backed_up() {
+                    // In this order: whoever is woken looks again.
+                    self.backed_up.store(backed_up, Ordering::SeqCst);
+                    if !backed_up {
+                        self.room.notify_waiters();
+                        // Whoever made the room: only the driver serves what was put aside, and resumes events.
+                        self.wake_driver();
+                    }
                 }
                 more
             }
@@ -443,7 +496,7 @@ impl Connection {
     /// Whether so much waits to be sent that what would add to it has to wait, too. Streams do not count: they have
     /// bounds of their own, and hold up nobody.
     pub(crate) fn is_backed_up(&self) -> bool {
-        lock(&self.outbound).as_ref().map_or(0, Outbound::backlog) > self.queue_bound
+        self.backed_up.load(Ordering::SeqCst)
     }
 
     /// Waits until it is not [backed up](Self::is_backed_up).
@@ -461,7 +514,7 @@ impl Connection {
 
     /// Answers that wait to be sent.
     pub(crate) fn unsent_responses(&self) -> usize {
-        lock(&self.outbound).as_ref().map_or(0, Outbound::responses)
+        self.ledger.unsent_responses()
     }
 
     /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::rescue). Looks only.

@@ -145,6 +145,18 @@ impl CallContext {
         Self(Arc::new(State { peer, identity, deadline, cancelled, notify, last_event }))
     }
 
+    /// The same for another call of that peer, if nobody has kept it.
+    pub(crate) fn renewed(mut self, deadline: Option<Instant>) -> Option<Self> {
+        let state = Arc::get_mut(&mut self.0)?;
+        // Whoever was told of a cancellation may have left traces in `notify`.
+        if *state.cancelled.get_mut() {
+            return None;
+        }
+        state.deadline = deadline;
+        *state.last_event.get_mut() = 0;
+        Some(self)
+    }
+
     /// The context of the handler that is running.
     ///
     /// # Panics

@@ -6,8 +6,9 @@
 //!
 //! # Invariants
 //!
-//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`]; and for each
-//!   entry of a blob table that has arrived, a length and a [`Bytes`](bytes::Bytes).
+//! - **N1** What is allocated follows what has arrived: never more than twice of it, or [`FIRST_RESERVE`], and for all
+//!   messages together [`AHEAD`] more; and for each entry of a blob table that has arrived, a length and a
+//!   [`Bytes`](bytes::Bytes).
 //! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
 //!   event, or a stream's item, leaves that account when its window takes it over.
 //! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
@@ -31,6 +32,9 @@ use crate::wire::{Fields, len_u64, u32_len};
 
 /// How much may be reserved for a section before more than its first chunk has arrived.
 const FIRST_RESERVE: usize = 64 << 10;
+/// How much may be reserved on the strength of declared lengths alone: enough for what is commonly sent to have its final
+/// allocation from the start, instead of being moved as it grows.
+const AHEAD: usize = 4 << 20;
 /// The largest handshake message: a catalog of some thousand methods.
 const MAX_HANDSHAKE: u64 = 1 << 20;
 /// The largest handshake message from a client: a token, and a catalog of some hundred methods.
@@ -117,6 +121,21 @@ pub(crate) enum Incoming {
     Part,
 }
 
+impl Incoming {
+    /// A message that is complete.
+    fn message(header: &Header, head: Head, content: Content, charge: Charge) -> Self {
+        let id = header.id;
+        match header.kind {
+            Kind::Request => Self::Request { id, head, content, charge },
+            Kind::Response => Self::Response { id, head, content, charge },
+            Kind::Event => Self::Event { id, head, content, charge },
+            Kind::StreamItem => Self::StreamItem { id, head, content, charge },
+            Kind::StreamEnd => Self::StreamEnd { id, head, content },
+            kind => Self::Handshake { kind, head, content },
+        }
+    }
+}
+
 /// What this half lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -132,6 +151,8 @@ pub(crate) struct Inbound {
     phase: Phase,
     limits: Limits,
     partials: HashMap<(Kind, u64), Partial>,
+    /// What is left of [`AHEAD`]: the rest is with the partials.
+    ahead: usize,
     /// Bytes ever charged to the peer.
     charged: u64,
     ledger: Arc<Ledger>,
@@ -160,6 +181,7 @@ impl Inbound {
             phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
             limits,
             partials: HashMap::new(),
+            ahead: AHEAD,
             charged: 0,
             ledger,
         }
@@ -183,7 +205,8 @@ impl Inbound {
     /// Asserts N1.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn check(&self) {
-        self.partials.values().for_each(Partial::check);
+        let ahead = self.partials.values().map(Partial::check).sum::<usize>();
+        assert_eq!(ahead + self.ahead, AHEAD);
     }
 
     /// Takes the next frame, if there is one.
@@ -256,9 +279,10 @@ impl Inbound {
 
     /// The rest of a message will not come. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
-        if self.partials.remove(&(kind, id)).is_none() {
+        let Some(partial) = self.partials.remove(&(kind, id)) else {
             return Err(protocol("an abort of a message that was not being sent"));
-        }
+        };
+        self.ahead += partial.ahead;
         Ok(Incoming::Aborted { id, request: kind == Kind::Request })
     }
 
@@ -271,19 +295,26 @@ impl Inbound {
     ) -> Result<Incoming, Error> {
         let key = (header.kind, header.id);
         let mut partial = if header.first {
-            if self.partials.contains_key(&key) {
+            if !self.partials.is_empty() && self.partials.contains_key(&key) {
                 return Err(protocol("a message began twice"));
             }
             // N3: else what a client began and never ended would stay for as long as it is connected.
             if matches!(self.phase, Phase::Handshake(_)) && !self.partials.is_empty() {
                 return Err(protocol("two handshake messages at a time"));
             }
-            self.begin(head, header, overhead)?
+            let (message, section) = self.begin(head, header, overhead)?;
+            let mut charge = Charge::new(&self.ledger);
+            let body = u64::from(message.body_len);
+            self.charge(&mut charge, body, body + message.tables_len())?;
+            if header.last && message.tables_len() == 0 {
+                return self.take_plain(header, message, section, charge);
+            }
+            Partial::new(message, section, charge)
         } else {
             let Some(mut partial) = self.partials.remove(&key) else {
                 return Err(protocol("a chunk of a message that had not begun"));
             };
-            let target = partial.section(u32_len(header.len), overhead)?;
+            let target = partial.section(u32_len(header.len), overhead, &mut self.ahead)?;
             self.read(head, header, overhead, target)?;
             partial
         };
@@ -292,6 +323,7 @@ impl Inbound {
             return Err(protocol("a message's length differs from what it declared"));
         }
         if header.last {
+            self.ahead += partial.ahead;
             return Ok(partial.finish(header)?);
         }
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
@@ -301,7 +333,28 @@ impl Inbound {
         Ok(Incoming::Part)
     }
 
-    fn begin(&mut self, head: &[u8], header: &Header, overhead: usize) -> Result<Partial, Error> {
+    /// A message that is one chunk, with nothing beside its body.
+    fn take_plain(
+        &self,
+        header: &Header,
+        head: Head,
+        section: Vec<u8>,
+        charge: Charge,
+    ) -> Result<Incoming, Error> {
+        if len_u64(section.len()) != head.first_section_len() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        let content = Content::received(section, &head, Vec::new(), Vec::new());
+        Ok(Incoming::message(header, head, content, charge))
+    }
+
+    /// Reads the first chunk of a message, and checks its head.
+    fn begin(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<(Head, Vec<u8>), Error> {
         if u32_len(header.len) < HEAD_LEN {
             return Err(protocol("a message shorter than its head"));
         }
@@ -320,18 +373,7 @@ impl Inbound {
         {
             return Err(protocol("a handshake message that is too large"));
         }
-        let mut partial = Partial {
-            first_len: message.first_section_len(),
-            head: message,
-            first: section,
-            blob_lens: None,
-            blobs: Vec::new(),
-            blob: Vec::new(),
-            charge: Charge::new(&self.ledger),
-        };
-        let body = u64::from(message.body_len);
-        self.charge(&mut partial, body, body + message.tables_len())?;
-        Ok(partial)
+        Ok((message, section))
     }
 
     /// Steps over what is complete, and reads the blob table once it is there.
@@ -343,14 +385,14 @@ impl Inbound {
                 return Err(protocol("a blob in the handshake"));
             }
             let size = u64::from(partial.head.body_len).saturating_add(blobs);
-            self.charge(partial, size, blobs)?;
+            self.charge(&mut partial.charge, size, blobs)?;
         }
         partial.step_blobs();
         Ok(())
     }
 
     /// Puts `bytes` on the peer's account, for a message of `size` so far. [wire.credit] [wire.size]
-    fn charge(&mut self, partial: &mut Partial, size: u64, bytes: u64) -> Result<(), Error> {
+    fn charge(&mut self, charge: &mut Charge, size: u64, bytes: u64) -> Result<(), Error> {
         if matches!(self.phase, Phase::Handshake(_)) {
             return Ok(());
         }
@@ -361,7 +403,7 @@ impl Inbound {
         if self.charged - self.ledger.returned() > self.limits.max_buffered {
             return Err(protocol("more bytes than there was credit for"));
         }
-        partial.charge.add(bytes);
+        charge.add(bytes);
         Ok(())
     }
 

@@ -1,10 +1,11 @@
-//! The account of received bytes: what a connection holds for its peer, and what it may give back as credit.
+//! The account of what a connection holds for its peer: received bytes, which it may give back as credit, and answers that
+//! have not left.
 //!
 //! Every received message carries a [`Charge`]; dropping it, wherever the message ends, puts its bytes on the
 //! returnable side. The sending half turns them into credit frames in batches.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::sync::AtomicWaker;
 
@@ -17,6 +18,8 @@ pub(crate) struct Ledger {
     returned: AtomicU64,
     /// Below this many, telling the peer is not worth a frame.
     batch: u64,
+    /// Answers in the sending queue of which not all has left.
+    unsent_responses: AtomicUsize,
     /// Who sends the credit: the connection's driver.
     driver: AtomicWaker,
 }
@@ -27,6 +30,7 @@ impl Ledger {
             returnable: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             batch,
+            unsent_responses: AtomicUsize::new(0),
             driver: AtomicWaker::new(),
         })
     }
@@ -34,6 +38,23 @@ impl Ledger {
     /// The task to wake when credit is due.
     pub(crate) const fn driver(&self) -> &AtomicWaker {
         &self.driver
+    }
+
+    /// An answer joins the sending queue.
+    pub(crate) fn queue_response(&self) {
+        self.unsent_responses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers leave the sending queue. Said before what is left of them can be seen by the peer, whose next request is
+    /// read after that: so the count is never too high for a peer that keeps to its limit.
+    pub(crate) fn take_responses(&self, count: usize) {
+        self.unsent_responses.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Answers of which not all has left.
+    pub(crate) fn unsent_responses(&self) -> usize {
+        // Relaxed: the ring's cursors order it with what the peer has seen; see `take_responses`.
+        self.unsent_responses.load(Ordering::Relaxed)
     }
 
     /// Whether there are bytes to give back now.

@@ -51,6 +51,8 @@ impl Head {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        // Of a fixed length, so that its fields are read without asking each time.
+        let bytes: &[u8; HEAD_LEN] = bytes.first_chunk().ok_or(Malformed("message head"))?;
         let mut fields = Fields::new(bytes);
         Ok(Self {
             body_len: fields.u32("message head")?,
@@ -100,6 +102,16 @@ impl Default for Streams {
     }
 }
 
+impl Streams {
+    const fn is_empty(&self) -> bool {
+        match self {
+            Self::Sources(sources) => sources.is_empty(),
+            Self::Table(table) => table.is_empty(),
+            Self::Inlets(inlets) => inlets.is_empty(),
+        }
+    }
+}
+
 /// A message's values: a serialized body, and what travels beside it.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
@@ -107,8 +119,22 @@ pub(crate) struct Content {
     buffer: Vec<u8>,
     /// The byte behind the body.
     body_end: usize,
-    pub(crate) blobs: Vec<Bytes>,
-    pub(crate) streams: Streams,
+    /// `None` if there is nothing: most messages, which are moved about a good deal, are small without it.
+    beside: Option<Box<Beside>>,
+}
+
+/// What travels beside a body.
+#[derive(Debug, Default)]
+struct Beside {
+    blobs: Vec<Bytes>,
+    streams: Streams,
+}
+
+impl Beside {
+    fn new(blobs: Vec<Bytes>, streams: Streams) -> Option<Box<Self>> {
+        let nothing = blobs.is_empty() && streams.is_empty();
+        (!nothing).then(|| Box::new(Self { blobs, streams }))
+    }
 }
 
 impl Content {
@@ -120,8 +146,8 @@ impl Content {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
         let Written { blobs, sources, .. } = write(&mut buffer)?;
-        let streams = Streams::Sources(sources);
-        Ok(Self { body_end: buffer.len(), buffer, blobs, streams })
+        let beside = Beside::new(blobs, Streams::Sources(sources));
+        Ok(Self { body_end: buffer.len(), buffer, beside })
     }
 
     /// The same values once more: the body is copied, the blobs are shared. There is one of each stream, and it is not
@@ -129,25 +155,49 @@ impl Content {
     pub(crate) fn copy(&self) -> Self {
         let mut buffer = crate::buffers::take();
         buffer.extend_from_slice(&self.buffer);
-        let (body_end, blobs) = (self.body_end, self.blobs.clone());
-        Self { buffer, body_end, blobs, streams: Streams::default() }
+        let beside = Beside::new(self.blobs().to_vec(), Streams::default());
+        Self { buffer, body_end: self.body_end, beside }
     }
 
-    pub(crate) const fn has_streams(&self) -> bool {
-        match &self.streams {
-            Streams::Sources(sources) => !sources.is_empty(),
-            Streams::Table(table) => !table.is_empty(),
-            Streams::Inlets(inlets) => !inlets.is_empty(),
+    pub(crate) fn has_streams(&self) -> bool {
+        self.streams().is_some_and(|streams| !streams.is_empty())
+    }
+
+    pub(crate) fn blobs(&self) -> &[Bytes] {
+        self.beside.as_ref().map_or(&[], |beside| &beside.blobs)
+    }
+
+    /// `None` if there are none.
+    pub(crate) fn streams(&self) -> Option<&Streams> {
+        self.beside.as_ref().map(|beside| &beside.streams)
+    }
+
+    /// The streams in another form.
+    pub(crate) fn set_streams(&mut self, streams: Streams) {
+        self.beside.get_or_insert_default().streams = streams;
+    }
+
+    /// The streams, if they are still what the serializer came across.
+    pub(crate) fn take_sources(&mut self) -> Vec<Source> {
+        match self.beside.as_mut().map(|beside| &mut beside.streams) {
+            Some(Streams::Sources(sources)) => std::mem::take(sources),
+            _ => Vec::new(),
         }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn set_blobs(&mut self, blobs: Vec<Bytes>) {
+        self.beside.get_or_insert_default().blobs = blobs;
     }
 
     /// Takes out what the values refer to.
     pub(crate) fn take_arrived(&mut self) -> Arrived {
-        let inlets = match std::mem::take(&mut self.streams) {
+        let Some(beside) = self.beside.take() else { return Arrived::default() };
+        let inlets = match beside.streams {
             Streams::Inlets(inlets) => inlets,
             Streams::Sources(_) | Streams::Table(_) => Vec::new(),
         };
-        Arrived { blobs: std::mem::take(&mut self.blobs), inlets }
+        Arrived { blobs: beside.blobs, inlets }
     }
 
     /// A body that is only bytes.
@@ -155,7 +205,7 @@ impl Content {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
         buffer.extend_from_slice(body);
-        Self { body_end: buffer.len(), buffer, ..Self::default() }
+        Self { body_end: buffer.len(), buffer, beside: None }
     }
 
     /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
@@ -166,7 +216,7 @@ impl Content {
         streams: Vec<StreamEntry>,
     ) -> Self {
         let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
-        Self { buffer, body_end, blobs, streams: Streams::Table(streams) }
+        Self { buffer, body_end, beside: Beside::new(blobs, Streams::Table(streams)) }
     }
 
     pub(crate) fn body(&self) -> &[u8] {
@@ -175,8 +225,19 @@ impl Content {
 
     /// Body and blobs in bytes: what `max_message_size` bounds.
     pub(crate) fn size(&self) -> u64 {
-        let blobs = self.blobs.iter().map(|blob| len_u64(blob.len())).sum::<u64>();
+        let blobs = self.blobs().iter().map(|blob| len_u64(blob.len())).sum::<u64>();
         len_u64(self.body().len()) + blobs
+    }
+
+    /// The whole message, if it is `head | body` and nothing else.
+    pub(crate) fn as_plain(&mut self, selector: u16, member: u16, stamp: u64) -> Option<&[u8]> {
+        if self.beside.is_some() || self.body_end != self.buffer.len() {
+            return None;
+        }
+        let body_len = u32::try_from(self.body_end.checked_sub(HEAD_LEN)?).ok()?;
+        let head = Head { body_len, selector, member, stamp, ..Head::default() };
+        self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
+        Some(&self.buffer)
     }
 
     /// Fills in head and tables and returns the first section and the blobs, ready to be cut into chunks.
@@ -190,8 +251,9 @@ impl Content {
         if self.buffer.len() < HEAD_LEN {
             self.buffer.resize(HEAD_LEN, 0);
         }
+        let Beside { blobs, streams } = self.beside.map(|beside| *beside).unwrap_or_default();
         // Streams without ids belong to a message that no connection has queued: it has none then.
-        let streams = match self.streams {
+        let streams = match streams {
             Streams::Table(table) => table,
             Streams::Sources(_) | Streams::Inlets(_) => Vec::new(),
         };
@@ -199,20 +261,20 @@ impl Content {
             // `Limits::validate` keeps a message far below that.
             body_len: u32::try_from(self.buffer.len() - HEAD_LEN).unwrap_or(u32::MAX),
             stream_count: u32::try_from(streams.len()).unwrap_or(u32::MAX),
-            blob_count: u32::try_from(self.blobs.len()).unwrap_or(u32::MAX),
+            blob_count: u32::try_from(blobs.len()).unwrap_or(u32::MAX),
             selector,
             member,
             stamp,
         };
         self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
-        for blob in self.blobs.iter().take(u32_len(head.blob_count)) {
+        for blob in blobs.iter().take(u32_len(head.blob_count)) {
             self.buffer.put_u64(len_u64(blob.len()));
         }
         for stream in &streams {
             self.buffer.put_u64(stream.id);
             self.buffer.put_u32(stream.window);
         }
-        (self.buffer, self.blobs)
+        (self.buffer, blobs)
     }
 
     /// The allocation, to be used again.
@@ -262,8 +324,11 @@ impl From<Refusal> for Error {
 }
 
 /// The error that a response with `status` stands for; `None` for the two that carry a value. [wire.response.status]
-pub(crate) fn status_error(status: Status, body: &[u8], method: &str) -> Option<Error> {
-    let method = || method.to_owned();
+pub(crate) fn status_error(
+    status: Status,
+    body: &[u8],
+    method: impl FnOnce() -> String,
+) -> Option<Error> {
     Some(match status {
         Status::Ok | Status::Fault => return None,
         Status::Panicked => Error::Panicked { method: method(), message: text(body) },
@@ -327,7 +392,7 @@ mod tests {
     #[test]
     fn message_is_frozen() {
         let mut content = Content::plain(Vec::new(), b"[1,2]");
-        content.blobs.push(Bytes::from_static(b"xyz"));
+        content.set_blobs(vec![Bytes::from_static(b"xyz")]);
         assert_eq!(content.size(), 8);
         let (section, blobs) = content.into_sections(1, 2, 3);
         let mut expected =
@@ -345,7 +410,7 @@ mod tests {
     #[test]
     fn stream_table_is_frozen() {
         let mut content = Content::plain(Vec::new(), b"0");
-        content.streams = Streams::Table(vec![StreamEntry { id: 7, window: 16 }]);
+        content.set_streams(Streams::Table(vec![StreamEntry { id: 7, window: 16 }]));
         let (section, _) = content.into_sections(0, 0, 0);
         let mut expected = vec![1, 0, 0, 0, 1, 0, 0, 0];
         expected.extend_from_slice(&[0; 16]);

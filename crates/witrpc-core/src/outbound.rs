@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::fail_point;
 use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::ledger::Ledger;
+use crate::message::{Content, HEAD_LEN};
 use crate::options::Limits;
 use crate::pending::CallId;
 use crate::transport::RecordSender;
@@ -88,8 +89,6 @@ pub(crate) struct Outbound {
     /// Our streams that are open.
     streams: HashMap<u64, StreamLane>,
     next_stream: u64,
-    /// Responses in these two lanes.
-    responses: usize,
     /// Bytes that the peer still takes.
     credit: u64,
     /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
@@ -128,7 +127,6 @@ impl Outbound {
             bulk: VecDeque::new(),
             streams: HashMap::new(),
             next_stream: 0,
-            responses: 0,
             credit: 0,
             owed: 0,
             started: 0,
@@ -162,12 +160,57 @@ impl Outbound {
             return;
         }
         self.queued += message.cost() + QUEUE_ENTRY;
-        self.responses += usize::from(message.kind == Kind::Response);
+        if message.kind == Kind::Response {
+            self.ledger.queue_response();
+        }
         if message.is_small(self.chunk_len()) {
             self.small.push_back(message);
         } else {
             self.bulk.push_back(Flow::Message(message));
         }
+    }
+
+    /// Sends a message past the lanes, if nothing waits there and it is one plain chunk that the peer and the ring take:
+    /// then no place in a lane is made for it. Returns whether it has left; [`publish`](Self::publish) makes it visible.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub(crate) fn push_through(
+        &mut self,
+        kind: Kind,
+        id: u64,
+        content: &mut Content,
+        (selector, member, stamp): (u16, u16, u64),
+    ) -> Result<bool, Error> {
+        if !self.is_clear() {
+            return Ok(false);
+        }
+        let chunk = self.chunk_len();
+        let Some(message) = content.as_plain(selector, member, stamp) else { return Ok(false) };
+        let cost = len_u64(message.len() - HEAD_LEN);
+        if message.len() > chunk || cost > self.credit {
+            return Ok(false);
+        }
+        let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        if !self.link.push(&Header::whole(kind, id, len), message, 0)? {
+            return Ok(false); // As the caller queues it next, and pumps, O5 holds.
+        }
+        self.credit -= cost;
+        fail_point::at("message.pushed");
+        Ok(true)
+    }
+
+    /// Whether nothing waits to be sent.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.queued == 0
+            && self.control.is_empty()
+            && self.notices.is_empty()
+            && self.owed == 0
+            && self.goodbye.is_none()
+            && !self.closed
+            && !self.link.wants_room()
+            && !self.ledger.is_due()
     }
 
     /// Queues an event, and returns its place in the lane.
@@ -283,7 +326,7 @@ impl Outbound {
         };
         let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
         self.queued -= message.cost() + QUEUE_ENTRY;
-        self.responses -= usize::from(message.kind == Kind::Response);
+        self.forget_response(message.kind);
         let streams = message.streams.clone();
         self.forget_streams(streams.clone());
         if !message.started {
@@ -319,13 +362,15 @@ impl Outbound {
         self.started = 0;
         self.queued = 0;
         self.queued_streams = 0;
-        self.responses = 0;
+        self.ledger.take_responses(self.ledger.unsent_responses());
         self.closed = true;
     }
 
-    /// Responses of which not all has left.
-    pub(crate) const fn responses(&self) -> usize {
-        self.responses
+    /// A message leaves the queue.
+    fn forget_response(&self, kind: Kind) {
+        if kind == Kind::Response {
+            self.ledger.take_responses(1);
+        }
     }
 
     /// Bytes in the queue, plus something per message.
@@ -479,7 +524,7 @@ impl Outbound {
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
-            self.responses -= usize::from(header.kind == Kind::Response);
+            self.forget_response(header.kind);
             let sent = match lane {
                 Lane::Events => self.events.pop_front(),
                 Lane::Small => self.small.pop_front(),
@@ -556,7 +601,7 @@ impl Outbound {
         }
         self.started -= 1;
         self.queued -= cost + QUEUE_ENTRY;
-        self.responses -= usize::from(message.kind == Kind::Response);
+        self.forget_response(message.kind);
         self.queued_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
         buffers::give(message.first);
         Ok((Some(len_u64(len)), None))

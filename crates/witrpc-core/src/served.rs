@@ -38,6 +38,9 @@ const SLOW: Duration = Duration::from_micros(50);
 const SLOW_ONES: u32 = 2;
 /// One in so many calls of a slow method is tried in place again.
 const TRIAL_EVERY: u32 = 64;
+/// One in so many first polls of a method that has been fast is timed: two looks at the clock are a good part of a small
+/// call's time.
+const TIMED_EVERY: u32 = 4;
 
 thread_local! {
     /// Whether this thread is polling a handler in place.
@@ -83,6 +86,8 @@ struct Habit {
     slow: AtomicU8,
     /// Calls handed over since the last trial.
     handed_over: AtomicU32,
+    /// First polls while none was slow.
+    fast: AtomicU32,
 }
 
 impl fmt::Debug for Services {
@@ -160,6 +165,15 @@ impl Habit {
         self.handed_over.fetch_add(1, Ordering::Relaxed) % TRIAL_EVERY == TRIAL_EVERY - 1
     }
 
+    fn is_timed(&self) -> bool {
+        if self.slow.load(Ordering::Relaxed) != 0 {
+            return true;
+        }
+        let fast = self.fast.load(Ordering::Relaxed);
+        self.fast.store(fast.wrapping_add(1), Ordering::Relaxed);
+        fast.is_multiple_of(TIMED_EVERY)
+    }
+
     fn note(&self, slow: bool) {
         let history = self.slow.load(Ordering::Relaxed);
         if history != 0 || slow {
@@ -190,43 +204,48 @@ impl Connection {
 
     /// Serves a request. Returns whether an answer was queued that has not been published.
     pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        if let Err(error) = self.served.take_place(job.id, self.unsent_responses()) {
-            self.fail(&error);
-            return false;
-        }
+        let spare = match self.served.take_place(job.id, self.unsent_responses()) {
+            Ok(spare) => spare,
+            Err(error) => {
+                self.fail(&error);
+                return false;
+            }
+        };
         // Answers wait for a peer that does not read: let its requests wait too, on its own account.
         if self.is_backed_up() {
             self.served.defer(job);
             return false;
         }
-        self.serve_now(job)
+        self.serve_now(job, spare)
     }
 
     /// Serves requests that were put aside, as far as there is room for answers.
     pub(crate) fn serve_deferred(self: &Arc<Self>) {
         while !self.is_backed_up() {
             let Some(job) = self.served.next_deferred() else { return };
-            if self.serve_now(job) {
+            if self.serve_now(job, None) {
                 self.pump();
             }
         }
     }
 
-    fn serve_now(self: &Arc<Self>, job: Job) -> bool {
+    fn serve_now(self: &Arc<Self>, job: Job, spare: Option<CallContext>) -> bool {
         let Job { id, head, content, charge } = job;
         let services = Arc::clone(&self.served.services);
         let Some((entry, method, habit)) = services.find(&head) else {
-            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0);
+            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), None);
             return true;
         };
         let deadline = match self.deadline(head.stamp) {
             Ok(deadline) => deadline,
             Err(Expired) => {
-                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0);
+                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), None);
                 return true;
             }
         };
-        let context = CallContext::new(self.peer.clone(), self.identity.clone(), deadline);
+        let context = spare.and_then(|spare| spare.renewed(deadline)).unwrap_or_else(|| {
+            CallContext::new(self.peer.clone(), self.identity.clone(), deadline)
+        });
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = Request { content, codec: self.codec.clone() };
@@ -234,11 +253,11 @@ impl Connection {
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
             Ok(Dispatch::Ready(reply)) => {
-                self.reply_in_place(id, reply, 0);
+                self.reply_in_place(id, reply, None);
                 return true;
             }
             Err(message) => {
-                self.reply_in_place(id, panicked(service, method.name, &message), 0);
+                self.reply_in_place(id, panicked(service, method.name, &message), None);
                 return true;
             }
         };
@@ -249,14 +268,17 @@ impl Connection {
         }
         let in_place = habit.in_place();
         if in_place {
-            let began = Instant::now();
+            let began = habit.is_timed().then(Instant::now);
             IN_PLACE.set(true);
             let polled = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()));
             IN_PLACE.set(false);
-            habit.note(began.elapsed() > SLOW);
+            if let Some(began) = began {
+                habit.note(began.elapsed() > SLOW);
+            }
             if let Poll::Ready(reply) = polled {
-                let event = handling.context.last_event();
-                self.reply_in_place(id, reply, event);
+                let Handling { context, future, .. } = handling;
+                drop(future); // It may hold the context, too.
+                self.reply_in_place(id, reply, Some(context));
                 return true;
             }
         }
@@ -279,8 +301,9 @@ impl Connection {
     }
 
     /// Answers the request that is served in place.
-    fn reply_in_place(&self, id: u64, reply: Reply, event: u64) {
-        let cancelled = self.served.leave_place();
+    fn reply_in_place(&self, id: u64, reply: Reply, context: Option<CallContext>) {
+        let event = context.as_ref().map_or(0, CallContext::last_event);
+        let cancelled = self.served.leave_place(context);
         let reply = if cancelled { Reply::text(Status::Cancelled, "") } else { reply };
         self.reply(id, reply, event, false);
     }

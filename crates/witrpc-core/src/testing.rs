@@ -134,7 +134,7 @@ pub(crate) struct Message {
 impl Message {
     pub(crate) fn outgoing(&self, kind: Kind, id: u64) -> Outgoing {
         let mut content = Content::plain(Vec::new(), &self.body);
-        content.blobs.clone_from(&self.blobs);
+        content.set_blobs(self.blobs.clone());
         Outgoing::new(kind, id, content, (self.selector, self.member, self.stamp), None)
     }
 
@@ -145,7 +145,7 @@ impl Message {
             member: head.member,
             stamp: head.stamp,
             body: content.body().to_vec(),
-            blobs: content.blobs.clone(),
+            blobs: content.blobs().to_vec(),
         }
     }
 }

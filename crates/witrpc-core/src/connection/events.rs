@@ -108,7 +108,8 @@ impl Connection {
     /// would send it.
     pub(crate) fn hold_back_events(&self) {
         self.held_back.store(true, Ordering::SeqCst);
-        // Whoever makes room looks at the mark afterwards, both under the lock of the queue: one of us sees the other.
+        // Whoever makes room says so, and wakes the driver, which looks at the mark: one of us sees the other, as all of it
+        // is sequentially consistent.
         if !self.is_backed_up() {
             self.wake_driver();
         }
@@ -116,7 +117,11 @@ impl Connection {
 
     /// Sends values that waited for room, once there is some. For the driver.
     pub(crate) fn resume_events(&self) {
-        if self.is_backed_up() || !self.held_back.swap(false, Ordering::SeqCst) {
+        // A look first: the swap takes the line from whoever else looks.
+        if self.is_backed_up()
+            || !self.held_back.load(Ordering::SeqCst)
+            || !self.held_back.swap(false, Ordering::SeqCst)
+        {
             return;
         }
         let sinks: Vec<_> = lock(&self.sinks).values().map(|(sink, _)| Arc::clone(sink)).collect();

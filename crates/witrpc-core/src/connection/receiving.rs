@@ -71,7 +71,16 @@ impl Connection {
         }
         let alone = pending.len() == 1;
         drop(pending);
-        // The waker is registered (C2); if somebody else leads, that wakes us.
+        self.lead_for_answer(id, alone, waker)
+    }
+
+    /// The same right after the waker has been left in the table (C2): if somebody else leads, that wakes us.
+    pub(crate) fn lead_for_answer(
+        &self,
+        id: CallId,
+        alone: bool,
+        waker: &Waker,
+    ) -> Option<Result<Answer, Error>> {
         match self.lead(Mine::Call(id), alone)? {
             Ok(answer) => answer.flatten().map(Ok),
             Err(error) => {
@@ -191,15 +200,26 @@ impl Connection {
             }
             let visit = self.receiving.visit(|receiving| {
                 receiving.disarm();
-                let Some(incoming) = receiving.inbound.next()? else { return Ok(None) };
-                self.take(receiving, incoming, Mine::Nothing).map(Some)
+                let Some(incoming) = receiving.inbound.next()? else {
+                    // First the answers: their callers wait for them, and for room only who is far ahead.
+                    if !unpublished {
+                        receiving.release()?;
+                    }
+                    return Ok(None);
+                };
+                let handled = self.take(receiving, incoming, Mine::Nothing)?;
+                Ok(Some((handled, receiving.is_ready()?)))
             })?;
             turn = match visit {
-                Visit::Done(Some(handled)) => {
+                Visit::Done(Some((handled, more))) => {
                     match handled {
                         Handled::Serve(job) => unpublished |= self.serve(job),
                         Handled::Woke => woke = true,
                         Handled::Mine(_) | Handled::Nothing => {}
+                    }
+                    if unpublished && !more {
+                        self.publish();
+                        unpublished = false;
                     }
                     continue;
                 }
@@ -214,11 +234,10 @@ impl Connection {
             };
             break;
         }
-        // First the answers: their callers wait for them, and for room only who is far ahead.
-        if unpublished {
-            self.with_outbound(|outbound| outbound.publish().map(|()| false));
+        if unpublished || turn == Turn::More {
+            self.publish();
+            self.receiving.visit(Half::release)?;
         }
-        self.receiving.visit(Half::release)?;
         Ok(turn)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::handling::{Handled, Mine};
 use super::{Connection, lock};
@@ -114,7 +115,7 @@ impl Streams {
 impl Connection {
     /// Takes note of the streams of a message that has come, whether anybody will read them or not. [wire.streams]
     pub(super) fn adopt_streams(&self, content: &mut Content) -> Result<(), Error> {
-        let Beside::Table(table) = &content.streams else { return Ok(()) };
+        let Some(Beside::Table(table)) = content.streams() else { return Ok(()) };
         if table.is_empty() {
             return Ok(());
         }
@@ -134,7 +135,7 @@ impl Connection {
             handles.push(Some(InletHandle::new(inlet, self.this.clone(), self.codec.clone())));
         }
         drop(streams);
-        content.streams = Beside::Inlets(handles);
+        content.set_streams(Beside::Inlets(handles));
         Ok(())
     }
 
@@ -161,16 +162,21 @@ impl Connection {
 
     /// Leaves word that nobody reads a stream any more. The driver passes it on: this may be called with any lock held.
     pub(crate) fn leave_cancel(&self, id: u64) {
-        lock(&self.unread).push(id);
+        let mut unread = lock(&self.unread);
+        unread.push(id);
+        self.has_unread.store(true, Ordering::Relaxed);
+        drop(unread);
         self.wake_driver();
     }
 
     /// Tells the peer which of its streams nobody reads any more. [wire.stream.cancel]
     pub(super) fn cancel_unread(&self, outbound: &mut Outbound) {
-        let unread = std::mem::take(&mut *lock(&self.unread));
-        if unread.is_empty() {
+        if !self.has_unread.load(Ordering::Relaxed) {
             return;
         }
+        let mut unread = lock(&self.unread);
+        self.has_unread.store(false, Ordering::Relaxed);
+        let unread = std::mem::take(&mut *unread);
         let streams = lock(&self.streams);
         for id in unread {
             if streams.inlets.contains_key(&id) {

@@ -95,7 +95,7 @@ fn texts(data: &[u8]) {
     if let Some(status) = Status::from_code(code) {
         assert_eq!(status.code(), code);
         let is_value = matches!(status, Status::Ok | Status::Fault);
-        assert_eq!(status_error(status, text, "Calc.add").is_none(), is_value);
+        assert_eq!(status_error(status, text, || "Calc.add".to_owned()).is_none(), is_value);
     }
 }
 

@@ -52,7 +52,7 @@ struct Sending {
 impl Sending {
     fn new(message: Message) -> Self {
         let mut content = Content::plain(Vec::new(), &message.body);
-        content.blobs.clone_from(&message.blobs);
+        content.set_blobs(message.blobs.clone());
         let (first, blobs) = content.into_sections(message.selector, message.member, message.stamp);
         Self { message, first, blobs, section: 0, offset: 0, charged_blobs: false }
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{FIRST_RESERVE, Incoming, protocol};
 use crate::error::Error;
-use crate::frame::{Header, Kind};
+use crate::frame::Header;
 use crate::ledger::Charge;
 use crate::message::{Content, HEAD_LEN, Head, STREAM_ENTRY_LEN, StreamEntry};
 use crate::wire::{Fields, Malformed, len_u64, u32_len, u64_len};
@@ -22,11 +22,24 @@ pub(super) struct Partial {
     /// The blob that is arriving.
     pub(super) blob: Vec<u8>,
     pub(super) charge: Charge,
+    /// What it has of [`AHEAD`](super::AHEAD).
+    pub(super) ahead: usize,
 }
 
 impl Partial {
+    pub(super) fn new(head: Head, first: Vec<u8>, charge: Charge) -> Self {
+        let first_len = head.first_section_len();
+        let (blobs, blob) = (Vec::new(), Vec::new());
+        Self { head, first_len, first, blob_lens: None, blobs, blob, charge, ahead: 0 }
+    }
+
     /// Where the next `len` bytes go, with room for them and for the seal behind them.
-    pub(super) fn section(&mut self, len: usize, overhead: usize) -> Result<&mut Vec<u8>, Error> {
+    pub(super) fn section(
+        &mut self,
+        len: usize,
+        overhead: usize,
+        ahead: &mut usize,
+    ) -> Result<&mut Vec<u8>, Error> {
         let (section, total) = match &self.blob_lens {
             None => (&mut self.first, self.first_len),
             Some(lens) => (&mut self.blob, lens.last().copied().unwrap_or(0)),
@@ -36,9 +49,12 @@ impl Partial {
             return Err(protocol("a message's length differs from what it declared"));
         }
         if section.capacity() - section.len() < len + overhead {
-            // N1: `len` bytes are there; beyond them, as much again as there is.
-            let reserve = rest.min(section.len().max(FIRST_RESERVE)).max(len);
-            section.reserve_exact(reserve + overhead);
+            // N1: `len` bytes are there; beyond them, as much again as there is, and some ahead.
+            let earned = rest.min(section.len().max(FIRST_RESERVE)).max(len);
+            let more = (rest - earned).min(*ahead);
+            *ahead -= more;
+            self.ahead += more;
+            section.reserve_exact(earned + more + overhead);
         }
         Ok(section)
     }
@@ -69,15 +85,16 @@ impl Partial {
         }
     }
 
-    /// Asserts N1.
+    /// Asserts N1, and returns what this has of [`AHEAD`](super::AHEAD).
     #[cfg(any(test, fuzzing))]
-    pub(super) fn check(&self) {
+    pub(super) fn check(&self) -> usize {
         for section in [&self.first, &self.blob] {
-            let (held, most) = (section.capacity(), 2 * section.len() + FIRST_RESERVE);
+            let (held, most) = (section.capacity(), 2 * section.len() + FIRST_RESERVE + self.ahead);
             assert!(held <= most + 64, "{held} bytes for {}", section.len());
         }
         let blobs = self.blob_lens.as_ref().map_or(0, Vec::capacity) + self.blobs.capacity();
         assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
+        self.ahead
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -96,15 +113,7 @@ impl Partial {
 
     pub(super) fn finish(self, header: &Header) -> Result<Incoming, Malformed> {
         let streams = self.streams()?;
-        let (id, head, charge) = (header.id, self.head, self.charge);
-        let content = Content::received(self.first, &head, self.blobs, streams);
-        Ok(match header.kind {
-            Kind::Request => Incoming::Request { id, head, content, charge },
-            Kind::Response => Incoming::Response { id, head, content, charge },
-            Kind::Event => Incoming::Event { id, head, content, charge },
-            Kind::StreamItem => Incoming::StreamItem { id, head, content, charge },
-            Kind::StreamEnd => Incoming::StreamEnd { id, head, content },
-            kind => Incoming::Handshake { kind, head, content },
-        })
+        let content = Content::received(self.first, &self.head, self.blobs, streams);
+        Ok(Incoming::message(header, self.head, content, self.charge))
     }
 }

@@ -63,16 +63,16 @@ impl Outbound {
         &mut self,
         content: &mut Content,
     ) -> Result<Vec<(u64, Source)>, TooManyStreams> {
-        let Streams::Sources(sources) = &mut content.streams else { return Ok(Vec::new()) };
+        let Some(Streams::Sources(sources)) = content.streams() else { return Ok(Vec::new()) };
         if self.streams.len() + sources.len() > MAX_STREAMS {
             return Err(TooManyStreams);
         }
-        let sources = std::mem::take(sources);
+        let sources = content.take_sources();
         let (first, count) = (self.next_stream, len_u64(sources.len()));
         self.next_stream += count;
         let opened: Vec<_> = (first..self.next_stream).zip(sources).collect();
         let entry = |(id, source): &(u64, Source)| StreamEntry { id: *id, window: source.window() };
-        content.streams = Streams::Table(opened.iter().map(entry).collect());
+        content.set_streams(Streams::Table(opened.iter().map(entry).collect()));
         if !self.closed {
             self.streams.extend(opened.iter().map(|(id, _)| (*id, StreamLane::default())));
         }

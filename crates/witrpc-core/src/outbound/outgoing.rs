@@ -38,9 +38,11 @@ impl Outgoing {
         (selector, member, stamp): (u16, u16, u64),
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let streams = match &content.streams {
-            Streams::Table(table) => table.first().zip(table.last()).map(|(a, b)| a.id..b.id + 1),
-            Streams::Sources(_) | Streams::Inlets(_) => None,
+        let streams = match content.streams() {
+            Some(Streams::Table(table)) => {
+                table.first().zip(table.last()).map(|(a, b)| a.id..b.id + 1)
+            }
+            _ => None,
         };
         let (first, blobs) = content.into_sections(selector, member, stamp);
         Self {

@@ -1,6 +1,7 @@
 //! Which of the peer's requests are being served, and how far each has got. The lock is held for a look at the table only.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
@@ -18,6 +19,9 @@ pub(crate) struct Served {
     pub(super) services: Arc<Services>,
     max_in_flight: usize,
     table: Mutex<Table>,
+    /// Whether requests were put aside; changed under the lock. Whoever is not the driver and puts one aside wakes it
+    /// afterwards, so that it sees this.
+    has_deferred: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ struct Table {
     running: HashMap<u64, Running>,
     /// Requests that wait until the answers before them have left.
     deferred: VecDeque<Job>,
+    /// Of the last request that was served in place, to be used again if nobody has kept it.
+    spare: Option<CallContext>,
     closed: bool,
 }
 
@@ -60,7 +66,12 @@ struct Running {
 impl Served {
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = crate::wire::u32_len(max_in_flight);
-        Self { services, max_in_flight, table: Mutex::new(Table::default()) }
+        Self {
+            services,
+            max_in_flight,
+            table: Mutex::default(),
+            has_deferred: AtomicBool::new(false),
+        }
     }
 
     /// Whether there is nothing to serve.
@@ -83,6 +94,7 @@ impl Served {
         let mut table = lock(&self.table);
         table.in_place = None;
         table.deferred.push_back(job);
+        self.has_deferred.store(true, Ordering::Relaxed);
     }
 
     /// Puts a request aside for the driver.
@@ -90,33 +102,41 @@ impl Served {
         let mut table = lock(&self.table);
         self.check(&table, job.id, unsent)?;
         table.deferred.push_back(job);
+        self.has_deferred.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// A request that was put aside, to be served in place.
     pub(super) fn next_deferred(&self) -> Option<Job> {
+        if !self.has_deferred() {
+            return None;
+        }
         let mut table = lock(&self.table);
-        let job = table.deferred.pop_front()?;
+        let job = table.deferred.pop_front();
+        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
+        let job = job?;
         table.in_place = Some((job.id, false));
         Some(job)
     }
 
-    /// Takes a request in, to be served in place.
-    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
+    /// Takes a request in, to be served in place. Returns the context of an earlier one, if there is one to spare.
+    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<Option<CallContext>, Error> {
         let mut table = lock(&self.table);
         self.check(&table, id, unsent)?;
         table.in_place = Some((id, false));
-        Ok(())
+        Ok(table.spare.take())
     }
 
     /// The request that was served in place is done; returns whether it was cancelled meanwhile.
-    pub(super) fn leave_place(&self) -> bool {
-        lock(&self.table).in_place.take().is_some_and(|(_, cancelled)| cancelled)
+    pub(super) fn leave_place(&self, context: Option<CallContext>) -> bool {
+        let mut table = lock(&self.table);
+        table.spare = context;
+        table.in_place.take().is_some_and(|(_, cancelled)| cancelled)
     }
 
     /// Whether requests were put aside.
     pub(crate) fn has_deferred(&self) -> bool {
-        !lock(&self.table).deferred.is_empty()
+        self.has_deferred.load(Ordering::Relaxed)
     }
 
     /// Requests being handled or put aside.
@@ -134,6 +154,7 @@ impl Served {
         }
         let deferred = table.deferred.iter().position(|job| job.id == id);
         let job = deferred.and_then(|at| table.deferred.remove(at));
+        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
         let running = table.running.remove(&id);
         drop(table);
         let found = job.is_some() || running.is_some();
@@ -150,6 +171,7 @@ impl Served {
         table.closed = true;
         let running = std::mem::take(&mut table.running);
         let deferred = std::mem::take(&mut table.deferred);
+        self.has_deferred.store(false, Ordering::Relaxed);
         drop(table);
         drop(deferred);
         running.into_values().for_each(Running::cancel);

@@ -77,7 +77,7 @@ impl Side {
         let count = 1 + random.below(3);
         let sources = (0..count).map(|_| Source::new(Unpolled, 0)).collect();
         let mut content = Content::plain(Vec::new(), &vec![1; random.below(3000)]);
-        content.streams = Streams::Sources(sources);
+        content.set_streams(Streams::Sources(sources));
         let opened = peer.outbound.open_streams(&mut content).unwrap();
         let ids: Vec<u64> = opened.iter().map(|(id, _)| *id).collect();
         for id in &ids {
@@ -167,7 +167,7 @@ impl Side {
             Incoming::Request { id, content, charge, .. }
             | Incoming::Response { id, content, charge, .. } => {
                 drop(charge);
-                let Streams::Table(table) = &content.streams else { panic!("{content:?}") };
+                let Some(Streams::Table(table)) = content.streams() else { panic!("{content:?}") };
                 let ids: Vec<u64> = table.iter().map(|entry| entry.id).collect();
                 assert_eq!(Some(ids), other.announced.remove(&id));
                 for entry in table {
@@ -326,7 +326,7 @@ fn streams_take_turns_and_calls_pass_them() {
     let [mut a, mut b] = Peer::pair(4080, LIMITS);
     let mut content = Content::plain(Vec::new(), b"1");
     let sources = (0..2).map(|_| Source::new(Unpolled, 0)).collect();
-    content.streams = Streams::Sources(sources);
+    content.set_streams(Streams::Sources(sources));
     a.outbound.open_streams(&mut content).unwrap();
     a.outbound.push(Outgoing::new(Kind::Request, 0, content, (0, 0, 0), None));
     for number in 1..=200 {

@@ -87,13 +87,12 @@ impl Peer {
             _ => b"[1,2,3]".to_vec(),
         };
         let mut content = Content::plain(Vec::new(), &body);
-        for _ in 0..[0, 0, 1, 3][input.below(4)] {
-            content.blobs.push(Bytes::from(vec![9; size(input)]));
-        }
+        let blobs = [0, 0, 1, 3][input.below(4)];
+        content.set_blobs((0..blobs).map(|_| Bytes::from(vec![9; size(input)])).collect());
         // Streams of the peer's, of which nobody here knows more than what the message says.
         let entry = |id| StreamEntry { id, window: u32::from(input.byte()) };
         let streams = [0, 0, 0, 2][usize::from(selector)];
-        content.streams = Streams::Table((id % 8..).take(streams).map(entry).collect());
+        content.set_streams(Streams::Table((id % 8..).take(streams).map(entry).collect()));
         let (first, blobs) = content.into_sections(selector, member, stamp);
         let sections = std::iter::once(Bytes::from(first)).chain(blobs);
         let most = [CHUNK, CHUNK, 100, 30][input.below(4)];

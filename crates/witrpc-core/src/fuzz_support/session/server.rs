@@ -172,7 +172,11 @@ impl Service for Program {
             })),
             3 => {
                 let mut content = Content::plain(Vec::new(), &[1; 2500]);
-                content.blobs = vec![vec![2; 500].into(), Vec::new().into(), vec![3; 600].into()];
+                content.set_blobs(vec![
+                    vec![2; 500].into(),
+                    Vec::new().into(),
+                    vec![3; 600].into(),
+                ]);
                 Dispatch::Ready(answer(content))
             }
             _ => {
