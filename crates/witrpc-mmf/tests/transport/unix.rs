@@ -4,12 +4,11 @@ use std::{
     fs::{File, Permissions},
     io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
-    path::PathBuf,
 };
 
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, far, files, soon, within};
+use crate::common::{Endpoint, files, soon, within};
 use crate::fake::make_pipe;
 
 #[tokio::test]
@@ -178,6 +177,7 @@ async fn programs_that_are_started_inherit_nothing() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_full_file_system_is_an_error_on_both_sides_and_no_signal() {
+    use crate::common::far;
     let outer = tempfile::tempdir().unwrap();
     let mount = |program: &str, arguments: &[&str]| {
         let mut command = std::process::Command::new(program);
@@ -204,7 +204,7 @@ async fn a_full_file_system_is_an_error_on_both_sides_and_no_signal() {
 
 /// Unmounts, lazily, also when the test fails.
 #[cfg(target_os = "linux")]
-pub(crate) struct Mounted(pub(crate) PathBuf);
+pub(crate) struct Mounted(pub(crate) std::path::PathBuf);
 
 #[cfg(target_os = "linux")]
 impl Drop for Mounted {

@@ -54,6 +54,46 @@ async fn whoever_is_killed_nothing_is_left() {
     assert_eq!(endpoint.files(), listening(&["test"]));
 }
 
+/// What Unix permits to whoever may write the file.
+#[tokio::test]
+async fn a_region_in_use_cannot_be_truncated() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    let (mut client, mut server) = endpoint.pair(&mut door).await;
+    let region = endpoint.files().into_iter().find(|file| file.ends_with(".mmf")).unwrap();
+    let file = File::options().write(true).open(endpoint.directory.path().join(region)).unwrap();
+    let size = file.metadata().unwrap().len();
+    for len in [0, 4096] {
+        file.set_len(len).unwrap_err();
+    }
+    assert_eq!(file.metadata().unwrap().len(), size);
+    client.send(b"still there").await;
+    assert_eq!(within(server.recv()).await.unwrap(), b"still there");
+}
+
+#[tokio::test]
+async fn names_that_differ_in_case_only_are_one_endpoint() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    let other = MemoryMappedFile::new("TEST").with_directory(endpoint.directory.path());
+    Door::open(&other, &Places::of(&other)).await.unwrap_err();
+    let (client, server) =
+        within(async { tokio::join!(connect(&other, far()), door.accept()) }).await;
+    drop((client.unwrap(), server.unwrap()));
+}
+
+#[tokio::test]
+async fn the_system_tells_who_the_client_is_whatever_it_claims() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut door = endpoint.open().await;
+    let claimed = std::process::id() ^ 4;
+    let head = [&b"witrpc\0a\x01\0\0\0"[..], &claimed.to_le_bytes()].concat();
+    let ask = [&head[..], &[0xef; 16], &[0; 32]].concat();
+    let client = FakeClient::ask(endpoint.directory.path(), &ask);
+    let (_answer, server) = within(async { tokio::join!(client.answer(), door.accept()) }).await;
+    assert_eq!(server.unwrap().peer_process_id, Some(std::process::id()));
+}
+
 /// After a power cut, say: a killed process leaves nothing.
 #[tokio::test]
 async fn what_nobody_has_open_is_swept_and_nothing_else() {

@@ -137,6 +137,23 @@ mod tests {
         assert!(error.contains("in one session"), "{error}");
     }
 
+    /// raw_sync's fault: a timeout of less than a millisecond is none at all. There is no timeout here.
+    #[test]
+    fn a_wait_has_no_limit() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let kind = NamedEvent::RawSync;
+        let region = Region::create(&path, SMALLEST_REGION, &[3; 16], kind, Access::User).unwrap();
+        let signal = Signal::create(region.event_memory(Side::Client)).unwrap();
+        let rings = Signal::open(region.event_memory(Side::Client)).unwrap();
+        let waiting = std::thread::spawn(move || signal.wait());
+        // Longer than any timeout that is meant to be short, and than `LOOK_AROUND`.
+        std::thread::sleep(super::super::LOOK_AROUND * 3 / 2);
+        assert!(!waiting.is_finished());
+        rings.set().unwrap();
+        assert!(waiting.join().unwrap());
+    }
+
     #[test]
     fn an_event_is_gone_when_both_sides_have_dropped_it() {
         let place = tempfile::tempdir().unwrap();

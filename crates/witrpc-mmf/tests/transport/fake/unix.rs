@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, mkfifoat};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Something that reads a door.
@@ -93,5 +92,11 @@ impl FakeClient {
 }
 
 pub(crate) fn make_pipe(path: &Path) {
-    mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
+    // rustix has no mkfifo for Apple systems.
+    #[cfg(target_vendor = "apple")]
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
+        .unwrap();
+    #[cfg(not(target_vendor = "apple"))]
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .unwrap();
 }
