@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,21 +53,25 @@ pub(super) trait Mortal {
 /// The implementation.
 #[derive(Clone, Debug)]
 pub(super) struct Life {
-    notes: Option<Arc<File>>,
+    notes: Option<Arc<Mutex<File>>>,
     ticked: Event<u64>,
     leave: Arc<Notify>,
 }
 
 impl Life {
     pub(super) fn new(notes: Option<File>) -> Self {
-        Self { notes: notes.map(Arc::new), ticked: Event::new(), leave: Arc::default() }
+        Self {
+            notes: notes.map(|notes| Arc::new(Mutex::new(notes))),
+            ticked: Event::new(),
+            leave: Arc::default(),
+        }
     }
 }
 
 impl Mortal for Life {
     async fn note(&self, number: u64) -> witrpc::Result<u64> {
-        if let Some(mut notes) = self.notes.as_deref() {
-            notes.write_all(&number.to_le_bytes()).map_err(Error::fault)?;
+        if let Some(notes) = &self.notes {
+            notes.lock().unwrap().write_all(&number.to_le_bytes()).map_err(Error::fault)?;
         }
         Ok(number)
     }
@@ -238,6 +242,7 @@ impl Victim {
     }
 }
 
+/// To be locked for each write: Wine lets threads that append at once overwrite each other.
 fn append(path: &Path) -> File {
     File::options().append(true).create(true).open(path).unwrap()
 }
@@ -245,7 +250,7 @@ fn append(path: &Path) -> File {
 /// What the hook needs to know.
 struct Fatal {
     end: End,
-    report: File,
+    report: Mutex<File>,
     hits: AtomicU64,
     /// Of the step that it dies at.
     passed: AtomicU64,
@@ -259,7 +264,7 @@ fn reached(step: &'static str) {
     let hit = fatal.hits.fetch_add(1, Ordering::SeqCst);
     let dies = match &fatal.end {
         End::InGoodOrder => {
-            (&fatal.report).write_all(format!("{step}\n").as_bytes()).unwrap();
+            fatal.report.lock().unwrap().write_all(format!("{step}\n").as_bytes()).unwrap();
             false
         }
         End::Step { step: fatal_step, nth } => {
@@ -279,7 +284,7 @@ fn reached(step: &'static str) {
     };
     if dies {
         let line = format!("{KILLED}{} {step}\n", now());
-        (&fatal.report).write_all(line.as_bytes()).unwrap();
+        fatal.report.lock().unwrap().write_all(line.as_bytes()).unwrap();
         system::kill_self();
     }
 }
@@ -303,7 +308,7 @@ fn a_victim_plays_its_part() {
 fn perform(part: &Part) {
     let fatal = Fatal {
         end: part.end.clone(),
-        report: append(&part.report.join("report")),
+        report: Mutex::new(append(&part.report.join("report"))),
         hits: AtomicU64::new(0),
         passed: AtomicU64::new(0),
     };
