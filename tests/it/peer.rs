@@ -21,7 +21,7 @@ use crate::events::{Station, TickerServer};
 use crate::fixture::{
     Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
 };
-use crate::system::{anonymous_kib, go_on, leave_descriptors, stop};
+use crate::system::{anonymous_kib, go_on, leave_descriptors, started, stop};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -246,7 +246,7 @@ impl Peer {
             .env(PART, serde_json::to_string(part).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = started(|| command.spawn());
         let link = Link::new(child.stdout.take().unwrap(), child.stdin.take().unwrap());
         Self { child, link: Some(link) }
     }

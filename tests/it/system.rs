@@ -53,6 +53,18 @@ pub(crate) fn listening(name: &str) -> Vec<String> {
     kinds.iter().map(|kind| format!("{name}.{kind}")).collect()
 }
 
+/// Starts a process. Wine fails to, once in some thousand times, and says that this is an error of its own.
+pub(crate) fn started<T>(mut start: impl FnMut() -> std::io::Result<T>) -> T {
+    const INTERNAL_ERROR: i32 = 1359;
+    for _ in 0..5 {
+        match start() {
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(INTERNAL_ERROR) => {}
+            started => return started.unwrap(),
+        }
+    }
+    start().unwrap()
+}
+
 /// Memory of this process that is no file's and nobody else's: what it holds itself.
 pub(crate) fn anonymous_kib() -> u64 {
     anonymous_kib_of(std::process::id())

@@ -194,7 +194,7 @@ impl Victim {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        let child = command.spawn().unwrap();
+        let child = system::started(|| command.spawn());
         Self { child, report: part.report.join("report"), killed: None }
     }
 
