@@ -39,9 +39,14 @@ use crate::pending::CallId;
 use crate::transport::RecordSender;
 use crate::wire::{len_u64, u32_len};
 
-/// The most payload in one chunk. Larger chunks would leave the cache between sealing and copying, and smaller ones
-/// pay the header and the publish more often.
-const MAX_CHUNK: usize = 32 << 10;
+/// The most payload that leaves as one chunk, past what takes turns. What is longer is better cut: the peer copies the
+/// first part out while we copy the next one in.
+const MAX_WHOLE: usize = 16 << 10;
+/// The most payload in a chunk of a message that has several: each pays a header and a publish, and five lie ahead in half
+/// of the default ring.
+const MAX_CHUNK: usize = 48 << 10;
+/// Chunks that a section is cut into at least, as far as they are not shorter than [`MAX_WHOLE`].
+const CHUNKS: usize = 8;
 /// After this many bytes a pump pauses, so that whoever called it gets on.
 const PUMP_BYTES: u64 = 1 << 20;
 /// Control frames that may wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
@@ -163,7 +168,7 @@ impl Outbound {
         if message.kind == Kind::Response {
             self.ledger.queue_response();
         }
-        if message.is_small(self.chunk_len()) {
+        if message.is_small(self.whole_len()) {
             self.small.push_back(message);
         } else {
             self.bulk.push_back(Flow::Message(message));
@@ -186,10 +191,10 @@ impl Outbound {
         if !self.is_clear() {
             return Ok(false);
         }
-        let chunk = self.chunk_len();
+        let whole = self.whole_len();
         let Some(message) = content.as_plain(selector, member, stamp) else { return Ok(false) };
         let cost = len_u64(message.len() - HEAD_LEN);
-        if message.len() > chunk || cost > self.credit {
+        if message.len() > whole || cost > self.credit {
             return Ok(false);
         }
         let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
@@ -502,7 +507,7 @@ impl Outbound {
 
     /// Sends the messages of a lane that are one chunk; returns `false` if the ring is full.
     fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
-        let chunk = self.chunk_len();
+        let whole = self.whole_len();
         loop {
             let messages = match lane {
                 Lane::Events => &self.events,
@@ -510,7 +515,7 @@ impl Outbound {
             };
             let Some(message) = messages.front() else { return Ok(true) };
             let cost = message.cost();
-            if cost > self.credit || message.started || !message.is_small(chunk) {
+            if cost > self.credit || message.started || !message.is_small(whole) {
                 return Ok(true);
             }
             if lane == Lane::Small && !has_left(&self.events, message.event) {
@@ -569,7 +574,7 @@ impl Outbound {
 
     /// Whether the peer takes the next chunk of this message (O3).
     fn may_send(&self, message: &Outgoing) -> bool {
-        let whole = message.is_small(self.chunk_len());
+        let whole = message.is_small(self.whole_len());
         message.started
             || (message.cost() <= self.credit && (whole || self.started < self.max_started))
     }
@@ -579,9 +584,10 @@ impl Outbound {
         &mut self,
         mut message: Outgoing,
     ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
-        let (chunk, cost) = (self.chunk_len(), message.cost());
+        let cost = message.cost();
         // A small message that was held back is no bulk; the small items of a stream are.
-        let in_turn = message.kind.is_of_stream() || !message.is_small(chunk);
+        let in_turn = message.kind.is_of_stream() || !message.is_small(self.whole_len());
+        let chunk = (message.section_len() / CHUNKS).clamp(self.whole_len(), self.chunk_len());
         let spare = if in_turn { self.link.sender.capacity() / 2 } else { 0 };
         let (header, payload) = message.chunk(chunk);
         let len = payload.len();
@@ -624,6 +630,11 @@ impl Outbound {
     fn chunk_len(&self) -> usize {
         let overhead = self.link.overhead() + HEADER_LEN;
         self.link.sender.max_record().saturating_sub(overhead).min(MAX_CHUNK)
+    }
+
+    /// The most payload that leaves as one chunk.
+    fn whole_len(&self) -> usize {
+        self.chunk_len().min(MAX_WHOLE)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::options::WaitStrategy;
 
 /// The most that is ever polled adaptively: longer than a wake-up of a sleeping CPU takes, 55 to 65 µs on virtual machines.
 const MAX: Duration = Duration::from_micros(100);
-/// What comes within this was worth the wait: it is far less than the wake-up would have cost.
-const SOON: Duration = Duration::from_micros(25);
+/// What comes within this was worth the wait: it is less than the wake-up would have cost.
+const SOON: Duration = Duration::from_micros(40);
 /// Waits in vain, or long ones, before polling is given up.
 const CREDIT: u8 = 4;
 /// How many waits pass between trials once polling has been given up.

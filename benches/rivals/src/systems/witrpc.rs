@@ -38,8 +38,8 @@ pub(crate) enum Witrpc {
     Encrypted,
 }
 
-/// So that 1 MiB lies in a ring as a whole, as the README advises.
-pub(crate) const REGION: u64 = 4 << 20;
+/// The default. A larger one leaves the cache.
+pub(crate) const REGION: u64 = 1 << 20;
 /// For the largest payload of all scenarios.
 const MAX_MESSAGE: u64 = 512 << 20;
 const CONNECT: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use super::{CipherError, Opener, Sealer};
 
 /// Bytes of a tag.
 const TAG_LEN: usize = 16;
-/// Frames per key, the soft limit: with frames of 32 KiB some 2^31 blocks, where the bounds for AES-GCM leave an
+/// Frames per key, the soft limit: with frames of 48 KiB less than 2^32 blocks, where the bounds for AES-GCM leave an
 /// attacker a chance below 2^-57 (RFC 9001, appendix B.1, asks for no more than 2^23 packets of 2^11 blocks).
 const FRAMES_PER_KEY: u64 = 1 << 20;
 /// Frames per connection, the hard limit: years at any speed, and far from where the counter would wrap.

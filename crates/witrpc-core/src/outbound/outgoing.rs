@@ -77,8 +77,13 @@ impl Outgoing {
         self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
     }
 
-    pub(super) fn is_small(&self, chunk: usize) -> bool {
-        self.blobs.is_empty() && self.first.len() <= chunk
+    pub(super) fn is_small(&self, whole: usize) -> bool {
+        self.blobs.is_empty() && self.first.len() <= whole
+    }
+
+    /// Bytes of the section that is being sent.
+    pub(super) fn section_len(&self) -> usize {
+        self.section_bytes(self.section).len()
     }
 
     fn section_bytes(&self, section: usize) -> &[u8] {
