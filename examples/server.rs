@@ -9,22 +9,23 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use tokio::signal::unix::{SignalKind, signal};
 use witrpc::prelude::*;
 
 #[path = "shared/contract.rs"]
 mod contract;
+#[path = "shared/signals.rs"]
+mod signals;
 #[path = "shared/worker.rs"]
 mod worker;
 
 use contract::WorkerServer;
+use signals::Signals;
 use worker::LocalWorker;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Before anything is made that would have to be cleaned up.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
 
     let server = WitServerBuilder::new()
         .with_service(WorkerServer::new(LocalWorker::default()))
@@ -34,10 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     server.start_waiting_for_connection().await?;
     println!("waiting for clients on \"MySharedMap\"; Ctrl-C ends it");
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    signals.wait().await;
     println!("stopping, with {} client(s) connected", server.client_count());
     server.stop_waiting_for_connection().await;
     Ok(())

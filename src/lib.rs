@@ -23,7 +23,9 @@ pub use witrpc_core::{
     WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 pub use witrpc_macros::service;
-pub use witrpc_mmf::{Endpoint, MemoryMappedFile, endpoints, endpoints_in, unique_name};
+pub use witrpc_mmf::{
+    Endpoint, MemoryMappedFile, NamedEvent, endpoints, endpoints_in, unique_name,
+};
 pub use witrpc_mmf_client::{
     MmfClientTransport, WithMemoryMappedFile as ClientWithMemoryMappedFile,
 };

@@ -4,8 +4,12 @@ use std::io::Read;
 use std::process::{ExitCode, Stdio};
 
 use tokio::process::Command;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use witrpc::WitServer;
+
+#[path = "signals.rs"]
+mod signals;
+
+use signals::Signals;
 
 /// What an example comes to.
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -14,6 +18,10 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 const SERVER: &str = "WITRPC_EXAMPLE_SERVER";
 /// Tells it the token. Its environment can be read by processes of the same user only.
 const TOKEN: &str = "WITRPC_EXAMPLE_TOKEN";
+
+/// `CREATE_NEW_PROCESS_GROUP`
+#[cfg(windows)]
+const NEW_PROCESS_GROUP: u32 = 0x200;
 
 /// What the two processes have to know of each other.
 #[derive(Clone, Debug)]
@@ -35,16 +43,20 @@ pub(crate) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     // From here on a signal ends this process by way of the code below, which cleans up.
-    let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::new()?;
     let (endpoint, token) = (witrpc::unique_name(name)?, witrpc::unique_name("token")?);
     let program = std::env::current_exe()?;
-    // In a group of its own, so that Ctrl-C reaches this process only.
     let mut command = Command::new(program);
     command.env(SERVER, &endpoint).env(TOKEN, &token);
-    let mut child = command.stdin(Stdio::piped()).process_group(0).spawn()?;
+    // In a group of its own, so that Ctrl-C reaches this process only.
+    #[cfg(unix)]
+    command.process_group(0);
+    #[cfg(windows)]
+    command.creation_flags(NEW_PROCESS_GROUP);
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
     let called = tokio::select! {
         called = client(Meeting { endpoint, token }) => Some(called),
-        () = interrupted(signals) => None,
+        () = signals.wait() => None,
     };
     // The server ends when its standard input does, so it never outlives this process.
     drop(child.stdin.take());
@@ -62,11 +74,4 @@ async fn serve(server: &WitServer) -> Outcome {
     end_of_input.await??;
     server.stop_waiting_for_connection().await;
     Ok(())
-}
-
-async fn interrupted((mut interrupt, mut terminate): (Signal, Signal)) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }

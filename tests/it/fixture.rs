@@ -1,8 +1,6 @@
 //! An endpoint of its own for every test, over one of the transports.
 
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,10 +10,11 @@ use tempfile::TempDir;
 use witrpc::prelude::*;
 use witrpc::transport::memory::MemoryTransport;
 use witrpc::transport::{ClientTransport, ServerTransport};
-use witrpc::{MmfClientTransport, MmfServerTransport};
+use witrpc::{MmfClientTransport, MmfServerTransport, NamedEvent};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 use crate::spy::{Found, Spy};
+pub(crate) use crate::system::{files, private_directory};
 
 /// Nothing in these tests takes this long, on any machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
@@ -107,6 +106,11 @@ impl Fixture {
         let mut fixture = Self::mmf();
         fixture.dedicated_threads = true;
         fixture
+    }
+
+    /// With the named events of raw_sync, which are the system's own on Windows.
+    pub(crate) fn mmf_raw_sync() -> Self {
+        Self::mmf_with(|file| file.with_max_clients(8).with_named_event(NamedEvent::RawSync))
     }
 
     /// The same, with settings.
@@ -246,22 +250,6 @@ impl Drop for Fixture {
     }
 }
 
-/// A fresh directory that only we may enter.
-pub(crate) fn private_directory() -> TempDir {
-    let private = std::fs::Permissions::from_mode(0o700);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("witrpc-test-").permissions(private).tempdir_in("/dev/shm").unwrap()
-}
-
-/// What lies in a directory.
-pub(crate) fn files(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
 /// The runtimes that everything must work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Flavor {
@@ -340,7 +328,8 @@ pub(crate) fn alone() -> bool {
         return true;
     }
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", test]).env(ALONE, "1").output().unwrap();
+    command.args(["--exact", test]).env(ALONE, "1");
+    let output = crate::system::started(|| command.output());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false

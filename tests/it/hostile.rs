@@ -21,6 +21,7 @@ use crate::contract::CalcClient;
 use crate::fixture::{Fixture, Flavor, GUARD, Security, eventually, private_directory, run};
 use crate::peer::{Endpoint, Order, Peer};
 use crate::spy::{Found, Region, Spy};
+use crate::system::anonymous_kib_of;
 
 /// Where the control lines of the two directions start: `docs/segment.md`, [seg.line.tail].
 const TAILS: [u64; 2] = [1024, 1280];
@@ -174,9 +175,7 @@ async fn round(file: &MemoryMappedFile, directory: &Path, attack: Attack, tally:
 
 /// Anonymous memory of a process, in bytes: regions are not in it.
 fn memory_of(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    anonymous_kib_of(process) << 10
 }
 
 /// What the honest client has got done.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -17,7 +16,7 @@ use crate::contract::{CalcClient, Calculator};
 use crate::events::TickerClient;
 use crate::fixture::{Fixture, Flavor, GUARD, block_on, eventually, files, private_directory};
 use crate::peer::{Endpoint, Order, Peer, Stage};
-use crate::soak::anonymous_kib;
+use crate::system::anonymous_kib;
 
 /// No call takes this long on any machine, whatever else goes on.
 const HANGS: Duration = Duration::from_secs(20);
@@ -253,6 +252,7 @@ pub(crate) async fn floods(mut stage: Stage) {
 }
 
 #[test]
+#[cfg(unix)]
 fn a_server_without_descriptors_says_so_and_goes_on() {
     // A connection's files are several, and any of them may be the first that cannot be made.
     for left in (0..8).chain([40]) {
@@ -260,6 +260,7 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     }
 }
 
+#[cfg(unix)]
 async fn meets_its_limit(directory: &Path, mut server: Peer, left: u64) -> Peer {
     server.order(Order::LeaveDescriptors(left)).await.unwrap();
     let mut clients = Vec::new();
@@ -388,7 +389,7 @@ fn a_client_that_is_stopped_is_noticed_by_nobody() {
         let mut ticks = ticker.ticked().subscribe();
         let before = worst(&calc, 500).await;
         let held = server.order(Order::Anonymous).await.unwrap();
-        signal(&stopped, Signal::STOP);
+        stopped.stop().await;
         let mut longest = Duration::ZERO;
         for _ in 0..40 {
             // Far more than is ever under way or kept, in sum.
@@ -406,18 +407,13 @@ fn a_client_that_is_stopped_is_noticed_by_nobody() {
             "the longest of some calls: {before:?} before, {longest:?} beside a stopped client, which cost {grown} KiB"
         );
         assert!(grown < 24 << 10, "the server holds {grown} KiB for a stopped client");
-        signal(&stopped, Signal::CONT);
+        stopped.go_on();
         greeted(&mut stopped).await;
         stopped.answer();
         stopped.leaves().await;
         drop((client, ticks));
         server
     });
-}
-
-fn signal(peer: &Peer, signal: Signal) {
-    let pid = Pid::from_raw(peer.id().cast_signed()).unwrap();
-    kill_process(pid, signal).unwrap();
 }
 
 /// Has subscribed, and asks for more than it reads, when it is stopped; later it takes up where it was.

@@ -14,6 +14,7 @@ mod contract;
 mod events;
 mod fixture;
 mod hostile;
+#[cfg(target_os = "linux")]
 mod idle;
 mod instances;
 mod introspection;
@@ -28,6 +29,7 @@ mod soak;
 mod spy;
 mod streams;
 mod suite;
+mod system;
 mod tidy;
 mod tracing;
 mod values;

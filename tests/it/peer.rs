@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -22,7 +21,7 @@ use crate::events::{Station, TickerServer};
 use crate::fixture::{
     Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
 };
-use crate::soak::{anonymous_kib, descriptors};
+use crate::system::{anonymous_kib, go_on, leave_descriptors, started, stop};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -49,6 +48,7 @@ impl Part {
         Self { scenario: Some(scenario.to_owned()), ..Self::host(directory, flavor) }
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn unwatched(self) -> Self {
         Self { watched: false, ..self }
     }
@@ -168,11 +168,7 @@ impl Host {
             Order::Clients => Ok(test?.client_count() as u64),
             Order::Load => Ok(test?.load().iter().map(sum).sum()),
             Order::Anonymous => Ok(anonymous_kib()),
-            Order::LeaveDescriptors(free) => {
-                let current = Some(descriptors() as u64 + free);
-                let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
-                setrlimit(Resource::Nofile, limit).map(|()| 0).map_err(|e| e.to_string())
-            }
+            Order::LeaveDescriptors(free) => leave_descriptors(free).map(|()| 0),
             Order::Greet => Ok(0),
             Order::PanicIsDeath => {
                 let report = std::panic::take_hook();
@@ -250,7 +246,7 @@ impl Peer {
             .env(PART, serde_json::to_string(part).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = started(|| command.spawn());
         let link = Link::new(child.stdout.take().unwrap(), child.stdin.take().unwrap());
         Self { child, link: Some(link) }
     }
@@ -296,26 +292,17 @@ impl Peer {
         self.link.as_mut().unwrap().receive().await
     }
 
-    /// `SIGSTOP`.
+    /// Takes it all processor time.
     pub(crate) async fn stop(&self) {
-        kill_process(self.process(), Signal::STOP).unwrap();
-        let stat = format!("/proc/{}/stat", self.id());
-        // The state follows the name, which is in parentheses.
-        let state =
-            || std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1[..1].to_owned();
-        eventually("it is stopped", || state() == "T").await;
+        stop(self.id()).await;
     }
 
-    /// `SIGCONT`.
+    /// Gives it back.
     pub(crate) fn go_on(&self) {
-        kill_process(self.process(), Signal::CONT).unwrap();
+        go_on(self.id());
     }
 
-    fn process(&self) -> Pid {
-        Pid::from_raw(self.id().cast_signed()).unwrap()
-    }
-
-    /// `SIGKILL`.
+    /// As `SIGKILL` does.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fixture::{Flavor, GUARD, files, no_rescues, private_directory, runtime, watch};
 use crate::peer::{Part, Peer};
+use crate::system::{anonymous_kib, descriptors};
 
 pub(crate) use service::serve;
 pub(crate) use worker::work;
@@ -114,18 +115,6 @@ impl Vitals {
             counts,
         }
     }
-}
-
-/// Memory of this process that is no file's and nobody else's: what it holds itself.
-pub(crate) fn anonymous_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-pub(crate) fn descriptors() -> usize {
-    // One of them is of this look itself.
-    std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {

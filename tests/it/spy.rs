@@ -2,7 +2,7 @@
 //! connection's region lies in.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -35,7 +35,7 @@ impl Found {
 /// any more.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
-    file: Arc<File>,
+    file: Arc<Mutex<File>>,
     pub(crate) len: u64,
 }
 
@@ -43,18 +43,20 @@ impl Region {
     fn open(path: &Path) -> Self {
         let file = File::options().read(true).write(true).open(path).unwrap();
         let len = file.metadata().unwrap().len();
-        Self { file: Arc::new(file), len }
+        Self { file: Arc::new(Mutex::new(file)), len }
     }
 
     /// The same bytes at another place, for who wants to do no harm.
     pub(crate) fn copied(&self) -> Self {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&self.read_all(), 0).unwrap();
-        Self { file: Arc::new(file), len: self.len }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&self.read_all()).unwrap();
+        Self { file: Arc::new(Mutex::new(file)), len: self.len }
     }
 
     pub(crate) fn read(&self, at: u64, bytes: &mut [u8]) {
-        self.file.read_exact_at(bytes, at).unwrap();
+        let mut file = self.file.lock().unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.read_exact(bytes).unwrap();
     }
 
     pub(crate) fn read_all(&self) -> Vec<u8> {
@@ -72,7 +74,9 @@ impl Region {
     /// Writes what lies within the region; a file that grows or shrinks is another matter.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
         let room = self.len.saturating_sub(at).min(bytes.len() as u64);
-        self.file.write_all_at(&bytes[..room as usize], at).unwrap();
+        let mut file = self.file.lock().unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(&bytes[..room as usize]).unwrap();
     }
 }
 

@@ -29,7 +29,7 @@ use crate::service::{Outcome, ServiceDescriptor, Status};
 use crate::transport::BoxFuture;
 
 /// How many steps of calls count as one of their task's.
-const STEPS_PER_COUNT: u8 = 4;
+const STEPS_PER_COUNT: u8 = 2;
 /// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
 const UNBOUNDED_SIZE: u64 = 4 << 10;
 
@@ -132,6 +132,13 @@ impl Remote {
             }
             #[cfg(feature = "json")]
             Contract::Named(_) => unreachable!("generated code knows its contract"),
+        }
+    }
+
+    /// The task of this waker has made so many calls that it lets others run.
+    fn has_yielded(&self, waker: &Waker) {
+        if let Ok(connection) = self.callee.connection() {
+            connection.has_yielded(waker);
         }
     }
 
@@ -262,7 +269,11 @@ impl<R: Outcome> Future for Call<R> {
         // An answer is often there at the first poll: a task that makes one call after the other has to let others run. A
         // yield costs as much as some calls, and tokio asks for one after 128 steps: few calls count as one.
         let counted = if is_counted() || !coop::has_budget_remaining() {
-            Some(ready!(coop::poll_proceed(cx)))
+            let Poll::Ready(counted) = coop::poll_proceed(cx) else {
+                self.remote.has_yielded(cx.waker());
+                return Poll::Pending;
+            };
+            Some(counted)
         } else {
             None
         };

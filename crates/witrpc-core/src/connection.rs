@@ -91,6 +91,11 @@ pub(crate) struct Connection {
     backed_up: AtomicBool,
     ledger: Arc<Ledger>,
     pending: Mutex<Pending>,
+    /// A task whose calls were answered so fast that it was made to let others run. Whoever calls next, and is another, does
+    /// not poll for its answer: there may be more of them, whose calls could all be under way. Taken last of all.
+    yielded: Mutex<Option<Waker>>,
+    /// Whether there is one.
+    has_yielded: AtomicBool,
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
     routes: Routes,
@@ -205,6 +210,8 @@ impl Connection {
             backed_up: AtomicBool::new(false),
             ledger: Arc::clone(&opened.ledger),
             pending: Mutex::new(Pending::default()),
+            yielded: Mutex::new(None),
+            has_yielded: AtomicBool::new(false),
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
             routes: Routes::default(),
@@ -303,6 +310,7 @@ impl Connection {
         let id = pending.insert(waker.clone()).map_err(BeginError::Closed)?;
         let alone = pending.len() == 1;
         drop(pending);
+        let alone = alone && !self.another_yielded(waker);
         fail_point::at("call.begun");
         let mut opened = Ok(Vec::new());
         let fields = (route.0, route.1, deadline);
@@ -328,6 +336,22 @@ impl Connection {
             }
         }
         Ok((id, alone))
+    }
+
+    /// The task of this waker has called again and again, and lets others run.
+    pub(crate) fn has_yielded(&self, waker: &Waker) {
+        *lock(&self.yielded) = Some(waker.clone());
+        // Relaxed, here and below: it is only a reason to take the lock.
+        self.has_yielded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another task than this waker's has just let others run.
+    fn another_yielded(&self, waker: &Waker) -> bool {
+        if !self.has_yielded.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.has_yielded.store(false, Ordering::Relaxed);
+        lock(&self.yielded).take().is_some_and(|yielded| !yielded.will_wake(waker))
     }
 
     /// Sends a ping whose pong completes the returned call.

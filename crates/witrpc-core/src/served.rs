@@ -1,7 +1,7 @@
 //! Serving: from a request to its response.
 //!
 //! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
-//! has been slow at that (two of its last eight first polls over [`SLOW`]) is handed over at once, and tried in place
+//! has been slow at that (two of the last eight that were timed, over [`SLOW`]) is handed over at once, and tried in place
 //! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
 //! exactly once: whoever removes its entry from the table answers.
 

@@ -197,12 +197,22 @@ pub trait Waiter: Send + 'static {
     /// Completes when the peer has rung since the last completion, or has gone.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>>;
 
-    /// Moves the wait to the runtime of the current task, if it rests on one.
+    /// Moves the wait to the runtime of the current task, if it rests on one and the system lets it.
     ///
     /// # Errors
     ///
     /// [`TransportError::Io`] if that runtime cannot take it.
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError>;
+}
+
+impl Waiter for Box<dyn Waiter> {
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
+        (**self).poll_wake(cx)
+    }
+
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        (*self).moved()
+    }
 }
 
 /// Why a [`Waiter`] completed.

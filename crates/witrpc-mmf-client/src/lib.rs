@@ -12,25 +12,20 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(unix)]
 mod connector;
 
-#[cfg(unix)]
 pub use connector::MmfClientTransport;
-#[cfg(unix)]
 pub use witrpc_mmf::MemoryMappedFile;
 
 pub use witrpc_core::{self, Error, Result, WitClient, WitClientBuilder};
 
 /// Points a client at a named memory-mapped file.
-#[cfg(unix)]
 pub trait WithMemoryMappedFile {
     /// Connects to the server of this name, or of this [`MemoryMappedFile`] with its directory.
     #[must_use]
     fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self;
 }
 
-#[cfg(unix)]
 impl WithMemoryMappedFile for WitClientBuilder {
     fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self {
         self.with_transport(MmfClientTransport::new(file))

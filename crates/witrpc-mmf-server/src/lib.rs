@@ -12,25 +12,20 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(unix)]
 mod listener;
 
-#[cfg(unix)]
 pub use listener::MmfServerTransport;
-#[cfg(unix)]
 pub use witrpc_mmf::MemoryMappedFile;
 
 pub use witrpc_core::{self, Error, Result, WitServer, WitServerBuilder};
 
 /// Puts a server on a named memory-mapped file.
-#[cfg(unix)]
 pub trait WithMemoryMappedFile {
     /// Listens on this name, or on this [`MemoryMappedFile`] with its size, directory and number of clients.
     #[must_use]
     fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self;
 }
 
-#[cfg(unix)]
 impl WithMemoryMappedFile for WitServerBuilder {
     fn with_memory_mapped_file(self, file: impl Into<MemoryMappedFile>) -> Self {
         self.with_transport(MmfServerTransport::new(file))

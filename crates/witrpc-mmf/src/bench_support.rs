@@ -1,13 +1,13 @@
-//! The rings without events or a peer, for `benches/ring.rs`. Not part of the interface.
+//! The rings without events or a peer, for `benches/ring.rs`, and directories for tests. Not part of the interface.
 
 use std::{io, path::Path};
 
 use witrpc_core::transport::{RecordReceiver, RecordSender};
 
-use crate::access::Access;
 use crate::channel::directions;
-use crate::event::Ring;
+use crate::event::{NamedEvent, Ring};
 use crate::region::{Region, Side};
+use crate::sys::Access;
 
 /// A peer that never sleeps.
 #[derive(Debug)]
@@ -30,10 +30,19 @@ pub fn pair(
     size: u64,
 ) -> io::Result<(Box<dyn RecordSender>, Box<dyn RecordReceiver>)> {
     let instance = [0; 16];
-    let server = Region::create(path, size, &instance, Access::User)?;
+    let server = Region::create(path, size, &instance, NamedEvent::default(), Access::User)?;
     let client = Region::attach(path, &instance, Access::User);
-    std::fs::remove_file(path)?;
+    crate::endpoint::remove(path); // Where it does not go by itself.
     let (sender, _) = directions(client?, Side::Client, Awake);
     let (_, receiver) = directions(server, Side::Server, Awake);
     Ok((sender, receiver))
+}
+
+/// Makes a directory as a server makes it.
+///
+/// # Errors
+///
+/// [`Error::Config`](witrpc_core::Error::Config), naming what is wrong with it.
+pub fn make_directory(path: &Path) -> Result<(), witrpc_core::Error> {
+    crate::endpoint::make_directory(path)
 }

@@ -9,13 +9,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use witrpc_core::transport::{Channel, RecordReceiver, RecordSender, TransportError, Waiter};
 use witrpc_core::{WaitStrategy, fail_point};
 
 use crate::event::Ring;
 use crate::region::{Mapped, Region, Side};
 use crate::ring::{Consumer, Corrupt, Producer};
+use crate::sys;
 
 /// What a channel needs besides its region and its events.
 pub(crate) struct Terms {
@@ -39,7 +39,7 @@ pub(crate) fn assemble<R: Ring + fmt::Debug>(
         receiver,
         waiter: Box::new(waiter),
         peer_process_id: terms.peer_process_id,
-        clock: monotonic_nanoseconds,
+        clock: sys::monotonic_nanoseconds,
         wait_strategy: terms.wait_strategy,
         on_first_frame: terms.on_first_frame,
         lease: terms.lease,
@@ -58,14 +58,6 @@ pub(crate) fn directions<R: Ring + fmt::Debug>(
         Box::new(Sender { producer, peer: Arc::clone(&peer) }),
         Box::new(Receiver { consumer, peer, may_poll: has_several_cpus() }),
     )
-}
-
-/// Both processes read the very same clock.
-fn monotonic_nanoseconds() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    // Neither is ever negative.
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 #[derive(Debug)]
@@ -181,11 +173,7 @@ const UNKNOWN_CPU: u32 = 0;
 /// The CPU that we run on, plus one.
 #[inline]
 fn current_cpu() -> u32 {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return u32::try_from(rustix::thread::sched_getcpu())
-        .map_or(UNKNOWN_CPU, |cpu| cpu.saturating_add(1));
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    return UNKNOWN_CPU;
+    sys::current_cpu().map_or(UNKNOWN_CPU, |cpu| cpu.saturating_add(1))
 }
 
 fn has_several_cpus() -> bool {

@@ -7,17 +7,20 @@
 //! - `lock`: the one live server of a name,
 //! - `places`, `record`: who is let in, and what the lock file says of it,
 //! - `listing`: the live servers of a directory,
-//! - `sweep`: what killed processes left,
 //! - `meeting`: the two kinds of record, as bytes,
 //! - `door`, `caller`: the two sides,
+//!
+//! and, by the same names in `unix` and in `windows`,
+//!
+//! - `directory`: what makes it private,
+//! - `entrance`, `knock`: how an ask comes to the server, and an answer to the client,
+//! - `lock`: how the system keeps a lock,
+//! - `sweep`: what killed processes left,
 //! - `fault`: what to do when the system says no.
 //!
 //! # Invariants
 //!
-//! - **E1** Only who holds `N.lock` makes or removes `N.door`, and sweeps what servers of `N` left. Both files are removed only
-//!   while they are still what their paths name: somebody may have deleted the directory, and another server made a new one.
-//! - **E2** A file is removed by who made it, by its connection's peer once both ends are open, or by a sweep that has
-//!   proved that nobody living needs it.
+//! - **E1**, **E2** of the files: see `unix` and `windows`.
 //! - **E3** A region is complete before a client hears of it.
 //! - **E4** No client can hold up another for longer than the handshake deadline, nor the listener at all.
 
@@ -25,18 +28,27 @@ use std::path::{Path, PathBuf};
 
 use witrpc_core::{Error, WaitStrategy};
 
+use crate::event::NamedEvent;
 use crate::layout::{Instance, LARGEST_REGION, SMALLEST_REGION};
 
 mod caller;
 mod door;
-mod fault;
 mod listing;
 mod lock;
 mod meeting;
 mod place;
 mod places;
 mod record;
-mod sweep;
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as os;
+#[cfg(windows)]
+use windows as os;
 
 pub use caller::connect;
 pub use door::Door;
@@ -70,6 +82,7 @@ pub struct MemoryMappedFile {
     directory: Option<PathBuf>,
     group: Option<u32>,
     max_clients: u32,
+    named_event: NamedEvent,
     wait_strategy: WaitStrategy,
 }
 
@@ -83,6 +96,7 @@ impl MemoryMappedFile {
             directory: None,
             group: None,
             max_clients: DEFAULT_MAX_CLIENTS,
+            named_event: NamedEvent::default(),
             wait_strategy: WaitStrategy::default(),
         }
     }
@@ -127,6 +141,14 @@ impl MemoryMappedFile {
         self
     }
 
+    /// The kind of event by which the two sides wake each other. The server chooses; a client on Unix takes part in
+    /// [`NamedEvent::RawSync`] only if it names it too. Default: the system's own kind.
+    #[must_use]
+    pub const fn with_named_event(mut self, kind: NamedEvent) -> Self {
+        self.named_event = kind;
+        self
+    }
+
     /// How this side's connections wait for their peer. Default [`WaitStrategy::Adaptive`].
     #[must_use]
     pub const fn with_wait_strategy(mut self, strategy: WaitStrategy) -> Self {
@@ -155,7 +177,25 @@ impl MemoryMappedFile {
             let advice = "give with_directory too: the default directory is one user's own";
             return Err(Error::config("with_group", group, advice));
         }
+        if let (Some(group), false) = (self.group, cfg!(unix)) {
+            let advice = "there are no such groups on this system; leave it out";
+            return Err(Error::config("with_group", group, advice));
+        }
+        if !self.named_event.is_here() {
+            let advice = "this system has none; leave it out";
+            return Err(Error::config("with_named_event", "Fifo", advice));
+        }
         Ok(())
+    }
+
+    /// Whether a client may use the kind of event that its server's region names. `[seg.header.events]`
+    fn check_event(&self, kind: NamedEvent) -> Result<(), Error> {
+        if kind == NamedEvent::default() || kind == self.named_event {
+            return Ok(());
+        }
+        let advice = "the server has chosen RawSync, which is for peers that trust each other: give the same to the \
+                      client, or leave it out at the server";
+        Err(Error::config("with_named_event", format!("{:?}", self.named_event), advice))
     }
 
     /// The name.
@@ -181,6 +221,11 @@ impl From<String> for MemoryMappedFile {
     fn from(name: String) -> Self {
         Self::new(name)
     }
+}
+
+/// Makes a directory that endpoints can be in, if it is missing.
+pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
+    place::Place::anonymous(Some(path.to_owned()))?.prepare()
 }
 
 /// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
@@ -248,7 +293,19 @@ fn name_fault(name: &str) -> Option<&'static str> {
         Some(_) => return Some("contains a character that is not allowed; use A-Z a-z 0-9 . _ -"),
         None => {}
     }
+    if cfg!(windows) && is_device(name) {
+        return Some("is that of a device on Windows, whatever follows its first dot");
+    }
     (name.len() > LONGEST_NAME).then_some("is longer than 128 characters; shorten it")
+}
+
+/// What Windows takes for a device in every directory, with or without a suffix. `[seg.windows.name]`
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_uppercase();
+    match stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT")) {
+        Some(number) => number.len() == 1 && number != "0" && number.parse::<u8>().is_ok(),
+        None => ["CON", "PRN", "AUX", "NUL"].contains(&&*stem),
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +346,17 @@ mod tests {
     }
 
     #[test]
+    fn devices_of_windows_are_known() {
+        for name in ["con", "NUL.x", "Com1", "lpt9.a.b"] {
+            assert!(is_device(name), "{name}");
+            assert_eq!(MemoryMappedFile::from(name).validate().is_ok(), cfg!(unix), "{name}");
+        }
+        for name in ["console", "com0", "com", "com12", "x.nul", "lptx", "null"] {
+            assert!(!is_device(name), "{name}");
+        }
+    }
+
+    #[test]
     fn unique_names_are_valid_and_differ() {
         let names: std::collections::BTreeSet<_> =
             (0..1000).map(|_| unique_name("worker").unwrap()).collect();
@@ -324,6 +392,12 @@ mod tests {
         );
         assert!(fault(&file.clone().with_directory("")).starts_with("with_directory"));
         assert!(fault(&file.clone().with_group(7)).starts_with("with_group = 7"));
-        file.with_group(7).with_directory("/x").validate().unwrap();
+        let group = file.clone().with_group(7).with_directory("/x").validate();
+        assert_eq!(group.is_ok(), cfg!(unix));
+        for kind in [NamedEvent::Fifo, NamedEvent::RawSync] {
+            let chosen = file.clone().with_named_event(kind).validate();
+            assert_eq!(chosen.is_ok(), cfg!(unix) || kind == NamedEvent::RawSync);
+        }
+        file.check_event(NamedEvent::default()).unwrap();
     }
 }

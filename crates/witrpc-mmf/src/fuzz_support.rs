@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::access::Access;
+use crate::event::NamedEvent;
 use crate::layout::{Direction, RECORD_HEADER, SMALLEST_REGION, record_size};
 use crate::region::{Mapped, Region, Side};
 use crate::ring::{Consumer, Corrupt, Producer};
+use crate::sys::Access;
 
 /// A ring of the smallest region.
 const CAPACITY: usize = 4096;
@@ -221,7 +222,7 @@ fn scribble(file: &File, lane: &Lane, input: &mut Input<'_>) {
         0 => (u64::from(input.byte()) * 8).to_le_bytes(),
         1 => {
             let mut there = [0; 8];
-            file.read_exact_at(&mut there, place).expect("within the region");
+            at(file, place).read_exact(&mut there).expect("within the region");
             let by = u64::from(input.u16());
             u64::from_le_bytes(there).wrapping_add(by).wrapping_sub(1 << 15).to_le_bytes()
         }
@@ -230,7 +231,13 @@ fn scribble(file: &File, lane: &Lane, input: &mut Input<'_>) {
         _ => input.array(),
     };
     let len = if input.byte() < 0x40 { 1 + input.below(8) } else { 8 };
-    file.write_all_at(&bytes[..len], place).expect("within the region");
+    at(file, place).write_all(&bytes[..len]).expect("within the region");
+}
+
+/// The file, read and written from here on.
+fn at(mut file: &File, place: u64) -> &File {
+    file.seek(SeekFrom::Start(place)).expect("within the region");
+    file
 }
 
 /// The two directions of a region whose file has no name any more.
@@ -240,10 +247,12 @@ fn lanes() -> ([Lane; 2], File) {
     let name = format!("witrpc-fuzz-{}-{number}", std::process::id());
     let path = std::env::temp_dir().join(name);
     let instance = [7; 16];
-    let server = Region::create(&path, SMALLEST_REGION, &instance, Access::User).expect("a region");
+    let server =
+        Region::create(&path, SMALLEST_REGION, &instance, NamedEvent::default(), Access::User)
+            .expect("a region");
     let client = Region::attach(&path, &instance, Access::User).expect("the same region");
-    let file = File::options().read(true).write(true).open(&path).expect("its file");
-    std::fs::remove_file(&path).expect("its file");
+    let file = crate::sys::region_file::open_existing(&path, Access::User).expect("its file");
+    crate::endpoint::remove(&path); // Where it does not go by itself.
     let (to_server, from_server) = client.split(Side::Client);
     let (to_client, from_client) = server.split(Side::Server);
     let lanes = [

@@ -16,6 +16,8 @@ pub(crate) const MAGIC: [u8; 8] = *b"witrpc\0m";
 pub(crate) const LAYOUT_VERSION: u32 = 1;
 /// `[seg.header.events]` Both named events are FIFOs.
 pub(crate) const EVENTS_FIFO: u32 = 1;
+/// `[seg.header.events]` Both named events are raw_sync's.
+pub(crate) const EVENTS_RAW_SYNC: u32 = 2;
 
 /// Two cache lines: processors fetch lines in pairs, so neighbours closer than this still disturb each other.
 pub(crate) const LINE: usize = 128;
@@ -34,6 +36,12 @@ pub(crate) const HEAD: usize = 0;
 /// Of the head line, since the consumer looks at it after every release: the head that a sleeping producer waits
 /// for. `[seg.line.wake_at]`
 pub(crate) const WAKE_AT: usize = 8;
+
+/// `[seg.event]` Where the event that the client waits on lies, if events lie in the region; then the server's.
+pub(crate) const CLIENT_EVENT: usize = LINES_START + 4 * LINE;
+pub(crate) const SERVER_EVENT: usize = CLIENT_EVENT + EVENT_SIZE;
+/// More than a mutex and a condition variable take anywhere.
+pub(crate) const EVENT_SIZE: usize = 256;
 
 /// `[seg.ring.capacity]` Capacities are multiples of a line, so that neither ring starts inside the other's.
 const CAPACITY_UNIT: u64 = 128;
@@ -123,13 +131,17 @@ pub(crate) const HEADER_FIELDS: usize = 64;
 pub(crate) type Instance = [u8; 16];
 
 /// Writes the header fields. `[seg.header]`
-pub(crate) fn encode_header(geometry: &Geometry, instance: &Instance) -> [u8; HEADER_FIELDS] {
+pub(crate) fn encode_header(
+    geometry: &Geometry,
+    instance: &Instance,
+    events: u32,
+) -> [u8; HEADER_FIELDS] {
     let mut bytes = [0; HEADER_FIELDS];
     let (magic, rest) = bytes.split_at_mut(8);
     magic.copy_from_slice(&MAGIC);
     let (versions, rest) = rest.split_at_mut(8);
     versions[..4].copy_from_slice(&LAYOUT_VERSION.to_le_bytes());
-    versions[4..].copy_from_slice(&EVENTS_FIFO.to_le_bytes());
+    versions[4..].copy_from_slice(&events.to_le_bytes());
     let numbers = [
         geometry.region,
         geometry.capacity,
@@ -143,7 +155,8 @@ pub(crate) fn encode_header(geometry: &Geometry, instance: &Instance) -> [u8; HE
     bytes
 }
 
-/// Checks a private copy of the header fields against the size of the file and the expected instance.
+/// Checks a private copy of the header fields against the size of the file and the expected instance. Returns the kind
+/// of its named events, one of those above.
 ///
 /// # Errors
 ///
@@ -152,30 +165,33 @@ pub(crate) fn check_header(
     bytes: &[u8; HEADER_FIELDS],
     file_size: u64,
     instance: &Instance,
-) -> Result<Geometry, &'static str> {
+) -> Result<u32, &'static str> {
     if bytes[..8] != MAGIC {
         return Err("it does not start with the magic of a witrpc region"); // [seg.header.magic]
     }
     if bytes[8..12] != LAYOUT_VERSION.to_le_bytes() {
         return Err("its layout version is not the one of this library"); // [seg.header.version]
     }
-    if bytes[12..16] != EVENTS_FIFO.to_le_bytes() {
+    let known = [EVENTS_FIFO, EVENTS_RAW_SYNC];
+    let Some(events) = known.into_iter().find(|kind| bytes[12..16] == kind.to_le_bytes()) else {
         return Err("it uses a kind of named event that this library does not have"); // [seg.header.events]
-    }
+    };
     let Some(geometry) = Geometry::of(file_size) else {
         return Err("the size of its file is out of bounds"); // [seg.header.size]
     };
-    if bytes[..48] != encode_header(&geometry, instance)[..48] {
+    if bytes[..48] != encode_header(&geometry, instance, events)[..48] {
         return Err("its geometry does not follow from the size of its file"); // [seg.header.geometry], L1
     }
     if bytes[48..] != *instance {
         return Err("it belongs to another connection"); // [seg.header.instance]
     }
-    Ok(geometry)
+    Ok(events)
 }
 
 const _: () = {
-    assert!((Direction::ToClient.head_line() + LINE) as u64 <= HEADER_SIZE);
+    assert!(Direction::ToClient.head_line() + LINE <= CLIENT_EVENT);
+    assert!((SERVER_EVENT + EVENT_SIZE) as u64 <= HEADER_SIZE);
+    assert!(CLIENT_EVENT.is_multiple_of(LINE) && EVENT_SIZE.is_multiple_of(LINE));
     assert!(LINES_START.is_multiple_of(LINE) && HEADER_FIELDS <= LINES_START);
     assert!(HEADER_SIZE.is_multiple_of(CAPACITY_UNIT));
     assert!(record_size(max_record(4096)) <= 4096 / 4 && SMALLEST_CAPACITY == 4096);
@@ -204,7 +220,7 @@ mod tests {
     #[test]
     fn a_header_is_what_the_tables_say() {
         let geometry = Geometry::of(1 << 20).unwrap();
-        let bytes = encode_header(&geometry, &INSTANCE);
+        let bytes = encode_header(&geometry, &INSTANCE, EVENTS_FIFO);
         assert_eq!(bytes[..8], *b"witrpc\0m");
         assert_eq!(bytes[8..16], [1, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(bytes[16..24], (1_u64 << 20).to_le_bytes());
@@ -212,12 +228,15 @@ mod tests {
         assert_eq!(bytes[32..40], 4096_u64.to_le_bytes());
         assert_eq!(bytes[40..48], 526_336_u64.to_le_bytes());
         assert_eq!(bytes[48..], [7; 16]);
-        assert_eq!(check_header(&bytes, 1 << 20, &INSTANCE), Ok(geometry));
+        assert_eq!(check_header(&bytes, 1 << 20, &INSTANCE), Ok(EVENTS_FIFO));
+        let bytes = encode_header(&geometry, &INSTANCE, EVENTS_RAW_SYNC);
+        assert_eq!(bytes[8..16], [1, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(check_header(&bytes, 1 << 20, &INSTANCE), Ok(EVENTS_RAW_SYNC));
     }
 
     #[test]
     fn a_header_with_any_byte_changed_is_refused() {
-        let bytes = encode_header(&Geometry::of(1 << 20).unwrap(), &INSTANCE);
+        let bytes = encode_header(&Geometry::of(1 << 20).unwrap(), &INSTANCE, EVENTS_FIFO);
         for at in 0..HEADER_FIELDS {
             let mut changed = bytes;
             changed[at] ^= 1;

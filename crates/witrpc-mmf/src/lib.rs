@@ -12,9 +12,9 @@
 //!      └──▶ channel ┴─────────┘                    the traits
 //! ```
 //!
-//! `unsafe` occurs in `region`, and in `ring/heap`, which only tests use.
+//! `unsafe` occurs in `region`, below `event/raw_sync` and in `sys/windows`, and in `ring/heap`, which only tests use.
 //!
-//! On systems other than Unix this crate is empty for now: `event` is where another kind of named event goes.
+//! What differs between systems is in folders of theirs: `sys`, and `unix` and `windows` below `endpoint` and `event`.
 
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -22,31 +22,33 @@
     expect(dead_code, reason = "only the ring is modelled, not what is built on it")
 )]
 
-#[cfg(all(unix, not(loom)))]
-mod access;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 #[doc(hidden)]
 pub mod bench_support;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 mod channel;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 mod endpoint;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 mod event;
-#[cfg(all(unix, not(loom), any(test, fuzzing)))]
+#[cfg(all(not(loom), any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzz_support;
-#[cfg(any(all(unix, not(loom)), all(loom, test)))]
+#[cfg(any(not(loom), test))]
 mod layout;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 #[expect(unsafe_code, reason = "mapped memory is shared with a process that no type can bind")]
 mod region;
-#[cfg(any(all(unix, not(loom)), all(loom, test)))]
+#[cfg(any(not(loom), test))]
 mod ring;
-#[cfg(any(all(unix, not(loom)), all(loom, test)))]
+#[cfg(any(not(loom), test))]
 mod sync;
+#[cfg(not(loom))]
+mod sys;
 
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 pub use endpoint::{
     Door, Endpoint, MemoryMappedFile, Places, connect, endpoints, endpoints_in, unique_name,
 };
+#[cfg(not(loom))]
+pub use event::NamedEvent;

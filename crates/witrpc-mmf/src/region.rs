@@ -15,19 +15,18 @@
 //! What none of this can prevent: who may write the file may also truncate it, and a process that touches a page
 //! that is gone gets SIGBUS. Regions are private to one user (0600, in a directory of 0700).
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
-use rustix::io::Errno;
 use witrpc_core::fail_point;
 
-use crate::access::Access;
+use crate::event::NamedEvent;
 use crate::layout::{
     self, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, RING_FOR, TAIL, WAKE_AT,
 };
 use crate::ring::{Consumer, Memory, Producer};
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::sys::{Access, region_file};
 
 /// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there
 /// would be one every few calls until the first lap is done. Beyond that it would cost a connect too much.
@@ -36,8 +35,9 @@ const POPULATED: u64 = 4 << 20;
 /// A mapped region whose ends have not been given out.
 #[derive(Debug)]
 pub(crate) struct Region {
-    map: MmapRaw,
+    map: Arc<MmapRaw>,
     geometry: Geometry,
+    events: NamedEvent,
 }
 
 /// Which end of a connection we are.
@@ -58,39 +58,17 @@ impl Region {
         path: &Path,
         size: u64,
         instance: &Instance,
+        events: NamedEvent,
         access: Access,
     ) -> io::Result<Self> {
         let Some(geometry) = Geometry::of(size) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size is out of bounds"));
         };
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
-        let made = Self::fill(File::from(file), geometry, instance, access);
-        if made.is_err() {
-            crate::endpoint::remove(path);
-        }
-        made
-    }
-
-    fn fill(
-        file: File,
-        geometry: Geometry,
-        instance: &Instance,
-        access: Access,
-    ) -> io::Result<Self> {
-        access.open_up(&file)?;
-        fail_point::at("region.made");
-        // Not `set_len`: a sparse file on a full tmpfs is a SIGBUS at some later copy.
-        loop {
-            match fallocate(&file, FallocateFlags::empty(), 0, geometry.region) {
-                Err(Errno::INTR) => {}
-                done => break done?,
-            }
-        }
-        let region = Self::map(&file, geometry)?;
+        let file = region_file::create(path, geometry.region, access)?;
+        let region = Self::map(&file, geometry, events);
+        let region = region.inspect_err(|_| crate::endpoint::remove(path))?;
         fail_point::at("region.mapped");
-        region.write_header(&layout::encode_header(&geometry, instance));
+        region.write_header(&layout::encode_header(&geometry, instance, events.code()));
         Ok(region)
     }
 
@@ -100,19 +78,33 @@ impl Region {
     ///
     /// `NotFound` if it is gone; `InvalidData` if it is not a region, not ours, or not this connection's.
     pub(crate) fn attach(path: &Path, instance: &Instance, access: Access) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(open(path, flags, Mode::empty())?);
-        let facts = file.metadata()?;
+        let file = region_file::open_existing(path, access)?;
+        let size = file.metadata()?.len();
         let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
-        if !facts.file_type().is_file() || !access.admits(facts.uid(), facts.gid()) {
-            return Err(invalid("it is not a regular file of ours"));
-        }
-        let Some(geometry) = Geometry::of(facts.size()) else {
+        let Some(geometry) = Geometry::of(size) else {
             return Err(invalid("the size of its file is out of bounds")); // [seg.header.size]
         };
-        let region = Self::map(&file, geometry)?;
-        layout::check_header(&region.read_header(), facts.size(), instance).map_err(invalid)?;
+        let mut region = Self::map(&file, geometry, NamedEvent::default())?;
+        let events =
+            layout::check_header(&region.read_header(), size, instance).map_err(invalid)?;
+        region.events = NamedEvent::of_code(events)
+            .filter(|events| events.is_here())
+            .ok_or_else(|| invalid("its kind of named event does not exist on this system"))?;
         Ok(region)
+    }
+
+    /// The kind of named event that its two sides use. `[seg.header.events]`
+    pub(crate) const fn events(&self) -> NamedEvent {
+        self.events
+    }
+
+    /// The memory of the event that this side waits on. `[seg.event]`
+    pub(crate) fn event_memory(&self, side: Side) -> EventMemory {
+        let at = match side {
+            Side::Client => layout::CLIENT_EVENT,
+            Side::Server => layout::SERVER_EVENT,
+        };
+        EventMemory { map: Arc::clone(&self.map), at }
     }
 
     /// Our ends of the two rings: the outgoing one's producer and the incoming one's consumer.
@@ -121,14 +113,13 @@ impl Region {
             Side::Client => (Direction::ToServer, Direction::ToClient),
             Side::Server => (Direction::ToClient, Direction::ToServer),
         };
-        let region = Arc::new(self);
-        let out = Mapped::new(Arc::clone(&region), out);
-        let incoming = Mapped::new(region, incoming);
+        let out = Mapped::new(&self, out);
+        let incoming = Mapped::new(&self, incoming);
         let (capacity, longest) = (out.capacity, layout::max_record(out.capacity));
         (Producer::new(out, capacity, longest), Consumer::new(incoming, capacity, longest))
     }
 
-    fn map(file: &File, geometry: Geometry) -> io::Result<Self> {
+    fn map(file: &File, geometry: Geometry, events: NamedEvent) -> io::Result<Self> {
         let len = usize::try_from(geometry.region)
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut options = MmapOptions::new();
@@ -136,8 +127,8 @@ impl Region {
         if geometry.region <= POPULATED {
             options.populate();
         }
-        let map = options.map_raw(file)?;
-        Ok(Self { map, geometry })
+        let map = Arc::new(options.map_raw(file)?);
+        Ok(Self { map, geometry, events })
     }
 
     fn write_header(&self, fields: &[u8; HEADER_FIELDS]) {
@@ -158,8 +149,8 @@ impl Region {
 /// The memory of one ring of a region.
 #[derive(Debug)]
 pub(crate) struct Mapped {
-    region: Arc<Region>,
-    /// Where the ring starts; `start + capacity <= region.geometry.region` and a multiple of 128.
+    map: Arc<MmapRaw>,
+    /// Where the ring starts; `start + capacity <= map.len()` and a multiple of 128.
     start: usize,
     capacity: usize,
     tail_line: usize,
@@ -167,14 +158,14 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    fn new(region: Arc<Region>, direction: Direction) -> Self {
+    fn new(region: &Region, direction: Direction) -> Self {
         let geometry = region.geometry;
         // `map` has checked that the whole region fits a `usize`.
         let [start, capacity] = [geometry.ring(direction), geometry.capacity]
             .map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         assert!(start.saturating_add(capacity) <= region.map.len(), "L1: rings lie inside");
         Self {
-            region,
+            map: Arc::clone(&region.map),
             start,
             capacity,
             tail_line: direction.tail_line(),
@@ -187,7 +178,7 @@ impl Mapped {
     fn bytes(&self, at: usize, len: usize) -> *mut u8 {
         assert!(at <= self.capacity && len <= self.capacity - at, "a copy leaves the ring");
         // SAFETY: M1 and the assertion: `start + at + len <= start + capacity <= map.len()`.
-        unsafe { self.region.map.as_mut_ptr().add(self.start + at) }
+        unsafe { self.map.as_mut_ptr().add(self.start + at) }
     }
 
     /// The 64-bit word at `offset` of the header page, which is a multiple of 8.
@@ -195,7 +186,7 @@ impl Mapped {
     fn word(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset < 4096 && offset.is_multiple_of(8));
         // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
-        let word = unsafe { self.region.map.as_mut_ptr().add(offset) };
+        let word = unsafe { self.map.as_mut_ptr().add(offset) };
         // SAFETY: aligned (pages, and 8), mapped while `self` lives (M1), and only accessed as an atomic (M3).
         unsafe { AtomicU64::from_ptr(word.cast()) }
     }
@@ -205,9 +196,33 @@ impl Mapped {
     fn half_word(&self, offset: usize) -> &AtomicU32 {
         debug_assert!(offset < 4096 && offset.is_multiple_of(4));
         // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
-        let word = unsafe { self.region.map.as_mut_ptr().add(offset) };
+        let word = unsafe { self.map.as_mut_ptr().add(offset) };
         // SAFETY: aligned (pages, and 4), mapped while `self` lives (M1), and only accessed as an atomic (M3).
         unsafe { AtomicU32::from_ptr(word.cast()) }
+    }
+}
+
+/// The bytes of the header page that a named event of the kind raw_sync has. They are its own; nothing here looks at them.
+#[derive(Debug)]
+pub(crate) struct EventMemory {
+    map: Arc<MmapRaw>,
+    /// `at + layout::EVENT_SIZE` is within the header page.
+    at: usize,
+}
+
+impl EventMemory {
+    /// Good for [`EVENT_SIZE`](layout::EVENT_SIZE) bytes as long as `self` lives, and aligned to a line; other processes may
+    /// write there at any time.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: M1: `at` is one of two constants of the layout, within the header page.
+        unsafe { self.map.as_mut_ptr().add(self.at) }
+    }
+
+    /// Its first word.
+    #[cfg(windows)]
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        // SAFETY: aligned to a line, mapped while `self` lives (M1), and only accessed as an atomic (M3).
+        unsafe { AtomicU32::from_ptr(self.as_ptr().cast()) }
     }
 }
 
@@ -266,8 +281,6 @@ impl Memory for Mapped {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
     use crate::layout::{LINE, SMALLEST_REGION};
 
@@ -277,7 +290,9 @@ mod tests {
     fn what_one_side_pushes_the_other_pops_at_the_bytes_of_the_table() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
-        let server = Region::create(&path, SMALLEST_REGION, &INSTANCE, Access::User).unwrap();
+        let server =
+            Region::create(&path, SMALLEST_REGION, &INSTANCE, NamedEvent::default(), Access::User)
+                .unwrap();
         let client = Region::attach(&path, &INSTANCE, Access::User).unwrap();
         let (mut server_out, mut server_in) = server.split(Side::Server);
         let (mut client_out, mut client_in) = client.split(Side::Client);
@@ -290,14 +305,24 @@ mod tests {
             into.append_to(4, 4, &mut body);
             assert_eq!((&head, &body[..]), (b"head", &b"body"[..]));
         }
-        let bytes = std::fs::read(&path).unwrap();
+        let mut bytes = Vec::new();
+        let mut file = region_file::open_existing(&path, Access::User).unwrap();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        drop(file);
         assert_eq!(bytes.len() as u64, SMALLEST_REGION);
         for (line, ring) in [(1024, 4096), (1280, 8192)] {
             assert_eq!(bytes[line..line + 16], [16, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
             assert_eq!(bytes[line + LINE..line + LINE + 8], [0; 8], "nothing was released");
             assert_eq!(bytes[ring..ring + 16], *b"\x08\0\0\0\0\0\0\0headbody");
         }
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        drop((server_in, server_out, client_in, client_out));
+        // Where it does not go with its last mapping, it is removed once the two have met.
+        assert_eq!(path.exists(), cfg!(unix));
     }
 
     /// What two processes do over two mappings, here over one, where ThreadSanitizer sees every access.
@@ -306,9 +331,10 @@ mod tests {
         const RECORDS: u32 = if cfg!(debug_assertions) { 20_000 } else { 200_000 };
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
-        let region = Region::create(&path, SMALLEST_REGION, &INSTANCE, Access::User).unwrap();
-        let region = Arc::new(region);
-        let end = |direction| Mapped::new(Arc::clone(&region), direction);
+        let region =
+            Region::create(&path, SMALLEST_REGION, &INSTANCE, NamedEvent::default(), Access::User)
+                .unwrap();
+        let end = |direction| Mapped::new(&region, direction);
         let capacity = end(Direction::ToServer).capacity;
         let longest = layout::max_record(capacity);
         let thread = |out, incoming| {
@@ -351,17 +377,34 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("region");
         let attach = || Region::attach(&path, &INSTANCE, Access::User).map(|_| ()).unwrap_err();
+        let create = || {
+            let kind = NamedEvent::default();
+            Region::create(&path, 1 << 20, &INSTANCE, kind, Access::User)
+        };
         assert_eq!(attach().kind(), io::ErrorKind::NotFound);
-        drop(Region::create(&path, 1 << 20, &INSTANCE, Access::User).unwrap());
+        let made = create().unwrap();
         assert!(Region::attach(&path, &[8; 16], Access::User).is_err(), "another connection's");
-        assert!(Region::create(&path, 1 << 20, &INSTANCE, Access::User).is_err(), "exists");
-        File::options().write(true).open(&path).unwrap().set_len(1 << 19).unwrap();
+        assert!(create().is_err(), "exists");
+        drop(made);
+        std::fs::write(&path, vec![0; 1 << 19]).unwrap();
         assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
         assert_eq!(attach().kind(), io::ErrorKind::InvalidData);
-        std::fs::rename(&path, place.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(place.path().join("elsewhere"), &path).unwrap();
-        assert_ne!(attach().kind(), io::ErrorKind::InvalidData, "a symlink is not followed");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_ne!(attach().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_to_a_region_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let [path, link] = ["region", "link"].map(|name| place.path().join(name));
+        let kind = NamedEvent::default();
+        let _region = Region::create(&path, 1 << 20, &INSTANCE, kind, Access::User).unwrap();
+        drop(Region::attach(&path, &INSTANCE, Access::User).unwrap());
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Region::attach(&link, &INSTANCE, Access::User).is_err());
     }
 
     #[test]
@@ -373,7 +416,8 @@ mod tests {
         // More than the whole tmpfs is refused before a page is taken; as a sparse file it would be possible.
         let size = whole.f_blocks * whole.f_frsize + 4096;
         if Geometry::of(size).is_some() {
-            let error = Region::create(&path, size, &INSTANCE, Access::User).unwrap_err();
+            let error = Region::create(&path, size, &INSTANCE, NamedEvent::default(), Access::User)
+                .unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
         assert!(!path.exists());

@@ -5,15 +5,12 @@
 
 use std::fs::{File, read_to_string};
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpid, kill_process};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, Semaphore};
@@ -22,6 +19,7 @@ use witrpc::{CloseReason, Error, Event, EventError, Subscription};
 use witrpc_core::fail_point;
 
 use crate::fixture::{Flavor, private_directory, runtime};
+use crate::system::{self, now};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_KILL_PART";
@@ -55,21 +53,25 @@ pub(super) trait Mortal {
 /// The implementation.
 #[derive(Clone, Debug)]
 pub(super) struct Life {
-    notes: Option<Arc<File>>,
+    notes: Option<Arc<Mutex<File>>>,
     ticked: Event<u64>,
     leave: Arc<Notify>,
 }
 
 impl Life {
     pub(super) fn new(notes: Option<File>) -> Self {
-        Self { notes: notes.map(Arc::new), ticked: Event::new(), leave: Arc::default() }
+        Self {
+            notes: notes.map(|notes| Arc::new(Mutex::new(notes))),
+            ticked: Event::new(),
+            leave: Arc::default(),
+        }
     }
 }
 
 impl Mortal for Life {
     async fn note(&self, number: u64) -> witrpc::Result<u64> {
-        if let Some(mut notes) = self.notes.as_deref() {
-            notes.write_all(&number.to_le_bytes()).map_err(Error::fault)?;
+        if let Some(notes) = &self.notes {
+            notes.lock().unwrap().write_all(&number.to_le_bytes()).map_err(Error::fault)?;
         }
         Ok(number)
     }
@@ -192,7 +194,7 @@ impl Victim {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        let child = command.spawn().unwrap();
+        let child = system::started(|| command.spawn());
         Self { child, report: part.report.join("report"), killed: None }
     }
 
@@ -207,16 +209,15 @@ impl Victim {
     }
 
     /// Whether a signal has stopped it.
+    #[cfg(unix)]
     pub(super) fn is_stopped(&self) -> bool {
-        let stat = read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // The state follows the name, which is in parentheses.
-        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        system::is_stopped(self.id())
     }
 
-    /// `SIGCONT`.
+    /// Goes on.
+    #[cfg(unix)]
     pub(super) fn go_on(&self) {
-        let process = Pid::from_raw(self.id().cast_signed()).unwrap();
-        kill_process(process, Signal::CONT).unwrap();
+        system::go_on(self.id());
     }
 
     /// Waits for its end, which is one of those that there may be.
@@ -226,7 +227,7 @@ impl Victim {
         if status.success() {
             return Fate::Left;
         }
-        assert_eq!(status.signal(), Some(9), "the child failed");
+        assert!(system::was_killed(status), "the child failed: {status}");
         let line = self.said().into_iter().find_map(|line| {
             line.strip_prefix(KILLED).and_then(|line| line.split_once(' ')).map(|(at, step)| {
                 Fate::Killed { at: at.parse().unwrap(), step: Some(step.to_owned()) }
@@ -241,12 +242,7 @@ impl Victim {
     }
 }
 
-/// The clock that all processes share, in nanoseconds.
-pub(super) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
-}
-
+/// To be locked for each write: Wine lets threads that append at once overwrite each other.
 fn append(path: &Path) -> File {
     File::options().append(true).create(true).open(path).unwrap()
 }
@@ -254,7 +250,7 @@ fn append(path: &Path) -> File {
 /// What the hook needs to know.
 struct Fatal {
     end: End,
-    report: File,
+    report: Mutex<File>,
     hits: AtomicU64,
     /// Of the step that it dies at.
     passed: AtomicU64,
@@ -268,7 +264,7 @@ fn reached(step: &'static str) {
     let hit = fatal.hits.fetch_add(1, Ordering::SeqCst);
     let dies = match &fatal.end {
         End::InGoodOrder => {
-            (&fatal.report).write_all(format!("{step}\n").as_bytes()).unwrap();
+            fatal.report.lock().unwrap().write_all(format!("{step}\n").as_bytes()).unwrap();
             false
         }
         End::Step { step: fatal_step, nth } => {
@@ -276,7 +272,8 @@ fn reached(step: &'static str) {
         }
         End::Stopped { step: fatal_step } => {
             if step == fatal_step && fatal.passed.fetch_add(1, Ordering::SeqCst) == 0 {
-                kill_process(getpid(), Signal::STOP).unwrap();
+                #[cfg(unix)]
+                system::stop_self();
                 // The signal takes a thread of its choice; this one is not to get on before it has taken all.
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -287,11 +284,8 @@ fn reached(step: &'static str) {
     };
     if dies {
         let line = format!("{KILLED}{} {step}\n", now());
-        (&fatal.report).write_all(line.as_bytes()).unwrap();
-        kill_process(getpid(), Signal::KILL).unwrap();
-        loop {
-            std::thread::park();
-        }
+        fatal.report.lock().unwrap().write_all(line.as_bytes()).unwrap();
+        system::kill_self();
     }
 }
 
@@ -314,7 +308,7 @@ fn a_victim_plays_its_part() {
 fn perform(part: &Part) {
     let fatal = Fatal {
         end: part.end.clone(),
-        report: append(&part.report.join("report")),
+        report: Mutex::new(append(&part.report.join("report"))),
         hits: AtomicU64::new(0),
         passed: AtomicU64::new(0),
     };

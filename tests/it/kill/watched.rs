@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use witrpc::Error;
 use witrpc::transport::{BoxFuture, Channel, Listener, ServerTransport};
 
-use super::victim::now;
+use crate::system::now;
 
 /// What is known of a process's connections.
 #[derive(Clone, Copy, Debug, Default)]

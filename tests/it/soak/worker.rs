@@ -12,9 +12,10 @@ use witrpc::prelude::*;
 use witrpc::{ClientState, CloseReason, Error, Load};
 
 use super::service::{SoakClient, filler, pattern};
-use super::{CLIENTS, Command, Counts, Plan, Vitals, descriptors};
+use super::{CLIENTS, Command, Counts, Plan, Vitals};
 use crate::fixture::{GUARD, eventually};
 use crate::peer::{Stage, sum};
+use crate::system::descriptors;
 
 /// Tasks that call, for each client.
 const TASKS: u32 = 3;

@@ -1,44 +1,25 @@
-//! The server's side of meeting: reads asks from `N.door`, keeps the queue, and lets clients in. `[seg.meet]`
+//! The server's side of meeting: takes asks in, keeps the queue, and lets clients in. `[seg.meet]`
 //!
 //! Nothing here waits for a client. Whatever a client does or leaves undone costs it its own turn: a queue holds
 //! what was asked, and each step towards a client is a system call that does not block. What a client that was let
-//! in does next is bounded by the handshake deadline of the layers above.
+//! in does next is bounded by the handshake deadline of the layers above. How asks come, and answers go, is the system's:
+//! [`Entrance`].
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    future::poll_fn,
-    io,
-    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
-    path::Path,
-    pin::Pin,
-};
+use std::collections::VecDeque;
 
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::unix::pipe;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
-use super::fault::{failed, is_out_of_descriptors};
-use super::lock::Lock;
-use super::meeting::{Answer, Ask, Asks, MEETING_VERSION};
-use super::place::{Files, Place, names, remove};
+use super::lock;
+use super::meeting::{Answer, Ask, MEETING_VERSION};
+use super::os::{Entrance, Lock, Way, sweep::sweep};
+use super::place::Place;
 use super::places::{Lease, Places};
-use super::sweep::sweep;
-use crate::access::Access;
-use crate::channel::{Terms, assemble};
-use crate::event::fifo::{self, FifoWaiter, Process, Ringer};
-use crate::layout::LAYOUT_VERSION;
-use crate::region::{Region, Side};
 
 /// Far more than could be served in any patience, and few enough for the descriptors: each that waits takes one.
 /// Further clients are told to ask again later, and so lose nothing but their place in the order.
 const LONGEST_QUEUE: usize = if cfg!(test) { 3 } else { 1024 };
-/// Sixty-four asks at a time.
-const CHUNK: usize = 4096;
 
 /// A listening endpoint. Dropping it tells the clients that wait, and removes what it made.
 #[derive(Debug)]
@@ -46,16 +27,26 @@ pub struct Door {
     file: MemoryMappedFile,
     place: Place,
     places: Places,
-    pipe: pipe::Receiver,
-    /// A writer of our own, so that the pipe has no end when no client has it open.
-    writer: File,
-    /// Given up when the process has no more descriptors, so that a client can still be told so.
-    spare: Option<File>,
-    asks: Asks,
+    entrance: Entrance,
     /// In the order of asking.
     queue: VecDeque<Caller>,
-    /// Let go of last, after `drop` has removed the door: E1.
+    /// Let go of last, after `drop` has closed the entrance: E1.
     _lock: Lock,
+}
+
+/// A client that has asked.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) ask: Ask,
+    pub(super) way: Way,
+    /// Whether it was told to wait.
+    told: bool,
+}
+
+impl Caller {
+    pub(super) const fn new(ask: Ask, way: Way) -> Self {
+        Self { ask, way, told: false }
+    }
 }
 
 impl Door {
@@ -69,40 +60,22 @@ impl Door {
         file.validate()?;
         let place = Place::of(file)?;
         place.prepare()?;
-        let lock = Lock::take(&place).await?;
+        let lock = lock::take(&place).await?;
         fail_point::at("door.locked");
         sweep(&place);
         place.check_room(file.size)?;
-        let path = place.door();
-        clear(&path)?;
         places.post_in(Some(lock.reopen()?));
         fail_point::at("door.recorded");
-        let (pipe, writer) = Self::make(&path, place.access()).map_err(|error| {
-            places.post_in(None);
-            remove(&path);
-            failed(format!("the door {}", path.display()), &error)
-        })?;
+        let entrance = Entrance::open(&place, &lock).inspect_err(|_| places.post_in(None))?;
         tracing::debug!(endpoint = file.name, directory = %place.directory().display(), "listening");
         Ok(Self {
             file: file.clone(),
             place,
             places: places.clone(),
-            pipe,
-            spare: writer.try_clone().ok(),
-            writer,
-            asks: Asks::default(),
+            entrance,
             queue: VecDeque::new(),
             _lock: lock,
         })
-    }
-
-    fn make(path: &Path, access: Access) -> io::Result<(pipe::Receiver, File)> {
-        fifo::make(path, access)?;
-        fail_point::at("door.made");
-        let pipe = fifo::open_end(path, OFlags::RDONLY, access)?;
-        fail_point::at("door.opened");
-        let writer = fifo::open_end(path, OFlags::WRONLY, access)?;
-        Ok((fifo::register(pipe)?, writer.into()))
     }
 
     /// Waits for a client, and for a place for it, and lets it in. Nothing is lost if the future is dropped.
@@ -118,14 +91,14 @@ impl Door {
                     return Ok(channel);
                 }
             }
-            let mut chunk = [0; CHUNK];
+            let somebody_waits = !self.queue.is_empty();
             tokio::select! {
                 biased; // Asks first: who asked while no place was free is to be told so.
-                read = read_some(&mut self.pipe, &mut chunk) => {
-                    let read = read.map_err(|error| Error::io("reading the door", &error))?;
-                    self.take_in(&chunk[..read]);
+                came = self.entrance.arrivals(&self.place, &mut self.queue) => {
+                    let came = came.map_err(|error| Error::io("reading the door", &error))?;
+                    came.into_iter().for_each(|caller| self.enqueue(caller));
                 }
-                () = self.places.wait(), if !self.queue.is_empty() => {}
+                () = self.places.wait(), if somebody_waits => {}
             }
         }
     }
@@ -146,139 +119,45 @@ impl Door {
     fn tell_to_wait(&mut self) {
         let answer = Answer::Wait { max_clients: self.file.max_clients };
         let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told);
-        let untold = untold.map(|caller| {
+        for caller in untold {
             caller.told = true;
-            caller.files.clone()
-        });
-        for files in untold.collect::<Vec<_>>() {
-            self.answer(&files, answer);
+            self.entrance.answer(&mut caller.way, answer);
         }
     }
 
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.asks.extend(bytes);
-        while let Some(ask) = self.asks.next() {
-            fail_point::at("door.asked");
-            self.enqueue(ask);
-        }
-        let skipped = self.asks.take_skipped();
-        if skipped > 0 {
-            let endpoint = &*self.file.name;
-            tracing::warn!(endpoint, skipped, "bytes that are no ask came through the door");
-        }
-    }
-
-    fn enqueue(&mut self, ask: Ask) {
-        let files = self.place.files(&ask.nonce);
-        let caller = match Caller::look(ask, &files) {
-            Ok(caller) => caller,
-            Err(error) if fifo::is_nobody(&error) => {
-                return tracing::debug!(process = ask.process_id, "a client asked and went");
-            }
-            Err(error) => {
-                tracing::warn!(%error, process = ask.process_id, "a client cannot be waited for");
-                return self.fail(&files, &error);
-            }
-        };
+    fn enqueue(&mut self, caller: Caller) {
+        fail_point::at("door.asked");
+        let ask = caller.ask;
         if ask.version != MEETING_VERSION {
             tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
-            return self.answer(&caller.files, Answer::Refused { version: MEETING_VERSION });
+            return self.dismiss(caller, Answer::Refused { version: MEETING_VERSION });
         }
         if self.queue.len() >= LONGEST_QUEUE {
-            return self.answer(&files, Answer::Crowded { max_clients: self.file.max_clients });
+            return self.dismiss(caller, Answer::Crowded { max_clients: self.file.max_clients });
         }
         if self.queue.iter().all(|waiting| waiting.ask.nonce != ask.nonce) {
             self.queue.push_back(caller);
         }
     }
 
-    fn let_in(&mut self, caller: Caller, lease: Lease) -> Option<Channel> {
+    fn let_in(&mut self, mut caller: Caller, lease: Lease) -> Option<Channel> {
         let process = caller.ask.process_id;
-        // In this order: whoever dies before the watch is not there, and whoever dies later is seen by it. The pipe that
-        // we are about to make tells nothing before the client has opened it.
-        let watch = Process::behind(&caller.alive);
-        if !caller.is_there() {
-            tracing::debug!(process, "a client that waited has gone");
-            remove(&caller.files.to_client);
-            return None;
-        }
-        match self.meet(&caller, watch, lease) {
-            Ok(channel) => channel,
+        match caller.way.let_in(&self.file, &self.place, &caller.ask, lease) {
+            Ok(None) => {
+                tracing::debug!(process, "a client that waited has gone");
+                None
+            }
+            Ok(Some(channel)) => Some(channel),
             Err(error) => {
                 tracing::warn!(process, %error, "a client could not be let in");
-                self.fail(&caller.files, &error);
+                self.dismiss(caller, Answer::failed(&error));
                 None
             }
         }
     }
 
-    /// Makes all that the connection needs, and only then says so (E3). `None` if the client went meanwhile.
-    fn meet(
-        &self,
-        caller: &Caller,
-        watch: Option<Process>,
-        lease: Lease,
-    ) -> io::Result<Option<Channel>> {
-        let files = &caller.files;
-        let ringer = Ringer::open(&files.to_client, files.access)?;
-        fifo::make(&files.to_server, files.access)?;
-        let mut made = Made { files: files.clone(), region: false };
-        fail_point::at("door.made_event");
-        let pipe = fifo::register(fifo::open_waiting_end(&files.to_server)?)?;
-        let region =
-            Region::create(&files.region, self.file.size, &caller.ask.nonce, files.access)?;
-        made.region = true;
-        fail_point::at("door.made_region");
-        let come_in =
-            Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
-        ringer.write(&come_in.encode())?;
-        fail_point::at("door.answered");
-        // A client that gives up removes its `.c`, then looks for our `.s` and hangs up on it. Either it finds that,
-        // or we find its `.c` gone: no place stays taken by a client that left in between.
-        if !files.to_client.exists() {
-            return Ok(None);
-        }
-        tracing::debug!(process = caller.ask.process_id, watched = watch.is_some(), "let in");
-        let terms = Terms {
-            side: Side::Server,
-            peer_process_id: Some(caller.ask.process_id),
-            wait_strategy: self.file.wait_strategy,
-            on_first_frame: Box::new(move || drop(made)),
-            lease: Box::new(lease),
-        };
-        Ok(Some(assemble(region, ringer, FifoWaiter::new(pipe, watch), terms)))
-    }
-
-    fn fail(&mut self, files: &Files, error: &io::Error) {
-        let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
-        self.answer(files, Answer::Failed { system_error: system_error.unwrap_or(0) });
-    }
-
-    /// Tells a client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
-    fn answer(&mut self, files: &Files, answer: Answer) {
-        let tell = || {
-            Ringer::open(&files.to_client, files.access)
-                .and_then(|pipe| pipe.write(&answer.encode()))
-        };
-        let mut told = tell();
-        if told.as_ref().is_err_and(is_out_of_descriptors) {
-            drop(self.spare.take());
-            told = tell();
-        }
-        if self.spare.is_none() {
-            self.spare = self.writer.try_clone().ok();
-        }
-        if let Err(error) = told {
-            tracing::debug!(%error, "a client could not be answered");
-        }
-    }
-
-    /// All that was asked and not read yet, without the runtime, which may be gone.
-    fn take_in_the_rest(&mut self) {
-        let mut chunk = [0; CHUNK];
-        while let Ok(read @ 1..) = rustix::io::read(&self.pipe, &mut chunk) {
-            self.take_in(&chunk[..read]);
-        }
+    fn dismiss(&mut self, caller: Caller, answer: Answer) {
+        self.entrance.dismiss(caller.way, answer);
     }
 }
 
@@ -286,89 +165,13 @@ impl Drop for Door {
     fn drop(&mut self) {
         self.places.post_in(None);
         fail_point::at("door.closing");
-        // No more asks after this, but by who has the pipe open already: such a client sees its door gone.
-        let path = self.place.door();
-        let facts = self.writer.metadata();
-        if facts.is_ok_and(|facts| names(&path, &facts).unwrap_or(false)) {
-            remove(&path);
-        }
-        fail_point::at("door.removed");
-        self.take_in_the_rest();
+        let late = self.entrance.close(&self.place);
+        late.into_iter().for_each(|caller| self.enqueue(caller));
         for caller in std::mem::take(&mut self.queue) {
-            self.answer(&caller.files, Answer::Stopped);
+            self.dismiss(caller, Answer::Stopped);
         }
         tracing::debug!(endpoint = self.file.name, "no longer listening");
     }
-}
-
-/// A client that has asked.
-#[derive(Debug)]
-struct Caller {
-    ask: Ask,
-    files: Files,
-    /// Whether it was told to wait.
-    told: bool,
-    /// A writing end of its pipe: if we die, it notices. No reading end, or we could not notice if it dies.
-    alive: OwnedFd,
-}
-
-impl Caller {
-    /// # Errors
-    ///
-    /// Whatever the system says; also if the client has gone already.
-    fn look(ask: Ask, files: &Files) -> io::Result<Self> {
-        let alive = fifo::open_end(&files.to_client, OFlags::WRONLY, files.access)?;
-        Ok(Self { ask, files: files.clone(), told: false, alive })
-    }
-
-    /// Also if there is no telling: then letting it in fails, for a reason that it hears.
-    fn is_there(&self) -> bool {
-        fifo::has_reader(&self.files.to_client, self.files.access).unwrap_or(true)
-    }
-}
-
-/// Removes the door that a killed server left; anything else that has its name is not ours. `[seg.file.foreign]`
-fn clear(path: &Path) -> Result<(), Error> {
-    match path.symlink_metadata() {
-        Ok(facts) if facts.file_type().is_fifo() => remove(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(path.display().to_string(), &error)),
-        Ok(_) => {
-            let foreign = io::Error::from(Errno::EXIST);
-            return Err(failed(format!("the door {}", path.display()), &foreign));
-        }
-    }
-    Ok(())
-}
-
-/// The files of a connection that is being made. Dropped when the client's first frame has come, or when it never
-/// will: either way nobody needs them any more.
-#[derive(Debug)]
-struct Made {
-    files: Files,
-    /// Whether the region's file is ours. Its `.s` is; a client that names another connection's never gets here.
-    region: bool,
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        if self.region {
-            remove(&self.files.region);
-            fail_point::at("door.removed_region");
-            // Without a region the client is still to be told why, through this; then it removes it itself.
-            remove(&self.files.to_client);
-            fail_point::at("door.removed_event");
-        }
-        remove(&self.files.to_server);
-        fail_point::at("door.removed_all");
-    }
-}
-
-/// Reads what there is, once there is something; 0 is the end of the pipe. Nothing is lost if the future is dropped.
-pub(super) async fn read_some(pipe: &mut pipe::Receiver, into: &mut [u8]) -> io::Result<usize> {
-    let mut into = ReadBuf::new(into);
-    poll_fn(|cx| Pin::new(&mut *pipe).poll_read(cx, &mut into)).await?;
-    Ok(into.filled().len())
 }
 
 #[cfg(test)]

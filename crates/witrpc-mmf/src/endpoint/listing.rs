@@ -1,22 +1,22 @@
 //! Which servers live in a directory: [`endpoints`]. `[seg.file.list]`
 //!
-//! Read from lock files, which live servers keep up to date, and from whether their doors are read. Nothing is locked,
-//! nothing is written, and nobody is woken: a door has a writer of its server's own, so one more that comes and goes
-//! makes no difference to it.
+//! Read from lock files, which live servers keep up to date; who lives, the system tells. Nothing is locked, nothing is
+//! written, and nobody is woken.
 
 use std::{
     fs::DirEntry,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use witrpc_core::Error;
 
-use super::lock::{MARK, open_lock};
+use super::lock::MARK;
+use super::os::lock::read;
+use super::os::{lives, record};
 use super::place::{Kind, Place, parse};
 use super::record::Record;
-use crate::access::Access;
-use crate::event::fifo::has_reader;
+use crate::sys::Access;
 
 /// A live server, as [`endpoints`] found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +88,8 @@ fn look(directory: &Path, access: Access, entry: &DirEntry) -> Option<Endpoint> 
     let file = entry.file_name();
     let (name, _, Kind::Lock) = parse(file.to_str()?)? else { return None };
     // The record first: it is there before the door, so what a door that is read belongs to has written it.
-    let Record { process_id, clients, max_clients } = read(&entry.path()).ok()??;
-    let lives = has_reader(&directory.join(format!("{name}.door")), access) == Some(true);
+    let found = read(&entry.path()).ok()?;
+    let Record { process_id, clients, max_clients } = record(found.strip_prefix(MARK)?)?;
+    let lives = lives(directory, name, access);
     lives.then(|| Endpoint { name: name.to_owned(), process_id, clients, max_clients })
-}
-
-fn read(path: &Path) -> io::Result<Option<Record>> {
-    let mut found = Vec::new();
-    open_lock(path)?.take(super::lock::LONGEST).read_to_end(&mut found)?;
-    Ok(found.strip_prefix(MARK).and_then(Record::decode))
 }

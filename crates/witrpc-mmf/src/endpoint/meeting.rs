@@ -3,6 +3,8 @@
 //! An [`Ask`] goes through the server's door, an [`Answer`] through the client's own pipe. Both are smaller than
 //! `PIPE_BUF`, so whoever writes one at once writes it whole. Nothing here touches the system.
 
+use std::io;
+
 use crate::layout::Instance;
 
 /// `[seg.meet.version]` Raised by every change of how the two sides meet.
@@ -36,7 +38,7 @@ impl Ask {
 
     /// `None` if it is not an ask. The reserved bytes are zero in every version: that is how an ask that was put
     /// together from the pieces of two others is told from a whole one.
-    fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
         let (head, reserved) = bytes.split_at(32);
         if head[..8] != ASK_MAGIC || reserved.iter().any(|byte| *byte != 0) {
             return None;
@@ -49,6 +51,7 @@ impl Ask {
 
 /// What comes through a door, cut into asks. Anybody with the right to write can write anything, and torn: bytes
 /// that are no ask are skipped up to the next magic.
+#[cfg(any(unix, test))]
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     /// Less than one ask after [`next`](Self::next) has returned `None`.
@@ -57,6 +60,7 @@ pub(super) struct Asks {
     skipped: usize,
 }
 
+#[cfg(any(unix, test))]
 impl Asks {
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
@@ -110,6 +114,12 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// That this went wrong.
+    pub(super) fn failed(error: &io::Error) -> Self {
+        let system_error = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+        Self::Failed { system_error: system_error.unwrap_or(0) }
+    }
+
     pub(super) fn encode(self) -> [u8; ANSWER_SIZE] {
         let (kind, value, process_id) = match self {
             Self::ComeIn { layout_version, process_id } => (1_u32, layout_version, process_id),

@@ -1,21 +1,19 @@
 //! The directory of an endpoint, and the paths of the files in it. `[seg.file.name]`
 //!
 //! The directory is private to one user: that is what keeps others from names, pipes and regions. Its parents
-//! resolve as usual.
+//! resolve as usual. What private means the system says: `directory`.
 
 use std::{
-    fs::{DirBuilder, Metadata},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
-use rustix::process::geteuid;
 use witrpc_core::Error;
 
 use super::MemoryMappedFile;
-use crate::access::Access;
+use super::os::directory;
 use crate::layout::Instance;
+use crate::sys::Access;
 
 /// Overrides the default directory.
 const VARIABLE: &str = "WITRPC_DIR";
@@ -45,7 +43,7 @@ impl Place {
         let (directory, setting) = match (directory, std::env::var_os(VARIABLE)) {
             (Some(directory), _) => (directory, "with_directory"),
             (None, Some(directory)) if !directory.is_empty() => (directory.into(), VARIABLE),
-            (None, _) => (default_directory()?, "with_directory"),
+            (None, _) => (directory::default()?, "with_directory"),
         };
         // Without a trailing slash, which would follow a symlink.
         let directory = directory.components().collect();
@@ -54,68 +52,32 @@ impl Place {
 
     /// Makes the directory if it is missing, and checks that it is private. `[seg.file.directory]`
     pub(super) fn prepare(&self) -> Result<(), Error> {
-        match DirBuilder::new().mode(0o700).create(&self.directory) {
-            Ok(()) => self.open_up().map_err(|error| {
-                // Not to be found by a next attempt, half made.
-                drop(std::fs::remove_dir(&self.directory));
-                match self.access {
-                    Access::User => self.fault(format!("cannot be made private: {error}")),
-                    Access::Group(id) => {
-                        self.fault(format!("cannot be given to the group {id}: {error}"))
-                    }
-                }
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(self.fault(format!("cannot be made: {error}"))),
-        }
+        directory::make(&self.directory, self.access).map_err(|what| self.fault(what))?;
         if self.check()? { Ok(()) } else { Err(self.fault("vanished".to_owned())) }
-    }
-
-    /// Gives the directory just made its mode, of which the umask may have taken bits, and its group.
-    fn open_up(&self) -> io::Result<()> {
-        let mode = match self.access {
-            Access::User => 0o700,
-            Access::Group(id) => {
-                chown(&self.directory, None, Some(id))?;
-                0o770
-            }
-        };
-        std::fs::set_permissions(&self.directory, PermissionsExt::from_mode(mode))
     }
 
     /// Whether the directory exists; if so, it is open to those only whom it is to be open to.
     pub(super) fn check(&self) -> Result<bool, Error> {
-        let Some(facts) = self.facts()? else { return Ok(false) };
-        match fault_of(&facts, self.access) {
-            None => Ok(true),
-            Some(fault) => Err(self.fault(fault)),
+        match directory::fault(&self.directory, self.access) {
+            Ok(None) => Ok(true),
+            Ok(Some(fault)) => Err(self.fault(fault)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.fault(format!("cannot be looked at: {error}"))),
         }
     }
 
     /// As [`check`](Self::check), for who wants to look around only: a group's directory will do too.
     pub(super) fn check_for_looking(&mut self) -> Result<bool, Error> {
-        if let Some(facts) = self.facts()?
-            && facts.mode() & 0o070 != 0
-        {
-            self.access = Access::Group(facts.gid());
+        if let Some(access) = directory::shared(&self.directory) {
+            self.access = access;
         }
         self.check()
     }
 
-    /// `None` if there is no such directory.
-    fn facts(&self) -> Result<Option<Metadata>, Error> {
-        match self.directory.symlink_metadata() {
-            Ok(facts) => Ok(Some(facts)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.fault(format!("cannot be looked at: {error}"))),
-        }
-    }
-
     /// Refuses a region that the file system has no room for. Only a courtesy: each region takes its room when made.
     pub(super) fn check_room(&self, size: u64) -> Result<(), Error> {
-        let facts = rustix::fs::statvfs(&self.directory)
+        let free = directory::free(&self.directory)
             .map_err(|error| self.fault(format!("cannot be measured: {error}")))?;
-        let free = facts.f_bavail.saturating_mul(facts.f_frsize);
         if size <= free {
             return Ok(());
         }
@@ -142,40 +104,18 @@ impl Place {
         self.with_suffix(".lock")
     }
 
-    pub(super) fn door(&self) -> PathBuf {
-        self.with_suffix(".door")
+    /// A file of one connection, by its last suffix. `[seg.file.connection]`
+    pub(super) fn file(&self, nonce: &Instance, kind: &str) -> PathBuf {
+        self.with_suffix(&format!(".{}.{kind}", hex(nonce)))
     }
 
-    /// The files of one connection.
-    pub(super) fn files(&self, nonce: &Instance) -> Files {
-        let file = |kind| self.with_suffix(&format!(".{}.{kind}", hex(nonce)));
-        Files {
-            to_client: file("c"),
-            to_server: file("s"),
-            region: file("mmf"),
-            access: self.access,
-        }
-    }
-
-    fn with_suffix(&self, suffix: &str) -> PathBuf {
+    pub(super) fn with_suffix(&self, suffix: &str) -> PathBuf {
         self.directory.join(format!("{}{suffix}", self.name))
     }
 
     fn fault(&self, what: String) -> Error {
         Error::config(self.setting, self.directory.display(), format!("{what}; {CHOOSE}"))
     }
-}
-
-/// The paths of one connection's files. `[seg.file.connection]`
-#[derive(Clone, Debug)]
-pub(super) struct Files {
-    /// The client's named event, on which it is also answered: `.c`, made by the client.
-    pub(super) to_client: PathBuf,
-    /// The server's named event: `.s`, made by the server.
-    pub(super) to_server: PathBuf,
-    /// The region: `.mmf`, made by the server.
-    pub(super) region: PathBuf,
-    pub(super) access: Access,
 }
 
 /// Which file a name in the directory stands for.
@@ -211,15 +151,6 @@ pub(super) fn parse(file: &str) -> Option<(&str, Option<&str>, Kind)> {
     super::name_fault(name).is_none().then_some((name, nonce, kind))
 }
 
-/// Whether this path names the very file that is open.
-pub(super) fn names(path: &Path, open: &Metadata) -> io::Result<bool> {
-    match path.symlink_metadata() {
-        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Removes a file of ours that is there only to meet. One that is gone already is fine; anything else is worth
 /// a line in the log, and no more: the next sweep finds it.
 pub(crate) fn remove(path: &Path) {
@@ -235,42 +166,6 @@ pub(super) fn hex(nonce: &Instance) -> String {
     format!("{number:032x}")
 }
 
-fn fault_of(facts: &Metadata, access: Access) -> Option<String> {
-    if facts.is_symlink() {
-        return Some("is a symbolic link".to_owned());
-    }
-    if !facts.is_dir() {
-        return Some("is not a directory".to_owned());
-    }
-    let admitted = access.admits(facts.uid(), facts.gid());
-    let mode = facts.mode() & 0o777;
-    match access {
-        Access::User if !admitted => Some("belongs to another user".to_owned()),
-        Access::User if mode & 0o077 != 0 => Some(
-            "is open to other users (its mode must be 0700, unless with_group is set)".to_owned(),
-        ),
-        Access::Group(id) if !admitted => {
-            Some(format!("belongs to the group {}, not to {id} (with_group)", facts.gid()))
-        }
-        Access::Group(_) if mode != 0o770 => {
-            Some(format!("has mode {mode:04o}, but with_group needs 0770"))
-        }
-        _ => None,
-    }
-}
-
-fn default_directory() -> Result<PathBuf, Error> {
-    let own = format!("witrpc-{}", geteuid().as_raw());
-    if !cfg!(any(target_os = "linux", target_os = "android")) {
-        return Ok(std::env::temp_dir().join(own));
-    }
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        return Ok(memory.join(own));
-    }
-    Err(Error::config("with_directory", memory.display(), format!("is not there; {CHOOSE}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,15 +179,14 @@ mod tests {
             name: "a.b".to_owned(),
         };
         let nonce = *b"\x00\x01\xff456789abcdef\0";
-        let files = place.files(&nonce);
         let digits = hex(&nonce);
         assert_eq!(digits, "0001ff34353637383961626364656600");
         for (path, kind, nonce) in [
-            (place.door(), Kind::Door, None),
+            (place.with_suffix(".door"), Kind::Door, None),
             (place.lock(), Kind::Lock, None),
-            (files.to_client, Kind::ToClient, Some(&*digits)),
-            (files.to_server, Kind::ToServer, Some(&*digits)),
-            (files.region, Kind::Region, Some(&*digits)),
+            (place.file(&nonce, "c"), Kind::ToClient, Some(&*digits)),
+            (place.file(&nonce, "s"), Kind::ToServer, Some(&*digits)),
+            (place.file(&nonce, "mmf"), Kind::Region, Some(&*digits)),
         ] {
             let file = path.file_name().unwrap().to_str().unwrap();
             assert_eq!(parse(file), Some(("a.b", nonce, kind)));

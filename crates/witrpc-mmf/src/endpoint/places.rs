@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::MemoryMappedFile;
 use super::lock::MARK;
+use super::os::lock::write_at;
 use super::record::Record;
 
 /// The places for clients. They outlast a [`Door`](super::Door): who is connected stays so while a server stops and
@@ -83,7 +83,7 @@ impl Board {
         let Some(lock) = &state.lock else { return };
         let (process_id, clients) = (std::process::id(), state.taken);
         let record = Record { process_id, clients, max_clients: self.max_clients }.encode();
-        if let Err(error) = lock.write_all_at(record.as_bytes(), MARK.len() as u64) {
+        if let Err(error) = write_at(lock, record.as_bytes(), MARK.len() as u64) {
             tracing::warn!(%error, "the lock file's record could not be written");
         }
     }

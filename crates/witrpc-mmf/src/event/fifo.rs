@@ -26,7 +26,7 @@ use witrpc_core::fail_point;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 use super::Ring;
-use crate::access::Access;
+use crate::sys::Access;
 
 /// More rings than ever lie in the pipe at a time (two reasons to ring, and late ones): a read that does not fill
 /// its buffer tells tokio that the pipe is empty, which saves asking again.

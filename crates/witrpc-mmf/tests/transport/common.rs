@@ -61,12 +61,27 @@ impl Endpoint {
     pub(crate) fn files(&self) -> Vec<String> {
         files(self.directory.path())
     }
+
+    /// The same but for regions, which are files as long as their connections on some systems.
+    pub(crate) fn lasting(&self) -> Vec<String> {
+        let mut files = self.files();
+        files.retain(|file| cfg!(unix) || !file.ends_with(".mmf"));
+        files
+    }
 }
 
-/// `TempDir` leaves the mode to the umask; an endpoint's directory must be private.
+/// `TempDir` leaves it to the system who may enter; an endpoint's directory must be private.
 pub(crate) fn private_directory() -> TempDir {
-    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
-    tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::remove_dir(directory.path()).unwrap();
+    witrpc_mmf::bench_support::make_directory(directory.path()).unwrap();
+    directory
+}
+
+/// The files that servers of these names have while they listen.
+pub(crate) fn listening(names: &[&str]) -> Vec<String> {
+    let kinds: &[&str] = if cfg!(unix) { &["door", "lock"] } else { &["lock"] };
+    names.iter().flat_map(|name| kinds.iter().map(move |kind| format!("{name}.{kind}"))).collect()
 }
 
 pub(crate) fn files(directory: &Path) -> Vec<String> {
@@ -146,6 +161,7 @@ impl Process {
     }
 
     /// The same of `environment`.
+    #[cfg(unix)]
     pub(crate) fn start_in_environment(role: &str, directory: &Path) -> Self {
         let command = Command::new(std::env::current_exe().unwrap());
         Self::start_by(command, &format!("environment::{role}"), directory)
@@ -158,6 +174,7 @@ impl Process {
     }
 
     /// The same with another binary, as another user, who is in one group.
+    #[cfg(unix)]
     pub(crate) fn start_as(
         binary: &Path,
         role: &str,
@@ -177,12 +194,13 @@ impl Process {
         self.0.id()
     }
 
-    /// `SIGKILL`.
+    /// As `SIGKILL` does.
     pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
+    #[cfg(unix)]
     pub(crate) fn succeeds(mut self) {
         assert!(self.0.wait().unwrap().success());
     }

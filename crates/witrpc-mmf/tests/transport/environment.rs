@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use witrpc_core::Error;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use witrpc_mmf::{Door, Places, connect};
 
 use crate::common::{Endpoint, Peer, Process, far, private_directory, role, soon, within};
 
@@ -164,9 +164,9 @@ async fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
     if !mount(&["--bind", &real.path().display().to_string()]) {
         return println!("skipped: nothing may be mounted here");
     }
-    let _mounted = crate::endpoint::Mounted(view.path().to_owned());
+    let _mounted = crate::unix::Mounted(view.path().to_owned());
     assert!(mount(&["-o", "remount,bind,ro"]));
-    let of = |directory: &Path| MemoryMappedFile::new("test").with_directory(directory);
+    let of = |place: &Path| witrpc_mmf::MemoryMappedFile::new("test").with_directory(place);
     let (file, read_only) = (of(real.path()), of(view.path()));
     let server = Door::open(&read_only, &Places::of(&read_only)).await.unwrap_err().to_string();
     let door = Door::open(&file, &Places::of(&file)).await.unwrap();

@@ -6,10 +6,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use witrpc_core::Error;
 
-use super::place::CHOOSE;
+use crate::endpoint::place::CHOOSE;
 
 /// What failed here, and the way out where there is one.
-pub(super) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
+pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
     let advice = match Errno::from_io_error(error) {
         Some(Errno::MFILE) => {
             let limit = getrlimit(Resource::Nofile).current;
@@ -28,7 +28,8 @@ pub(super) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
 }
 
 /// What failed at the server, by the number that it told.
-pub(super) fn failed_at_server(context: impl Into<String>, error: Errno) -> Error {
+pub(crate) fn failed_at_server(context: impl Into<String>, system_error: u32) -> Error {
+    let error = Errno::from_raw_os_error(i32::try_from(system_error).unwrap_or(0));
     let advice = match error {
         Errno::MFILE => Some("the server has reached its limit (RLIMIT_NOFILE): raise that there"),
         error => advice(error),
@@ -43,7 +44,7 @@ pub(super) fn failed_at_server(context: impl Into<String>, error: Errno) -> Erro
 }
 
 /// Whether a system call failed because there are no more descriptors.
-pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 

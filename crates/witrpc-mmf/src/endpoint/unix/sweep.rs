@@ -23,10 +23,11 @@ use std::{
 
 use witrpc_core::fail_point;
 
-use super::lock::{Lock, is_marked};
-use super::place::{Kind, Place, parse, remove};
-use crate::access::Access;
+use super::Lock;
+use crate::endpoint::lock::is_marked;
+use crate::endpoint::place::{Kind, Place, parse, remove};
 use crate::event::fifo::has_reader;
+use crate::sys::Access;
 
 /// The files of one endpoint's name.
 #[derive(Debug, Default)]
@@ -38,7 +39,7 @@ struct Leftovers {
 }
 
 /// Sweeps the directory of `place`, whose own lock the caller holds.
-pub(super) fn sweep(place: &Place) {
+pub(crate) fn sweep(place: &Place) {
     let entries = match place.directory().read_dir() {
         Ok(entries) => entries,
         Err(error) => return tracing::warn!(%error, "the endpoint directory could not be swept"),

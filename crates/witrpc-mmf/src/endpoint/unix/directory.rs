@@ -1,0 +1,105 @@
+//! The directory of an endpoint: of one owner, with one mode. `[seg.file.directory]`
+
+use std::{
+    fs::DirBuilder,
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use rustix::process::geteuid;
+use witrpc_core::Error;
+
+use crate::endpoint::place::CHOOSE;
+use crate::sys::Access;
+
+/// Where endpoints are, unless somebody says otherwise.
+pub(crate) fn default() -> Result<PathBuf, Error> {
+    let own = format!("witrpc-{}", geteuid().as_raw());
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Ok(std::env::temp_dir().join(own));
+    }
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        return Ok(memory.join(own));
+    }
+    Err(Error::config("with_directory", memory.display(), format!("is not there; {CHOOSE}")))
+}
+
+/// Makes it, if it is missing.
+///
+/// # Errors
+///
+/// What is wrong with it, in words.
+pub(crate) fn make(path: &Path, access: Access) -> Result<(), String> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => open_up(path, access).map_err(|error| {
+            // Not to be found by a next attempt, half made.
+            drop(std::fs::remove_dir(path));
+            match access {
+                Access::User => format!("cannot be made private: {error}"),
+                Access::Group(id) => format!("cannot be given to the group {id}: {error}"),
+            }
+        }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(format!("cannot be made: {error}")),
+    }
+}
+
+/// Gives the directory just made its mode, of which the umask may have taken bits, and its group.
+fn open_up(path: &Path, access: Access) -> io::Result<()> {
+    let mode = match access {
+        Access::User => 0o700,
+        Access::Group(id) => {
+            chown(path, None, Some(id))?;
+            0o770
+        }
+    };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+/// What keeps it from being one, if anything does.
+///
+/// # Errors
+///
+/// `NotFound` if there is none; whatever else the system says.
+pub(crate) fn fault(path: &Path, access: Access) -> io::Result<Option<String>> {
+    let facts = path.symlink_metadata()?;
+    if facts.is_symlink() {
+        return Ok(Some("is a symbolic link".to_owned()));
+    }
+    if !facts.is_dir() {
+        return Ok(Some("is not a directory".to_owned()));
+    }
+    let admitted = access.admits(facts.uid(), facts.gid());
+    let mode = facts.mode() & 0o777;
+    Ok(match access {
+        Access::User if !admitted => Some("belongs to another user".to_owned()),
+        Access::User if mode & 0o077 != 0 => Some(
+            "is open to other users (its mode must be 0700, unless with_group is set)".to_owned(),
+        ),
+        Access::Group(id) if !admitted => {
+            Some(format!("belongs to the group {}, not to {id} (with_group)", facts.gid()))
+        }
+        Access::Group(_) if mode != 0o770 => {
+            Some(format!("has mode {mode:04o}, but with_group needs 0770"))
+        }
+        _ => None,
+    })
+}
+
+/// Who shares it, if it is a group's.
+pub(crate) fn shared(path: &Path) -> Option<Access> {
+    let facts = path.symlink_metadata().ok()?;
+    (facts.mode() & 0o070 != 0).then(|| Access::Group(facts.gid()))
+}
+
+/// The bytes that its file system has free for us.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn free(path: &Path) -> io::Result<u64> {
+    let facts = rustix::fs::statvfs(path)?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+}

@@ -1,0 +1,260 @@
+//! The door of a server: a pipe of the kernel, an instance of which each client opens for itself. `[seg.windows.door]`
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
+use tokio::time::{Instant, sleep_until};
+use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
+
+use super::fault::failed;
+use super::{Lock, pipe_name};
+use crate::channel::{Terms, assemble};
+use crate::endpoint::MemoryMappedFile;
+use crate::endpoint::door::Caller;
+use crate::endpoint::meeting::{ASK_SIZE, Answer, Ask};
+use crate::endpoint::place::{Place, hex};
+use crate::endpoint::places::Lease;
+use crate::event::pipe::{Line, registered};
+use crate::event::raw_sync::Events;
+use crate::layout::{Instance, LAYOUT_VERSION};
+use crate::region::{Region, Side};
+use crate::sys::windows::{client_process, create_pipe};
+
+/// How long a client may take to ask once it has opened the door, or to hear its refusal.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients that have opened the door and not asked, or were refused and have not gone. Further ones take their places.
+const MOST_VISITORS: usize = 256;
+
+/// Where asks come from.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    name: String,
+    /// The instance that the next client will open; `None` once the door is closed.
+    open: Option<NamedPipeServer>,
+    visitors: VecDeque<Visitor>,
+}
+
+/// Somebody who has opened the door, and does not wait for a place.
+#[derive(Debug)]
+struct Visitor {
+    line: Line<NamedPipeServer>,
+    /// What it has asked so far; `None` if it was refused.
+    ask: Option<Vec<u8>>,
+    until: Instant,
+}
+
+impl Entrance {
+    /// Makes the door, and writes its name into the lock file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn open(place: &Place, lock: &Lock) -> Result<Self, Error> {
+        Self::make(lock).map_err(|error| failed(format!("the door of {}", place.name()), &error))
+    }
+
+    fn make(lock: &Lock) -> io::Result<Self> {
+        let mut door = Instance::default();
+        getrandom::fill(&mut door).map_err(io::Error::other)?;
+        let name = pipe_name(&hex(&door));
+        // Nobody can have guessed the name; if somebody has all the same, this fails.
+        let open = Some(instance(&name, true)?);
+        fail_point::at("door.made");
+        lock.tell_door(&door)?;
+        fail_point::at("door.opened");
+        Ok(Self { name, open, visitors: VecDeque::new() })
+    }
+
+    /// Waits until clients have asked, or some of those that wait have gone. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the door itself fails.
+    pub(crate) async fn arrivals(
+        &mut self,
+        _place: &Place,
+        waiting: &mut VecDeque<Caller>,
+    ) -> io::Result<Vec<Caller>> {
+        loop {
+            let Self { name, open, visitors } = self;
+            let Some(open) = open else { return Err(io::ErrorKind::NotConnected.into()) };
+            let overdue = visitors.front().map(|visitor| visitor.until);
+            tokio::select! {
+                biased;
+                callers = poll_fn(|cx| poll_visitors(visitors, waiting, cx)) => return Ok(callers),
+                connected = open.connect() => {
+                    // Without another one, this client is sent away, and the next may come.
+                    let next = connected.and_then(|()| instance(name, false));
+                    match next {
+                        Ok(next) => {
+                            let pipe = std::mem::replace(open, next);
+                            admit(visitors, Line::new(pipe), Some(Vec::new()));
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "a client could not be received");
+                            open.disconnect()?;
+                        }
+                    }
+                }
+                () = until(overdue) => drop(visitors.pop_front()),
+            }
+        }
+    }
+
+    /// Tells a client that waits.
+    pub(crate) fn answer(&mut self, way: &mut Way, answer: Answer) {
+        if let Some(line) = &mut way.line {
+            line.say(&answer.encode());
+        }
+    }
+
+    /// Tells a client that is not waited for any longer.
+    pub(crate) fn dismiss(&mut self, way: Way, answer: Answer) {
+        if let (Some(mut line), Some(_)) = (way.line, &self.open) {
+            line.say(&answer.encode());
+            admit(&mut self.visitors, line, None);
+        } // Else it hears that we have gone, and asks the next server.
+    }
+
+    /// No more clients. Nobody can have asked that was not heard.
+    pub(crate) fn close(&mut self, _place: &Place) -> Vec<Caller> {
+        self.open = None;
+        fail_point::at("door.removed");
+        Vec::new()
+    }
+}
+
+/// An instance of the pipe.
+fn instance(name: &str, first: bool) -> io::Result<NamedPipeServer> {
+    let mut options = ServerOptions::new();
+    options.first_pipe_instance(first).reject_remote_clients(true);
+    registered(|| create_pipe(&options, name))
+}
+
+fn admit(visitors: &mut VecDeque<Visitor>, line: Line<NamedPipeServer>, ask: Option<Vec<u8>>) {
+    if visitors.len() >= MOST_VISITORS {
+        visitors.pop_front();
+    }
+    visitors.push_back(Visitor { line, ask, until: Instant::now() + PATIENCE });
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whose asks are complete; ready with nobody if somebody who waited has gone.
+fn poll_visitors(
+    visitors: &mut VecDeque<Visitor>,
+    waiting: &mut VecDeque<Caller>,
+    cx: &mut Context<'_>,
+) -> Poll<Vec<Caller>> {
+    let waited = waiting.len();
+    waiting.retain_mut(|caller| caller.way.poll_is_there(cx));
+    let (mut callers, mut at) = (Vec::new(), 0);
+    while at < visitors.len() {
+        match visitors[at].poll_ask(cx) {
+            Poll::Pending => at += 1,
+            Poll::Ready(ask) => {
+                let visitor = visitors.remove(at);
+                if let (Some(ask), Some(Visitor { line, .. })) = (ask, visitor) {
+                    callers.push(Caller::new(ask, Way { line: Some(line) }));
+                }
+            }
+        }
+    }
+    if callers.is_empty() && waiting.len() == waited {
+        return Poll::Pending;
+    }
+    Poll::Ready(callers)
+}
+
+impl Visitor {
+    /// Its ask; `None` if it has gone, or asks for nothing that we know.
+    fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ask>> {
+        loop {
+            let mut bytes = [0; ASK_SIZE];
+            let missing = ASK_SIZE - self.ask.as_ref().map_or(0, Vec::len);
+            let Poll::Ready(heard) = self.line.poll_hear(cx, &mut bytes[..missing]) else {
+                return Poll::Pending;
+            };
+            let (Ok(heard @ 1..), Some(ask)) = (heard, &mut self.ask) else {
+                return Poll::Ready(None);
+            };
+            ask.extend_from_slice(&bytes[..heard]);
+            if let Some(whole) = ask.first_chunk() {
+                let ask = Ask::decode(whole);
+                if ask.is_none() {
+                    tracing::warn!("what came through the door is no ask");
+                }
+                return Poll::Ready(ask);
+            }
+        }
+    }
+}
+
+/// To a client that has asked.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// `None` once it has become a connection's.
+    line: Option<Line<NamedPipeServer>>,
+}
+
+impl Way {
+    /// Whether the client is still there; it is to say nothing more.
+    fn poll_is_there(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut nothing = [0; 1];
+        self.line.as_mut().is_some_and(|line| line.poll_hear(cx, &mut nothing).is_pending())
+    }
+
+    /// Makes all that the connection needs, and only then says so (E3). `None` if the client has gone.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    pub(crate) fn let_in(
+        &mut self,
+        file: &MemoryMappedFile,
+        place: &Place,
+        ask: &Ask,
+        lease: Lease,
+    ) -> io::Result<Option<Channel>> {
+        if !self.poll_is_there(&mut Context::from_waker(std::task::Waker::noop())) {
+            return Ok(None);
+        }
+        let path = place.file(&ask.nonce, "mmf");
+        let region =
+            Region::create(&path, file.size, &ask.nonce, file.named_event, place.access())?;
+        fail_point::at("door.made_region");
+        let events = Events::create(&region)?;
+        fail_point::at("door.made_event");
+        let Some(mut line) = self.line.take() else { return Ok(None) };
+        let come_in =
+            Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
+        line.say(&come_in.encode());
+        // The system knows better than the client says.
+        let process = client_process(line.pipe()).unwrap_or(ask.process_id);
+        // Says it now; what it cannot say now, it says when the connection first waits.
+        drop(line.poll_hear(&mut Context::from_waker(std::task::Waker::noop()), &mut [0; 1]));
+        fail_point::at("door.answered");
+        tracing::debug!(process, "let in");
+        let (ringer, waiter) = events.ends(line, ());
+        let terms = Terms {
+            side: Side::Server,
+            peer_process_id: Some(process),
+            wait_strategy: file.wait_strategy,
+            on_first_frame: Box::new(|| {}), // The files go with the handles.
+            lease: Box::new(lease),
+        };
+        Ok(Some(assemble(region, ringer, waiter, terms)))
+    }
+}

@@ -1,0 +1,140 @@
+//! A client's ask, through the server's pipe, and the answer from there. `[seg.windows.door]`
+
+use std::{future::poll_fn, io, time::Duration};
+
+use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient};
+use tokio::time::{Instant, timeout_at};
+use windows_sys::Win32::Foundation::ERROR_PIPE_BUSY;
+use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
+
+use super::fault::failed;
+use super::lock::read;
+use super::{pipe_name, read_lock};
+use crate::channel::{Terms, assemble};
+use crate::endpoint::MemoryMappedFile;
+use crate::endpoint::caller::Said;
+use crate::endpoint::meeting::{ANSWER_SIZE, Ask, MEETING_VERSION};
+use crate::endpoint::place::Place;
+use crate::event::pipe::{Line, registered};
+use crate::event::raw_sync::Events;
+use crate::layout::Instance;
+use crate::region::{Region, Side};
+use crate::sys::windows::server_process;
+
+/// The system has closed all that a dead process had open in far less.
+const DYING: Duration = Duration::from_secs(1);
+
+/// An ask on its way.
+pub(crate) struct Knock {
+    place: Place,
+    nonce: Instance,
+    line: Line<NamedPipeClient>,
+    heard: Vec<u8>,
+}
+
+impl Knock {
+    /// Asks to be let in, if there is a server.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if the door is not of the process that the lock file names; whatever else the system says.
+    pub(crate) fn at(place: &Place) -> io::Result<Option<Self>> {
+        // A file that is just going cannot be read.
+        let found = read(&place.lock()).unwrap_or_default();
+        let Some((record, door)) = read_lock(&found) else { return Ok(None) };
+        fail_point::at("caller.looked");
+        let pipe = match registered(|| ClientOptions::new().open(pipe_name(&door))) {
+            Ok(pipe) => pipe,
+            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if server_process(&pipe)? != record.process_id {
+            let rule = "the door is not of the process that has the lock";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, rule));
+        }
+        let mut nonce = Instance::default();
+        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+        let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
+        let mut line = Line::new(pipe);
+        line.say(&ask.encode());
+        Ok(Some(Self { place: place.clone(), nonce, line, heard: Vec::new() }))
+    }
+
+    /// The next answer. Whether there was one before is of no account here: a server that dies is heard of at once.
+    ///
+    /// # Errors
+    ///
+    /// None here.
+    pub(crate) async fn hear(&mut self, _heard: bool, deadline: Instant) -> io::Result<Said> {
+        let mut asked = false;
+        loop {
+            let mut bytes = [0; ANSWER_SIZE];
+            let missing = ANSWER_SIZE - self.heard.len();
+            let read = poll_fn(|cx| {
+                let heard = self.line.poll_hear(cx, &mut bytes[..missing]);
+                if !std::mem::replace(&mut asked, true) {
+                    fail_point::at("caller.asked");
+                }
+                heard
+            });
+            match timeout_at(deadline, read).await {
+                Err(_) => return Ok(Said::TimeIsUp),
+                Ok(Ok(heard @ 1..)) => self.heard.extend_from_slice(&bytes[..heard]),
+                Ok(Ok(0) | Err(_)) => return Ok(Said::Gone),
+            }
+            if let Some(whole) = self.heard.first_chunk() {
+                let answer = *whole;
+                self.heard.clear();
+                return Ok(Said::Answer(answer));
+            }
+        }
+    }
+
+    /// Opens what the server has made. `None` if the server has gone meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; [`Error::Config`] if the server's kind of event is not ours.
+    pub(crate) async fn enter(
+        mut self,
+        file: &MemoryMappedFile,
+        process_id: u32,
+    ) -> Result<Option<Channel>, Error> {
+        fail_point::at("caller.answered");
+        let path = self.place.file(&self.nonce, "mmf");
+        let opened = Region::attach(&path, &self.nonce, self.place.access());
+        let opened = opened.and_then(|region| Ok((Events::open(&region)?, region)));
+        let (events, region) = match opened {
+            Ok(opened) => opened,
+            // What a server that dies has made goes before we hear of its death, or after.
+            Err(_) if self.has_gone().await => return Ok(None),
+            Err(error) => return Err(failed(format!("entering {}", path.display()), &error)),
+        };
+        file.check_event(region.events())?;
+        fail_point::at("caller.mapped");
+        tracing::debug!(endpoint = file.name, "let in");
+        let (ringer, waiter) = events.ends(self.line, ());
+        let terms = Terms {
+            side: Side::Client,
+            peer_process_id: Some(process_id),
+            wait_strategy: file.wait_strategy,
+            on_first_frame: Box::new(|| {}),
+            lease: Box::new(()),
+        };
+        Ok(Some(assemble(region, ringer, waiter, terms)))
+    }
+
+    /// Whether the server hangs up soon.
+    async fn has_gone(&mut self) -> bool {
+        let mut nothing = [0; 1];
+        let hangs_up = poll_fn(|cx| self.line.poll_hear(cx, &mut nothing));
+        matches!(tokio::time::timeout(DYING, hangs_up).await, Ok(Ok(0) | Err(_)))
+    }
+}
+
+/// No such pipe, or no instance of it that is free just now.
+fn is_nobody(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(ERROR_PIPE_BUSY.cast_signed())
+}

@@ -1,0 +1,50 @@
+//! Removes what the system could not, because it stopped itself: files of ours that nobody has open. Runs when a server starts to
+//! listen. `[seg.windows.sweep]`
+//!
+//! Who makes or uses such a file has it open all the while, and shares it with nobody who would have it for themselves alone.
+
+use std::{fs::File, os::windows::fs::OpenOptionsExt as _, path::Path};
+
+use windows_sys::Win32::Storage::FileSystem::{
+    DELETE, FILE_FLAG_DELETE_ON_CLOSE, FILE_FLAG_OPEN_REPARSE_POINT,
+};
+use witrpc_core::fail_point;
+
+use super::Lock;
+use crate::endpoint::lock::is_marked;
+use crate::endpoint::place::{Kind, Place, parse};
+
+/// Sweeps the directory of `place`, whose own lock the caller holds.
+pub(crate) fn sweep(place: &Place) {
+    let entries = match place.directory().read_dir() {
+        Ok(entries) => entries,
+        Err(error) => return tracing::warn!(%error, "the endpoint directory could not be swept"),
+    };
+    for entry in entries.flatten() {
+        let (file, Ok(kind)) = (entry.file_name(), entry.file_type()) else { continue };
+        let Some((name, _, part)) = file.to_str().and_then(parse) else { continue };
+        if !kind.is_file() {
+            continue;
+        }
+        fail_point::at("sweep.found");
+        match part {
+            Kind::Region => remove_if_unused(&entry.path()),
+            // To have it is to remove it.
+            Kind::Lock if name != place.name() && is_marked(&entry.path()) => {
+                drop(Lock::try_take(&entry.path(), place.access()));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn remove_if_unused(path: &Path) {
+    let opened = File::options()
+        .access_mode(DELETE)
+        .share_mode(0)
+        .custom_flags(FILE_FLAG_DELETE_ON_CLOSE | FILE_FLAG_OPEN_REPARSE_POINT)
+        .open(path);
+    if opened.is_ok() {
+        tracing::debug!(path = %path.display(), "removing what was left of a connection");
+    }
+}

@@ -1,0 +1,98 @@
+//! The sign of life on Windows: the pipe by which the two sides met stays open as long as both live. `[seg.windows.death]`
+//!
+//! tokio waits on it, together with everything else of its runtime. Nobody has the handles but the two processes: they
+//! are not inherited, and there is no `fork`.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use witrpc_core::transport::{TransportError, Waiter, Wake};
+
+/// One end of the pipe, and what is still to be said through it.
+#[derive(Debug)]
+pub(crate) struct Line<P> {
+    pipe: P,
+    unsaid: Vec<u8>,
+    /// Sticky: once gone, the peer stays gone.
+    gone: bool,
+}
+
+impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
+    pub(crate) const fn new(pipe: P) -> Self {
+        Self { pipe, unsaid: Vec::new(), gone: false }
+    }
+
+    pub(crate) const fn pipe(&self) -> &P {
+        &self.pipe
+    }
+
+    /// Says it as soon as this is polled.
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.unsaid.extend_from_slice(bytes);
+    }
+
+    /// Says what is to be said, and hears what there is: 0 bytes are the end.
+    pub(crate) fn poll_hear(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        while !self.gone && !self.unsaid.is_empty() {
+            match Pin::new(&mut self.pipe).poll_write(cx, &self.unsaid) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(written)) => drop(self.unsaid.drain(..written)),
+                // What it said before it went can still be heard.
+                Poll::Ready(Err(_)) => self.unsaid.clear(),
+            }
+        }
+        if self.gone {
+            return Poll::Ready(Ok(0));
+        }
+        let mut into = ReadBuf::new(into);
+        let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, &mut into) else {
+            return Poll::Pending;
+        };
+        // However it ends: there is nothing to be learnt from the way.
+        if let Err(error) = read {
+            tracing::trace!(%error, "the other end of a pipe is gone");
+        }
+        self.gone = into.filled().is_empty();
+        Poll::Ready(Ok(into.filled().len()))
+    }
+}
+
+impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for Line<P> {
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
+        // Once it serves a connection, nothing is said.
+        let mut nothing = [0; 16];
+        match self.poll_hear(cx, &mut nothing)? {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(0) => Poll::Ready(Ok(Wake::PeerGone)),
+            Poll::Ready(_) => Poll::Ready(Ok(Wake::Rung)),
+        }
+    }
+
+    /// It stays with its runtime, to whose completion port the system has bound it, and wakes across.
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        Ok(self)
+    }
+}
+
+/// Opens a pipe, which takes a runtime.
+///
+/// # Errors
+///
+/// If there is no tokio runtime, or one without I/O; whatever else the system says.
+pub(crate) fn registered<P>(open: impl FnOnce() -> io::Result<P>) -> io::Result<P> {
+    // tokio panics where a runtime has no I/O driver, and offers no way to ask first.
+    if tokio::runtime::Handle::try_current().is_ok()
+        && let Ok(opened) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
+    {
+        return opened;
+    }
+    Err(io::Error::other("needs a tokio runtime with I/O and time enabled (Builder::enable_all)"))
+}

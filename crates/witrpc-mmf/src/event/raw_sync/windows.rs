@@ -1,0 +1,171 @@
+//! An event of raw_sync on Windows: an object of the kernel, found by a number in the region. `[seg.windows.event]`
+//!
+//! raw_sync would take an event that exists already for the one that it makes. So it is made here, with a number that
+//! nobody uses yet and for this user alone, and raw_sync opens it by that number: while we have it, that is the one.
+
+use std::{fmt, io, sync::Arc, sync::atomic::Ordering};
+
+use raw_sync::Timeout;
+use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
+
+use crate::region::EventMemory;
+use crate::sys::windows::create_event;
+
+/// One event.
+pub(super) struct Signal {
+    event: Box<dyn EventImpl>,
+}
+
+// SAFETY: it is a handle, which every thread of the process may use.
+unsafe impl Send for Signal {}
+// SAFETY: as for `Send`; both calls of it are one of the system's, which no other disturbs.
+unsafe impl Sync for Signal {}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signal").finish_non_exhaustive()
+    }
+}
+
+impl Signal {
+    /// A new one, whose number is written into memory that nobody else looks at yet.
+    #[expect(clippy::needless_pass_by_value, reason = "on other systems the event lies there")]
+    pub(super) fn create(memory: EventMemory) -> io::Result<Self> {
+        Self::create_as(&memory, || {
+            let mut number = [0; 4];
+            getrandom::fill(&mut number).map_err(io::Error::other)?;
+            Ok(u32::from_le_bytes(number))
+        })
+    }
+
+    fn create_as(
+        memory: &EventMemory,
+        mut number: impl FnMut() -> io::Result<u32>,
+    ) -> io::Result<Self> {
+        loop {
+            let number = number()?;
+            if let Some(_made) = create_event(&name(number))? {
+                let signal = Self::find(number)?; // While `_made` is open.
+                memory.word().store(number, Ordering::Relaxed);
+                return Ok(signal);
+            }
+        }
+    }
+
+    /// One that the peer has made.
+    #[expect(clippy::needless_pass_by_value, reason = "on other systems the event lies there")]
+    pub(super) fn open(memory: EventMemory) -> io::Result<Self> {
+        Self::find(memory.word().load(Ordering::Relaxed))
+    }
+
+    fn find(mut number: u32) -> io::Result<Self> {
+        // SAFETY: a number of our own, from which it makes the name, as `name` does.
+        let found = unsafe { Event::from_existing((&raw mut number).cast()) };
+        let (event, _) = found.map_err(|error| {
+            let advice = "both processes must be in one session";
+            io::Error::other(format!("{error}; {advice}"))
+        })?;
+        Ok(Self { event })
+    }
+
+    /// Until it is rung; `false` if it cannot be waited for.
+    pub(super) fn wait(&self) -> bool {
+        self.event.wait(Timeout::Infinite).is_ok()
+    }
+
+    fn set(&self) -> io::Result<()> {
+        self.event.set(EventState::Signaled).map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    /// Sets it without waiting for anything.
+    pub(super) fn set_aside(this: &Arc<Self>) {
+        if let Err(error) = this.set() {
+            tracing::warn!(%error, "an event could not be set");
+        }
+    }
+}
+
+/// As raw_sync makes it from a number.
+fn name(number: u32) -> String {
+    format!("event_{number}")
+}
+
+/// The ringing end.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    peer: Signal,
+}
+
+impl Bell {
+    // A `Result` as on other systems.
+    #[expect(clippy::unnecessary_wraps, reason = "on other systems it makes a thread")]
+    pub(super) fn new(peer: Signal) -> io::Result<Self> {
+        Ok(Self { peer })
+    }
+
+    pub(super) fn ring(&self) -> io::Result<()> {
+        self.peer.set()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::NamedEvent;
+    use crate::layout::SMALLEST_REGION;
+    use crate::region::{Region, Side};
+    use crate::sys::Access;
+
+    /// raw_sync's fault: it would take the first for its own.
+    #[test]
+    fn an_event_that_exists_already_is_not_taken_for_ours() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let kind = NamedEvent::RawSync;
+        let region = Region::create(&path, SMALLEST_REGION, &[1; 16], kind, Access::User).unwrap();
+        let memory = region.event_memory(Side::Client);
+        let mut drawn = [0; 4];
+        getrandom::fill(&mut drawn).unwrap();
+        let taken = u32::from_le_bytes(drawn) | 1;
+        let theirs = create_event(&name(taken)).unwrap().unwrap();
+        assert!(create_event(&name(taken)).unwrap().is_none());
+        let mut numbers = [taken, taken, taken - 1].into_iter();
+        let ours = Signal::create_as(&memory, || Ok(numbers.next().unwrap())).unwrap();
+        assert_eq!(memory.word().load(Ordering::Relaxed), taken - 1);
+        drop((theirs, ours));
+        let error = Signal::open(memory).unwrap_err().to_string();
+        assert!(error.contains("in one session"), "{error}");
+    }
+
+    /// raw_sync's fault: a timeout of less than a millisecond is none at all. There is no timeout here.
+    #[test]
+    fn a_wait_has_no_limit() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let kind = NamedEvent::RawSync;
+        let region = Region::create(&path, SMALLEST_REGION, &[3; 16], kind, Access::User).unwrap();
+        let signal = Signal::create(region.event_memory(Side::Client)).unwrap();
+        let rings = Signal::open(region.event_memory(Side::Client)).unwrap();
+        let waiting = std::thread::spawn(move || signal.wait());
+        // Longer than any timeout that is meant to be short, and than `LOOK_AROUND`.
+        std::thread::sleep(super::super::LOOK_AROUND * 3 / 2);
+        assert!(!waiting.is_finished());
+        rings.set().unwrap();
+        assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn an_event_is_gone_when_both_sides_have_dropped_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let kind = NamedEvent::RawSync;
+        let region = Region::create(&path, SMALLEST_REGION, &[2; 16], kind, Access::User).unwrap();
+        let made = Signal::create(region.event_memory(Side::Client)).unwrap();
+        let number = region.event_memory(Side::Client).word().load(Ordering::Relaxed);
+        let found = Signal::open(region.event_memory(Side::Client)).unwrap();
+        drop(made);
+        assert!(create_event(&name(number)).unwrap().is_none(), "one side has it");
+        drop(found);
+        assert!(create_event(&name(number)).unwrap().is_some(), "somebody still has it");
+    }
+}
