@@ -220,6 +220,47 @@ fn a_client_that_never_pauses_leaves_the_servers_other_tasks_their_turn() {
     });
 }
 
+/// Whoever polls for its answer is not rung for as well, of however many records that is made up.
+#[test]
+fn an_answer_that_is_polled_for_does_not_ring() {
+    const CALLS: usize = 200;
+    let polls = WaitStrategy::Spin(Duration::from_millis(200));
+    let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
+    let (ready, wait) = mpsc::channel();
+    let stop = Notify::new();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            block_on(Flavor::CurrentThread, async {
+                let server = fixture.server().await;
+                ready.send(()).unwrap();
+                stop.notified().await;
+                server.stop_waiting_for_connection().await;
+            });
+        });
+        wait.recv().unwrap();
+        block_on(Flavor::CurrentThread, async {
+            let (client, found) = fixture.spied_client();
+            client.connect(GUARD).await.unwrap();
+            let calc = client.get_service::<CalcClient>();
+            for len in [10, 200 << 10] {
+                let text = "x".repeat(len);
+                assert_eq!(calc.echo(text.clone()).await.unwrap(), text);
+                let before = found.rings();
+                for _ in 0..CALLS {
+                    assert_eq!(calc.echo(text.clone()).await.unwrap().len(), len);
+                    // The driver's turn: it notices what rang.
+                    tokio::task::yield_now().await;
+                }
+                let rings = found.rings() - before;
+                eprintln!("{rings} rings in {CALLS} calls of {len} bytes");
+                assert!(rings < CALLS / 4, "{rings} rings in {CALLS} calls of {len} bytes");
+            }
+            client.disconnect().await;
+            stop.notify_one();
+        });
+    });
+}
+
 /// The longest of so many calls.
 async fn worst(calc: &CalcClient, calls: i32) -> Duration {
     let mut worst = Duration::ZERO;

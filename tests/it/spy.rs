@@ -1,14 +1,18 @@
-//! A client's transport that lets a test see and change what crosses: the records that it sends, and the file that the
-//! connection's region lies in.
+//! A client's transport that lets a test see and change what crosses: the records that it sends, the file that the
+//! connection's region lies in, and how often it is rung for.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 use witrpc::Error;
-use witrpc::transport::{BoxFuture, Channel, ClientTransport, RecordSender, TransportError};
+use witrpc::transport::{
+    BoxFuture, Channel, ClientTransport, RecordSender, TransportError, Waiter, Wake,
+};
 
 use crate::fixture::files;
 
@@ -17,12 +21,18 @@ use crate::fixture::files;
 pub(crate) struct Found {
     records: Arc<Mutex<Vec<Vec<u8>>>>,
     region: Arc<Mutex<Option<Region>>>,
+    rings: Arc<AtomicUsize>,
 }
 
 impl Found {
     /// All records that were sent.
     pub(crate) fn records(&self) -> Vec<Vec<u8>> {
         self.records.lock().unwrap().clone()
+    }
+
+    /// How often the client was rung for, and noticed.
+    pub(crate) fn rings(&self) -> usize {
+        self.rings.load(Ordering::Relaxed)
     }
 
     /// The region of the last connection, from before its first record on.
@@ -125,8 +135,31 @@ impl ClientTransport for Spy {
             }
             let inner = channel.sender;
             channel.sender = Box::new(Tap { inner, records: Arc::clone(&self.found.records) });
+            let inner = channel.waiter;
+            channel.waiter = Box::new(Counter { inner, rings: Arc::clone(&self.found.rings) });
             Ok(channel)
         })
+    }
+}
+
+/// Counts the rings.
+struct Counter {
+    inner: Box<dyn Waiter>,
+    rings: Arc<AtomicUsize>,
+}
+
+impl Waiter for Counter {
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
+        let woken = self.inner.poll_wake(cx);
+        if matches!(woken, Poll::Ready(Ok(Wake::Rung))) {
+            self.rings.fetch_add(1, Ordering::Relaxed);
+        }
+        woken
+    }
+
+    fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
+        let Self { inner, rings } = *self;
+        Ok(Box::new(Self { inner: inner.moved()?, rings }))
     }
 }
 

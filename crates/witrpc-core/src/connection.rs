@@ -67,6 +67,8 @@ pub(crate) struct Receiving {
     pub(crate) inbound: Inbound,
     pub(crate) caller: Poller,
     pub(crate) driver: Poller,
+    /// What the last caller polled for came in several frames.
+    pub(crate) answers_in_parts: bool,
 }
 
 /// A connection to a peer.
@@ -185,6 +187,7 @@ impl Connection {
             inbound: opened.inbound,
             caller: Poller::new(rest.wait_strategy),
             driver: Poller::new(rest.wait_strategy),
+            answers_in_parts: false,
         };
         let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
         // Relaxed: only uniqueness matters.

@@ -157,9 +157,14 @@ impl Connection {
             }
             let worth = receiving.inbound.receiver.worth_polling();
             let mut poll = Poll::new(receiving.caller.budget(worth));
-            if poll.has_budget() {
+            match poll.has_budget() {
                 // While there is time: the answer then finds us armed for what comes behind it.
-                receiving.inbound.receiver.expect();
+                true if polling.is_none() && !receiving.answers_in_parts => {
+                    receiving.inbound.receiver.expect();
+                }
+                // The next is hardly the last: who sends ahead of us need not ring.
+                true => receiving.disarm(),
+                false => {}
             }
             led.looked_for_room |= self.wants_room();
             if poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))? != Polled::Ready {
@@ -177,6 +182,7 @@ impl Connection {
             && led.found.is_some()
         {
             receiving.caller.hit(poll.spent());
+            receiving.answers_in_parts = steps > 1;
         }
         Ok(())
     }
