@@ -87,6 +87,15 @@ async fn a_killed_server_is_not_listed_and_its_name_can_be_taken() {
 }
 
 /// Asking goes on all the while, from other threads.
+/// Sets it at its end.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_disturbs_nobody() {
     let endpoint = Endpoint::new(|file| file);
@@ -105,6 +114,8 @@ async fn asking_disturbs_nobody() {
             }
             asked
         });
+        // Also if this fails: or the failure would not be seen.
+        let over = Done(&done);
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 for _ in 0..200 {
@@ -123,7 +134,7 @@ async fn asking_disturbs_nobody() {
                 assert!(nobody.is_err());
             });
         });
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(asking.join().unwrap() > 10);
     });
 }
