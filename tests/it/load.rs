@@ -180,6 +180,30 @@ fn a_client_that_floods_starves_nobody() {
     });
 }
 
+/// Serves on a thread of its own, whose runtime has no other and where `beside` goes on as well, while this one plays the
+/// client.
+fn beside_a_server(
+    fixture: &Fixture,
+    beside: impl Future<Output = ()> + Send,
+    play: impl AsyncFnOnce(),
+) {
+    let (ready, wait) = mpsc::channel();
+    let stop = Notify::new();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            block_on(Flavor::CurrentThread, async {
+                let server = fixture.server().await;
+                ready.send(()).unwrap();
+                tokio::select! { () = beside => {}, () = stop.notified() => {} }
+                server.stop_waiting_for_connection().await;
+            });
+        });
+        wait.recv().unwrap();
+        block_on(Flavor::CurrentThread, play());
+        stop.notify_one();
+    });
+}
+
 /// The server's runtime has one thread, on which its connection polls, and so finds every request at once.
 #[test]
 fn a_client_that_never_pauses_leaves_the_servers_other_tasks_their_turn() {
@@ -187,36 +211,23 @@ fn a_client_that_never_pauses_leaves_the_servers_other_tasks_their_turn() {
     const TURNS: u64 = 5;
     let polls = WaitStrategy::Spin(Duration::from_micros(200));
     let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
-    let (turns, stop) = (AtomicU64::new(0), Notify::new());
-    let (ready, wait) = mpsc::channel();
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            block_on(Flavor::CurrentThread, async {
-                let server = fixture.server().await;
-                ready.send(()).unwrap();
-                let counting = async {
-                    loop {
-                        tokio::task::yield_now().await;
-                        turns.fetch_add(1, Ordering::Relaxed);
-                    }
-                };
-                tokio::select! { () = counting => {}, () = stop.notified() => {} }
-                server.stop_waiting_for_connection().await;
-            });
-        });
-        wait.recv().unwrap();
-        block_on(Flavor::CurrentThread, async {
-            let client = fixture.client().await;
-            let calc = client.get_service::<CalcClient>();
-            worst(&calc, 100).await;
-            let before = turns.load(Ordering::Relaxed);
-            let longest = worst(&calc, CALLS).await;
-            let between = turns.load(Ordering::Relaxed) - before;
-            eprintln!("{between} turns in {CALLS} calls, of which the longest took {longest:?}");
-            assert!(between >= TURNS, "{between} turns in {CALLS} calls");
-            client.disconnect().await;
-            stop.notify_one();
-        });
+    let turns = AtomicU64::new(0);
+    let counting = async {
+        loop {
+            tokio::task::yield_now().await;
+            turns.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    beside_a_server(&fixture, counting, async || {
+        let client = fixture.client().await;
+        let calc = client.get_service::<CalcClient>();
+        worst(&calc, 100).await;
+        let before = turns.load(Ordering::Relaxed);
+        let longest = worst(&calc, CALLS).await;
+        let between = turns.load(Ordering::Relaxed) - before;
+        eprintln!("{between} turns in {CALLS} calls, of which the longest took {longest:?}");
+        assert!(between >= TURNS, "{between} turns in {CALLS} calls");
+        client.disconnect().await;
     });
 }
 
@@ -226,38 +237,24 @@ fn an_answer_that_is_polled_for_does_not_ring() {
     const CALLS: usize = 200;
     let polls = WaitStrategy::Spin(Duration::from_millis(200));
     let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
-    let (ready, wait) = mpsc::channel();
-    let stop = Notify::new();
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            block_on(Flavor::CurrentThread, async {
-                let server = fixture.server().await;
-                ready.send(()).unwrap();
-                stop.notified().await;
-                server.stop_waiting_for_connection().await;
-            });
-        });
-        wait.recv().unwrap();
-        block_on(Flavor::CurrentThread, async {
-            let (client, found) = fixture.spied_client();
-            client.connect(GUARD).await.unwrap();
-            let calc = client.get_service::<CalcClient>();
-            for len in [10, 200 << 10] {
-                let text = "x".repeat(len);
-                assert_eq!(calc.echo(text.clone()).await.unwrap(), text);
-                let before = found.rings();
-                for _ in 0..CALLS {
-                    assert_eq!(calc.echo(text.clone()).await.unwrap().len(), len);
-                    // The driver's turn: it notices what rang.
-                    tokio::task::yield_now().await;
-                }
-                let rings = found.rings() - before;
-                eprintln!("{rings} rings in {CALLS} calls of {len} bytes");
-                assert!(rings < CALLS / 4, "{rings} rings in {CALLS} calls of {len} bytes");
+    beside_a_server(&fixture, std::future::pending(), async || {
+        let (client, found) = fixture.spied_client();
+        client.connect(GUARD).await.unwrap();
+        let calc = client.get_service::<CalcClient>();
+        for len in [10, 200 << 10] {
+            let text = "x".repeat(len);
+            assert_eq!(calc.echo(text.clone()).await.unwrap(), text);
+            let before = found.rings();
+            for _ in 0..CALLS {
+                assert_eq!(calc.echo(text.clone()).await.unwrap().len(), len);
+                // The driver's turn: it notices what rang.
+                tokio::task::yield_now().await;
             }
-            client.disconnect().await;
-            stop.notify_one();
-        });
+            let rings = found.rings() - before;
+            eprintln!("{rings} rings in {CALLS} calls of {len} bytes");
+            assert!(rings < CALLS / 4, "{rings} rings in {CALLS} calls of {len} bytes");
+        }
+        client.disconnect().await;
     });
 }
 

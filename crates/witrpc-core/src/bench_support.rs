@@ -4,7 +4,6 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "json")]
-#[cfg(feature = "json")]
 use crate::buffers;
 use crate::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
 use crate::error::Error;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use crate::connection::Connection;
-use crate::driver;
+use crate::driver::{self, TakeDown};
 use crate::error::{CloseReason, Error};
 use crate::transport::Waiter;
 
@@ -25,12 +25,13 @@ pub(crate) async fn drive(connection: Arc<Connection>, waiter: Box<dyn Waiter>) 
     let started = thread.spawn(move || {
         let _running = running;
         let _span = span.entered();
-        let took_down = TakeDown(&driven);
+        // Where the driver does not come to do it.
+        let guard = TakeDown(&driven);
         if let Err(error) = run(&driven, waiter, &main) {
             tracing::warn!(connection = driven.peer.connection_id, %error, "no thread of its own");
             driven.fail(&error);
         }
-        drop(took_down);
+        drop(guard);
     });
     match started {
         // Dropped at the thread's end, however that comes.
@@ -54,15 +55,6 @@ fn run(connection: &Arc<Connection>, waiter: Box<dyn Waiter>, main: &Handle) -> 
         driver::drive(Arc::clone(connection), waiter).await;
         Ok(())
     })
-}
-
-/// Where the driver did not come to do it.
-struct TakeDown<'a>(&'a Connection);
-
-impl Drop for TakeDown<'_> {
-    fn drop(&mut self) {
-        self.0.take_down();
-    }
 }
 
 struct Stop<'a>(&'a Connection);

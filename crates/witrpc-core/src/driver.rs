@@ -52,7 +52,8 @@ async fn say_goodbye(connection: &Connection, waiter: &mut dyn Waiter) {
     }
 }
 
-struct TakeDown<'a>(&'a Arc<Connection>);
+/// Takes the connection down, however its driving ends.
+pub(crate) struct TakeDown<'a>(pub(crate) &'a Connection);
 
 impl Drop for TakeDown<'_> {
     fn drop(&mut self) {

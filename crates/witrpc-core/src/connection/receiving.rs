@@ -157,14 +157,14 @@ impl Connection {
             }
             let worth = receiving.inbound.receiver.worth_polling();
             let mut poll = Poll::new(receiving.caller.budget(worth));
-            match poll.has_budget() {
-                // While there is time: the answer then finds us armed for what comes behind it.
-                true if polling.is_none() && !receiving.answers_in_parts => {
+            if poll.has_budget() {
+                if polling.is_none() && !receiving.answers_in_parts {
+                    // While there is time: the answer then finds us armed for what comes behind it.
                     receiving.inbound.receiver.expect();
+                } else {
+                    // The next is hardly the last: who sends ahead of us need not ring.
+                    receiving.disarm();
                 }
-                // The next is hardly the last: who sends ahead of us need not ring.
-                true => receiving.disarm(),
-                false => {}
             }
             led.looked_for_room |= self.wants_room();
             if poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))? != Polled::Ready {

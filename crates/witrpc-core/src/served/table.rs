@@ -94,7 +94,7 @@ impl Served {
         let mut table = lock(&self.table);
         table.in_place = None;
         table.deferred.push_back(job);
-        self.has_deferred.store(true, Ordering::Relaxed);
+        self.note_deferred(&table);
     }
 
     /// Puts a request aside for the driver.
@@ -102,7 +102,7 @@ impl Served {
         let mut table = lock(&self.table);
         self.check(&table, job.id, unsent)?;
         table.deferred.push_back(job);
-        self.has_deferred.store(true, Ordering::Relaxed);
+        self.note_deferred(&table);
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Served {
         }
         let mut table = lock(&self.table);
         let job = table.deferred.pop_front();
-        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
+        self.note_deferred(&table);
         let job = job?;
         table.in_place = Some((job.id, false));
         Some(job)
@@ -132,6 +132,11 @@ impl Served {
         let mut table = lock(&self.table);
         table.spare = context;
         table.in_place.take().is_some_and(|(_, cancelled)| cancelled)
+    }
+
+    /// Says whether requests are put aside, after a change of that; `table` is the locked one.
+    fn note_deferred(&self, table: &Table) {
+        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
     }
 
     /// Whether requests were put aside.
@@ -154,7 +159,7 @@ impl Served {
         }
         let deferred = table.deferred.iter().position(|job| job.id == id);
         let job = deferred.and_then(|at| table.deferred.remove(at));
-        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
+        self.note_deferred(&table);
         let running = table.running.remove(&id);
         drop(table);
         let found = job.is_some() || running.is_some();
@@ -171,7 +176,7 @@ impl Served {
         table.closed = true;
         let running = std::mem::take(&mut table.running);
         let deferred = std::mem::take(&mut table.deferred);
-        self.has_deferred.store(false, Ordering::Relaxed);
+        self.note_deferred(&table);
         drop(table);
         drop(deferred);
         running.into_values().for_each(Running::cancel);
