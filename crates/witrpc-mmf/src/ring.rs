@@ -72,6 +72,12 @@ pub(crate) trait Memory: Send + 'static {
     /// Appends the ring's bytes `at .. at + len` to `out`. The caller owns them (R2).
     fn append_to(&self, at: usize, len: usize, out: &mut Vec<u8>);
 
+    /// Has the processor fetch the lines of a short record at `at`. A hint, which reads nothing.
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        let _ = at;
+    }
+
     /// Between announcing that we sleep and looking again. A method so that a test can leave it out.
     #[inline]
     fn fence_sleeper(&self) {
@@ -388,7 +394,12 @@ impl<M: Memory> Consumer<M> {
             return Ok(true);
         }
         self.refresh_tail()?;
-        Ok(self.tail != self.head)
+        if self.tail != self.head {
+            return Ok(true);
+        }
+        // While the cursor's line is on its way, so are those of the record that it will show.
+        self.memory.prefetch(self.offset);
+        Ok(false)
     }
 
     /// Asks the peer to wake us when it publishes. Returns `true` if a record is there. `[seg.sleep.data]`
