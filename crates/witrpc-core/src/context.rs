@@ -231,6 +231,11 @@ impl CallContext {
         self.0.notify.notify_waiters();
     }
 
+    /// Puts a context in the place of the current one, and that in its place: nothing is cloned.
+    pub(crate) fn swap_current(context: &mut Option<Self>) {
+        CURRENT.with_borrow_mut(|current| std::mem::swap(current, context));
+    }
+
     /// Runs `f` with this context as the current one.
     pub(crate) fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
         struct Restore(Option<CallContext>);

@@ -65,12 +65,13 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     // While there is nothing to do.
     let mut polling: Option<Polling> = None;
     let mut busy = Busy::default();
+    let mut spare = None;
     while connection.closed().is_none() {
-        let turn = connection.turn(TURN_FRAMES)?;
+        let turn = connection.turn(TURN_FRAMES, &mut spare)?;
         // In this order: pumping makes the room that the others wait for.
         let more = connection.pump_awake();
         connection.resume_events();
-        connection.serve_deferred();
+        connection.serve_deferred(&mut spare);
         if more || matches!(turn, Turn::More | Turn::Woke) {
             polling = None;
             busy.let_others_run().await;
@@ -103,7 +104,7 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
             continue;
         }
         if sleep(connection, waiter).await? == Some(Wake::PeerGone) {
-            connection.last_words()?;
+            connection.last_words(&mut spare)?;
             connection.close(CloseReason::PeerGone);
         }
     }

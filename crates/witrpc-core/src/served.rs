@@ -202,48 +202,53 @@ impl Connection {
         self.served.take_in(job, self.unsent_responses())
     }
 
-    /// Serves a request. Returns whether an answer was queued that has not been published.
-    pub(crate) fn serve(self: &Arc<Self>, job: Job) -> bool {
-        let spare = match self.served.take_place(job.id, self.unsent_responses()) {
-            Ok(spare) => spare,
-            Err(error) => {
-                self.fail(&error);
-                return false;
-            }
-        };
+    /// Serves a request that is [in place](Served::take_place). Returns whether it was answered, which is made visible if
+    /// `publish`. `spare` is the context of an earlier one.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        job: Job,
+        publish: bool,
+        spare: &mut Option<CallContext>,
+    ) -> bool {
+        if let Err(error) = self.served.admit_in_place(job.id, self.unsent_responses()) {
+            self.fail(&error);
+            return false;
+        }
         // Answers wait for a peer that does not read: let its requests wait too, on its own account.
         if self.is_backed_up() {
             self.served.defer(job);
             return false;
         }
-        self.serve_now(job, spare)
+        self.serve_now(job, publish, spare)
     }
 
     /// Serves requests that were put aside, as far as there is room for answers.
-    pub(crate) fn serve_deferred(self: &Arc<Self>) {
+    pub(crate) fn serve_deferred(self: &Arc<Self>, spare: &mut Option<CallContext>) {
         while !self.is_backed_up() {
             let Some(job) = self.served.next_deferred() else { return };
-            if self.serve_now(job, None) {
-                self.pump();
-            }
+            self.serve_now(job, true, spare);
         }
     }
 
-    fn serve_now(self: &Arc<Self>, job: Job, spare: Option<CallContext>) -> bool {
+    fn serve_now(
+        self: &Arc<Self>,
+        job: Job,
+        publish: bool,
+        spare: &mut Option<CallContext>,
+    ) -> bool {
         let Job { id, head, content, charge } = job;
-        let services = Arc::clone(&self.served.services);
-        let Some((entry, method, habit)) = services.find(&head) else {
-            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), None);
+        let Some((entry, method, habit)) = self.served.services.find(&head) else {
+            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0, publish);
             return true;
         };
         let deadline = match self.deadline(head.stamp) {
             Ok(deadline) => deadline,
             Err(Expired) => {
-                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), None);
+                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0, publish);
                 return true;
             }
         };
-        let context = spare.and_then(|spare| spare.renewed(deadline)).unwrap_or_else(|| {
+        let context = spare.take().and_then(|spare| spare.renewed(deadline)).unwrap_or_else(|| {
             CallContext::new(self.peer.clone(), self.identity.clone(), deadline)
         });
         let service = entry.service.descriptor().name;
@@ -253,18 +258,24 @@ impl Connection {
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
             Ok(Dispatch::Ready(reply)) => {
-                self.reply_in_place(id, reply, None);
+                self.reply_in_place(id, reply, 0, publish);
                 return true;
             }
             Err(message) => {
-                self.reply_in_place(id, panicked(service, method.name, &message), None);
+                self.reply_in_place(id, panicked(service, method.name, &message), 0, publish);
                 return true;
             }
         };
-        let mut handling =
-            Handling { future, context, span, service, method: method.name, _charge: charge };
+        let mut handling = Handling {
+            future,
+            context: Some(context),
+            span,
+            service,
+            method: method.name,
+            _charge: charge,
+        };
         if method.blocking {
-            return self.hand_over(id, handling, Next::Thread);
+            return self.hand_over(id, handling, Next::Thread, publish);
         }
         let in_place = habit.in_place();
         if in_place {
@@ -278,21 +289,23 @@ impl Connection {
             if let Poll::Ready(reply) = polled {
                 let Handling { context, future, .. } = handling;
                 drop(future); // It may hold the context, too.
-                self.reply_in_place(id, reply, Some(context));
+                let event = context.as_ref().map_or(0, CallContext::last_event);
+                self.reply_in_place(id, reply, event, publish);
+                *spare = context;
                 return true;
             }
         }
-        self.hand_over(id, handling, Next::Task { has_begun: in_place })
+        self.hand_over(id, handling, Next::Task { has_begun: in_place }, publish)
     }
 
     /// Lets a handler go on elsewhere. Returns whether it was answered instead.
-    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next) -> bool {
-        match (self.served.insert(id, handling.context.clone()), next) {
+    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next, publish: bool) -> bool {
+        match (self.served.insert(id, handling.context()), next) {
             (Goes::On, Next::Thread) => self.spawn_blocking(id, handling),
             (Goes::On, Next::Task { has_begun }) => self.spawn(id, handling, has_begun),
             (Goes::Cancelled, _) => {
                 drop(handling);
-                self.reply(id, Reply::text(Status::Cancelled, ""), 0, false);
+                self.reply(id, Reply::text(Status::Cancelled, ""), 0, publish);
                 return true;
             }
             (Goes::Nowhere, _) => {}
@@ -300,12 +313,10 @@ impl Connection {
         false
     }
 
-    /// Answers the request that is served in place.
-    fn reply_in_place(&self, id: u64, reply: Reply, context: Option<CallContext>) {
-        let event = context.as_ref().map_or(0, CallContext::last_event);
-        let cancelled = self.served.leave_place(context);
-        let reply = if cancelled { Reply::text(Status::Cancelled, "") } else { reply };
-        self.reply(id, reply, event, false);
+    /// Answers the request that is served in place. A cancel that has come meanwhile crosses the answer.
+    fn reply_in_place(&self, id: u64, reply: Reply, event: u64, publish: bool) {
+        self.reply(id, reply, event, publish);
+        self.served.leave_place();
     }
 
     /// A request's deadline as our clock's and as tokio's.
@@ -323,7 +334,7 @@ impl Connection {
     fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
         let connection = Arc::clone(self);
         let task = self.runtime.spawn(async move {
-            let context = handling.context.clone();
+            let context = handling.context();
             let room = async {
                 if !has_begun {
                     connection.room().await;
@@ -340,7 +351,7 @@ impl Connection {
         let connection = Arc::clone(self);
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn_blocking(move || {
-            let context = handling.context.clone();
+            let context = handling.context();
             // It does not wait for room: its thread is one of those that all clients share.
             let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
             connection.finish(id, reply, context.last_event());
@@ -372,7 +383,8 @@ struct Expired;
 /// A handler, with what is set around every poll of it. Never panics.
 struct Handling {
     future: Pin<Box<dyn Future<Output = Reply> + Send>>,
-    context: CallContext,
+    /// `None` while it is polled: then it is the current one.
+    context: Option<CallContext>,
     span: Span,
     service: &'static str,
     method: &'static str,
@@ -381,9 +393,14 @@ struct Handling {
 }
 
 impl Handling {
+    fn context(&self) -> CallContext {
+        let Some(context) = &self.context else { unreachable!("it is not being polled") };
+        context.clone()
+    }
+
     /// Runs it once there is `room` for its answer.
     async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
-        let context = self.context.clone();
+        let context = self.context();
         let reply = async {
             room.await;
             self.await
@@ -408,7 +425,9 @@ impl Future for Handling {
         let this = &mut *self;
         let _span = this.span.enter();
         let future = this.future.as_mut();
-        let polled = this.context.enter(|| catch(|| future.poll(cx)));
+        CallContext::swap_current(&mut this.context);
+        let polled = catch(|| future.poll(cx));
+        CallContext::swap_current(&mut this.context);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(reply)) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::handling::{Handled, Mine};
 use super::{Connection, Receiving, lock};
+use crate::context::CallContext;
 use crate::error::Error;
 use crate::inbound::{Inbound, Incoming};
 use crate::pending::{Answer, CallId};
@@ -201,8 +202,12 @@ impl Connection {
         self.handle(incoming, wanted)
     }
 
-    /// One step of the driver: takes and serves what is there.
-    pub(crate) fn turn(self: &Arc<Self>, frames: usize) -> Result<Turn, Error> {
+    /// One step of the driver: takes and serves what is there. `spare` is a context to be used again.
+    pub(crate) fn turn(
+        self: &Arc<Self>,
+        frames: usize,
+        spare: &mut Option<CallContext>,
+    ) -> Result<Turn, Error> {
         let mut unpublished = false;
         let mut woke = false;
         let mut turn = Turn::More;
@@ -224,12 +229,20 @@ impl Connection {
                 receiving.disarm();
                 let long = matches!(incoming, Incoming::Part);
                 let handled = self.take(receiving, incoming, Mine::Nothing)?;
+                if let Handled::Serve(job) = &handled {
+                    self.served.take_place(job.id);
+                }
                 Ok(Some((handled, long, receiving.is_ready()?)))
             })?;
             turn = match visit {
                 Visit::Done(Some((handled, long, more))) => {
                     match handled {
-                        Handled::Serve(job) => unpublished |= self.serve(job),
+                        // Made visible here unless more answers are to follow at once.
+                        Handled::Serve(job) => {
+                            if self.serve(job, !more, spare) {
+                                unpublished = more;
+                            }
+                        }
                         Handled::Woke => woke = true,
                         Handled::Mine(_) | Handled::Nothing => {}
                     }
@@ -304,9 +317,12 @@ impl Connection {
     }
 
     /// The peer's process is gone: takes what it still said, waiting for a leader to be done with its step.
-    pub(crate) fn last_words(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) fn last_words(
+        self: &Arc<Self>,
+        spare: &mut Option<CallContext>,
+    ) -> Result<(), Error> {
         loop {
-            match self.turn(LEAD_FRAMES)? {
+            match self.turn(LEAD_FRAMES, spare)? {
                 Turn::Empty => return Ok(()),
                 Turn::More | Turn::Woke => {}
                 Turn::Led => self.receiving.wait(),

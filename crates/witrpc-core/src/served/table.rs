@@ -1,7 +1,7 @@
 //! Which of the peer's requests are being served, and how far each has got. The lock is held for a look at the table only.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
@@ -18,7 +18,14 @@ use crate::sink::EventSink;
 pub(crate) struct Served {
     pub(super) services: Arc<Services>,
     max_in_flight: usize,
+    /// The request that the driver is at, whose handler is polled in place; [`NOTHING`] if it is at none. Written by the
+    /// driver: when it takes a request, under the lock of the receiving half or of the table, so that a cancel, which is
+    /// read after it, finds it; and when it is done.
+    in_place: AtomicU64,
     table: Mutex<Table>,
+    /// Requests in the table; changed under its lock. Taken in under the lock of the receiving half, so that the driver,
+    /// which reads the next request under it, sees those before.
+    others: AtomicUsize,
     /// Whether requests were put aside; changed under the lock. Whoever is not the driver and puts one aside wakes it
     /// afterwards, so that it sees this.
     has_deferred: AtomicBool,
@@ -26,22 +33,24 @@ pub(crate) struct Served {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The request that the driver is at, whose handler is polled in place: whether it has been cancelled meanwhile.
-    in_place: Option<(u64, bool)>,
+    /// The last request that was cancelled while it was served in place.
+    cancelled: Option<u64>,
     running: HashMap<u64, Running>,
     /// Requests that wait until the answers before them have left.
     deferred: VecDeque<Job>,
-    /// Of the last request that was served in place, to be used again if nobody has kept it.
-    spare: Option<CallContext>,
     closed: bool,
 }
+
+const TWO_WITH_ONE_ID: &str = "two calls with one id";
+/// No request. A peer that gives it to a call can not cancel that.
+const NOTHING: u64 = u64::MAX;
 
 /// What a cancel came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
     /// The handler will not answer: the caller of this does.
     Now,
-    /// The handler is being polled in place; who polls it answers.
+    /// The handler is being polled in place; who polls it answers, as cancelled if it is not done at once.
     Soon,
     /// It has been answered, or never was.
     No,
@@ -69,7 +78,9 @@ impl Served {
         Self {
             services,
             max_in_flight,
+            in_place: AtomicU64::new(NOTHING),
             table: Mutex::default(),
+            others: AtomicUsize::new(0),
             has_deferred: AtomicBool::new(false),
         }
     }
@@ -89,20 +100,39 @@ impl Served {
         self.services.subscribe(service, event, sink)
     }
 
+    /// The driver has read a request, and serves it next. Said under the lock of the receiving half.
+    pub(crate) fn take_place(&self, id: u64) {
+        self.in_place.store(id, Ordering::Relaxed);
+    }
+
+    /// The driver is done with the request that it served in place.
+    pub(super) fn leave_place(&self) {
+        self.in_place.store(NOTHING, Ordering::Relaxed);
+    }
+
+    /// Checks that the request in place may be served, while so many answers have not left.
+    pub(super) fn admit_in_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
+        // Relaxed: ordered by the lock of the receiving half.
+        if self.others.load(Ordering::Relaxed) == 0 && unsent < self.max_in_flight {
+            return Ok(());
+        }
+        self.check(&lock(&self.table), id, unsent)
+    }
+
     /// Puts the request aside that was to be served in place.
     pub(super) fn defer(&self, job: Job) {
         let mut table = lock(&self.table);
-        table.in_place = None;
+        self.leave_place();
         table.deferred.push_back(job);
-        self.note_deferred(&table);
+        self.note(&table);
     }
 
     /// Puts a request aside for the driver.
     pub(super) fn take_in(&self, job: Job, unsent: usize) -> Result<(), Error> {
         let mut table = lock(&self.table);
-        self.check(&table, job.id, unsent)?;
+        self.check_all(&table, job.id, unsent)?;
         table.deferred.push_back(job);
-        self.note_deferred(&table);
+        self.note(&table);
         Ok(())
     }
 
@@ -113,30 +143,16 @@ impl Served {
         }
         let mut table = lock(&self.table);
         let job = table.deferred.pop_front();
-        self.note_deferred(&table);
+        self.note(&table);
         let job = job?;
-        table.in_place = Some((job.id, false));
+        self.take_place(job.id);
         Some(job)
     }
 
-    /// Takes a request in, to be served in place. Returns the context of an earlier one, if there is one to spare.
-    pub(super) fn take_place(&self, id: u64, unsent: usize) -> Result<Option<CallContext>, Error> {
-        let mut table = lock(&self.table);
-        self.check(&table, id, unsent)?;
-        table.in_place = Some((id, false));
-        Ok(table.spare.take())
-    }
-
-    /// The request that was served in place is done; returns whether it was cancelled meanwhile.
-    pub(super) fn leave_place(&self, context: Option<CallContext>) -> bool {
-        let mut table = lock(&self.table);
-        table.spare = context;
-        table.in_place.take().is_some_and(|(_, cancelled)| cancelled)
-    }
-
-    /// Says whether requests are put aside, after a change of that; `table` is the locked one.
-    fn note_deferred(&self, table: &Table) {
+    /// Says what is in the table, after a change of that; `table` is the locked one.
+    fn note(&self, table: &Table) {
         self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
+        self.others.store(table.len(), Ordering::Relaxed);
     }
 
     /// Whether requests were put aside.
@@ -146,21 +162,20 @@ impl Served {
 
     /// Requests being handled or put aside.
     pub(crate) fn len(&self) -> usize {
-        let table = lock(&self.table);
-        table.running.len() + table.deferred.len()
+        lock(&self.table).len()
     }
 
     /// Stops a handler.
     pub(crate) fn cancel(&self, id: u64) -> Stopped {
         let mut table = lock(&self.table);
-        if let Some((_, cancelled)) = table.in_place.as_mut().filter(|(other, _)| *other == id) {
-            *cancelled = true;
+        if self.is_in_place(id) {
+            table.cancelled = Some(id);
             return Stopped::Soon;
         }
         let deferred = table.deferred.iter().position(|job| job.id == id);
         let job = deferred.and_then(|at| table.deferred.remove(at));
-        self.note_deferred(&table);
         let running = table.running.remove(&id);
+        self.note(&table);
         drop(table);
         let found = job.is_some() || running.is_some();
         drop(job);
@@ -176,7 +191,7 @@ impl Served {
         table.closed = true;
         let running = std::mem::take(&mut table.running);
         let deferred = std::mem::take(&mut table.deferred);
-        self.note_deferred(&table);
+        self.note(&table);
         drop(table);
         drop(deferred);
         running.into_values().for_each(Running::cancel);
@@ -184,26 +199,40 @@ impl Served {
 
     /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
     pub(super) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
-        self.check(&lock(&self.table), id, unsent)
+        self.check_all(&lock(&self.table), id, unsent)
     }
 
+    /// The same, of all requests but the one in place.
     fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
-        let in_place = usize::from(table.in_place.is_some());
-        if table.running.len() + table.deferred.len() + in_place + unsent >= self.max_in_flight {
+        if table.len() + unsent >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
         }
-        let in_place = table.in_place.is_some_and(|(other, _)| other == id);
-        let deferred = || table.deferred.iter().any(|job| job.id == id);
-        if in_place || table.running.contains_key(&id) || deferred() {
-            return Err(Error::Protocol("two calls with one id".to_owned()));
+        if table.running.contains_key(&id) || table.deferred.iter().any(|job| job.id == id) {
+            return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
         }
         Ok(())
+    }
+
+    /// Checks that one more may be served beside what is in place.
+    fn check_all(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
+        if self.is_in_place(id) {
+            return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
+        }
+        let in_place = usize::from(!self.is_in_place(NOTHING));
+        self.check(table, id, unsent + in_place)
+    }
+
+    /// Whether the driver is at this request.
+    fn is_in_place(&self, id: u64) -> bool {
+        // Relaxed: ordered by the lock of the receiving half, or of the table.
+        self.in_place.load(Ordering::Relaxed) == id
     }
 
     /// The request that was served in place is not done.
     pub(super) fn insert(&self, id: u64, context: CallContext) -> Goes {
         let mut table = lock(&self.table);
-        let cancelled = table.in_place.take().is_some_and(|(_, cancelled)| cancelled);
+        self.leave_place();
+        let cancelled = table.cancelled.take() == Some(id);
         if table.closed {
             return Goes::Nowhere;
         }
@@ -211,6 +240,7 @@ impl Served {
             return Goes::Cancelled;
         }
         table.running.insert(id, Running { context, task: None });
+        self.note(&table);
         Goes::On
     }
 
@@ -224,7 +254,16 @@ impl Served {
 
     /// Whether the handler's answer is still wanted.
     pub(super) fn finish(&self, id: u64) -> bool {
-        lock(&self.table).running.remove(&id).is_some()
+        let mut table = lock(&self.table);
+        let wanted = table.running.remove(&id).is_some();
+        self.note(&table);
+        wanted
+    }
+}
+
+impl Table {
+    fn len(&self) -> usize {
+        self.running.len() + self.deferred.len()
     }
 }
 
