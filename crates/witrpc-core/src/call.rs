@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::AcquireError;
 use tokio::task::coop;
 use tokio::time::Sleep;
 
 use crate::buffers;
 use crate::callee::Callee;
-use crate::connection::{BeginError, Connection};
+use crate::connection::{BeginError, Connection, Permits};
 use crate::error::{CloseReason, Error};
 use crate::event::{Event, EventValue};
 use crate::feed::RemoteEvent;
@@ -219,13 +219,13 @@ enum Stage {
 }
 
 /// A place among the calls in flight (to be kept by the call), and one in the sending queue (for its message).
-type Turn = Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), AcquireError>;
+type Turn = Result<Permits, AcquireError>;
 
 /// A call in a connection's table; cancelled when dropped.
 struct InFlight {
     connection: Arc<Connection>,
     id: CallId,
-    /// Taken by the first look for the answer: whether this was the only call then. Its waker is in the table already.
+    /// Taken by the first look for the answer: whether this was the only call then.
     begun: Option<bool>,
     answered: bool,
 }
@@ -233,7 +233,7 @@ struct InFlight {
 impl InFlight {
     fn poll(&mut self, waker: &Waker) -> Option<Result<Answer, Error>> {
         let answer = match self.begun.take() {
-            Some(alone) => self.connection.lead_for_answer(self.id, alone, waker),
+            Some(alone) => self.connection.begin_waiting(self.id, alone, waker),
             None => self.connection.poll_answer(self.id, waker),
         };
         self.answered = answer.is_some();
@@ -321,9 +321,9 @@ impl<R> Call<R> {
                         self.stage = Stage::Queued { connection, route, content, turn };
                         return Poll::Pending;
                     };
-                    let (call, bytes) = permits.map_err(|_| never_sent(&connection))?;
-                    call.forget();
-                    self.stage = self.send(connection, route, content, bytes, cx.waker())?;
+                    let permits = permits.map_err(|_| never_sent(&connection))?;
+                    self.stage =
+                        self.send(connection, route, content, Some(permits), cx.waker())?;
                 }
                 Stage::Paused(mut pause) => {
                     if pause.as_mut().poll(cx).is_pending() {
@@ -401,17 +401,12 @@ impl<R> Call<R> {
             let what = format!("the arguments of {}", self.name());
             return Err(Error::TooLarge { what, size, limit });
         }
-        if size <= UNBOUNDED_SIZE
-            && connection.calls().try_acquire().map(SemaphorePermit::forget).is_ok()
-        {
+        if size <= UNBOUNDED_SIZE {
             return self.send(connection, route, content, None, waker);
         }
-        let (calls, bytes) = (Arc::clone(connection.calls()), Arc::clone(connection.bytes()));
         // A message larger than the whole queue waits for all of it.
         let place = u32::try_from(size).unwrap_or(u32::MAX).min(connection.queue_len());
-        let place = (size > UNBOUNDED_SIZE).then_some(place);
-        let turn = Box::pin(wait_turn(calls, bytes, place));
-        Ok(Stage::Queued { connection, route, content, turn })
+        Ok(queue(connection, route, content, Some(place)))
     }
 
     fn send(
@@ -419,7 +414,7 @@ impl<R> Call<R> {
         connection: Arc<Connection>,
         route: (u16, u16),
         content: Content,
-        permit: Option<OwnedSemaphorePermit>,
+        permits: Option<Permits>,
         waker: &Waker,
     ) -> Result<Stage, Error> {
         let deadline = self.deadline(&connection);
@@ -428,12 +423,14 @@ impl<R> Call<R> {
             method = self.remote.contract.method(self.method),
             "call"
         );
-        let begun = connection.begin_call(content, route, deadline, permit, waker);
-        let (id, alone) = begun.map_err(|error| match error {
-            BeginError::Closed(reason) => Error::Closed { reason, maybe_executed: false },
-            BeginError::TooManyStreams => self.not_serialized(&TooManyStreams),
-        })?;
-        Ok(Stage::Sent(InFlight { connection, id, begun: Some(alone), answered: false }))
+        match connection.begin_call(content, route, deadline, permits, waker) {
+            Ok((id, alone)) => {
+                Ok(Stage::Sent(InFlight { connection, id, begun: Some(alone), answered: false }))
+            }
+            Err(BeginError::NotYet(content)) => Ok(queue(connection, route, content, None)),
+            Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
+            Err(BeginError::TooManyStreams) => Err(self.not_serialized(&TooManyStreams)),
+        }
     }
 
     fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
@@ -527,13 +524,24 @@ fn is_counted() -> bool {
     steps.is_multiple_of(STEPS_PER_COUNT)
 }
 
-async fn wait_turn(calls: Arc<Semaphore>, bytes: Arc<Semaphore>, place: Option<u32>) -> Turn {
+/// A call that waits for its turn; for `place` bytes in the sending queue first, if it needs any.
+fn queue(
+    connection: Arc<Connection>,
+    route: (u16, u16),
+    content: Content,
+    place: Option<u32>,
+) -> Stage {
+    let turn = Box::pin(wait_turn(Arc::clone(&connection), place));
+    Stage::Queued { connection, route, content, turn }
+}
+
+async fn wait_turn(connection: Arc<Connection>, place: Option<u32>) -> Turn {
     // First the bytes: whoever holds a place among the calls in flight sends at once.
     let bytes = match place {
-        Some(place) => Some(bytes.acquire_many_owned(place).await?),
+        Some(place) => Some(Arc::clone(connection.bytes()).acquire_many_owned(place).await?),
         None => None,
     };
-    Ok((calls.acquire_owned().await?, bytes))
+    Ok(Permits { call: connection.wait_for_place().await?, bytes })
 }
 
 fn never_sent(connection: &Connection) -> Error {

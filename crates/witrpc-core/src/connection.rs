@@ -14,7 +14,8 @@
 //! # Invariants
 //!
 //! - **C1** Of the receiving half: see [`reception`](crate::reception).
-//! - **C2** A caller's waker is in the table before its request can be answered, and before it leaves.
+//! - **C2** A caller's waker is in the table before its request can be answered, or the caller looks for the answer once more
+//!   after it has left it there.
 
 mod closing;
 mod events;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::authorization::Identity;
 use crate::buffers;
@@ -101,7 +102,7 @@ pub(crate) struct Connection {
     closed: OnceLock<CloseReason>,
     catalog: Catalog,
     routes: Routes,
-    /// The peer's in-flight limit: a permit per unanswered call.
+    /// Where callers wait for one of the places for calls in flight; free ones that nobody waits for are in `pending`.
     calls: Arc<Semaphore>,
     /// Ourselves, for what outlives a borrow.
     this: Weak<Self>,
@@ -212,15 +213,13 @@ impl Connection {
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
             ledger: Arc::clone(&opened.ledger),
-            pending: Mutex::new(Pending::default()),
+            pending: Mutex::new(Pending::new(u32_len(opened.peer_limits.max_in_flight))),
             yielded: Mutex::new(None),
             has_yielded: AtomicBool::new(false),
             closed: OnceLock::new(),
             catalog: opened.peer_catalog,
             routes: Routes::default(),
-            calls: Arc::new(Semaphore::new(
-                u32_len(opened.peer_limits.max_in_flight).min(Semaphore::MAX_PERMITS),
-            )),
+            calls: Arc::new(Semaphore::new(0)),
             this: Weak::clone(this),
             held_back: AtomicBool::new(false),
             feeds: Mutex::new(Feeds::default()),
@@ -244,8 +243,33 @@ impl Connection {
         self.receiving.wake_driver();
     }
 
-    pub(crate) const fn calls(&self) -> &Arc<Semaphore> {
-        &self.calls
+    /// Waits for a place among the calls in flight.
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended.
+    pub(crate) async fn wait_for_place(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        struct InQueue<'a>(&'a Connection);
+        impl Drop for InQueue<'_> {
+            fn drop(&mut self) {
+                lock(&self.0.pending).leave_queue();
+            }
+        }
+        let free = lock(&self.pending).join_queue();
+        let _queued = InQueue(self);
+        if free {
+            self.calls.add_permits(1);
+        }
+        Arc::clone(&self.calls).acquire_owned().await
+    }
+
+    /// Gives a place among the calls in flight back.
+    fn give_place(&self, mut pending: MutexGuard<'_, Pending>) {
+        let wanted = pending.give_place();
+        drop(pending);
+        if wanted {
+            self.calls.add_permits(1);
+        }
     }
 
     pub(crate) const fn bytes(&self) -> &Arc<Semaphore> {
@@ -299,21 +323,28 @@ impl Connection {
         }
     }
 
-    /// Takes a slot for a call, sends its request, and leaves its caller's waker in the table (C2). Returns whether it is
-    /// the only call, too.
+    /// Takes a slot for a call, and sends its request. Returns whether it is the only call, too: if not, its caller's waker is
+    /// in the table (C2).
     pub(crate) fn begin_call(
         &self,
         mut content: Content,
         route: (u16, u16),
         deadline: u64,
-        permit: Option<OwnedSemaphorePermit>,
+        turn: Option<Permits>,
         waker: &Waker,
     ) -> Result<(CallId, bool), BeginError> {
         let mut pending = lock(&self.pending);
-        let id = pending.insert(waker.clone()).map_err(BeginError::Closed)?;
-        let alone = pending.len() == 1;
+        if turn.is_none() && pending.is_open() && !pending.take_place() {
+            return Err(BeginError::NotYet(content));
+        }
+        let alone = pending.len() == 0 && !self.another_yielded(waker);
+        let waker = (!alone).then(|| waker.clone());
+        let id = pending.insert(waker).map_err(BeginError::Closed)?;
         drop(pending);
-        let alone = alone && !self.another_yielded(waker);
+        let permit = turn.and_then(|Permits { call, bytes }| {
+            call.forget();
+            bytes
+        });
         fail_point::at("call.begun");
         let mut opened = Ok(Vec::new());
         let fields = (route.0, route.1, deadline);
@@ -333,8 +364,9 @@ impl Connection {
         match opened {
             Ok(opened) => self.start_streams(opened, false),
             Err(TooManyStreams) => {
-                drop(lock(&self.pending).abandon(id, true));
-                self.calls.add_permits(1);
+                let mut pending = lock(&self.pending);
+                drop(pending.abandon(id, true));
+                self.give_place(pending);
                 return Err(BeginError::TooManyStreams);
             }
         }
@@ -359,7 +391,7 @@ impl Connection {
 
     /// Sends a ping whose pong completes the returned call.
     pub(crate) fn begin_ping(&self, waker: &Waker) -> Result<CallId, Error> {
-        let id = lock(&self.pending).insert(waker.clone());
+        let id = lock(&self.pending).insert(Some(waker.clone()));
         let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
         self.send(|outbound| outbound.push_control(Kind::Ping, id.0));
         Ok(id)
@@ -462,9 +494,12 @@ impl Connection {
             Ok(())
         });
         self.withdraw_streams(streams);
-        let answer = lock(&self.pending).abandon(id, unsent);
+        let mut pending = lock(&self.pending);
+        let answer = pending.abandon(id, unsent);
         if unsent {
-            self.calls.add_permits(1);
+            self.give_place(pending);
+        } else {
+            drop(pending);
         }
         drop(answer);
     }
@@ -575,9 +610,18 @@ impl Connection {
     }
 }
 
+/// A place among the calls in flight, and, for a large message, one in the sending queue.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    pub(crate) call: OwnedSemaphorePermit,
+    pub(crate) bytes: Option<OwnedSemaphorePermit>,
+}
+
 /// Why a call could not begin.
 #[derive(Debug)]
 pub(crate) enum BeginError {
+    /// There are as many in flight as the peer takes; it has to wait for its turn.
+    NotYet(Content),
     Closed(CloseReason),
     /// Its arguments have more streams than may be open.
     TooManyStreams,

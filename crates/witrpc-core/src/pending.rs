@@ -1,6 +1,6 @@
 //! The calls that this side has made and that the peer has not answered.
 //!
-//! Pure: a table of slots. An id is a slot and a generation; the slot is used again only when its answer, or the
+//! Pure: a table of slots, and the places for calls in flight that nobody has taken. An id is a slot and a generation; the slot is used again only when its answer, or the
 //! acknowledgement of its cancel, has come, so a late answer never reaches a later call.
 //!
 //! # Invariants
@@ -65,6 +65,10 @@ pub(crate) struct Pending {
     slots: Vec<Slot>,
     free: Option<u32>,
     used: usize,
+    /// How many more calls the peer takes, as far as nobody waits for them; the others are with the semaphore.
+    places: usize,
+    /// Callers that wait at the semaphore.
+    queued: usize,
     closed: Option<CloseReason>,
 }
 
@@ -84,16 +88,48 @@ pub(crate) enum Completed {
 }
 
 impl Pending {
-    /// Takes a slot for a new call, whose caller is `waker`.
+    /// A table of a peer that takes so many calls at a time.
+    pub(crate) fn new(places: usize) -> Self {
+        Self { places, ..Self::default() }
+    }
+
+    /// Takes a place, if nobody waits for it.
+    pub(crate) const fn take_place(&mut self) -> bool {
+        let free = self.places > 0;
+        self.places -= free as usize;
+        free
+    }
+
+    /// Gives a place back. Returns `true` if somebody waits: then it is for the semaphore to give away.
+    #[must_use]
+    pub(crate) const fn give_place(&mut self) -> bool {
+        let wanted = self.queued > 0;
+        self.places += !wanted as usize;
+        wanted
+    }
+
+    /// A caller waits at the semaphore. Returns `true` if there is a place after all, which is for the semaphore to give away.
+    #[must_use]
+    pub(crate) const fn join_queue(&mut self) -> bool {
+        self.queued += 1;
+        self.take_place()
+    }
+
+    /// A caller no longer waits at the semaphore. What that has left over goes to those that ask next.
+    pub(crate) const fn leave_queue(&mut self) {
+        self.queued -= 1;
+    }
+
+    /// Takes a slot for a new call, whose caller is `waker`; `None` if it looks before it waits.
     ///
     /// # Errors
     ///
     /// The reason if the connection is closed.
-    pub(crate) fn insert(&mut self, waker: Waker) -> Result<CallId, CloseReason> {
+    pub(crate) fn insert(&mut self, waker: Option<Waker>) -> Result<CallId, CloseReason> {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
-        let state = State::Waiting { waker: Some(waker) };
+        let state = State::Waiting { waker };
         self.used += 1;
         if let Some(index) = self.free {
             let slot = &mut self.slots[crate::wire::u32_len(index)];
@@ -191,6 +227,11 @@ impl Pending {
         wakers
     }
 
+    /// Whether calls are taken.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.closed.is_none()
+    }
+
     /// Slots that are not free.
     pub(crate) const fn len(&self) -> usize {
         self.used
@@ -227,11 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn places_are_never_lost_between_those_that_wait_and_those_that_do_not() {
+        let mut pending = Pending::new(2);
+        assert!(pending.take_place() && pending.take_place());
+        assert!(!pending.take_place());
+        assert!(!pending.join_queue(), "there is none to hand over");
+        assert!(pending.give_place(), "somebody waits for it");
+        pending.leave_queue();
+        assert!(!pending.give_place());
+        assert!(pending.join_queue(), "the one that came back");
+        assert!(!pending.take_place());
+    }
+
+    #[test]
     fn a_slot_is_used_again_under_another_id() {
         let mut pending = Pending::default();
-        let first = pending.insert(Waker::noop().clone()).unwrap();
+        let first = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert!(matches!(pending.complete(first, answer(), Some(first)), Ok(Completed::Mine(_))));
-        let second = pending.insert(Waker::noop().clone()).unwrap();
+        let second = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None).err(), Some(Unexpected));
         assert_eq!(pending.len(), 1);
@@ -240,7 +294,7 @@ mod tests {
     #[test]
     fn an_abandoned_slot_waits_for_its_acknowledgement() {
         let mut pending = Pending::default();
-        let id = pending.insert(Waker::noop().clone()).unwrap();
+        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert!(pending.abandon(id, false).is_none());
         assert_eq!(pending.len(), 1);
         assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Nobody)));
@@ -251,7 +305,7 @@ mod tests {
     #[test]
     fn nothing_is_answered_twice() {
         let mut pending = Pending::default();
-        let id = pending.insert(Waker::noop().clone()).unwrap();
+        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Other(Some(_)))));
         assert_eq!(pending.complete(id, answer(), None).err(), Some(Unexpected));
         assert!(pending.poll(id, Waker::noop()).is_some());
@@ -261,8 +315,8 @@ mod tests {
     #[test]
     fn closing_tells_sent_from_unsent() {
         let mut pending = Pending::default();
-        let sent = pending.insert(Waker::noop().clone()).unwrap();
-        let unsent = pending.insert(Waker::noop().clone()).unwrap();
+        let sent = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let unsent = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent]).len(), 2);
         for (id, expected) in [(sent, true), (unsent, false)] {
             let Some(Err(Error::Closed { maybe_executed, .. })) = pending.poll(id, Waker::noop())
@@ -271,6 +325,6 @@ mod tests {
             };
             assert_eq!(maybe_executed, expected);
         }
-        assert!(pending.insert(Waker::noop().clone()).is_err());
+        assert!(pending.insert(Some(Waker::noop().clone())).is_err());
     }
 }

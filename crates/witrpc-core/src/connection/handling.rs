@@ -65,7 +65,7 @@ impl Connection {
                     content: Content::default(),
                     charge: Charge::none(),
                 };
-                return self.complete(CallId(id), answer, mine);
+                return self.complete(CallId(id), answer, mine, false);
             }
             Incoming::Goodbye(reason) => {
                 self.close(CloseReason::Peer(reason));
@@ -121,14 +121,25 @@ impl Connection {
         let Some(status) = Status::from_code(head.selector) else {
             return Err(Error::Protocol("an unknown response status".to_owned()));
         };
-        let handled = self.complete(id, Answer { status, content, charge }, mine)?;
-        self.calls.add_permits(1);
-        Ok(handled)
+        self.complete(id, Answer { status, content, charge }, mine, true)
     }
 
-    fn complete(&self, id: CallId, answer: Answer, mine: Mine) -> Result<Handled, Error> {
+    /// Hands an answer in: to a call, which so gives its place back, or to a ping, which has none.
+    fn complete(
+        &self,
+        id: CallId,
+        answer: Answer,
+        mine: Mine,
+        to_call: bool,
+    ) -> Result<Handled, Error> {
         let mine = if let Mine::Call(mine) = mine { Some(mine) } else { None };
-        let completed = lock(&self.pending).complete(id, answer, mine);
+        let mut pending = lock(&self.pending);
+        let completed = pending.complete(id, answer, mine);
+        if to_call && completed.is_ok() {
+            self.give_place(pending);
+        } else {
+            drop(pending);
+        }
         match completed {
             Ok(Completed::Mine(answer)) => Ok(Handled::Mine(Some(answer))),
             Ok(Completed::Other(waker)) => {

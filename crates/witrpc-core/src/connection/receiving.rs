@@ -75,8 +75,23 @@ impl Connection {
         self.lead_for_answer(id, alone, waker)
     }
 
-    /// The same right after the waker has been left in the table (C2): if somebody else leads, that wakes us.
-    pub(crate) fn lead_for_answer(
+    /// The same right after the call has begun.
+    pub(crate) fn begin_waiting(
+        &self,
+        id: CallId,
+        alone: bool,
+        waker: &Waker,
+    ) -> Option<Result<Answer, Error>> {
+        let answer = self.lead_for_answer(id, alone, waker);
+        if answer.is_some() || !alone {
+            return answer;
+        }
+        // Its waker was not in the table: somebody else may have taken the answer (C2).
+        lock(&self.pending).poll(id, waker)
+    }
+
+    /// The same with the waker in the table (C2): if somebody else leads, that wakes us.
+    fn lead_for_answer(
         &self,
         id: CallId,
         alone: bool,
