@@ -55,6 +55,8 @@ impl Tables {
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Idle) };
     static TABLES: RefCell<Tables> = const { RefCell::new(Tables { written: None, arrived: None }) };
+    /// Whether there may be something in the tables: a look at this costs less than one at them.
+    static USED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Puts things back as they were, however the codec ends: idle, or at an outer message.
@@ -68,6 +70,9 @@ impl Drop for Restore {
     fn drop(&mut self) {
         MODE.set(self.mode);
         let outer = self.tables.take();
+        if !USED.replace(outer.is_some()) && outer.is_none() {
+            return;
+        }
         let left = TABLES.with_borrow_mut(|tables| match outer {
             Some(outer) => Some(std::mem::replace(tables, outer)),
             None => (!tables.is_empty()).then(|| std::mem::take(tables)),
@@ -87,7 +92,8 @@ fn enter(mode: Mode) -> Restore {
 pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Beside<Written>) {
     let _restore = enter(Mode::Writing { streams });
     let result = write();
-    let written = TABLES.with_borrow_mut(|tables| tables.written.take());
+    let written =
+        if USED.get() { TABLES.with_borrow_mut(|tables| tables.written.take()) } else { None };
     (result, written)
 }
 
@@ -95,6 +101,7 @@ pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Beside
 pub(crate) fn reading<T>(arrived: Beside<Arrived>, read: impl FnOnce() -> T) -> T {
     let _restore = enter(Mode::Reading);
     if arrived.is_some() {
+        USED.set(true);
         TABLES.with_borrow_mut(|tables| tables.arrived = arrived);
     }
     read()
@@ -110,6 +117,7 @@ pub(crate) fn put_blob(blob: &Bytes) -> Option<u32> {
     if !matches!(MODE.get(), Mode::Writing { .. }) {
         return None;
     }
+    USED.set(true);
     TABLES.with_borrow_mut(|Tables { written, .. }| {
         let written = written.get_or_insert_default();
         written.blobs.push(blob.clone());
@@ -136,6 +144,7 @@ pub(crate) fn put_stream(take: impl FnOnce() -> Option<Source>) -> Result<u32, &
     let Mode::Writing { streams } = MODE.get() else {
         return Err("a stream crosses a connection of witrpc, and goes nowhere else");
     };
+    USED.set(true);
     TABLES.with_borrow_mut(|Tables { written, .. }| {
         let written = written.get_or_insert_default();
         let source = if streams {

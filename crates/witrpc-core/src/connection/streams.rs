@@ -236,6 +236,9 @@ impl Connection {
 
     /// Starts streams that have been announced: each waits for its first credit.
     pub(super) fn start_streams(&self, added: Vec<(Arc<Outlet>, Source)>, of_handler: bool) {
+        if added.is_empty() {
+            return;
+        }
         let Some(this) = self.this.upgrade() else { return };
         for (outlet, source) in added {
             let context = of_handler
