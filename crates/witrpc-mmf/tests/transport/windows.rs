@@ -1,7 +1,8 @@
 //! What is special to Windows: files that go with their last handle, and what may open a door.
 
-use std::{fs::File, io::Write as _, time::Duration};
+use std::{fs::File, io::Write as _, pin::pin, time::Duration};
 
+use tokio::time::timeout;
 use witrpc_core::Error;
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
@@ -92,6 +93,22 @@ async fn the_system_tells_who_the_client_is_whatever_it_claims() {
     let client = FakeClient::ask(endpoint.directory.path(), &ask);
     let (_answer, server) = within(async { tokio::join!(client.answer(), door.accept()) }).await;
     assert_eq!(server.unwrap().peer_process_id, Some(std::process::id()));
+}
+
+/// A runtime that takes one event of the system at a time hears of an ask before it knows that it can answer.
+#[test]
+fn who_is_let_in_hears_so_although_nobody_uses_the_connection_yet() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_io_events_per_tick(1).build().unwrap();
+    runtime.block_on(async {
+        let endpoint = Endpoint::new(|file| file);
+        let mut door = endpoint.open().await;
+        let mut client = pin!(endpoint.connect());
+        // It asks, before anybody looks at the door.
+        assert!(timeout(Duration::from_millis(100), &mut client).await.is_err());
+        let _server = within(door.accept()).await.unwrap();
+        within(client).await.unwrap();
+    });
 }
 
 /// After a power cut, say: a killed process leaves nothing.
