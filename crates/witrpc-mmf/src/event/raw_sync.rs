@@ -21,7 +21,7 @@
 //! - **T2** The waiting thread ends at once when its [`Bridge`] is dropped, unless the event is stuck.
 
 use std::{
-    io,
+    fmt, io,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
@@ -126,6 +126,12 @@ impl<L: Waiter> Waiter for Bridge<L> {
         let Self { life, listener } = *self;
         let life = Box::new(life).moved()?;
         Ok(Box::new(Bridge { life, listener }))
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signal").finish_non_exhaustive()
     }
 }
 

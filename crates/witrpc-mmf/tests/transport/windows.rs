@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use witrpc_core::Error;
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, Process, far, files, listening, soon, within};
+use crate::common::{Endpoint, Process, far, files, listening, soon, sweeps_all_but, within};
 use crate::fake::FakeClient;
 
 #[tokio::test]
@@ -133,22 +133,15 @@ async fn what_nobody_has_open_is_swept_and_nothing_else() {
     }
     let _used = File::open(path(&format!("other.{used}.mmf"))).unwrap();
     std::fs::create_dir(path(&format!("x.{left}.mmf"))).unwrap();
-    let mut kept = vec![
-        "Cargo.lock".to_owned(),
-        format!("other.{used}.mmf"),
-        "test.lock".to_owned(),
-        format!("x.{left}.mmf"),
-        "x.mmf".to_owned(),
-        "yarn.lock".to_owned(),
+    let kept = [
+        "Cargo.lock",
+        &format!("other.{used}.mmf"),
+        "test.lock",
+        &format!("x.{left}.mmf"),
+        "x.mmf",
+        "yarn.lock",
     ];
-    kept.sort();
-    let door = endpoint.open().await;
-    assert_eq!(endpoint.files(), kept);
-    let taken = MemoryMappedFile::new("yarn").with_directory(endpoint.directory.path());
-    let error = Door::open(&taken, &Places::of(&taken)).await.unwrap_err().to_string();
-    assert!(error.contains("no witrpc lock"), "{error}");
-    assert_eq!(std::fs::read_to_string(path("yarn.lock")).unwrap(), "# yarn");
-    drop(door);
+    sweeps_all_but(&endpoint, kept).await;
 }
 
 #[tokio::test]
