@@ -325,4 +325,21 @@ mod tests {
         unsafe { std::ptr::write_bytes(memory.as_ptr(), 0xff, crate::layout::EVENT_SIZE) };
         assert!(Signal::open(client.event_memory(Side::Client)).is_err());
     }
+
+    /// raw_sync's fault: it takes nothing down. All that there is goes with the memory.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn an_event_goes_with_its_region() {
+        let (place, server, client) = regions();
+        let path = place.path().join("region").display().to_string();
+        let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&path);
+        let events = (Events::create(&server).unwrap(), Events::open(&client).unwrap());
+        assert!(mapped());
+        drop((events, server, client));
+        let began = Instant::now();
+        while mapped() {
+            assert!(began.elapsed() < HANG, "a thread goes on");
+            thread::yield_now();
+        }
+    }
 }

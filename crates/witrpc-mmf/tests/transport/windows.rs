@@ -145,6 +145,25 @@ async fn what_nobody_has_open_is_swept_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_others_have_put_in_the_place_of_the_lock_is_left_alone() {
+    for folder in [false, true] {
+        let endpoint = Endpoint::new(|file| file);
+        let path = endpoint.directory.path().join("test.lock");
+        if folder {
+            std::fs::create_dir(&path).unwrap();
+        } else {
+            std::fs::write(&path, "precious").unwrap();
+        }
+        let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+        assert!(server.contains("choose another name or directory"), "{folder}: {server}");
+        let client = connect(&endpoint.file, soon()).await.unwrap_err();
+        assert!(matches!(client, Error::NotRunning { .. }), "{client}");
+        assert!(folder || std::fs::read_to_string(&path).unwrap() == "precious");
+        assert_eq!(endpoint.files(), ["test.lock"], "nothing of ours is left");
+    }
+}
+
+#[tokio::test]
 async fn the_directory_must_be_one_and_is_made_private() {
     let outer = tempfile::tempdir().unwrap();
     let place = |name: &str| outer.path().join(name);
