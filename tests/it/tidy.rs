@@ -1,4 +1,4 @@
-//! What documents and code say of each other: rule ids, and where `unsafe` is.
+//! What documents and code say of each other: rule ids, where `unsafe` is, and which tests there are.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -151,6 +151,56 @@ fn nothing_reads_the_time_of_day() {
     for (name, text) in sources().into_iter().filter(library) {
         for clock in ["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "gettimeofday"] {
             assert!(!text.contains(clock), "{name} reads {clock}");
+        }
+    }
+}
+
+/// Whether an attribute includes what is below it on some systems only.
+fn is_for_some_systems(line: &str) -> bool {
+    line.trim_start().starts_with("#[cfg(")
+        && ["unix", "windows", "target_os"].iter().any(|system| line.contains(system))
+}
+
+/// The test or the module that has the line `at` among its attributes.
+fn marked_by(lines: &[&str], at: usize) -> Option<String> {
+    let is_attribute = |line: &&&str| line.trim_start().starts_with("#[");
+    let above = lines[..at].iter().rev().take_while(is_attribute).count();
+    let below = lines[at..].iter().take_while(is_attribute).count();
+    let is_test = lines[at - above..at + below].iter().any(|line| line.contains("test"));
+    let (_, item) = lines.get(at + below)?.split_once(if is_test { "fn " } else { "mod " })?;
+    Some(item.split(['(', ';']).next()?.to_owned())
+}
+
+#[test]
+fn tests_of_one_system_are_listed() {
+    let listed = read(&root().join("docs/platforms.md"));
+    let mut missing = BTreeSet::new();
+    for (file, text) in sources() {
+        let lines: Vec<_> = text.lines().collect();
+        let marked = (0..lines.len()).filter(|at| is_for_some_systems(lines[*at]));
+        for name in marked.filter_map(|at| marked_by(&lines, at)) {
+            // A module of a library is no test.
+            let is_test = file.contains("tests/") || text.contains(&format!("fn {name}("));
+            if is_test && !listed.contains(&format!("{name}`")) {
+                missing.insert(format!("{file}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/platforms.md: {missing:#?}");
+}
+
+#[test]
+fn tests_that_documents_name_exist() {
+    let sources = sources();
+    for document in ["ARCHITECTURE.md", "docs/platforms.md"] {
+        let text = read(&root().join(document));
+        for name in text.split('`').skip(1).step_by(2) {
+            // Words with underscores, as tests have many of.
+            let name = name.rsplit("::").next().unwrap_or_default();
+            let like_a_test = name.matches('_').count() > 2
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let exists = || sources.iter().any(|(_, text)| text.contains(&format!("fn {name}(")));
+            assert!(!like_a_test || exists(), "{document} names {name}");
         }
     }
 }

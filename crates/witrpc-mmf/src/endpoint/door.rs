@@ -5,9 +5,9 @@
 //! in does next is bounded by the handshake deadline of the layers above. How asks come, and answers go, is the system's:
 //! [`Entrance`].
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
-use witrpc_core::transport::Channel;
+use witrpc_core::transport::{BoxFuture, Channel};
 use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
@@ -30,6 +30,8 @@ pub struct Door {
     entrance: Entrance,
     /// In the order of asking.
     queue: VecDeque<Caller>,
+    /// The last that left the queue, as long as it is not a channel.
+    entering: Option<Entering>,
     /// Let go of last, after `drop` has closed the entrance: E1.
     _lock: Lock,
 }
@@ -46,6 +48,22 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) const fn new(ask: Ask, way: Way) -> Self {
         Self { ask, way, told: false }
+    }
+}
+
+/// A client that was let in, until it has been told so. It may take the runtime a moment to find that it can be told; the client
+/// itself holds up nothing (E4).
+pub(super) struct Entering(BoxFuture<'static, Channel>);
+
+impl Entering {
+    pub(super) fn new(told: impl Future<Output = Channel> + Send + 'static) -> Self {
+        Self(Box::pin(told))
+    }
+}
+
+impl fmt::Debug for Entering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entering").finish_non_exhaustive()
     }
 }
 
@@ -74,11 +92,12 @@ impl Door {
             places: places.clone(),
             entrance,
             queue: VecDeque::new(),
+            entering: None,
             _lock: lock,
         })
     }
 
-    /// Waits for a client, and for a place for it, and lets it in. Nothing is lost if the future is dropped.
+    /// Waits for a client, and for a place for it, lets it in, and tells it so. Nothing is lost if the future is dropped.
     ///
     /// # Errors
     ///
@@ -86,10 +105,11 @@ impl Door {
     /// log, and the wait goes on.
     pub async fn accept(&mut self) -> Result<Channel, Error> {
         loop {
-            while let Some(channel) = self.let_in_next() {
-                if let Some(channel) = channel {
-                    return Ok(channel);
-                }
+            while self.entering.is_none() && self.let_in_next() {}
+            if let Some(Entering(told)) = &mut self.entering {
+                let channel = told.await;
+                self.entering = None;
+                return Ok(channel);
             }
             let somebody_waits = !self.queue.is_empty();
             tokio::select! {
@@ -103,17 +123,18 @@ impl Door {
         }
     }
 
-    /// Lets in the first of the queue: `None` if nobody waits or no place is free, `Some(None)` if it has gone.
-    fn let_in_next(&mut self) -> Option<Option<Channel>> {
+    /// Lets in the first of the queue, if it has not gone. `false` if nobody waits or no place is free.
+    fn let_in_next(&mut self) -> bool {
         if self.queue.is_empty() {
-            return None;
+            return false;
         }
         let Some(lease) = self.places.try_take() else {
             self.tell_to_wait();
-            return None;
+            return false;
         };
-        let caller = self.queue.pop_front()?;
-        Some(self.let_in(caller, lease))
+        let Some(caller) = self.queue.pop_front() else { return false };
+        self.entering = self.let_in(caller, lease);
+        true
     }
 
     fn tell_to_wait(&mut self) {
@@ -140,14 +161,14 @@ impl Door {
         }
     }
 
-    fn let_in(&mut self, mut caller: Caller, lease: Lease) -> Option<Channel> {
+    fn let_in(&mut self, mut caller: Caller, lease: Lease) -> Option<Entering> {
         let process = caller.ask.process_id;
         match caller.way.let_in(&self.file, &self.place, &caller.ask, lease) {
             Ok(None) => {
                 tracing::debug!(process, "a client that waited has gone");
                 None
             }
-            Ok(Some(channel)) => Some(channel),
+            Ok(Some(entering)) => Some(entering),
             Err(error) => {
                 tracing::warn!(process, %error, "a client could not be let in");
                 self.dismiss(caller, Answer::failed(&error));

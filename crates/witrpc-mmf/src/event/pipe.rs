@@ -6,7 +6,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,20 +35,26 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
         self.unsaid.extend_from_slice(bytes);
     }
 
+    /// Says what is to be said; pending as long as the runtime does not know that it can, which is not the peer's doing: the pipe
+    /// has room for far more than is ever said.
+    pub(crate) fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.gone && !self.unsaid.is_empty() {
+            match ready!(Pin::new(&mut self.pipe).poll_write(cx, &self.unsaid)) {
+                Ok(written) => drop(self.unsaid.drain(..written)),
+                // What it said before it went can still be heard.
+                Err(_) => self.unsaid.clear(),
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Says what is to be said, and hears what there is: 0 bytes are the end.
     pub(crate) fn poll_hear(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        while !self.gone && !self.unsaid.is_empty() {
-            match Pin::new(&mut self.pipe).poll_write(cx, &self.unsaid) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(written)) => drop(self.unsaid.drain(..written)),
-                // What it said before it went can still be heard.
-                Poll::Ready(Err(_)) => self.unsaid.clear(),
-            }
-        }
+        let _said = self.poll_say(cx);
         if self.gone {
             return Poll::Ready(Ok(0));
         }

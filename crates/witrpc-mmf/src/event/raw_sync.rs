@@ -21,7 +21,7 @@
 //! - **T2** The waiting thread ends at once when its [`Bridge`] is dropped, unless the event is stuck.
 
 use std::{
-    io,
+    fmt, io,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
@@ -126,6 +126,12 @@ impl<L: Waiter> Waiter for Bridge<L> {
         let Self { life, listener } = *self;
         let life = Box::new(life).moved()?;
         Ok(Box::new(Bridge { life, listener }))
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signal").finish_non_exhaustive()
     }
 }
 
@@ -318,5 +324,22 @@ mod tests {
         // SAFETY: so many bytes are there, and nobody uses them.
         unsafe { std::ptr::write_bytes(memory.as_ptr(), 0xff, crate::layout::EVENT_SIZE) };
         assert!(Signal::open(client.event_memory(Side::Client)).is_err());
+    }
+
+    /// raw_sync's fault: it takes nothing down. All that there is goes with the memory.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn an_event_goes_with_its_region() {
+        let (place, server, client) = regions();
+        let path = place.path().join("region").display().to_string();
+        let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&path);
+        let events = (Events::create(&server).unwrap(), Events::open(&client).unwrap());
+        assert!(mapped());
+        drop((events, server, client));
+        let began = Instant::now();
+        while mapped() {
+            assert!(began.elapsed() < HANG, "a thread goes on");
+            thread::yield_now();
+        }
     }
 }

@@ -319,3 +319,46 @@ fn succeed(outcome: i32) -> io::Result<()> {
 fn wide(text: &Path) -> Vec<u16> {
     text.as_os_str().encode_wide().chain(Some(0)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use windows_sys::Win32::Security::Authorization::{GetSecurityInfo, SE_KERNEL_OBJECT};
+
+    use super::*;
+
+    fn security_behind(object: &impl AsRawHandle) -> String {
+        let wanted = OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION;
+        let mut descriptor = ptr::null_mut();
+        // SAFETY: an open handle, and pointers that may be null or are variables of ours.
+        let error = unsafe {
+            GetSecurityInfo(
+                object.as_raw_handle(),
+                SE_KERNEL_OBJECT,
+                wanted,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                &mut descriptor,
+            )
+        };
+        assert_eq!(error, 0);
+        text_of(&Local(descriptor)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_made_is_open_to_this_user_and_nobody_else() {
+        let name = format!("witrpc-test-{}", std::process::id());
+        let outer = tempfile::tempdir().unwrap();
+        let directory = outer.path().join("own");
+        create_directory(&directory).unwrap();
+        let event = create_event(&name).unwrap().unwrap();
+        let pipe = create_pipe(&ServerOptions::new(), &format!(r"\\.\pipe\{name}")).unwrap();
+        let user = user().unwrap();
+        let directory = security_of(&directory).unwrap();
+        for text in [directory, security_behind(&event), security_behind(&pipe)] {
+            assert_eq!(sddl::fault(&text, &user), None, "{text}");
+            assert!(text.contains(&format!(";;;{user})")), "{text}");
+        }
+    }
+}

@@ -70,6 +70,18 @@ impl Endpoint {
     }
 }
 
+/// What is left once a server has started there; `yarn.lock` is none of ours, and no server takes it for its own.
+pub(crate) async fn sweeps_all_but<const N: usize>(endpoint: &Endpoint, mut kept: [&str; N]) {
+    kept.sort_unstable();
+    let _door = endpoint.open().await;
+    assert_eq!(endpoint.files(), kept);
+    let taken = MemoryMappedFile::new("yarn").with_directory(endpoint.directory.path());
+    let error = Door::open(&taken, &Places::of(&taken)).await.unwrap_err().to_string();
+    assert!(error.contains("no witrpc lock"), "{error}");
+    let text = std::fs::read_to_string(endpoint.directory.path().join("yarn.lock")).unwrap();
+    assert_eq!(text, "# yarn");
+}
+
 /// `TempDir` leaves it to the system who may enter; an endpoint's directory must be private.
 pub(crate) fn private_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();

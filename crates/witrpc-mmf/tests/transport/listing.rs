@@ -86,7 +86,6 @@ async fn a_killed_server_is_not_listed_and_its_name_can_be_taken() {
     assert_eq!(list(directory), [ours("test", 0, 1)]);
 }
 
-/// Asking goes on all the while, from other threads.
 /// Sets it at its end.
 struct Done<'a>(&'a AtomicBool);
 
@@ -96,6 +95,7 @@ impl Drop for Done<'_> {
     }
 }
 
+/// Asking goes on all the while, from another thread.
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_disturbs_nobody() {
     let endpoint = Endpoint::new(|file| file);

@@ -2,12 +2,14 @@
 //!
 //! A child process is this test binary once more, running one of the `role_` tests; in the parent those do nothing.
 
-use std::future::pending;
+use std::{future::pending, process::Command};
 
 use witrpc_core::Error;
-use witrpc_mmf::{Door, Places, connect};
+use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, Peer, Process, far, listening, role, soon, within};
+use crate::common::{
+    Endpoint, Peer, Process, far, listening, private_directory, role, soon, within,
+};
 
 #[cfg(unix)]
 mod unix;
@@ -74,6 +76,36 @@ async fn a_killed_server_is_noticed_by_a_client_that_waits_for_its_turn() {
     let server = within(door.accept()).await.unwrap();
     drop((within(waiting).await.unwrap().unwrap(), server, door));
     assert_eq!(endpoint.files(), [""; 0]);
+}
+
+/// On Windows the default one, too, is where the environment says.
+#[tokio::test]
+async fn a_directory_that_no_program_chooses_is_that_of_the_environment() {
+    let outer = private_directory();
+    let [own, below] = ["own", "witrpc"].map(|name| outer.path().join(name));
+    let mut chosen = vec![("WITRPC_DIR", own.as_path(), own.as_path())];
+    if cfg!(windows) {
+        chosen.push(("LOCALAPPDATA", outer.path(), &below));
+    }
+    for (variable, value, directory) in chosen {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env_remove("WITRPC_DIR").env(variable, value);
+        let role = "processes::role_without_directory";
+        let mut child = Process::start_by(command, role, outer.path());
+        let file = MemoryMappedFile::new("test").with_directory(directory);
+        let client = within(connect(&file, far())).await.unwrap();
+        assert_eq!(client.peer_process_id, Some(child.id()));
+        child.kill();
+    }
+}
+
+#[tokio::test]
+async fn role_without_directory() {
+    let Some(_) = role() else { return };
+    let file = MemoryMappedFile::new("test");
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let _server = door.accept().await.unwrap();
+    pending::<()>().await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, files, soon, within};
+use crate::common::{Endpoint, files, soon, sweeps_all_but, within};
 use crate::fake::make_pipe;
 
 #[tokio::test]
@@ -58,28 +58,22 @@ async fn what_killed_processes_left_is_swept_and_nothing_else() {
     std::fs::write(path(&format!("other.{living}.mmf")), "region").unwrap();
     // No files of ours, whatever they are called.
     std::fs::write(path("Cargo.lock"), "").unwrap();
-    std::fs::write(path("yarn.lock"), "# yarn\n").unwrap();
+    std::fs::write(path("yarn.lock"), "# yarn").unwrap();
     std::fs::write(path("front.door"), "").unwrap();
     std::fs::write(path(&format!("x.{foreign}.s")), "").unwrap();
     std::fs::create_dir(path(&format!("x.{foreign}.mmf"))).unwrap();
-    let mut kept = vec![
-        "Cargo.lock".to_owned(),
-        "front.door".to_owned(),
-        format!("other.{living}.c"),
-        format!("other.{living}.mmf"),
-        "test.door".to_owned(),
-        "test.lock".to_owned(),
-        format!("x.{foreign}.mmf"),
-        format!("x.{foreign}.s"),
-        "yarn.lock".to_owned(),
+    let kept = [
+        "Cargo.lock",
+        "front.door",
+        &format!("other.{living}.c"),
+        &format!("other.{living}.mmf"),
+        "test.door",
+        "test.lock",
+        &format!("x.{foreign}.mmf"),
+        &format!("x.{foreign}.s"),
+        "yarn.lock",
     ];
-    kept.sort();
-    let door = endpoint.open().await;
-    assert_eq!(endpoint.files(), kept);
-    let taken = MemoryMappedFile::new("yarn").with_directory(endpoint.directory.path());
-    let error = Door::open(&taken, &Places::of(&taken)).await.unwrap_err().to_string();
-    assert!(error.contains("no witrpc lock"), "{error}");
-    drop(door);
+    sweeps_all_but(&endpoint, kept).await;
 }
 
 #[tokio::test]

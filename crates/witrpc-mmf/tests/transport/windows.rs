@@ -1,11 +1,12 @@
 //! What is special to Windows: files that go with their last handle, and what may open a door.
 
-use std::{fs::File, io::Write as _, time::Duration};
+use std::{fs::File, io::Write as _, pin::pin, time::Duration};
 
+use tokio::time::timeout;
 use witrpc_core::Error;
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
-use crate::common::{Endpoint, Process, far, files, listening, soon, within};
+use crate::common::{Endpoint, Process, far, files, listening, soon, sweeps_all_but, within};
 use crate::fake::FakeClient;
 
 #[tokio::test]
@@ -94,6 +95,22 @@ async fn the_system_tells_who_the_client_is_whatever_it_claims() {
     assert_eq!(server.unwrap().peer_process_id, Some(std::process::id()));
 }
 
+/// A runtime that takes one event of the system at a time hears of an ask before it knows that it can answer.
+#[test]
+fn who_is_let_in_hears_so_although_nobody_uses_the_connection_yet() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_io_events_per_tick(1).build().unwrap();
+    runtime.block_on(async {
+        let endpoint = Endpoint::new(|file| file);
+        let mut door = endpoint.open().await;
+        let mut client = pin!(endpoint.connect());
+        // It asks, before anybody looks at the door.
+        assert!(timeout(Duration::from_millis(100), &mut client).await.is_err());
+        let _server = within(door.accept()).await.unwrap();
+        within(client).await.unwrap();
+    });
+}
+
 /// After a power cut, say: a killed process leaves nothing.
 #[tokio::test]
 async fn what_nobody_has_open_is_swept_and_nothing_else() {
@@ -116,22 +133,34 @@ async fn what_nobody_has_open_is_swept_and_nothing_else() {
     }
     let _used = File::open(path(&format!("other.{used}.mmf"))).unwrap();
     std::fs::create_dir(path(&format!("x.{left}.mmf"))).unwrap();
-    let mut kept = vec![
-        "Cargo.lock".to_owned(),
-        format!("other.{used}.mmf"),
-        "test.lock".to_owned(),
-        format!("x.{left}.mmf"),
-        "x.mmf".to_owned(),
-        "yarn.lock".to_owned(),
+    let kept = [
+        "Cargo.lock",
+        &format!("other.{used}.mmf"),
+        "test.lock",
+        &format!("x.{left}.mmf"),
+        "x.mmf",
+        "yarn.lock",
     ];
-    kept.sort();
-    let door = endpoint.open().await;
-    assert_eq!(endpoint.files(), kept);
-    let taken = MemoryMappedFile::new("yarn").with_directory(endpoint.directory.path());
-    let error = Door::open(&taken, &Places::of(&taken)).await.unwrap_err().to_string();
-    assert!(error.contains("no witrpc lock"), "{error}");
-    assert_eq!(std::fs::read_to_string(path("yarn.lock")).unwrap(), "# yarn");
-    drop(door);
+    sweeps_all_but(&endpoint, kept).await;
+}
+
+#[tokio::test]
+async fn what_others_have_put_in_the_place_of_the_lock_is_left_alone() {
+    for folder in [false, true] {
+        let endpoint = Endpoint::new(|file| file);
+        let path = endpoint.directory.path().join("test.lock");
+        if folder {
+            std::fs::create_dir(&path).unwrap();
+        } else {
+            std::fs::write(&path, "precious").unwrap();
+        }
+        let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+        assert!(server.contains("choose another name or directory"), "{folder}: {server}");
+        let client = connect(&endpoint.file, soon()).await.unwrap_err();
+        assert!(matches!(client, Error::NotRunning { .. }), "{client}");
+        assert!(folder || std::fs::read_to_string(&path).unwrap() == "precious");
+        assert_eq!(endpoint.files(), ["test.lock"], "nothing of ours is left");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    future::poll_fn,
+    future::{poll_fn, ready},
     io,
     os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
     path::{Path, PathBuf},
@@ -14,14 +14,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
-use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
 use super::fault::{failed, is_out_of_descriptors};
 use super::{Files, Lock, Wakers, door, names};
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::Caller;
+use crate::endpoint::door::{Caller, Entering};
 use crate::endpoint::meeting::{Answer, Ask, Asks};
 use crate::endpoint::place::{Place, remove};
 use crate::endpoint::places::Lease;
@@ -184,7 +183,7 @@ impl Way {
         _place: &Place,
         ask: &Ask,
         lease: Lease,
-    ) -> io::Result<Option<Channel>> {
+    ) -> io::Result<Option<Entering>> {
         let files = &self.files;
         // In this order: whoever dies before the watch is not there, and whoever dies later is seen by it. The pipe that
         // we are about to make tells nothing before the client has opened it.
@@ -220,7 +219,8 @@ impl Way {
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
         };
-        Ok(Some(wakers.channel(region, ringer, FifoWaiter::new(pipe, watch), terms)))
+        let channel = wakers.channel(region, ringer, FifoWaiter::new(pipe, watch), terms);
+        Ok(Some(Entering::new(ready(channel))))
     }
 
     /// Also if there is no telling: then letting it in fails, for a reason that it hears.

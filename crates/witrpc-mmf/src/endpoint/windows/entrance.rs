@@ -10,14 +10,13 @@ use std::{
 
 use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
 use tokio::time::{Instant, sleep_until};
-use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
 use super::fault::failed;
 use super::{Lock, pipe_name};
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::Caller;
+use crate::endpoint::door::{Caller, Entering};
 use crate::endpoint::meeting::{ASK_SIZE, Answer, Ask};
 use crate::endpoint::place::{Place, hex};
 use crate::endpoint::places::Lease;
@@ -227,7 +226,7 @@ impl Way {
         place: &Place,
         ask: &Ask,
         lease: Lease,
-    ) -> io::Result<Option<Channel>> {
+    ) -> io::Result<Option<Entering>> {
         if !self.poll_is_there(&mut Context::from_waker(std::task::Waker::noop())) {
             return Ok(None);
         }
@@ -243,11 +242,6 @@ impl Way {
         line.say(&come_in.encode());
         // The system knows better than the client says.
         let process = client_process(line.pipe()).unwrap_or(ask.process_id);
-        // Says it now; what it cannot say now, it says when the connection first waits.
-        drop(line.poll_hear(&mut Context::from_waker(std::task::Waker::noop()), &mut [0; 1]));
-        fail_point::at("door.answered");
-        tracing::debug!(process, "let in");
-        let (ringer, waiter) = events.ends(line, ());
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(process),
@@ -255,6 +249,12 @@ impl Way {
             on_first_frame: Box::new(|| {}), // The files go with the handles.
             lease: Box::new(lease),
         };
-        Ok(Some(assemble(region, ringer, waiter, terms)))
+        Ok(Some(Entering::new(async move {
+            poll_fn(|cx| line.poll_say(cx)).await;
+            fail_point::at("door.answered");
+            tracing::debug!(process, "let in");
+            let (ringer, waiter) = events.ends(line, ());
+            assemble(region, ringer, waiter, terms)
+        })))
     }
 }

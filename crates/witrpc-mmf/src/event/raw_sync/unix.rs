@@ -4,7 +4,7 @@
 //! own call them, and nobody waits for those.
 
 use std::{
-    fmt, io,
+    io,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     thread::{self, Thread},
@@ -28,12 +28,6 @@ pub(super) struct Signal {
 unsafe impl Send for Signal {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Signal {}
-
-impl fmt::Debug for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signal").finish_non_exhaustive()
-    }
-}
 
 impl Signal {
     /// A new one, in memory that nobody else looks at yet.

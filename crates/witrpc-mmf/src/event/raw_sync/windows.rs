@@ -3,7 +3,7 @@
 //! raw_sync would take an event that exists already for the one that it makes. So it is made here, with a number that
 //! nobody uses yet and for this user alone, and raw_sync opens it by that number: while we have it, that is the one.
 
-use std::{fmt, io, sync::Arc, sync::atomic::Ordering};
+use std::{io, sync::Arc, sync::atomic::Ordering};
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
@@ -20,12 +20,6 @@ pub(super) struct Signal {
 unsafe impl Send for Signal {}
 // SAFETY: as for `Send`; both calls of it are one of the system's, which no other disturbs.
 unsafe impl Sync for Signal {}
-
-impl fmt::Debug for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signal").finish_non_exhaustive()
-    }
-}
 
 impl Signal {
     /// A new one, whose number is written into memory that nobody else looks at yet.
@@ -116,13 +110,17 @@ mod tests {
     use crate::region::{Region, Side};
     use crate::sys::Access;
 
+    fn region() -> (tempfile::TempDir, Region) {
+        let place = tempfile::tempdir().unwrap();
+        let (path, kind) = (place.path().join("region"), NamedEvent::RawSync);
+        let region = Region::create(&path, SMALLEST_REGION, &[1; 16], kind, Access::User);
+        (place, region.unwrap())
+    }
+
     /// raw_sync's fault: it would take the first for its own.
     #[test]
     fn an_event_that_exists_already_is_not_taken_for_ours() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("region");
-        let kind = NamedEvent::RawSync;
-        let region = Region::create(&path, SMALLEST_REGION, &[1; 16], kind, Access::User).unwrap();
+        let (_place, region) = region();
         let memory = region.event_memory(Side::Client);
         let mut drawn = [0; 4];
         getrandom::fill(&mut drawn).unwrap();
@@ -140,10 +138,7 @@ mod tests {
     /// raw_sync's fault: a timeout of less than a millisecond is none at all. There is no timeout here.
     #[test]
     fn a_wait_has_no_limit() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("region");
-        let kind = NamedEvent::RawSync;
-        let region = Region::create(&path, SMALLEST_REGION, &[3; 16], kind, Access::User).unwrap();
+        let (_place, region) = region();
         let signal = Signal::create(region.event_memory(Side::Client)).unwrap();
         let rings = Signal::open(region.event_memory(Side::Client)).unwrap();
         let waiting = std::thread::spawn(move || signal.wait());
@@ -156,10 +151,7 @@ mod tests {
 
     #[test]
     fn an_event_is_gone_when_both_sides_have_dropped_it() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("region");
-        let kind = NamedEvent::RawSync;
-        let region = Region::create(&path, SMALLEST_REGION, &[2; 16], kind, Access::User).unwrap();
+        let (_place, region) = region();
         let made = Signal::create(region.event_memory(Side::Client)).unwrap();
         let number = region.event_memory(Side::Client).word().load(Ordering::Relaxed);
         let found = Signal::open(region.event_memory(Side::Client)).unwrap();
