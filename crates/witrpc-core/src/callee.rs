@@ -29,6 +29,14 @@ pub(crate) struct PeerCallee {
     pub(crate) max_buffered: u64,
 }
 
+#[cfg(all(test, feature = "json"))]
+impl PeerCallee {
+    /// One without a connection.
+    pub(crate) fn nobody(codec: Codec) -> Self {
+        Self { connection: Weak::new(), codec, max_buffered: 0 }
+    }
+}
+
 impl fmt::Debug for Callee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -145,9 +145,21 @@ impl Side {
 
     /// As `Connection::poll_answer`.
     fn poll_answer(&self, id: CallId, waker: &Waker) -> Poll<()> {
-        if self.pending.lock().unwrap().poll(id, waker).is_some() {
-            return Poll::Ready(());
-        }
+        if self.has_answer(id, waker) { Poll::Ready(()) } else { self.lead(id) }
+    }
+
+    /// As `Connection::begin_waiting`, of a caller that has left no waker.
+    fn begin_waiting(&self, id: CallId, waker: &Waker) -> Poll<()> {
+        let led = self.lead(id);
+        if led.is_ready() || self.has_answer(id, waker) { Poll::Ready(()) } else { led }
+    }
+
+    /// Leaves the waker if the answer is not there.
+    fn has_answer(&self, id: CallId, waker: &Waker) -> bool {
+        self.pending.lock().unwrap().poll(id, waker).is_some()
+    }
+
+    fn lead(&self, id: CallId) -> Poll<()> {
         let led = self.reception.lead(Leader::Patient, |reader| {
             let mut mine = false;
             reader.expect();
@@ -195,8 +207,8 @@ fn bounded(model: impl Fn() + Sync + Send + 'static) {
 fn two_callers(hasty: bool) {
     bounded(move || {
         let side = Side::new(hasty);
-        let [first, second] =
-            [0; 2].map(|_| side.pending.lock().unwrap().insert(Waker::noop().clone()).unwrap());
+        let [first, second] = [0; 2]
+            .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -217,10 +229,19 @@ fn two_callers(hasty: bool) {
     });
 }
 
+/// How a caller leaves its waker (C2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    /// Before its request leaves.
+    First,
+    /// When it stops looking, and looks once more.
+    Late,
+}
+
 /// A caller, the driver, and a peer that answers whenever it likes.
-fn one_caller(hasty: bool) {
+fn one_caller(leaves: Leaves) {
     bounded(move || {
-        let side = Side::new(hasty);
+        let side = Side::new(false);
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -237,16 +258,20 @@ fn one_caller(hasty: bool) {
                 side.ring.publish(id);
             }
         });
-        // C2: the waker is in the table before the request leaves.
-        let mut id = None;
+        let mut begun = None;
         block_on(poll_fn(|cx| {
-            let id = *id.get_or_insert_with(|| {
-                let id = side.pending.lock().unwrap().insert(cx.waker().clone()).unwrap();
-                *requested.lock().unwrap() = Some(id);
-                answered.wake();
-                id
-            });
-            side.poll_answer(id, cx.waker())
+            if let Some(id) = begun {
+                return side.poll_answer(id, cx.waker());
+            }
+            let waker = (leaves == Leaves::First).then(|| cx.waker().clone());
+            let id = side.pending.lock().unwrap().insert(waker).unwrap();
+            begun = Some(id);
+            *requested.lock().unwrap() = Some(id);
+            answered.wake();
+            match leaves {
+                Leaves::First => side.lead(id),
+                Leaves::Late => side.begin_waiting(id, cx.waker()),
+            }
         }));
         peer.join().unwrap();
         side.close();
@@ -255,8 +280,13 @@ fn one_caller(hasty: bool) {
 }
 
 #[test]
+fn a_caller_that_leaves_its_waker_when_it_stops_looking_gets_its_answer() {
+    one_caller(Leaves::Late);
+}
+
+#[test]
 fn a_caller_gets_its_answer_whoever_takes_it_from_the_ring() {
-    one_caller(false);
+    one_caller(Leaves::First);
 }
 
 #[test]
@@ -269,8 +299,8 @@ fn two_callers_get_their_answers_whoever_leads() {
 fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
-        let [hasty, patient] =
-            [0; 2].map(|_| side.pending.lock().unwrap().insert(Waker::noop().clone()).unwrap());
+        let [hasty, patient] = [0; 2]
+            .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()

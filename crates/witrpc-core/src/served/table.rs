@@ -275,3 +275,65 @@ impl Running {
         }
     }
 }
+
+#[cfg(all(test, feature = "json"))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Job, Services};
+    use super::{Goes, Served, Stopped};
+    use crate::callee::PeerCallee;
+    use crate::context::{CallContext, Peer};
+    use crate::ledger::Charge;
+    use crate::message::{Content, Head};
+    use crate::serializer::Codec;
+
+    fn served() -> Served {
+        Served::new(Arc::new(Services::default()), 2)
+    }
+
+    fn job(id: u64) -> Job {
+        let (head, content) = (Head::default(), Content::default());
+        Job { id, head, content, charge: Charge::none() }
+    }
+
+    fn context() -> CallContext {
+        CallContext::new(Peer::new(1, None, Arc::new(PeerCallee::nobody(Codec::Json))), None, None)
+    }
+
+    #[test]
+    fn a_cancel_that_comes_right_behind_its_request_stops_the_handler() {
+        let served = served();
+        served.take_place(7);
+        assert_eq!(served.cancel(7), Stopped::Soon, "before its handler is made");
+        served.admit_in_place(7, 0).unwrap();
+        assert!(matches!(served.insert(7, context()), Goes::Cancelled));
+        assert_eq!(served.cancel(7), Stopped::No);
+    }
+
+    #[test]
+    fn a_cancel_of_one_call_in_place_does_not_reach_the_next() {
+        let served = served();
+        served.take_place(7);
+        assert_eq!(served.cancel(7), Stopped::Soon);
+        served.leave_place();
+        served.take_place(8);
+        assert!(matches!(served.insert(8, context()), Goes::On));
+        assert_eq!(served.cancel(8), Stopped::Now);
+    }
+
+    #[test]
+    fn what_is_in_place_counts_for_everybody_else() {
+        let served = served();
+        served.take_place(7);
+        assert!(served.take_in(job(7), 0).is_err(), "two with one id");
+        served.take_in(job(8), 0).unwrap();
+        assert!(served.take_in(job(9), 0).is_err(), "more than two");
+        served.leave_place();
+        served.take_place(8);
+        assert!(served.admit_in_place(8, 0).is_err(), "one with this id was put aside");
+        served.take_place(9);
+        served.admit_in_place(9, 0).unwrap();
+        assert!(served.admit_in_place(9, 1).is_err(), "an answer has not left");
+    }
+}
