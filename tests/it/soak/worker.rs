@@ -163,7 +163,15 @@ async fn connected(client: &WitClient, shared: &Shared) {
 
 /// Every sum that was answered was executed, and none twice.
 async fn sums_add_up(soak: &SoakClient, shared: &Shared) {
-    let executed = soak.executed(shared.worker).await.unwrap();
+    let deadline = Instant::now() + HANGS;
+    let executed = loop {
+        match soak.executed(shared.worker).await {
+            Ok(executed) => break executed,
+            // The server may have been restarted just now.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
     let answered = shared.answered.load(Ordering::SeqCst);
     let most = answered + shared.uncertain.load(Ordering::SeqCst);
     if !(answered..=most).contains(&executed) {
