@@ -162,7 +162,10 @@ fn named() -> BTreeSet<String> {
     };
     let library =
         sources().into_iter().filter(|(name, _)| name.starts_with("crates") && here(name));
-    library.flat_map(|(_, text)| names(&text)).collect()
+    let mut named: BTreeSet<_> = library.flat_map(|(_, text)| names(&text)).collect();
+    // No server here is full.
+    assert!(named.remove("caller.waits"), "it is for who waits for a place");
+    named
 }
 
 /// Who is killed.

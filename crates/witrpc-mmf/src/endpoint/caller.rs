@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use witrpc_core::Error;
 use witrpc_core::transport::Channel;
+use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::meeting::{ANSWER_SIZE, Answer, MEETING_VERSION};
@@ -135,6 +135,7 @@ impl Search<'_> {
                     tracing::debug!(endpoint = self.file.name, max_clients, "told to wait");
                     self.busy = Some(max_clients);
                     heard = true;
+                    fail_point::at("caller.waits");
                 }
                 Some(answer) => return Ok(Some(answer)),
             }
