@@ -356,12 +356,15 @@ async fn listen(soak: SoakClient, shared: Arc<Shared>, mut rng: fastrand::Rng) {
 
 /// Ends the connection now and then, in one way or the other, and connects anew.
 async fn reconnect(client: WitClient, shared: Arc<Shared>, mut rng: fastrand::Rng) {
+    // Short runs are to have some, too.
+    let mut longest = 1000;
     loop {
         tokio::select! {
             biased;
             () = shared.stopped() => break,
-            () = sleep(Duration::from_millis(rng.u64(200..4000))) => {}
+            () = sleep(Duration::from_millis(rng.u64(200..longest))) => {}
         }
+        longest = 4000;
         if rng.bool() {
             client.disconnect().await;
         } else {
