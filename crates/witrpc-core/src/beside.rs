@@ -46,12 +46,6 @@ struct Tables {
     arrived: Beside<Arrived>,
 }
 
-impl Tables {
-    const fn is_empty(&self) -> bool {
-        self.written.is_none() && self.arrived.is_none()
-    }
-}
-
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Idle) };
     static TABLES: RefCell<Tables> = const { RefCell::new(Tables { written: None, arrived: None }) };
@@ -73,10 +67,7 @@ impl Drop for Restore {
         if !USED.replace(outer.is_some()) && outer.is_none() {
             return;
         }
-        let left = TABLES.with_borrow_mut(|tables| match outer {
-            Some(outer) => Some(std::mem::replace(tables, outer)),
-            None => (!tables.is_empty()).then(|| std::mem::take(tables)),
-        });
+        let left = TABLES.replace(outer.unwrap_or_default());
         // Dropped with the tables free: they may hold streams of the user's, whose code runs then.
         drop(left);
     }
@@ -86,6 +77,12 @@ impl Drop for Restore {
 fn enter(mode: Mode) -> Restore {
     let outer = MODE.replace(mode);
     Restore { mode: outer, tables: (outer != Mode::Idle).then(|| TABLES.take()) }
+}
+
+/// Puts something into the tables.
+fn fill<T>(put: impl FnOnce(&mut Tables) -> T) -> T {
+    USED.set(true);
+    TABLES.with_borrow_mut(put)
 }
 
 /// Runs `write`, and returns what it came across with what it returned. Without `streams`, those are an error.
@@ -101,8 +98,7 @@ pub(crate) fn writing<T>(streams: bool, write: impl FnOnce() -> T) -> (T, Beside
 pub(crate) fn reading<T>(arrived: Beside<Arrived>, read: impl FnOnce() -> T) -> T {
     let _restore = enter(Mode::Reading);
     if arrived.is_some() {
-        USED.set(true);
-        TABLES.with_borrow_mut(|tables| tables.arrived = arrived);
+        fill(|tables| tables.arrived = arrived);
     }
     read()
 }
@@ -117,8 +113,7 @@ pub(crate) fn put_blob(blob: &Bytes) -> Option<u32> {
     if !matches!(MODE.get(), Mode::Writing { .. }) {
         return None;
     }
-    USED.set(true);
-    TABLES.with_borrow_mut(|Tables { written, .. }| {
+    fill(|Tables { written, .. }| {
         let written = written.get_or_insert_default();
         written.blobs.push(blob.clone());
         u32::try_from(written.blobs.len() - 1).ok()
@@ -144,8 +139,7 @@ pub(crate) fn put_stream(take: impl FnOnce() -> Option<Source>) -> Result<u32, &
     let Mode::Writing { streams } = MODE.get() else {
         return Err("a stream crosses a connection of witrpc, and goes nowhere else");
     };
-    USED.set(true);
-    TABLES.with_borrow_mut(|Tables { written, .. }| {
+    fill(|Tables { written, .. }| {
         let written = written.get_or_insert_default();
         let source = if streams {
             take().ok_or("a stream can be sent once, and this one has been")

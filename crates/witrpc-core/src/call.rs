@@ -218,7 +218,7 @@ enum Stage {
     Finished,
 }
 
-/// A place among the calls in flight (to be kept by the call), and one in the sending queue (for its message).
+/// What a call that has waited for its turn gets.
 type Turn = Result<Permits, AcquireError>;
 
 /// A call in a connection's table; cancelled when dropped.
@@ -418,13 +418,13 @@ impl<R> Call<R> {
         waker: &Waker,
     ) -> Result<Stage, Error> {
         let deadline = self.deadline(&connection);
-        tracing::trace!(
-            service = self.remote.contract.service(),
-            method = self.remote.contract.method(self.method),
-            "call"
-        );
         match connection.begin_call(content, route, deadline, permits, waker) {
             Ok((id, alone)) => {
+                tracing::trace!(
+                    service = self.remote.contract.service(),
+                    method = self.remote.contract.method(self.method),
+                    "call"
+                );
                 Ok(Stage::Sent(InFlight { connection, id, begun: Some(alone), answered: false }))
             }
             Err(BeginError::NotYet(content)) => Ok(queue(connection, route, content, None)),

@@ -241,12 +241,12 @@ impl CallContext {
         struct Restore(Option<CallContext>);
         impl Drop for Restore {
             fn drop(&mut self) {
-                let outer = self.0.take();
-                CURRENT.with_borrow_mut(|current| *current = outer);
+                CallContext::swap_current(&mut self.0);
             }
         }
-        let outer = CURRENT.with_borrow_mut(|current| current.replace(self.clone()));
-        let _restore = Restore(outer);
+        let mut context = Some(self.clone());
+        Self::swap_current(&mut context);
+        let _restore = Restore(context);
         f()
     }
 }

@@ -1,7 +1,8 @@
 //! The calls that this side has made and that the peer has not answered.
 //!
-//! Pure: a table of slots, and the places for calls in flight that nobody has taken. An id is a slot and a generation; the slot is used again only when its answer, or the
-//! acknowledgement of its cancel, has come, so a late answer never reaches a later call.
+//! Pure: a table of slots, and the places for calls in flight that nobody has taken. An id is a slot and a generation; the
+//! slot is used again only when its answer, or the acknowledgement of its cancel, has come, so a late answer never reaches
+//! a later call.
 //!
 //! # Invariants
 //!

@@ -21,8 +21,9 @@ use windows_sys::Win32::Security::Authorization::{
     SE_FILE_OBJECT,
 };
 use windows_sys::Win32::Security::{
-    DACL_SECURITY_INFORMATION, GetTokenInformation, OWNER_SECURITY_INFORMATION,
-    PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+    DACL_SECURITY_INFORMATION, GetTokenInformation, OBJECT_SECURITY_INFORMATION,
+    OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER,
+    TokenUser,
 };
 use windows_sys::Win32::Storage::FileSystem::{CreateDirectoryW, GetDiskFreeSpaceExW};
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
@@ -90,10 +91,9 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
 ///
 /// Whatever the system says.
 pub(crate) fn security_of(path: &Path) -> io::Result<String> {
-    let (path, mut descriptor) = (wide(path), ptr::null_mut());
-    let wanted = OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION;
+    let path = wide(path);
     // SAFETY: a text that ends with NUL, and pointers that may be null or are variables of ours.
-    let error = unsafe {
+    security(|wanted, descriptor| unsafe {
         GetNamedSecurityInfoW(
             path.as_ptr(),
             SE_FILE_OBJECT,
@@ -102,9 +102,17 @@ pub(crate) fn security_of(path: &Path) -> io::Result<String> {
             ptr::null_mut(),
             ptr::null_mut(),
             ptr::null_mut(),
-            &mut descriptor,
+            descriptor,
         )
-    };
+    })
+}
+
+/// What the system says when it is asked for an object's owner and access list, as text.
+fn security(
+    ask: impl FnOnce(OBJECT_SECURITY_INFORMATION, &mut PSECURITY_DESCRIPTOR) -> u32,
+) -> io::Result<String> {
+    let mut descriptor = ptr::null_mut();
+    let error = ask(OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION, &mut descriptor);
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error.cast_signed()));
     }
@@ -327,10 +335,8 @@ mod tests {
     use super::*;
 
     fn security_behind(object: &impl AsRawHandle) -> String {
-        let wanted = OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION;
-        let mut descriptor = ptr::null_mut();
         // SAFETY: an open handle, and pointers that may be null or are variables of ours.
-        let error = unsafe {
+        let text = security(|wanted, descriptor| unsafe {
             GetSecurityInfo(
                 object.as_raw_handle(),
                 SE_KERNEL_OBJECT,
@@ -339,11 +345,10 @@ mod tests {
                 ptr::null_mut(),
                 ptr::null_mut(),
                 ptr::null_mut(),
-                &mut descriptor,
+                descriptor,
             )
-        };
-        assert_eq!(error, 0);
-        text_of(&Local(descriptor)).unwrap()
+        });
+        text.unwrap()
     }
 
     #[tokio::test]
