@@ -2,6 +2,7 @@
 //! it may cost. What it does cost is told on standard error; `benches/clients.rs` measures.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -14,7 +15,9 @@ use witrpc::{Error, Load, WaitStrategy};
 
 use crate::contract::{CalcClient, Calculator};
 use crate::events::TickerClient;
-use crate::fixture::{Fixture, Flavor, GUARD, block_on, eventually, files, private_directory};
+use crate::fixture::{
+    Fixture, Flavor, GUARD, block_on, eventually, files, poll_once, private_directory,
+};
 use crate::peer::{Endpoint, Order, Peer, Stage};
 use crate::system::anonymous_kib;
 
@@ -254,6 +257,44 @@ fn an_answer_that_is_polled_for_does_not_ring() {
             eprintln!("{rings} rings in {CALLS} calls of {len} bytes");
             assert!(rings < CALLS / 4, "{rings} rings in {CALLS} calls of {len} bytes");
         }
+        client.disconnect().await;
+    });
+}
+
+/// Whoever polls looks for room as well, on behalf of whoever has asked to be woken for it; and then somebody has to ask
+/// again. Here the room is wanted while an answer is polled for that does not come.
+#[test]
+fn room_that_is_wanted_while_somebody_polls_is_told_of_after() {
+    const POLLS: Duration = Duration::from_millis(200);
+    let polls = WaitStrategy::Spin(POLLS);
+    let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
+    let is_busy = AtomicBool::new(false);
+    let busy = async {
+        while !is_busy.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        // Nothing is read until after the polling.
+        std::thread::sleep(3 * POLLS);
+        std::future::pending().await
+    };
+    beside_a_server(&fixture, busy, async || {
+        let client = fixture.client().await;
+        let calc = client.get_service::<CalcClient>();
+        // Until everything sleeps.
+        tokio::time::sleep(2 * POLLS).await;
+        is_busy.store(true, Ordering::SeqCst);
+        let mut waiting = pin!(calc.wait());
+        let other = calc.clone();
+        let wants_room = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(POLLS / 4);
+            let call = timeout(HANGS, other.len("x".repeat(4 << 20)));
+            block_on(Flavor::CurrentThread, call)
+        });
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        let len = wants_room.await.unwrap().expect("nobody told of the room");
+        assert_eq!(len.unwrap(), 4 << 20);
+        fixture.calculator.0.gate.add_permits(1);
+        waiting.await.unwrap();
         client.disconnect().await;
     });
 }

@@ -182,8 +182,10 @@ impl Connection {
                     receiving.disarm();
                 }
             }
-            led.looked_for_room |= self.wants_room();
-            if poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))? != Polled::Ready {
+            let polled = poll.run(Duration::MAX, || self.has_come(&mut receiving.inbound))?;
+            // After, not before: somebody may have come to want room, and to be told of it, meanwhile.
+            led.looked_for_room |= poll.has_budget() && self.wants_room();
+            if polled != Polled::Ready {
                 receiving.caller.miss();
                 return Ok(());
             }
