@@ -15,7 +15,8 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     pin::Pin,
-    task::{Context, Poll},
+    sync::OnceLock,
+    task::{Context, Poll, ready},
 };
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fcntl_lock, fstat, open};
@@ -28,9 +29,11 @@ use witrpc_core::transport::{TransportError, Waiter, Wake};
 use super::Ring;
 use crate::sys::Access;
 
-/// More rings than ever lie in the pipe at a time (two reasons to ring, and late ones): a read that does not fill
-/// its buffer tells tokio that the pipe is empty, which saves asking again.
-const RINGS: usize = 64;
+/// Wake-ups whose rings may stay in the pipe, where the system tells of each write anyway ([`every_write_is_told`]).
+const UNREAD: usize = 256;
+/// Rings that are read at a time, more than commonly lie in the pipe by then: a read that does not fill its buffer tells
+/// tokio that the pipe is empty, which saves asking again.
+const RINGS: usize = 4 * UNREAD;
 
 /// Makes the named pipe, for us alone or for the group, whatever the umask.
 ///
@@ -134,6 +137,15 @@ impl Ringer {
         }
     }
 
+    /// Takes some rings out again.
+    fn make_room(&self) -> io::Result<()> {
+        match rustix::io::read(&self.pipe, &mut [0; RINGS]) {
+            // The waiter has just done the same.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// A watch on the process that waits at the other end, if it can be had.
     pub(crate) fn watch(&self) -> Option<Process> {
         Process::behind(&self.pipe)
@@ -141,11 +153,13 @@ impl Ringer {
 }
 
 impl Ring for Ringer {
+    /// Rings once more even where the pipe is full of rings: the waiter may have seen all of those, and left them there.
     fn ring(&self) -> io::Result<()> {
-        match self.write(&[1]) {
-            // Full: rung already, many times over.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            done => done,
+        loop {
+            match self.write(&[1]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.make_room()?,
+                done => return done,
+            }
         }
     }
 }
@@ -170,6 +184,8 @@ pub(crate) fn open_waiting_end(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) struct FifoWaiter {
     pipe: pipe::Receiver,
     peer: Option<Process>,
+    /// Wake-ups since the pipe was last read.
+    unread: usize,
     /// Sticky: once gone, the peer stays gone.
     gone: bool,
 }
@@ -180,7 +196,24 @@ impl FifoWaiter {
     /// Before the peer has opened it, Linux reports nothing at all, neither readable nor hung up, so the wait just
     /// lasts; whoever waits for a peer to come bounds that with a deadline.
     pub(crate) const fn new(pipe: pipe::Receiver, peer: Option<Process>) -> Self {
-        Self { pipe, peer, gone: false }
+        Self { pipe, peer, unread: 0, gone: false }
+    }
+
+    /// Takes a ring and leaves its byte where it is, which saves a system call. Not where the pipe is still readable
+    /// after that: then it has hung up, or more has come.
+    fn take_unread(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, TransportError>> {
+        if self.unread == UNREAD || !every_write_is_told() {
+            return Poll::Ready(Ok(false));
+        }
+        ready!(self.pipe.poll_read_ready(cx))?;
+        // tokio forgets that it is readable. What is written from here on is told anew.
+        let forgotten = self.pipe.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        debug_assert!(forgotten.is_err());
+        if self.pipe.poll_read_ready(cx)?.is_ready() {
+            return Poll::Ready(Ok(false));
+        }
+        self.unread += 1;
+        Poll::Ready(Ok(true))
     }
 }
 
@@ -191,8 +224,14 @@ impl Waiter for FifoWaiter {
         }
         let mut bytes = [std::mem::MaybeUninit::uninit(); RINGS];
         let mut rings = ReadBuf::uninit(&mut bytes);
-        match Pin::new(&mut self.pipe).poll_read(cx, &mut rings) {
+        let read = match self.take_unread(cx)? {
+            Poll::Ready(true) => return Poll::Ready(Ok(Wake::Rung)),
+            Poll::Ready(false) => Pin::new(&mut self.pipe).poll_read(cx, &mut rings),
+            Poll::Pending => Poll::Pending,
+        };
+        match read {
             Poll::Ready(Ok(())) if !rings.filled().is_empty() => {
+                self.unread = 0;
                 return Poll::Ready(Ok(Wake::Rung));
             }
             Poll::Ready(Ok(())) => {} // The end of the pipe: all its writers are gone.
@@ -207,11 +246,44 @@ impl Waiter for FifoWaiter {
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
-        let Self { pipe, peer, gone } = *self;
+        let Self { pipe, peer, unread, gone } = *self;
         let pipe = register(pipe.into_nonblocking_fd()?)?;
         let peer = peer.map(Process::moved).transpose()?;
-        Ok(Box::new(Self { pipe, peer, gone }))
+        Ok(Box::new(Self { pipe, peer, unread, gone }))
     }
+}
+
+/// Whether the system tells whoever waits for a pipe of every write, also while earlier ones lie there unread, as Linux does
+/// from 5.14 on. Tried out once: a system that calls itself Linux may do otherwise.
+fn every_write_is_told() -> bool {
+    static TOLD: OnceLock<bool> = OnceLock::new();
+    *TOLD.get_or_init(|| try_three_writes().unwrap_or(false))
+}
+
+#[cfg(target_os = "linux")]
+fn try_three_writes() -> rustix::io::Result<bool> {
+    use rustix::event::{Timespec, epoll};
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&watch, &reading, epoll::EventData::new_u64(0), edges)?;
+    let mut told = Vec::with_capacity(1);
+    for _ in 0..3 {
+        rustix::io::write(&writing, &[1])?;
+        told.clear();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if epoll::wait(&watch, rustix::buffer::spare_capacity(&mut told), Some(&at_once))? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn try_three_writes() -> rustix::io::Result<bool> {
+    Ok(false)
 }
 
 /// A process whose end can be waited for.
@@ -263,4 +335,82 @@ fn holder(pipe: &OwnedFd) -> Option<rustix::process::Pid> {
     // A peer can put another kind of lock there that has no process, which rustix's debug assertions do not expect.
     let asked = std::panic::catch_unwind(|| fcntl_getlk(pipe, &Flock::from(FlockType::WriteLock)));
     asked.ok()?.ok()??.pid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FifoWaiter, Ringer, UNREAD, make, open_waiting_end, register};
+    use crate::event::Ring as _;
+    use crate::sys::Access;
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
+    use witrpc_core::transport::{Waiter as _, Wake};
+
+    struct Pipe {
+        waiter: FifoWaiter,
+        ringer: Ringer,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Pipe {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("pipe");
+            make(&path, Access::User).unwrap();
+            let waiting = register(open_waiting_end(&path).unwrap()).unwrap();
+            let ringer = Ringer::open(&path, Access::User).unwrap();
+            Self { waiter: FifoWaiter::new(waiting, None), ringer, _directory: directory }
+        }
+
+        async fn wakes(&mut self) -> Wake {
+            let wake = poll_fn(|cx| self.waiter.poll_wake(cx));
+            tokio::time::timeout(Duration::from_secs(10), wake).await.expect("a ring").unwrap()
+        }
+
+        /// Takes what has come, until tokio has nothing more to tell.
+        async fn settle(&mut self) {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if !poll_fn(|cx| Poll::Ready(self.waiter.poll_wake(cx).is_ready())).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_ring_wakes_whatever_lies_unread() {
+        let mut pipe = Pipe::new();
+        for _ in 0..3 * UNREAD {
+            pipe.ringer.ring().unwrap();
+            assert_eq!(pipe.wakes().await, Wake::Rung);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ring_into_a_full_pipe_wakes_a_waiter_that_has_seen_all_that_is_in_it() {
+        let mut pipe = Pipe::new();
+        while pipe.ringer.write(&[1; 256]).is_ok() {}
+        assert_eq!(pipe.wakes().await, Wake::Rung);
+        pipe.settle().await;
+        for _ in 0..5 {
+            while pipe.ringer.write(&[1]).is_ok() {}
+            pipe.settle().await;
+            pipe.ringer.ring().unwrap();
+            pipe.ringer.write(&[1]).expect("room, which the ring has made");
+            assert_eq!(pipe.wakes().await, Wake::Rung);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_pipe_is_seen_behind_rings() {
+        let Pipe { mut waiter, ringer, _directory } = Pipe::new();
+        ringer.ring().unwrap();
+        drop(ringer);
+        let mut wake = async || poll_fn(|cx| waiter.poll_wake(cx)).await.unwrap();
+        assert_eq!(wake().await, Wake::Rung);
+        assert_eq!(wake().await, Wake::PeerGone);
+        assert_eq!(wake().await, Wake::PeerGone);
+    }
 }
