@@ -225,17 +225,12 @@ type Turn = Result<Permits, AcquireError>;
 struct InFlight {
     connection: Arc<Connection>,
     id: CallId,
-    /// Taken by the first look for the answer: whether this was the only call then.
-    begun: Option<bool>,
     answered: bool,
 }
 
 impl InFlight {
     fn poll(&mut self, waker: &Waker) -> Option<Result<Answer, Error>> {
-        let answer = match self.begun.take() {
-            Some(alone) => self.connection.begin_waiting(self.id, alone, waker),
-            None => self.connection.poll_answer(self.id, waker),
-        };
+        let answer = self.connection.poll_answer(self.id, waker);
         self.answered = answer.is_some();
         answer
     }
@@ -278,8 +273,9 @@ impl<R: Outcome> Future for Call<R> {
             None
         };
         let this = &mut *self;
+        let mut answer = None;
         let result = loop {
-            let answered = match this.poll_answer(cx) {
+            let answered = match this.poll_answer(cx, &mut answer) {
                 Poll::Ready(answered) => answered,
                 Poll::Pending => {
                     ready!(this.poll_deadline(cx));
@@ -288,10 +284,11 @@ impl<R: Outcome> Future for Call<R> {
                 }
             };
             this.stage = Stage::Finished;
-            let result = answered.and_then(|answer| this.decode(answer));
+            let result = answered.and_then(|()| this.decode(&mut answer));
             if let Err(error) = &result {
                 this.log(error);
                 if this.pause(error) {
+                    answer = None;
                     continue;
                 }
             }
@@ -307,37 +304,47 @@ impl<R: Outcome> Future for Call<R> {
 }
 
 impl<R> Call<R> {
-    /// Takes the call through its stages.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+    /// Takes the call through its stages, and puts the answer there once it has come.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &mut Option<Answer>,
+    ) -> Poll<Result<(), Error>> {
         loop {
             if let Stage::Sent(call) = &mut self.stage {
-                return call.poll(cx.waker()).map_or(Poll::Pending, Poll::Ready);
+                let Some(outcome) = call.poll(cx.waker()) else { return Poll::Pending };
+                *answer = Some(outcome?);
+                return Poll::Ready(Ok(()));
             }
             match std::mem::replace(&mut self.stage, Stage::Finished) {
                 Stage::Failed(error) => return Poll::Ready(Err(*error)),
-                Stage::New(content) => self.stage = self.start(content, cx.waker())?,
-                Stage::Queued { connection, route, content, mut turn } => {
+                Stage::New(mut content) => self.start(&mut content, cx.waker(), answer)?,
+                Stage::Queued { connection, route, mut content, mut turn } => {
                     let Poll::Ready(permits) = turn.as_mut().poll(cx) else {
                         self.stage = Stage::Queued { connection, route, content, turn };
                         return Poll::Pending;
                     };
                     let permits = permits.map_err(|_| never_sent(&connection))?;
-                    self.stage =
-                        self.send(connection, route, content, Some(permits), cx.waker())?;
+                    let turn = Some(permits);
+                    self.send(connection, route, &mut content, turn, cx.waker(), answer)?;
                 }
                 Stage::Paused(mut pause) => {
                     if pause.as_mut().poll(cx).is_pending() {
                         self.stage = Stage::Paused(pause);
                         return Poll::Pending;
                     }
-                    self.stage = match &self.again {
-                        Some(again) => Stage::New(again.content.copy()),
-                        None => unreachable!("a pause is made from it"),
-                    };
+                    let Some(again) = &self.again else { unreachable!("a pause is made from it") };
+                    self.stage = Stage::New(again.content.copy());
                 }
                 Stage::Sent(_) | Stage::Finished => {
                     panic!("a call was polled after it had completed")
                 }
+            }
+            if answer.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Stage::Sent(_) = self.stage {
+                return Poll::Pending; // It has looked.
             }
         }
     }
@@ -390,7 +397,12 @@ impl<R> Call<R> {
     }
 
     /// Finds where to send it, and sends it if it is its turn.
-    fn start(&mut self, content: Content, waker: &Waker) -> Result<Stage, Error> {
+    fn start(
+        &mut self,
+        content: &mut Content,
+        waker: &Waker,
+        answer: &mut Option<Answer>,
+    ) -> Result<(), Error> {
         let connection = self.remote.callee.connection()?;
         if let Some(again) = &mut self.again {
             again.runtime = Some(connection.runtime.clone());
@@ -402,32 +414,41 @@ impl<R> Call<R> {
             return Err(Error::TooLarge { what, size, limit });
         }
         if size <= UNBOUNDED_SIZE {
-            return self.send(connection, route, content, None, waker);
+            return self.send(connection, route, content, None, waker, answer);
         }
         // A message larger than the whole queue waits for all of it.
         let place = u32::try_from(size).unwrap_or(u32::MAX).min(connection.queue_len());
-        Ok(queue(connection, route, content, Some(place)))
+        self.stage = queue(connection, route, std::mem::take(content), Some(place));
+        Ok(())
     }
 
     fn send(
-        &self,
+        &mut self,
         connection: Arc<Connection>,
         route: (u16, u16),
-        content: Content,
+        content: &mut Content,
         permits: Option<Permits>,
         waker: &Waker,
-    ) -> Result<Stage, Error> {
+        answer: &mut Option<Answer>,
+    ) -> Result<(), Error> {
         let deadline = self.deadline(&connection);
-        match connection.begin_call(content, route, deadline, permits, waker) {
-            Ok((id, alone)) => {
+        match connection.begin_call(content, route, deadline, permits, waker, answer) {
+            Ok(id) => {
                 tracing::trace!(
                     service = self.remote.contract.service(),
                     method = self.remote.contract.method(self.method),
                     "call"
                 );
-                Ok(Stage::Sent(InFlight { connection, id, begun: Some(alone), answered: false }))
+                if answer.is_none() {
+                    self.stage = Stage::Sent(InFlight { connection, id, answered: false });
+                }
+                Ok(())
             }
-            Err(BeginError::NotYet(content)) => Ok(queue(connection, route, content, None)),
+            Err(BeginError::NotYet) => {
+                self.stage = queue(connection, route, std::mem::take(content), None);
+                Ok(())
+            }
+            Err(BeginError::Failed(error)) => Err(error),
             Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
             Err(BeginError::TooManyStreams) => Err(self.not_serialized(&TooManyStreams)),
         }
@@ -474,11 +495,12 @@ impl<R> Call<R> {
         sleep.as_mut().poll(cx)
     }
 
-    fn decode(&self, answer: Answer) -> Result<R, Error>
+    fn decode(&self, answer: &mut Option<Answer>) -> Result<R, Error>
     where
         R: Outcome,
     {
-        let Answer { status, mut content, charge } = answer;
+        let Some(Answer { status, content, .. }) = answer else { unreachable!("it has come") };
+        let status = *status;
         if let Some(error) = status_error(status, content.body(), || self.name()) {
             return Err(match error {
                 Error::TimedOut { .. } => {
@@ -500,8 +522,8 @@ impl<R> Call<R> {
             }
             _ => codec.deserialize(content.body(), arrived).map(|value| R::from_result(Ok(value))),
         };
-        buffers::give(content.into_buffer());
-        drop(charge);
+        buffers::give(std::mem::take(content).into_buffer());
+        *answer = None; // With its charge.
         result.map_err(|error| Error::Deserialize {
             what: format!("the result of {}", self.name()),
             serializer: codec.name().to_owned(),

@@ -51,7 +51,7 @@ use crate::ledger::Ledger;
 use crate::message::Content;
 use crate::options::Limits;
 use crate::outbound::{Outbound, Outgoing, Pumped, TooManyStreams, Withdrawn};
-use crate::pending::{CallId, Pending};
+use crate::pending::{Answer, CallId, Pending};
 use crate::poller::Poller;
 use crate::reception::Reception;
 use crate::serializer::Codec;
@@ -60,6 +60,7 @@ use crate::service::{ServiceDescriptor, Status};
 use crate::sink::{RemoteSink, Window};
 use crate::wire::{u32_len, u64_len};
 
+use self::handling::Brought;
 use self::streams::Streams;
 
 /// The receiving half, and how its two kinds of visitor poll it.
@@ -86,6 +87,8 @@ pub(crate) struct Connection {
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
     receiving: Reception<Receiving>,
+    /// Whether the peer ran on the caller's CPU when a caller last had to wait.
+    peer_on_our_cpu: AtomicBool,
     /// `None` once the connection has ended.
     outbound: Mutex<Option<Outbound>>,
     /// Whether something did not fit into the ring, for those who poll; changed under `outbound` only.
@@ -209,6 +212,7 @@ impl Connection {
             runtime: Handle::current(),
             served,
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
+            peer_on_our_cpu: AtomicBool::new(false),
             outbound: Mutex::new(Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
@@ -323,37 +327,68 @@ impl Connection {
         }
     }
 
-    /// Takes a slot for a call, and sends its request. Returns whether it is the only call, too: if not, its caller's waker is
-    /// in the table (C2).
+    /// Takes a slot for a call, sends its request, and looks for the answer, which it puts there if it has come; else it wakes
+    /// `waker` later. Takes the content, unless the call has to wait for its turn.
     pub(crate) fn begin_call(
         &self,
-        mut content: Content,
+        content: &mut Content,
         route: (u16, u16),
         deadline: u64,
         turn: Option<Permits>,
         waker: &Waker,
-    ) -> Result<(CallId, bool), BeginError> {
+        found: &mut Option<Answer>,
+    ) -> Result<CallId, BeginError> {
         let mut pending = lock(&self.pending);
         if turn.is_none() && pending.is_open() && !pending.take_place() {
-            return Err(BeginError::NotYet(content));
+            return Err(BeginError::NotYet);
         }
         let alone = pending.len() == 0 && !self.another_yielded(waker);
-        let waker = (!alone).then(|| waker.clone());
-        let id = pending.insert(waker).map_err(BeginError::Closed)?;
+        let id = pending.insert((!alone).then(|| waker.clone())).map_err(BeginError::Closed)?;
         drop(pending);
         let permit = turn.and_then(|Permits { call, bytes }| {
             call.forget();
             bytes
         });
         fail_point::at("call.begun");
-        let mut opened = Ok(Vec::new());
         let fields = (route.0, route.1, deadline);
+        let mut brought = Brought::default();
+        if content.has_streams() {
+            self.send_streaming(id, std::mem::take(content), fields, permit)?;
+            self.lead_for_answer(id, alone, None::<fn()>, &mut brought);
+        } else {
+            let send = || {
+                self.with_outbound(|outbound| {
+                    if outbound.push_through(Kind::Request, id.0, content, fields)? {
+                        outbound.publish()?;
+                        buffers::give(std::mem::take(content).into_buffer());
+                        return Ok(false);
+                    }
+                    let content = std::mem::take(content);
+                    outbound.push(Outgoing::new(Kind::Request, id.0, content, fields, permit));
+                    let pumped = outbound.pump(true);
+                    self.after_pump(pumped)
+                });
+            };
+            self.lead_for_answer(id, alone, Some(send), &mut brought);
+        }
+        *found = brought.answer;
+        if alone && found.is_none() {
+            // Its waker is not in the table: somebody else may have taken the answer (C2).
+            *found = lock(&self.pending).poll(id, waker).transpose().map_err(BeginError::Failed)?;
+        }
+        Ok(id)
+    }
+
+    /// Sends a request that has streams, and sees to these.
+    fn send_streaming(
+        &self,
+        id: CallId,
+        mut content: Content,
+        fields: (u16, u16, u64),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), BeginError> {
+        let mut opened = Ok(Vec::new());
         self.with_outbound(|outbound| {
-            if outbound.push_through(Kind::Request, id.0, &mut content, fields)? {
-                outbound.publish()?;
-                buffers::give(content.into_buffer());
-                return Ok(false);
-            }
             opened = self.announce_streams(outbound, &mut content);
             if opened.is_ok() {
                 outbound.push(Outgoing::new(Kind::Request, id.0, content, fields, permit));
@@ -362,15 +397,17 @@ impl Connection {
             self.after_pump(pumped)
         });
         match opened {
-            Ok(opened) => self.start_streams(opened, false),
+            Ok(opened) => {
+                self.start_streams(opened, false);
+                Ok(())
+            }
             Err(TooManyStreams) => {
                 let mut pending = lock(&self.pending);
                 drop(pending.abandon(id, true));
                 self.give_place(pending);
-                return Err(BeginError::TooManyStreams);
+                Err(BeginError::TooManyStreams)
             }
         }
-        Ok((id, alone))
     }
 
     /// The task of this waker has called again and again, and lets others run.
@@ -621,8 +658,10 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 pub(crate) enum BeginError {
     /// There are as many in flight as the peer takes; it has to wait for its turn.
-    NotYet(Content),
+    NotYet,
     Closed(CloseReason),
+    /// It has failed already.
+    Failed(Error),
     /// Its arguments have more streams than may be open.
     TooManyStreams,
 }

@@ -229,7 +229,7 @@ impl Inbound {
             self.take_whole(&head, &header, overhead)
         };
         self.receiver.consume();
-        incoming.map(Some)
+        incoming
     }
 
     /// Handshake first, then everything else. [wire.phase]
@@ -248,7 +248,7 @@ impl Inbound {
         head: &[u8],
         header: &Header,
         overhead: usize,
-    ) -> Result<Incoming, Error> {
+    ) -> Result<Option<Incoming>, Error> {
         let mut payload = buffers::take();
         let payload_due = matches!(
             header.kind,
@@ -274,7 +274,7 @@ impl Inbound {
             _ => Incoming::Goodbye(text(&payload)),
         };
         buffers::give(payload);
-        Ok(incoming)
+        Ok(Some(incoming))
     }
 
     /// The rest of a message will not come. [wire.abort]
@@ -292,7 +292,7 @@ impl Inbound {
         head: &[u8],
         header: &Header,
         overhead: usize,
-    ) -> Result<Incoming, Error> {
+    ) -> Result<Option<Incoming>, Error> {
         let key = (header.kind, header.id);
         let mut partial = if header.first {
             if !self.partials.is_empty() && self.partials.contains_key(&key) {
@@ -324,13 +324,13 @@ impl Inbound {
         }
         if header.last {
             self.ahead += partial.ahead;
-            return Ok(partial.finish(header)?);
+            return Ok(Some(partial.finish(header)?));
         }
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
             return Err(protocol("more messages at a time than calls allowed"));
         }
         self.partials.insert(key, partial);
-        Ok(Incoming::Part)
+        Ok(Some(Incoming::Part))
     }
 
     /// A message that is one chunk, with nothing beside its body.
@@ -340,12 +340,12 @@ impl Inbound {
         head: Head,
         section: Vec<u8>,
         charge: Charge,
-    ) -> Result<Incoming, Error> {
+    ) -> Result<Option<Incoming>, Error> {
         if len_u64(section.len()) != head.first_section_len() {
             return Err(protocol("a message's length differs from what it declared"));
         }
         let content = Content::received_plain(section, &head);
-        Ok(Incoming::message(header, head, content, charge))
+        Ok(Some(Incoming::message(header, head, content, charge)))
     }
 
     /// Reads the first chunk of a message, and checks its head.

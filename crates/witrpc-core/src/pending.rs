@@ -38,7 +38,14 @@ pub(crate) struct Answer {
     pub(crate) status: Status,
     pub(crate) content: Content,
     /// Keeps the bytes on the account of the connection until the caller has taken them.
-    pub(crate) charge: Charge,
+    pub(crate) _charge: Charge,
+}
+
+impl Answer {
+    /// One with nothing in it.
+    pub(crate) fn empty(status: Status) -> Self {
+        Self { status, content: Content::default(), _charge: Charge::none() }
+    }
 }
 
 #[derive(Debug)]
@@ -81,7 +88,7 @@ pub(crate) struct Unexpected;
 #[derive(Debug)]
 pub(crate) enum Completed {
     /// The leader's own; handed over at once, its slot is free.
-    Mine(Answer),
+    Mine,
     /// Stored, and its caller must be woken.
     Other(Option<Waker>),
     /// Its caller is gone; the slot is free.
@@ -144,18 +151,20 @@ impl Pending {
         Ok(CallId::new(index, 0))
     }
 
-    /// Hands an answer in. `mine` is the call of whoever is asking; it is not woken.
+    /// Hands an answer in. `mine` is the call of whoever is asking; it is not woken, and gets its own into `found`.
     pub(crate) fn complete(
         &mut self,
         id: CallId,
         answer: Answer,
         mine: Option<CallId>,
+        found: &mut Option<Answer>,
     ) -> Result<Completed, Unexpected> {
         let slot = self.get(id).ok_or(Unexpected)?;
         match &mut slot.state {
             State::Waiting { .. } if mine == Some(id) => {
+                *found = Some(answer);
                 self.release(id);
-                Ok(Completed::Mine(answer))
+                Ok(Completed::Mine)
             }
             State::Waiting { waker } => {
                 let waker = waker.take();
@@ -260,12 +269,10 @@ mod tests {
 
     use super::{Answer, Completed, Pending, Unexpected};
     use crate::error::{CloseReason, Error};
-    use crate::ledger::Charge;
-    use crate::message::Content;
     use crate::service::Status;
 
     fn answer() -> Answer {
-        Answer { status: Status::Ok, content: Content::default(), charge: Charge::none() }
+        Answer::empty(Status::Ok)
     }
 
     #[test]
@@ -285,10 +292,12 @@ mod tests {
     fn a_slot_is_used_again_under_another_id() {
         let mut pending = Pending::default();
         let first = pending.insert(Some(Waker::noop().clone())).unwrap();
-        assert!(matches!(pending.complete(first, answer(), Some(first)), Ok(Completed::Mine(_))));
+        let mut found = None;
+        let completed = pending.complete(first, answer(), Some(first), &mut found);
+        assert!(matches!(completed, Ok(Completed::Mine)) && found.is_some());
         let second = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
-        assert_eq!(pending.complete(first, answer(), None).err(), Some(Unexpected));
+        assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
         assert_eq!(pending.len(), 1);
     }
 
@@ -298,17 +307,20 @@ mod tests {
         let id = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert!(pending.abandon(id, false).is_none());
         assert_eq!(pending.len(), 1);
-        assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Nobody)));
+        assert!(matches!(pending.complete(id, answer(), None, &mut None), Ok(Completed::Nobody)));
         assert_eq!(pending.len(), 0);
-        assert_eq!(pending.complete(id, answer(), None).err(), Some(Unexpected));
+        assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
     }
 
     #[test]
     fn nothing_is_answered_twice() {
         let mut pending = Pending::default();
         let id = pending.insert(Some(Waker::noop().clone())).unwrap();
-        assert!(matches!(pending.complete(id, answer(), None), Ok(Completed::Other(Some(_)))));
-        assert_eq!(pending.complete(id, answer(), None).err(), Some(Unexpected));
+        assert!(matches!(
+            pending.complete(id, answer(), None, &mut None),
+            Ok(Completed::Other(Some(_)))
+        ));
+        assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
         assert!(pending.poll(id, Waker::noop()).is_some());
         assert_eq!(pending.len(), 0);
     }

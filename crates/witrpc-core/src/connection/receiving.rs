@@ -3,10 +3,11 @@
 //! A caller *leads* for the length of one poll; the driver takes turns. [`reception`](crate::reception) says how both leave.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::handling::{Handled, Mine};
+use super::handling::{Brought, Handled, Mine};
 use super::{Connection, Receiving, lock};
 use crate::context::CallContext;
 use crate::error::Error;
@@ -72,55 +73,62 @@ impl Connection {
         }
         let alone = pending.len() == 1;
         drop(pending);
-        self.lead_for_answer(id, alone, waker)
+        let mut brought = Brought::default();
+        self.lead_for_answer(id, alone, None::<fn()>, &mut brought);
+        brought.answer.map(Ok)
     }
 
-    /// The same right after the call has begun.
-    pub(crate) fn begin_waiting(
+    /// Leads for the answer to `id`, if nobody else does, and sends its request meanwhile. The waker is in the table, or its
+    /// caller looks there once more (C2).
+    pub(super) fn lead_for_answer(
         &self,
         id: CallId,
         alone: bool,
-        waker: &Waker,
-    ) -> Option<Result<Answer, Error>> {
-        let answer = self.lead_for_answer(id, alone, waker);
-        if answer.is_some() || !alone {
-            return answer;
-        }
-        // Its waker was not in the table: somebody else may have taken the answer (C2).
-        lock(&self.pending).poll(id, waker)
-    }
-
-    /// The same with the waker in the table (C2): if somebody else leads, that wakes us.
-    fn lead_for_answer(
-        &self,
-        id: CallId,
-        alone: bool,
-        waker: &Waker,
-    ) -> Option<Result<Answer, Error>> {
-        match self.lead(Mine::Call(id), alone)? {
-            Ok(answer) => answer.flatten().map(Ok),
-            Err(error) => {
-                self.fail(&error);
-                lock(&self.pending).poll(id, waker)
-            }
+        send: Option<impl FnOnce()>,
+        brought: &mut Brought,
+    ) {
+        // If that ends the connection, so it does the call.
+        if let Err(error) = self.lead(Mine::Call(id), alone, send, brought) {
+            self.fail(&error);
         }
     }
 
     /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does.
     pub(crate) fn lead_for_stream(&self, id: u64) {
-        if let Some(Err(error)) = self.lead(Mine::Stream(id), true) {
+        let mut nothing = Brought::default();
+        if let Err(error) = self.lead(Mine::Stream(id), true, None::<fn()>, &mut nothing) {
             self.fail(&error);
         }
     }
 
     /// Leads for `wanted`. Who is not alone in waiting takes what is there, and leaves the polling to the driver: it would
     /// poll for one answer, and keep its thread from those who wait for the others.
-    fn lead(&self, wanted: Mine, alone: bool) -> Option<Result<Option<Option<Answer>>, Error>> {
+    ///
+    /// Who is alone, with a peer that last ran on our CPU, sends what it waits for while it leads: the peer may answer before
+    /// we run again, and need not ring for that. A peer on another CPU is not to wait until we lead.
+    fn lead(
+        &self,
+        wanted: Mine,
+        alone: bool,
+        mut send: Option<impl FnOnce()>,
+        brought: &mut Brought,
+    ) -> Result<(), Error> {
         let leader = if alone { Leader::Patient } else { Leader::Hasty };
+        // Relaxed: a habit, no more.
+        let on_our_cpu = self.peer_on_our_cpu.load(Ordering::Relaxed);
+        if !(alone && on_our_cpu)
+            && let Some(send) = send.take()
+        {
+            send();
+        }
         let mut over = false;
         let led = self.receiving.lead(leader, |receiving| {
             let mut led = Led::default();
-            let done = self.lead_on(receiving, wanted, alone, &mut led);
+            if let Some(send) = send.take() {
+                receiving.disarm();
+                send();
+            }
+            let done = self.lead_on(receiving, wanted, alone, &mut led, brought);
             if led.looked_for_room {
                 // From now on somebody else has to hear of room (O5).
                 led.over |= self.pump();
@@ -128,12 +136,15 @@ impl Connection {
             over = led.over;
             done.map(|()| led.found)
         });
+        if let Some(send) = send {
+            send(); // Somebody else leads.
+        }
         if over {
             self.receiving.rouse_driver(|_| true);
-        } else if !alone && !matches!(led, Some(Ok(Some(_)))) {
+        } else if !alone && !matches!(led, Some(Ok(true))) {
             self.receiving.rouse_driver(|receiving| receiving.driver_would_poll());
         }
-        led
+        led.map_or(Ok(()), |led| led.map(|_| ()))
     }
 
     /// Drains, and polls a while if `may_poll`.
@@ -143,35 +154,19 @@ impl Connection {
         wanted: Mine,
         may_poll: bool,
         led: &mut Led,
+        brought: &mut Brought,
     ) -> Result<(), Error> {
-        let (mut woke, mut polling) = (false, None);
-        let (mut steps, mut kept_waiting) = (0, false);
+        let mut polling = None;
         loop {
-            while steps < LEAD_FRAMES
-                && !kept_waiting
-                && self.closed().is_none()
-                && let Some(incoming) = receiving.inbound.next()?
-            {
-                steps += 1;
-                // A part of a long message takes long to copy: not while somebody has what it waits for.
-                let long = matches!(incoming, Incoming::Part);
-                match self.take(receiving, incoming, wanted)? {
-                    Handled::Mine(mine) => led.found = Some(mine),
-                    Handled::Serve(job) => {
-                        self.take_in(job)?;
-                        self.wake_driver();
-                    }
-                    Handled::Woke => woke = true,
-                    Handled::Nothing => {}
-                }
-                kept_waiting = long && (woke || led.found.is_some());
-            }
-            led.over = steps >= LEAD_FRAMES || kept_waiting;
+            let woke = self.drain(receiving, wanted, may_poll, led, brought)?;
             // Others have work now, or we have: polling on would keep them from it.
-            if led.found.is_some() || woke || led.over || self.closed().is_some() || !may_poll {
+            if led.found || woke || led.over || self.closed().is_some() || !may_poll {
                 break;
             }
             let worth = receiving.inbound.receiver.worth_polling();
+            if worth == self.peer_on_our_cpu.load(Ordering::Relaxed) {
+                self.peer_on_our_cpu.store(!worth, Ordering::Relaxed);
+            }
             let mut poll = Poll::new(receiving.caller.budget(worth));
             if poll.has_budget() {
                 if polling.is_none() && !receiving.answers_in_parts {
@@ -191,18 +186,56 @@ impl Connection {
             }
             if self.wants_room() {
                 led.looked_for_room = true;
-                steps += 1;
+                led.steps += 1;
                 self.pump_awake();
             }
             polling = Some(poll);
         }
         if let Some(poll) = polling
-            && led.found.is_some()
+            && led.found
         {
             receiving.caller.hit(poll.spent());
-            receiving.answers_in_parts = steps > 1;
+            receiving.answers_in_parts = led.steps > 1;
         }
         Ok(())
+    }
+
+    /// Takes what is there, as long as that keeps nobody waiting; returns whether another was woken.
+    fn drain(
+        &self,
+        receiving: &mut Receiving,
+        wanted: Mine,
+        alone: bool,
+        led: &mut Led,
+        brought: &mut Brought,
+    ) -> Result<bool, Error> {
+        let (mut woke, mut kept_waiting) = (false, false);
+        while led.steps < LEAD_FRAMES
+            && !kept_waiting
+            && self.closed().is_none()
+            && let Some(incoming) = receiving.inbound.next()?
+        {
+            led.steps += 1;
+            // A part of a long message takes long to copy: not while somebody has what it waits for.
+            let long = matches!(incoming, Incoming::Part);
+            match self.take(receiving, incoming, wanted, brought)? {
+                Handled::Mine => {
+                    led.found = true;
+                    if alone && matches!(wanted, Mine::Call(_)) {
+                        break; // Nothing is on its way but what wakes the driver.
+                    }
+                }
+                Handled::Serve => {
+                    brought.job.take().map_or(Ok(()), |job| self.take_in(job))?;
+                    self.wake_driver();
+                }
+                Handled::Woke => woke = true,
+                Handled::Nothing => {}
+            }
+            kept_waiting = long && (woke || led.found);
+        }
+        led.over = led.steps >= LEAD_FRAMES || kept_waiting;
+        Ok(woke)
     }
 
     /// One frame. A part of a message gives its room back at once to a sender that may be looking for it; one that shares
@@ -212,11 +245,12 @@ impl Connection {
         receiving: &mut Receiving,
         incoming: Incoming,
         wanted: Mine,
+        brought: &mut Brought,
     ) -> Result<Handled, Error> {
         if matches!(incoming, Incoming::Part) && receiving.inbound.receiver.worth_polling() {
             receiving.release()?;
         }
-        self.handle(incoming, wanted)
+        self.handle(incoming, wanted, brought)
     }
 
     /// One step of the driver: takes and serves what is there. `spare` is a context to be used again.
@@ -228,6 +262,7 @@ impl Connection {
         let mut unpublished = false;
         let mut woke = false;
         let mut turn = Turn::More;
+        let mut brought = Brought::default();
         for _ in 0..frames {
             // What comes behind a goodbye is for nobody.
             if self.closed().is_some() {
@@ -245,23 +280,20 @@ impl Connection {
                 // Not before: what has come has rung already, and then there is nothing to take back.
                 receiving.disarm();
                 let long = matches!(incoming, Incoming::Part);
-                let handled = self.take(receiving, incoming, Mine::Nothing)?;
-                if let Handled::Serve(job) = &handled {
+                let handled = self.take(receiving, incoming, Mine::Nothing, &mut brought)?;
+                if let Some(job) = &brought.job {
                     self.served.take_place(job.id);
                 }
                 Ok(Some((handled, long, receiving.is_ready()?)))
             })?;
             turn = match visit {
                 Visit::Done(Some((handled, long, more))) => {
-                    match handled {
-                        // Made visible here unless more answers are to follow at once.
-                        Handled::Serve(job) => {
-                            if self.serve(job, !more, spare) {
-                                unpublished = more;
-                            }
-                        }
-                        Handled::Woke => woke = true,
-                        Handled::Mine(_) | Handled::Nothing => {}
+                    woke |= handled == Handled::Woke;
+                    // Made visible here unless more answers are to follow at once.
+                    if let Some(job) = brought.job.take()
+                        && self.serve(job, !more, spare)
+                    {
+                        unpublished = more;
                     }
                     if unpublished && !more {
                         self.publish();
@@ -351,8 +383,10 @@ impl Connection {
 /// How far a leader has got.
 #[derive(Debug, Default)]
 struct Led {
-    /// What it waits for has come; and the answer, if it is one.
-    found: Option<Option<Answer>>,
+    /// Frames it has taken, and times it has sent for others.
+    steps: usize,
+    /// What it waits for has come.
+    found: bool,
     /// It stopped so that its thread gets on, not because nothing more was there.
     over: bool,
     /// The peer may not have been asked to tell of room.

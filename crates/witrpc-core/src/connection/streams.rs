@@ -197,7 +197,7 @@ impl Connection {
         let inlet = inlet.ok_or_else(not_open)?;
         let pushed = inlet.push(head.stamp, content, charge);
         pushed.map_err(|broken| Error::Protocol(broken.0.to_owned()))?;
-        Ok(if mine == Mine::Stream(id) { Handled::Mine(None) } else { Handled::Woke })
+        Ok(if mine == Mine::Stream(id) { Handled::Mine } else { Handled::Woke })
     }
 
     /// [wire.stream.end]
@@ -214,7 +214,7 @@ impl Connection {
         let error = error
             .ok_or_else(|| Error::Protocol("an unknown status of a stream's end".to_owned()))?;
         inlet.end(error);
-        Ok(if mine == Mine::Stream(id) { Handled::Mine(None) } else { Handled::Woke })
+        Ok(if mine == Mine::Stream(id) { Handled::Mine } else { Handled::Woke })
     }
 }
 

@@ -16,8 +16,7 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::{Half, Leader, Reception, Visit};
-use crate::ledger::{Charge, Ledger};
-use crate::message::Content;
+use crate::ledger::Ledger;
 use crate::pending::{Answer, CallId, Completed, Pending};
 use crate::service::Status;
 use crate::sync::{AtomicBool, AtomicWaker, Mutex, Ordering};
@@ -132,11 +131,11 @@ impl Side {
 
     /// As `Connection::handle` does with a response; `true` if it is the leader's own.
     fn complete(&self, id: CallId, mine: Option<CallId>) -> bool {
-        let answer =
-            Answer { status: Status::Ok, content: Content::default(), charge: Charge::none() };
-        let completed = self.pending.lock().unwrap().complete(id, answer, mine).unwrap();
+        let (answer, mut found) = (Answer::empty(Status::Ok), None);
+        let completed =
+            self.pending.lock().unwrap().complete(id, answer, mine, &mut found).unwrap();
         match completed {
-            Completed::Mine(_) => return true,
+            Completed::Mine => return true,
             Completed::Other(Some(waker)) => waker.wake(),
             Completed::Other(None) | Completed::Nobody => {}
         }
@@ -145,12 +144,12 @@ impl Side {
 
     /// As `Connection::poll_answer`.
     fn poll_answer(&self, id: CallId, waker: &Waker) -> Poll<()> {
-        if self.has_answer(id, waker) { Poll::Ready(()) } else { self.lead(id) }
+        if self.has_answer(id, waker) { Poll::Ready(()) } else { self.lead(id, None::<fn()>) }
     }
 
-    /// As `Connection::begin_waiting`, of a caller that has left no waker.
-    fn begin_waiting(&self, id: CallId, waker: &Waker) -> Poll<()> {
-        let led = self.lead(id);
+    /// As `Connection::begin_call`, of a caller that has left no waker.
+    fn begin_call(&self, id: CallId, waker: &Waker, send: Option<impl FnOnce()>) -> Poll<()> {
+        let led = self.lead(id, send);
         if led.is_ready() || self.has_answer(id, waker) { Poll::Ready(()) } else { led }
     }
 
@@ -159,15 +158,24 @@ impl Side {
         self.pending.lock().unwrap().poll(id, waker).is_some()
     }
 
-    fn lead(&self, id: CallId) -> Poll<()> {
+    /// As `Connection::lead`, of a caller that is alone.
+    fn lead(&self, id: CallId, mut send: Option<impl FnOnce()>) -> Poll<()> {
         let led = self.reception.lead(Leader::Patient, |reader| {
             let mut mine = false;
-            reader.expect();
+            if let Some(send) = send.take() {
+                reader.disarm();
+                send();
+            } else {
+                reader.expect();
+            }
             while !mine && let Some(answered) = reader.next() {
                 mine = self.complete(answered, Some(id));
             }
             Ok(mine)
         });
+        if let Some(send) = send {
+            send();
+        }
         if let Some(Ok(true)) = led { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -236,6 +244,8 @@ enum Leaves {
     First,
     /// When it stops looking, and looks once more.
     Late,
+    /// The same, and its request leaves while it leads.
+    LateLeading,
 }
 
 /// A caller, the driver, and a peer that answers whenever it likes.
@@ -266,11 +276,17 @@ fn one_caller(leaves: Leaves) {
             let waker = (leaves == Leaves::First).then(|| cx.waker().clone());
             let id = side.pending.lock().unwrap().insert(waker).unwrap();
             begun = Some(id);
-            *requested.lock().unwrap() = Some(id);
-            answered.wake();
+            let send = || {
+                *requested.lock().unwrap() = Some(id);
+                answered.wake();
+            };
+            if leaves == Leaves::LateLeading {
+                return side.begin_call(id, cx.waker(), Some(send));
+            }
+            send();
             match leaves {
-                Leaves::First => side.lead(id),
-                Leaves::Late => side.begin_waiting(id, cx.waker()),
+                Leaves::First => side.lead(id, None::<fn()>),
+                _ => side.begin_call(id, cx.waker(), None::<fn()>),
             }
         }));
         peer.join().unwrap();
@@ -282,6 +298,11 @@ fn one_caller(leaves: Leaves) {
 #[test]
 fn a_caller_that_leaves_its_waker_when_it_stops_looking_gets_its_answer() {
     one_caller(Leaves::Late);
+}
+
+#[test]
+fn a_caller_that_leads_while_its_request_leaves_gets_its_answer() {
+    one_caller(Leaves::LateLeading);
 }
 
 #[test]
