@@ -365,7 +365,8 @@ impl Connection {
                     }
                     let content = std::mem::take(content);
                     outbound.push(Outgoing::new(Kind::Request, id.0, content, fields, permit));
-                    let pumped = outbound.pump(true);
+                    let pumped =
+                        if alone { outbound.pump_at_length() } else { outbound.pump(true) };
                     self.after_pump(pumped)
                 });
             };
@@ -481,9 +482,15 @@ impl Connection {
         self.pump_with(|outbound| outbound.pump(true))
     }
 
-    /// The same for who will [look for room](Self::has_room_again), and [`pump`](Self::pump) before it rests.
-    pub(crate) fn pump_awake(&self) -> bool {
-        self.pump_with(Outbound::pump_awake)
+    /// The same for who will [look for room](Self::has_room_again), and [`pump`](Self::pump) before it rests; and who keeps
+    /// nobody waiting if it is `alone`.
+    pub(crate) fn pump_awake(&self, alone: bool) -> bool {
+        self.pump_with(|outbound| outbound.pump_awake(alone))
+    }
+
+    /// Whether a caller on this side was woken for its answer, and has not had its turn yet.
+    pub(crate) fn has_untaken(&self) -> bool {
+        lock(&self.pending).has_untaken()
     }
 
     fn pump_with(&self, pump: impl FnOnce(&mut Outbound) -> Result<Pumped, Error>) -> bool {

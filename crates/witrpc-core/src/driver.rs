@@ -14,6 +14,8 @@ use crate::transport::{Waiter, Wake};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
 const TURN_FRAMES: usize = 32;
+/// Chunks of what takes turns that are sent in one go, as long as nothing else is to be done.
+const TURN_PUMPS: usize = 24;
 /// How long a peer that has left no room may take to make some for the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long polling may keep the runtime's thread before it lets other tasks run.
@@ -69,12 +71,21 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     while connection.closed().is_none() {
         let turn = connection.turn(TURN_FRAMES, &mut spare)?;
         // In this order: pumping makes the room that the others wait for.
-        let more = connection.pump_awake();
+        let mut more = connection.pump_awake(false);
+        let mut pumps = 1;
+        while more && pumps < TURN_PUMPS && connection.keeps_nobody_waiting() {
+            more = connection.pump_awake(false);
+            pumps += 1;
+        }
         connection.resume_events();
         connection.serve_deferred(&mut spare);
         if more || matches!(turn, Turn::More | Turn::Woke) {
             polling = None;
             busy.let_others_run().await;
+            if connection.has_untaken() {
+                // Another of the runtime's threads has them, and may wait for our CPU.
+                std::thread::yield_now();
+            }
             continue;
         }
         if turn == Turn::Empty {

@@ -13,7 +13,8 @@
 //!   finished, whatever the others do.
 //! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
 //! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed), or whoever pumped is
-//!   awake and looks for room itself ([`Outbound::look_for_room`]); it pumps once more, armed, before it rests.
+//!   awake and looks for room itself ([`Outbound::look_for_room`]); it pumps once more, armed, before it rests. A pump that
+//!   pauses leaves word for the driver, or was the driver's.
 
 mod flows;
 mod link;
@@ -47,8 +48,10 @@ const MAX_WHOLE: usize = 16 << 10;
 const MAX_CHUNK: usize = 48 << 10;
 /// Chunks that a section is cut into at least, as far as they are not shorter than [`MAX_WHOLE`].
 const CHUNKS: usize = 8;
-/// After this many bytes a pump pauses, so that whoever called it gets on.
-const PUMP_BYTES: u64 = 1 << 20;
+/// After about this many bytes a pump pauses, so that whoever called it gets on.
+const LONG_PUMP: u64 = 1 << 20;
+/// The same where others may wait for the thread, or for the lock: one chunk.
+const SHORT_PUMP: u64 = 1;
 /// Control frames that may wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
 const MAX_CONTROL: usize = 4096;
 /// What a queued message costs beyond its bytes, for the bound on the queue.
@@ -106,6 +109,8 @@ pub(crate) struct Outbound {
     /// Bytes queued, and something per message; and how much of it belongs to streams.
     queued: u64,
     queued_streams: u64,
+    /// The last pump paused.
+    paused: bool,
     ledger: Arc<Ledger>,
 }
 
@@ -139,6 +144,7 @@ impl Outbound {
             closed: false,
             queued: 0,
             queued_streams: 0,
+            paused: false,
             ledger,
         }
     }
@@ -214,7 +220,7 @@ impl Outbound {
             && self.owed == 0
             && self.goodbye.is_none()
             && !self.closed
-            && !self.link.wants_room()
+            && !self.wants_room()
             && !self.ledger.is_due()
     }
 
@@ -368,6 +374,7 @@ impl Outbound {
         self.queued = 0;
         self.queued_streams = 0;
         self.ledger.take_responses(self.ledger.unsent_responses());
+        self.paused = false;
         self.closed = true;
     }
 
@@ -411,15 +418,28 @@ impl Outbound {
         self.credit
     }
 
-    /// Sends what can be sent, and publishes it if `publish`; the caller publishes otherwise. If the ring is full, the
-    /// peer wakes us.
+    /// Sends what can be sent, of what takes turns a chunk, and publishes it if `publish`; the caller publishes otherwise.
+    /// If the ring is full, the peer wakes us.
     ///
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
     pub(crate) fn pump(&mut self, publish: bool) -> Result<Pumped, Error> {
+        self.pump_armed(publish, SHORT_PUMP)
+    }
+
+    /// The same for who keeps nobody waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub(crate) fn pump_at_length(&mut self) -> Result<Pumped, Error> {
+        self.pump_armed(true, LONG_PUMP)
+    }
+
+    fn pump_armed(&mut self, publish: bool, most: u64) -> Result<Pumped, Error> {
         loop {
-            let pumped = self.pump_once();
+            let pumped = self.pump_once(most);
             if publish || !matches!(pumped, Ok(Pumped::Done)) {
                 self.publish()?;
             }
@@ -435,24 +455,24 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
-    pub(crate) fn pump_awake(&mut self) -> Result<Pumped, Error> {
-        let pumped = self.pump_once();
+    pub(crate) fn pump_awake(&mut self, alone: bool) -> Result<Pumped, Error> {
+        let pumped = self.pump_once(if alone { LONG_PUMP } else { SHORT_PUMP });
         self.publish()?;
         pumped
     }
 
-    /// Whether the ring was full at the last attempt.
+    /// Whether the ring was full at the last attempt, or that has paused.
     pub(crate) const fn wants_room(&self) -> bool {
-        self.link.wants_room()
+        self.paused || self.link.wants_room()
     }
 
-    /// Whether what did not fit does now. Whoever looks is awake, and the peer is no longer asked to wake us (O5).
+    /// Whether what did not fit, or had its pause, does now. Whoever looks is awake, and the peer is no longer asked to wake us (O5).
     ///
     /// # Errors
     ///
     /// [`Error`] if the peer broke a rule of the shared state.
     pub(crate) fn look_for_room(&mut self) -> Result<bool, Error> {
-        self.link.look_for_room()
+        Ok(self.paused || self.link.look_for_room()?)
     }
 
     /// Makes what was pumped visible.
@@ -464,8 +484,9 @@ impl Outbound {
         Ok(self.link.sender.publish()?)
     }
 
-    fn pump_once(&mut self) -> Result<Pumped, Error> {
-        let pumped = self.pump_lanes()?;
+    fn pump_once(&mut self, most: u64) -> Result<Pumped, Error> {
+        let pumped = self.pump_lanes(most)?;
+        self.paused = pumped == Pumped::More;
         if pumped != Pumped::Full {
             // What did not fit may have been withdrawn.
             self.link.want_nothing();
@@ -473,7 +494,7 @@ impl Outbound {
         Ok(pumped)
     }
 
-    fn pump_lanes(&mut self) -> Result<Pumped, Error> {
+    fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
         // Taken whether or not there is room, or the driver would find it due for ever.
         self.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.front() {
@@ -497,7 +518,11 @@ impl Outbound {
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
         }
-        let pumped = self.pump_bulk()?;
+        // What takes turns takes long to copy.
+        if !self.bulk.is_empty() {
+            self.publish()?;
+        }
+        let pumped = self.pump_bulk(most)?;
         let empty = self.events.is_empty() && self.small.is_empty() && self.bulk.is_empty();
         if pumped == Pumped::Done && empty {
             return self.pump_goodbye();
@@ -505,7 +530,7 @@ impl Outbound {
         Ok(pumped)
     }
 
-    /// Sends the messages of a lane that are one chunk; returns `false` if the ring is full.
+    /// Sends the messages of a lane that are small; returns `false` if the ring is full.
     fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
         let whole = self.whole_len();
         loop {
@@ -523,26 +548,27 @@ impl Outbound {
                 self.bulk.extend(self.small.pop_front().map(Flow::Message));
                 continue;
             }
-            let (header, payload) = message.chunk(usize::MAX);
-            if !self.link.push(&header, payload, 0)? {
+            let messages = match lane {
+                Lane::Events => &mut self.events,
+                Lane::Small => &mut self.small,
+            };
+            let Some(message) = messages.front_mut() else { return Ok(true) };
+            if !self.link.push_all(message)? {
                 return Ok(false);
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
-            self.forget_response(header.kind);
-            let sent = match lane {
-                Lane::Events => self.events.pop_front(),
-                Lane::Small => self.small.pop_front(),
-            };
+            let sent = messages.pop_front();
+            sent.iter().for_each(|message| self.forget_response(message.kind));
             fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
             buffers::give(sent.map(|message| message.first).unwrap_or_default());
         }
     }
 
-    /// Sends what leaves in turn, a chunk each; the event lane takes part with its first message.
-    fn pump_bulk(&mut self) -> Result<Pumped, Error> {
+    /// Sends what leaves in turn, a chunk each, until that is so much; the event lane takes part with its first message.
+    fn pump_bulk(&mut self, most: u64) -> Result<Pumped, Error> {
         let mut sent = 0;
-        while sent < PUMP_BYTES {
+        while sent < most {
             let before = sent;
             if self.events.front().is_some_and(|m| self.may_send(m))
                 && let Some(message) = self.events.pop_front()
@@ -569,12 +595,14 @@ impl Outbound {
                 return Ok(Pumped::Done);
             }
         }
-        Ok(Pumped::More)
+        let more = self.events.front().is_some_and(|m| self.may_send(m))
+            || self.bulk.iter().any(|flow| self.is_ready(flow));
+        Ok(if more { Pumped::More } else { Pumped::Done })
     }
 
     /// Whether the peer takes the next chunk of this message (O3).
     fn may_send(&self, message: &Outgoing) -> bool {
-        let whole = message.is_small(self.whole_len());
+        let whole = message.is_one_chunk(self.whole_len());
         message.started
             || (message.cost() <= self.credit && (whole || self.started < self.max_started))
     }
@@ -638,7 +666,7 @@ impl Outbound {
     }
 }
 
-/// The lanes of messages that are one chunk.
+/// The lanes of messages that are small.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Events,

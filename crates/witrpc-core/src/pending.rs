@@ -77,6 +77,8 @@ pub(crate) struct Pending {
     places: usize,
     /// Callers that wait at the semaphore.
     queued: usize,
+    /// Answers whose callers were woken, and have not come for them.
+    untaken: usize,
     closed: Option<CloseReason>,
 }
 
@@ -169,6 +171,7 @@ impl Pending {
             State::Waiting { waker } => {
                 let waker = waker.take();
                 slot.state = State::Done(Ok(answer));
+                self.untaken += 1;
                 Ok(Completed::Other(waker))
             }
             State::Abandoned => {
@@ -196,6 +199,7 @@ impl Pending {
                 else {
                     unreachable!("matched above")
                 };
+                self.untaken = self.untaken.saturating_sub(1);
                 self.release(id);
                 Some(outcome)
             }
@@ -209,6 +213,7 @@ impl Pending {
         let slot = self.get(id)?;
         match std::mem::replace(&mut slot.state, State::Abandoned) {
             State::Done(outcome) => {
+                self.untaken = self.untaken.saturating_sub(1);
                 self.release(id);
                 outcome.ok()
             }
@@ -240,6 +245,11 @@ impl Pending {
     /// Whether calls are taken.
     pub(crate) const fn is_open(&self) -> bool {
         self.closed.is_none()
+    }
+
+    /// Whether somebody was woken for an answer, and has not had its turn yet.
+    pub(crate) const fn has_untaken(&self) -> bool {
+        self.untaken > 0
     }
 
     /// Slots that are not free.
@@ -310,6 +320,19 @@ mod tests {
         assert!(matches!(pending.complete(id, answer(), None, &mut None), Ok(Completed::Nobody)));
         assert_eq!(pending.len(), 0);
         assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
+    }
+
+    #[test]
+    fn who_was_woken_is_counted_until_it_comes_or_goes() {
+        let mut pending = Pending::default();
+        let ids = [(); 3].map(|()| pending.insert(Some(Waker::noop().clone())).unwrap());
+        let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
+        assert!(matches!(completed, Ok(Completed::Mine)) && !pending.has_untaken());
+        for id in [ids[1], ids[2]] {
+            assert!(pending.complete(id, answer(), None, &mut None).is_ok());
+        }
+        assert!(pending.poll(ids[1], Waker::noop()).is_some() && pending.has_untaken());
+        assert!(pending.abandon(ids[2], false).is_some() && !pending.has_untaken());
     }
 
     #[test]

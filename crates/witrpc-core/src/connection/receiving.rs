@@ -147,20 +147,20 @@ impl Connection {
         led.map_or(Ok(()), |led| led.map(|_| ()))
     }
 
-    /// Drains, and polls a while if `may_poll`.
+    /// Drains, and polls a while if `alone`.
     fn lead_on(
         &self,
         receiving: &mut Receiving,
         wanted: Mine,
-        may_poll: bool,
+        alone: bool,
         led: &mut Led,
         brought: &mut Brought,
     ) -> Result<(), Error> {
         let mut polling = None;
         loop {
-            let woke = self.drain(receiving, wanted, may_poll, led, brought)?;
+            let woke = self.drain(receiving, wanted, alone, led, brought)?;
             // Others have work now, or we have: polling on would keep them from it.
-            if led.found || woke || led.over || self.closed().is_some() || !may_poll {
+            if led.found || woke || led.over || self.closed().is_some() || !alone {
                 break;
             }
             let worth = receiving.inbound.receiver.worth_polling();
@@ -187,7 +187,7 @@ impl Connection {
             if self.wants_room() {
                 led.looked_for_room = true;
                 led.steps += 1;
-                self.pump_awake();
+                self.pump_awake(alone);
             }
             polling = Some(poll);
         }
@@ -232,7 +232,7 @@ impl Connection {
                 Handled::Woke => woke = true,
                 Handled::Nothing => {}
             }
-            kept_waiting = long && (woke || led.found);
+            kept_waiting = long && (woke || led.found || self.has_untaken());
         }
         led.over = led.steps >= LEAD_FRAMES || kept_waiting;
         Ok(woke)
@@ -284,7 +284,9 @@ impl Connection {
                 if let Some(job) = &brought.job {
                     self.served.take_place(job.id);
                 }
-                Ok(Some((handled, long, receiving.is_ready()?)))
+                // Who waits for an answer is not to wait for a chunk of something long.
+                let more = receiving.is_ready()? && receiving.inbound.partial_count() == 0;
+                Ok(Some((handled, long, more)))
             })?;
             turn = match visit {
                 Visit::Done(Some((handled, long, more))) => {
@@ -299,7 +301,7 @@ impl Connection {
                         self.publish();
                         unpublished = false;
                     }
-                    if long && woke {
+                    if long && (woke || self.has_untaken()) {
                         break; // Who was woken goes first: copying long messages takes long.
                     }
                     continue;
@@ -320,6 +322,11 @@ impl Connection {
             self.receiving.visit(Half::release)?;
         }
         Ok(turn)
+    }
+
+    /// Whether nothing waits for the driver's thread: no frame, and no caller for its turn.
+    pub(crate) fn keeps_nobody_waiting(&self) -> bool {
+        !self.receiving.has_unread() && !self.has_untaken()
     }
 
     /// How long the driver should poll before it sleeps.

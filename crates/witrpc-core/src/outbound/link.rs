@@ -1,5 +1,6 @@
 //! The transport's sending end as frames see it: sealed, and pushed with their header.
 
+use super::Outgoing;
 use crate::cipher::Sealer;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Header};
@@ -50,6 +51,24 @@ impl Link {
         };
         self.wanted = if pushed { None } else { Some((len, spare)) };
         Ok(pushed)
+    }
+
+    /// Pushes a message that is small, whole or not at all: so it is never incomplete at the peer.
+    pub(super) fn push_all(&mut self, message: &mut Outgoing) -> Result<bool, Error> {
+        loop {
+            let (header, payload) = message.chunk(usize::MAX);
+            if !self.push(&header, payload, message.later_len())? {
+                debug_assert!(
+                    !message.started,
+                    "room for all of it was found, and only we fill it"
+                );
+                return Ok(false);
+            }
+            let len = payload.len();
+            if message.advance(len) {
+                return Ok(true);
+            }
+        }
     }
 
     /// Nothing is left that did not fit.

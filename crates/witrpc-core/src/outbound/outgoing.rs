@@ -9,6 +9,9 @@ use crate::frame::{Header, Kind};
 use crate::message::{Content, HEAD_LEN, Streams};
 use crate::wire::len_u64;
 
+/// What a chunk takes up in the ring beyond its payload, at most: its header, its seal, and what the transport adds.
+const CHUNK_COST: usize = 64;
+
 /// A message on its way out.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -77,8 +80,20 @@ impl Outgoing {
         self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
     }
 
+    /// Whether all of it would fit into a chunk of `whole` bytes: then it passes what takes turns, and leaves at once.
     pub(super) fn is_small(&self, whole: usize) -> bool {
-        self.blobs.is_empty() && self.first.len() <= whole
+        self.first.len() + self.later_len() <= whole
+    }
+
+    /// What the sections behind the one that is being sent take up in the ring, as chunks of their own.
+    pub(super) fn later_len(&self) -> usize {
+        let later = self.blobs[self.section..].iter().filter(|blob| !blob.is_empty());
+        later.map(|blob| blob.len() + CHUNK_COST).sum()
+    }
+
+    /// Whether it is small, and leaves as one chunk.
+    pub(super) fn is_one_chunk(&self, whole: usize) -> bool {
+        self.first.len() <= whole && self.blobs.iter().all(Bytes::is_empty)
     }
 
     /// Bytes of the section that is being sent.
