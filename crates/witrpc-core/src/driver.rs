@@ -79,11 +79,11 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
         }
         connection.resume_events();
         connection.serve_deferred(&mut spare);
-        if more || matches!(turn, Turn::More | Turn::Woke) {
+        if more || matches!(turn, Turn::More | Turn::Long | Turn::Woke) {
             polling = None;
             busy.let_others_run().await;
-            if connection.has_untaken() {
-                // Another of the runtime's threads has them, and may wait for our CPU.
+            if (more || turn == Turn::Long) && connection.has_untaken() {
+                // Another of the runtime's threads has it, and may wait for our CPU.
                 std::thread::yield_now();
             }
             continue;

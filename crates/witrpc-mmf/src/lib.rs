@@ -28,6 +28,8 @@ pub mod bench_support;
 #[cfg(not(loom))]
 mod channel;
 #[cfg(not(loom))]
+mod copying;
+#[cfg(not(loom))]
 mod endpoint;
 #[cfg(not(loom))]
 mod event;

@@ -20,6 +20,7 @@ use std::{fs::File, io, path::Path, sync::Arc};
 use memmap2::{MmapOptions, MmapRaw};
 use witrpc_core::fail_point;
 
+use crate::copying;
 use crate::event::NamedEvent;
 use crate::layout::{
     self, Direction, Geometry, HEAD, HEADER_FIELDS, Instance, PRODUCER_CPU, RING_FOR, TAIL, WAKE_AT,
@@ -200,6 +201,27 @@ impl Mapped {
         // SAFETY: aligned (pages, and 4), mapped while `self` lives (M1), and only accessed as an atomic (M3).
         unsafe { AtomicU32::from_ptr(word.cast()) }
     }
+
+    /// Copies to the ring's bytes from `at` on.
+    #[inline]
+    fn put(&self, at: usize, bytes: &[u8]) {
+        let to = self.bytes(at, bytes.len());
+        // SAFETY: M2: `to` is good for `bytes.len()` bytes, and no slice ever points into a region.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Appends the ring's bytes `at .. at + len` to `out`.
+    #[inline]
+    fn take(&self, at: usize, len: usize, out: &mut Vec<u8>) {
+        out.reserve(len);
+        let from = self.bytes(at, len);
+        let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: M2: `from` is good for `len` bytes; `to` is too, by `reserve`, and is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+        let len = out.len() + len;
+        // SAFETY: within the capacity by `reserve`, and just initialised up to here.
+        unsafe { out.set_len(len) };
+    }
 }
 
 /// The bytes of the header page that a named event of the kind raw_sync has. They are its own; nothing here looks at them.
@@ -268,9 +290,12 @@ impl Memory for Mapped {
 
     #[inline]
     fn copy_in(&self, at: usize, bytes: &[u8]) {
-        let to = self.bytes(at, bytes.len());
-        // SAFETY: M2: `to` is good for `bytes.len()` bytes, and no slice ever points into a region.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        if copying::is_slow(bytes.as_ptr(), self.bytes(at, bytes.len()), bytes.len()) {
+            let starts = (at..).step_by(copying::PIECE);
+            starts.zip(bytes.chunks(copying::PIECE)).for_each(|(at, piece)| self.put(at, piece));
+        } else {
+            self.put(at, bytes);
+        }
     }
 
     #[inline]
@@ -283,13 +308,15 @@ impl Memory for Mapped {
     #[inline]
     fn append_to(&self, at: usize, len: usize, out: &mut Vec<u8>) {
         out.reserve(len);
-        let from = self.bytes(at, len);
-        let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: M2: `from` is good for `len` bytes; `to` is too, by `reserve`, and is private memory.
-        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
-        let len = out.len() + len;
-        // SAFETY: within the capacity by `reserve`, and just initialised up to here.
-        unsafe { out.set_len(len) };
+        let to = out.spare_capacity_mut().as_ptr().cast();
+        let is_slow = copying::is_slow(self.bytes(at, len), to, len);
+        let most = if is_slow { copying::PIECE } else { len };
+        let mut done = 0;
+        while done < len {
+            let piece = most.min(len - done);
+            self.take(at + done, piece, out);
+            done += piece;
+        }
     }
 }
 
@@ -299,6 +326,29 @@ mod tests {
     use crate::layout::{LINE, SMALLEST_REGION};
 
     const INSTANCE: Instance = [9; 16];
+
+    #[test]
+    fn long_records_arrive_whole_from_and_to_any_address() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("region");
+        let events = NamedEvent::default();
+        let server = Region::create(&path, 1 << 17, &INSTANCE, events, Access::User).unwrap();
+        let client = Region::attach(&path, &INSTANCE, Access::User).unwrap();
+        let (mut out, _) = server.split(Side::Server);
+        let (_, mut into) = client.split(Side::Client);
+        let bytes: Vec<u8> = (0..=250).cycle().take(16 << 10).collect();
+        for from in (0..4096).step_by(7) {
+            let sent = &bytes[from..from + 3 * copying::PIECE + from % 5];
+            assert!(out.try_push(b"head", sent, 0).unwrap());
+            assert!(!out.publish(4), "nobody sleeps");
+            assert_eq!(into.peek(&mut [0; 4]).unwrap(), Some(4 + sent.len()));
+            let mut body = vec![7; from % 61];
+            into.append_to(4, sent.len(), &mut body);
+            assert_eq!(body[from % 61..], *sent, "from {from}");
+            into.consume();
+            assert!(!into.release(), "nobody waits");
+        }
+    }
 
     #[test]
     fn what_one_side_pushes_the_other_pops_at_the_bytes_of_the_table() {

@@ -28,6 +28,8 @@ pub(crate) enum Turn {
     Woke,
     /// There may be more; others had to get their turn.
     More,
+    /// The same, and what is there takes long to copy.
+    Long,
     /// A caller is leading; it wakes the driver, or leaves everything done (C1).
     Led,
 }
@@ -302,7 +304,8 @@ impl Connection {
                         unpublished = false;
                     }
                     if long && (woke || self.has_untaken()) {
-                        break; // Who was woken goes first: copying long messages takes long.
+                        turn = Turn::Long; // Who was woken goes first.
+                        break;
                     }
                     continue;
                 }
@@ -317,7 +320,7 @@ impl Connection {
             };
             break;
         }
-        if unpublished || turn == Turn::More {
+        if unpublished || matches!(turn, Turn::More | Turn::Long) {
             self.publish();
             self.receiving.visit(Half::release)?;
         }
@@ -380,7 +383,7 @@ impl Connection {
         loop {
             match self.turn(LEAD_FRAMES, spare)? {
                 Turn::Empty => return Ok(()),
-                Turn::More | Turn::Woke => {}
+                Turn::More | Turn::Long | Turn::Woke => {}
                 Turn::Led => self.receiving.wait(),
             }
         }
