@@ -73,6 +73,9 @@ pub(crate) struct Receiving {
     pub(crate) answers_in_parts: bool,
 }
 
+/// Calls in flight from which on others are likely to begin at once.
+const CROWD: usize = 8;
+
 /// A connection to a peer.
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
@@ -87,7 +90,7 @@ pub(crate) struct Connection {
     pub(crate) runtime: Handle,
     pub(crate) served: Served,
     receiving: Reception<Receiving>,
-    /// Whether the peer ran on the caller's CPU when a caller last had to wait.
+    /// Whether the peer ran on our CPU when a caller or the driver last had to wait.
     peer_on_our_cpu: AtomicBool,
     /// `None` once the connection has ended.
     outbound: Mutex<Option<Outbound>>,
@@ -343,6 +346,8 @@ impl Connection {
             return Err(BeginError::NotYet);
         }
         let alone = pending.len() == 0 && !self.another_yielded(waker);
+        // A peer that shares our CPU, and is woken for the first request, would run before those who are about to send more.
+        let in_crowd = pending.len() >= CROWD && self.peer_is_on_our_cpu();
         let id = pending.insert((!alone).then(|| waker.clone())).map_err(BeginError::Closed)?;
         drop(pending);
         let permit = turn.and_then(|Permits { call, bytes }| {
@@ -359,7 +364,11 @@ impl Connection {
             let send = || {
                 self.with_outbound(|outbound| {
                     if outbound.push_through(Kind::Request, id.0, content, fields)? {
-                        outbound.publish()?;
+                        if in_crowd {
+                            self.receiving.leave_unpublished();
+                        } else {
+                            outbound.publish()?;
+                        }
                         buffers::give(std::mem::take(content).into_buffer());
                         return Ok(false);
                     }
@@ -378,6 +387,16 @@ impl Connection {
             *found = lock(&self.pending).poll(id, waker).transpose().map_err(BeginError::Failed)?;
         }
         Ok(id)
+    }
+
+    /// Whether requests wait in the ring for the driver to publish them.
+    pub(crate) fn has_unpublished(&self) -> bool {
+        self.receiving.has_unpublished()
+    }
+
+    /// The driver is about to publish.
+    pub(crate) fn take_unpublished(&self) {
+        self.receiving.take_unpublished();
     }
 
     /// Sends a request that has streams, and sees to these.
@@ -627,7 +646,7 @@ impl Connection {
     pub(crate) fn overlooked(&self) -> Option<&'static str> {
         let unsent = || self.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
         let held = || self.served.has_deferred() || self.held_back.load(Ordering::SeqCst);
-        if self.receiving.has_word() {
+        if self.receiving.has_word() || self.has_unpublished() {
             Some("word from this side")
         } else if self.receiving.has_unread() {
             Some("a frame to be read")

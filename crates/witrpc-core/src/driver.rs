@@ -14,6 +14,8 @@ use crate::transport::{Waiter, Wake};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
 const TURN_FRAMES: usize = 32;
+/// The same with a peer that shares our CPU: it runs once we are done, or once it is rung for the first of a batch.
+const TURN_FRAMES_ON_ONE_CPU: usize = 128;
 /// Chunks of what takes turns that are sent in one go, as long as nothing else is to be done.
 const TURN_PUMPS: usize = 24;
 /// How long a peer that has left no room may take to make some for the goodbye.
@@ -69,7 +71,13 @@ async fn run(connection: &Arc<Connection>, waiter: &mut dyn Waiter) -> Result<()
     let mut busy = Busy::default();
     let mut spare = None;
     while connection.closed().is_none() {
-        let turn = connection.turn(TURN_FRAMES, &mut spare)?;
+        if connection.has_unpublished() {
+            busy.let_others_run().await;
+            connection.take_unpublished();
+        }
+        let on_one_cpu = connection.peer_is_on_our_cpu();
+        let frames = if on_one_cpu { TURN_FRAMES_ON_ONE_CPU } else { TURN_FRAMES };
+        let turn = connection.turn(frames, &mut spare)?;
         // In this order: pumping makes the room that the others wait for.
         let mut more = connection.pump_awake(false);
         let mut pumps = 1;

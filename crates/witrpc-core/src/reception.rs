@@ -39,6 +39,8 @@ pub(crate) struct Reception<H> {
     state: Mutex<State<H>>,
     /// Word for the driver, in case it was not asleep when it was woken.
     kicked: AtomicBool,
+    /// Something was pushed that the driver is to publish.
+    unpublished: AtomicBool,
     /// Knows the driver's waker.
     ledger: Arc<Ledger>,
     /// Does not wait for a leader before sleeping: the mistake that the model is to find.
@@ -79,6 +81,7 @@ impl<H: Half> Reception<H> {
         Self {
             state: Mutex::new(State { half: Some(half), driver_is_awake: false }),
             kicked: AtomicBool::new(false),
+            unpublished: AtomicBool::new(false),
             ledger,
             #[cfg(all(loom, test))]
             hasty: false,
@@ -181,6 +184,25 @@ impl<H: Half> Reception<H> {
         // takes one for lost that follows another's swap.
         self.kicked.swap(true, Ordering::AcqRel);
         self.ledger.driver().wake();
+    }
+
+    /// Leaves what was just pushed for the driver to publish, with what others push until it gets there.
+    pub(crate) fn leave_unpublished(&self) {
+        // AcqRel: pairs with the driver's swap. Who finds it set has pushed before that, and the driver publishes after.
+        if !self.unpublished.swap(true, Ordering::AcqRel) {
+            self.wake_driver();
+        }
+    }
+
+    /// Whether something waits for the driver to publish it.
+    pub(crate) fn has_unpublished(&self) -> bool {
+        // Relaxed: whoever sets it wakes the driver afterwards, which so sees it.
+        self.unpublished.load(Ordering::Relaxed)
+    }
+
+    /// The driver is about to publish: whoever pushes from here on wakes it again.
+    pub(crate) fn take_unpublished(&self) {
+        self.unpublished.swap(false, Ordering::AcqRel);
     }
 
     /// Whether there is word for the driver, or credit to give back. Looks only.

@@ -116,9 +116,7 @@ impl Connection {
         brought: &mut Brought,
     ) -> Result<(), Error> {
         let leader = if alone { Leader::Patient } else { Leader::Hasty };
-        // Relaxed: a habit, no more.
-        let on_our_cpu = self.peer_on_our_cpu.load(Ordering::Relaxed);
-        if !(alone && on_our_cpu)
+        if !(alone && self.peer_is_on_our_cpu())
             && let Some(send) = send.take()
         {
             send();
@@ -149,6 +147,19 @@ impl Connection {
         led.map_or(Ok(()), |led| led.map(|_| ()))
     }
 
+    /// Whether the peer ran on our CPU when somebody last had to wait for it.
+    pub(crate) fn peer_is_on_our_cpu(&self) -> bool {
+        // Relaxed: a habit, no more.
+        self.peer_on_our_cpu.load(Ordering::Relaxed)
+    }
+
+    /// Polling is `worth` it while the peer runs on another CPU.
+    fn note_peers_cpu(&self, worth: bool) {
+        if worth == self.peer_is_on_our_cpu() {
+            self.peer_on_our_cpu.store(!worth, Ordering::Relaxed);
+        }
+    }
+
     /// Drains, and polls a while if `alone`.
     fn lead_on(
         &self,
@@ -166,9 +177,7 @@ impl Connection {
                 break;
             }
             let worth = receiving.inbound.receiver.worth_polling();
-            if worth == self.peer_on_our_cpu.load(Ordering::Relaxed) {
-                self.peer_on_our_cpu.store(!worth, Ordering::Relaxed);
-            }
+            self.note_peers_cpu(worth);
             let mut poll = Poll::new(receiving.caller.budget(worth));
             if poll.has_budget() {
                 if polling.is_none() && !receiving.answers_in_parts {
@@ -339,6 +348,7 @@ impl Connection {
         }
         let visit = self.receiving.visit(|receiving| {
             let worth = receiving.inbound.receiver.worth_polling();
+            self.note_peers_cpu(worth);
             Ok(Poll::new(receiving.driver.budget(worth)))
         })?;
         Ok(if let Visit::Done(poll) = visit { poll } else { Poll::new(Duration::ZERO) })

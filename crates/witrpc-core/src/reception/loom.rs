@@ -199,6 +199,20 @@ impl Side {
         }
     }
 
+    /// As a round of `driver::run` after it was woken. Returns how much it has published.
+    fn publish(&self, pushed: &Mutex<usize>, late: bool) -> usize {
+        self.reception.register_driver(Waker::noop()).unwrap();
+        let is_left = self.reception.has_unpublished();
+        if is_left && !late {
+            self.reception.take_unpublished();
+        }
+        let published = *pushed.lock().unwrap();
+        if is_left && late {
+            self.reception.take_unpublished();
+        }
+        published
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.reception.wake_driver();
@@ -346,4 +360,48 @@ fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
 #[should_panic(expected = "deadlock")]
 fn a_driver_that_does_not_wait_for_the_leader_loses_a_wake_up() {
     two_callers(true);
+}
+
+/// Two callers leave their requests for the driver, which publishes them, or has word that there is more. If it is `late`, it
+/// takes the callers' word back only after.
+fn left_for_the_driver(late: bool) {
+    bounded(move || {
+        let side = Side::new(false);
+        let pushed = Arc::new(Mutex::new(0));
+        let push = |side: &Side, pushed: &Mutex<usize>| {
+            *pushed.lock().unwrap() += 1;
+            side.reception.leave_unpublished();
+        };
+        let other = thread::spawn({
+            let (side, pushed) = (Arc::clone(&side), Arc::clone(&pushed));
+            move || push(&side, &pushed)
+        });
+        let driver = thread::spawn({
+            let (side, pushed) = (Arc::clone(&side), Arc::clone(&pushed));
+            move || {
+                let mut published = 0;
+                for _ in 0..2 {
+                    if side.reception.has_word() {
+                        published = side.publish(&pushed, late);
+                    }
+                }
+                published
+            }
+        });
+        push(&side, &pushed);
+        other.join().unwrap();
+        let published = driver.join().unwrap();
+        assert!(published == 2 || side.reception.has_word(), "a request was forgotten");
+    });
+}
+
+#[test]
+fn what_is_left_for_the_driver_is_published() {
+    left_for_the_driver(false);
+}
+
+#[test]
+#[should_panic(expected = "forgotten")]
+fn a_driver_that_publishes_before_it_takes_the_word_back_forgets_a_request() {
+    left_for_the_driver(true);
 }
