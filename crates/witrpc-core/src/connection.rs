@@ -593,6 +593,7 @@ impl Connection {
     fn with_outbound(&self, step: impl FnOnce(&mut Outbound) -> Result<bool, Error>) -> bool {
         let mut guard = lock(&self.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
+        outbound.set_peer_near(self.peer_is_on_our_cpu());
         match step(outbound) {
             Ok(more) => {
                 if outbound.wants_room() != self.wants_room() {

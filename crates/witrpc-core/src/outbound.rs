@@ -50,7 +50,8 @@ const MAX_CHUNK: usize = 48 << 10;
 const CHUNKS: usize = 8;
 /// After about this many bytes a pump pauses, so that whoever called it gets on.
 const LONG_PUMP: u64 = 1 << 20;
-/// The same where others may wait for the thread, or for the lock: one chunk.
+/// The same where others may wait for the thread, or for the lock: one chunk. Where the peer shares our CPU it would run after
+/// each, so there it is never this little.
 const SHORT_PUMP: u64 = 1;
 /// Control frames that may wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
 const MAX_CONTROL: usize = 4096;
@@ -111,6 +112,8 @@ pub(crate) struct Outbound {
     queued_streams: u64,
     /// The last pump paused.
     paused: bool,
+    /// The peer shares our CPU: it runs once it is rung, and so is rung for all that a pump has sent.
+    peer_is_near: bool,
     ledger: Arc<Ledger>,
 }
 
@@ -145,6 +148,7 @@ impl Outbound {
             queued: 0,
             queued_streams: 0,
             paused: false,
+            peer_is_near: false,
             ledger,
         }
     }
@@ -163,6 +167,11 @@ impl Outbound {
     /// The peer takes this many bytes more.
     pub(crate) fn add_credit(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_add(bytes);
+    }
+
+    /// Says whether the peer shares our CPU.
+    pub(crate) const fn set_peer_near(&mut self, near: bool) {
+        self.peer_is_near = near;
     }
 
     /// Queues a message. It leaves with the next [`pump`](Self::pump).
@@ -568,6 +577,7 @@ impl Outbound {
     /// Sends what leaves in turn, a chunk each, until that is so much; the event lane takes part with its first message.
     fn pump_bulk(&mut self, most: u64) -> Result<Pumped, Error> {
         let mut sent = 0;
+        let most = if self.peer_is_near { LONG_PUMP } else { most };
         while sent < most {
             let before = sent;
             if self.events.front().is_some_and(|m| self.may_send(m))
@@ -623,7 +633,7 @@ impl Outbound {
             return Ok((None, Some(message)));
         }
         fail_point::at("chunk.pushed");
-        if len == chunk {
+        if len == chunk && !self.peer_is_near {
             self.link.sender.publish()?;
         }
         if !message.started {

@@ -189,6 +189,7 @@ impl Peer {
                 drop(self.held.swap_remove(random.below(self.held.len())));
             }
             4..=7 => {
+                self.outbound.set_peer_near(random.below(2) == 0);
                 match random.below(3) {
                     0 => self.outbound.pump_at_length().unwrap(),
                     publish => self.outbound.pump(publish == 1).unwrap(),
