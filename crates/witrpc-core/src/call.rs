@@ -28,8 +28,10 @@ use crate::retry::{Delays, RetryPolicy};
 use crate::service::{Outcome, ServiceDescriptor, Status};
 use crate::transport::BoxFuture;
 
-/// How many steps of calls count as one of their task's.
-const STEPS_PER_COUNT: u8 = 2;
+/// How many steps of calls count as one of their task's: half a millisecond of small calls comes before a yield.
+const STEPS_PER_COUNT: u8 = 4;
+/// Bytes from which on each step of a call counts.
+const LONG: u64 = 4 << 10;
 /// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
 const UNBOUNDED_SIZE: u64 = 4 << 10;
 
@@ -251,6 +253,11 @@ impl<R> fmt::Debug for Call<R> {
 }
 
 impl<R> Call<R> {
+    /// Whether it is about to send more than a few small calls do.
+    fn is_long(&self) -> bool {
+        matches!(&self.stage, Stage::New(content) if content.size() > LONG)
+    }
+
     fn name(&self) -> String {
         let contract = &self.remote.contract;
         format!("{}.{}", contract.service(), contract.method(self.method))
@@ -262,8 +269,9 @@ impl<R: Outcome> Future for Call<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
         // An answer is often there at the first poll: a task that makes one call after the other has to let others run. A
-        // yield costs as much as some calls, and tokio asks for one after 128 steps: few calls count as one.
-        let counted = if is_counted() || !coop::has_budget_remaining() {
+        // yield costs as much as ten calls or more, as tokio wakes another worker for it, and tokio asks for one after 128
+        // steps: some calls count as one.
+        let counted = if self.is_long() || is_counted() || !coop::has_budget_remaining() {
             let Poll::Ready(counted) = coop::poll_proceed(cx) else {
                 self.remote.has_yielded(cx.waker());
                 return Poll::Pending;

@@ -20,8 +20,9 @@ const TURN_FRAMES_ON_ONE_CPU: usize = 128;
 const TURN_PUMPS: usize = 24;
 /// How long a peer that has left no room may take to make some for the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long polling may keep the runtime's thread before it lets other tasks run.
-const POLL_SLICE: Duration = Duration::from_micros(5);
+/// How long polling may keep the runtime's thread before it lets other tasks run: more than a yield costs, for which tokio
+/// may wake another worker.
+const POLL_SLICE: Duration = Duration::from_micros(20);
 /// How long finding work again and again may keep it. Longer, as a small call is over sooner than the runtime's other tasks
 /// have had their turn.
 const BUSY_SLICE: Duration = Duration::from_micros(500);
