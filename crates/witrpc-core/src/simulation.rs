@@ -375,6 +375,22 @@ fn control_frames_and_small_messages_pass_bulk() {
     assert!(a.under_way.is_empty());
 }
 
+/// Its last section is no shorter for being the last: it takes turns like the others, and leaves half of the ring free.
+#[test]
+fn a_long_blob_leaves_room_for_what_passes_it() {
+    let [mut a, mut b] = Peer::pair(4080, LIMITS);
+    let blobs = vec![Bytes::from(vec![2; 100_000])];
+    a.send(Message { selector: 0, member: 0, stamp: 0, body: vec![1; 10], blobs });
+    assert_eq!(a.outbound.pump_at_length().unwrap(), Pumped::Full);
+    let mut frames = 0;
+    while b.take(&mut a) {
+        frames += 1;
+    }
+    assert_eq!(frames, 2, "the body, and a chunk of {} bytes at most", 4080 / 4);
+    settle(&mut a, &mut b);
+    assert!(a.under_way.is_empty());
+}
+
 /// A message that waits for credit holds up neither smaller ones of its lane nor control frames.
 #[test]
 fn only_what_lacks_credit_waits() {

@@ -82,18 +82,22 @@ impl Outgoing {
 
     /// Whether all of it would fit into a chunk of `whole` bytes: then it passes what takes turns, and leaves at once.
     pub(super) fn is_small(&self, whole: usize) -> bool {
-        self.first.len() + self.later_len() <= whole
+        self.first.len() + self.len_behind(0) <= whole
     }
 
     /// What the sections behind the one that is being sent take up in the ring, as chunks of their own.
     pub(super) fn later_len(&self) -> usize {
-        let later = self.blobs[self.section..].iter().filter(|blob| !blob.is_empty());
+        self.len_behind(self.section)
+    }
+
+    fn len_behind(&self, section: usize) -> usize {
+        let later = self.blobs[section..].iter().filter(|blob| !blob.is_empty());
         later.map(|blob| blob.len() + CHUNK_COST).sum()
     }
 
     /// Whether it is small, and leaves as one chunk.
     pub(super) fn is_one_chunk(&self, whole: usize) -> bool {
-        self.first.len() <= whole && self.blobs.iter().all(Bytes::is_empty)
+        self.first.len() <= whole && self.len_behind(0) == 0
     }
 
     /// Bytes of the section that is being sent.
