@@ -30,10 +30,9 @@ use crate::transport::BoxFuture;
 
 /// How many steps of calls count as one of their task's: half a millisecond of small calls comes before a yield.
 const STEPS_PER_COUNT: u8 = 4;
-/// Bytes from which on each step of a call counts.
-const LONG: u64 = 4 << 10;
-/// A message up to this size takes no place in the bound on the sending queue: the in-flight limit bounds those.
-const UNBOUNDED_SIZE: u64 = 4 << 10;
+/// A message up to this size takes no place in the bound on the sending queue, as the in-flight limit bounds those; of a longer
+/// one each step counts.
+const SMALL_SIZE: u64 = 4 << 10;
 
 /// A contract on the other side, over whichever connection there is at the moment. Generated clients wrap it.
 #[doc(hidden)]
@@ -253,9 +252,9 @@ impl<R> fmt::Debug for Call<R> {
 }
 
 impl<R> Call<R> {
-    /// Whether it is about to send more than a few small calls do.
+    /// Whether it is about to send a message that is not small.
     fn is_long(&self) -> bool {
-        matches!(&self.stage, Stage::New(content) if content.size() > LONG)
+        matches!(&self.stage, Stage::New(content) if content.size() > SMALL_SIZE)
     }
 
     fn name(&self) -> String {
@@ -421,7 +420,7 @@ impl<R> Call<R> {
             let what = format!("the arguments of {}", self.name());
             return Err(Error::TooLarge { what, size, limit });
         }
-        if size <= UNBOUNDED_SIZE {
+        if size <= SMALL_SIZE {
             return self.send(connection, route, content, None, waker, answer);
         }
         // A message larger than the whole queue waits for all of it.

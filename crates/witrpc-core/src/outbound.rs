@@ -567,8 +567,9 @@ impl Outbound {
             }
             self.credit -= cost;
             self.queued -= cost + QUEUE_ENTRY;
+            let kind = message.kind;
             let sent = messages.pop_front();
-            sent.iter().for_each(|message| self.forget_response(message.kind));
+            self.forget_response(kind);
             fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
             buffers::give(sent.map(|message| message.first).unwrap_or_default());
         }

@@ -77,7 +77,7 @@ pub(crate) struct Pending {
     places: usize,
     /// Callers that wait at the semaphore.
     queued: usize,
-    /// Answers whose callers were woken, and have not come for them.
+    /// Slots that are `Done`: their callers were woken, and have not come for the answers.
     untaken: usize,
     closed: Option<CloseReason>,
 }
@@ -199,7 +199,7 @@ impl Pending {
                 else {
                     unreachable!("matched above")
                 };
-                self.untaken = self.untaken.saturating_sub(1);
+                self.untaken -= 1;
                 self.release(id);
                 Some(outcome)
             }
@@ -213,7 +213,7 @@ impl Pending {
         let slot = self.get(id)?;
         match std::mem::replace(&mut slot.state, State::Abandoned) {
             State::Done(outcome) => {
-                self.untaken = self.untaken.saturating_sub(1);
+                self.untaken -= 1;
                 self.release(id);
                 outcome.ok()
             }
@@ -237,6 +237,7 @@ impl Pending {
                 let maybe_executed = !unsent.contains(&id);
                 slot.state =
                     State::Done(Err(Error::Closed { reason: reason.clone(), maybe_executed }));
+                self.untaken += 1;
             }
         }
         wakers

@@ -160,20 +160,20 @@ impl Connection {
         }
     }
 
-    /// Drains, and polls a while if `alone`.
+    /// Drains, and polls a while if `may_poll`.
     fn lead_on(
         &self,
         receiving: &mut Receiving,
         wanted: Mine,
-        alone: bool,
+        may_poll: bool,
         led: &mut Led,
         brought: &mut Brought,
     ) -> Result<(), Error> {
         let mut polling = None;
         loop {
-            let woke = self.drain(receiving, wanted, alone, led, brought)?;
+            let woke = self.drain(receiving, wanted, may_poll, led, brought)?;
             // Others have work now, or we have: polling on would keep them from it.
-            if led.found || woke || led.over || self.closed().is_some() || !alone {
+            if led.found || woke || led.over || self.closed().is_some() || !may_poll {
                 break;
             }
             let worth = receiving.inbound.receiver.worth_polling();
@@ -198,7 +198,7 @@ impl Connection {
             if self.wants_room() {
                 led.looked_for_room = true;
                 led.steps += 1;
-                self.pump_awake(alone);
+                self.pump_awake(true);
             }
             polling = Some(poll);
         }
