@@ -19,9 +19,12 @@ mod processes;
 
 use processes::{Meeting, Outcome};
 
-const SIZES: [usize; 5] = [4 << 10, 64 << 10, 1 << 20, 8 << 20, 32 << 20];
+const SIZES: [usize; 8] =
+    [4 << 10, 64 << 10, 1 << 20, 8 << 20, 32 << 20, 64 << 20, 128 << 20, 256 << 20];
+/// The largest of them, and what its message counts beside.
+const LARGEST_MESSAGE: u64 = (256 << 20) + 1024;
 /// Bytes for each figure.
-const AMOUNT: usize = 256 << 20;
+const AMOUNT: usize = 2 << 30;
 
 #[witrpc::service]
 pub(crate) trait Store {
@@ -57,6 +60,7 @@ fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
     WitServerBuilder::new()
         .with_service(StoreServer::new(OneBlob(vec![7; largest].into())))
         .with_access_token(meeting.token)
+        .with_max_message_size(LARGEST_MESSAGE)
         .with_memory_mapped_file(MemoryMappedFile::new(meeting.endpoint).with_size(4 << 20))
         .build()
 }
@@ -65,6 +69,7 @@ async fn client(meeting: Meeting) -> Outcome {
     let client = WitClientBuilder::new()
         .with_memory_mapped_file(meeting.endpoint)
         .with_access_token(meeting.token)
+        .with_max_message_size(LARGEST_MESSAGE)
         .build()?;
     client.connect(Duration::from_secs(5)).await?;
     let store = client.get_service::<StoreClient>();
@@ -72,7 +77,9 @@ async fn client(meeting: Meeting) -> Outcome {
     for size in SIZES {
         let count = AMOUNT / size;
         let blob = Blob::from(vec![1; size]);
-        store.put(blob.clone()).await?; // Warm.
+        // Warm: of both processes.
+        store.put(blob.clone()).await?;
+        store.take(size).await?;
         let began = Instant::now();
         for _ in 0..count {
             assert_eq!(store.put(blob.clone()).await?, size);

@@ -1,17 +1,17 @@
 //! A host and its worker: the host asks for the tiles of a picture, all at once, and shows the worker's progress. Run it with
 //!
 //! ```text
-//! cargo run --release --example mandelbrot [picture.png]
+//! cargo run --release --example mandelbrot [picture.bmp]
 //! ```
 //!
 //! Without a path the picture goes to the directory for temporary files. The worker is a second process of this program.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 use witrpc::prelude::*;
 
@@ -92,7 +92,7 @@ fn worker(meeting: Meeting) -> witrpc::Result<WitServer> {
 }
 
 async fn host(meeting: Meeting) -> Outcome {
-    let default = || std::env::temp_dir().join("witrpc-mandelbrot.png");
+    let default = || std::env::temp_dir().join("witrpc-mandelbrot.bmp");
     let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
     let client = WitClientBuilder::new()
         .with_memory_mapped_file(meeting.endpoint)
@@ -107,24 +107,29 @@ async fn host(meeting: Meeting) -> Outcome {
         let tile = renderer.tile(left, top);
         tiles.spawn(async move { tile.await.map(|pixels| (left, top, pixels)) });
     }
-    let style = ProgressStyle::with_template("{bar:50} {percent:>3} % of {len} rows, {elapsed}")?;
-    let bar = ProgressBar::new(u64::from(WIDTH / TILE * HEIGHT)).with_style(style);
+    let (mut done, mut percent, all) = (0, 0, u64::from(WIDTH / TILE * HEIGHT));
     let mut picture = vec![0; (WIDTH * HEIGHT) as usize];
     while !tiles.is_empty() {
         tokio::select! {
             biased;
-            Some(row) = rows.next() => bar.inc(match row {
-                Ok(()) => 1,
-                Err(EventError::Lagged(rows)) => rows,
-                Err(error) => return Err(error.into()),
-            }),
+            Some(row) = rows.next() => {
+                done += match row {
+                    Ok(()) => 1,
+                    Err(EventError::Lagged(rows)) => rows,
+                    Err(error) => return Err(error.into()),
+                };
+                if done * 100 / all > percent {
+                    percent = done * 100 / all;
+                    eprint!("\r{percent:>3} % of {all} rows");
+                }
+            }
             Some(tile) = tiles.join_next() => {
                 let (left, top, pixels) = tile??;
                 place(&mut picture, &pixels, (left, top));
             }
         }
     }
-    bar.finish_and_clear();
+    eprintln!();
     client.disconnect().await;
     write(&path, &picture)?;
     println!("{} tiles are in {}", corners().count(), path.display());
@@ -143,10 +148,24 @@ fn place(picture: &mut [u8], tile: &[u8], (left, top): (u32, u32)) {
     }
 }
 
+/// A bitmap (BMP): a header, and three bytes per pixel without compression. The bottom row comes first.
 fn write(path: &Path, picture: &[u8]) -> Outcome {
-    let file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    let mut encoder = png::Encoder::new(file, WIDTH, HEIGHT);
-    encoder.set_color(png::ColorType::Grayscale);
-    encoder.write_header()?.write_image_data(picture)?;
-    Ok(())
+    const HEADER: u32 = 54;
+    let size = WIDTH * HEIGHT * 3;
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    file.write_all(b"BM")?;
+    // The size of the file, nothing, and where the pixels begin. Then the rest of the header: its size, and the picture's.
+    for number in [HEADER + size, 0, HEADER, 40, WIDTH, HEIGHT] {
+        file.write_all(&number.to_le_bytes())?;
+    }
+    // One plane of 24 bits per pixel, not compressed; a resolution and a palette are not given.
+    for number in [1_u16, 24].into_iter().chain([0; 12]) {
+        file.write_all(&number.to_le_bytes())?;
+    }
+    for row in picture.chunks(WIDTH as usize).rev() {
+        for &shade in row {
+            file.write_all(&[shade; 3])?;
+        }
+    }
+    Ok(file.flush()?)
 }

@@ -1,27 +1,66 @@
-#![doc = include_str!("../README.md")]
+//! Typed async RPC between processes on one machine, over a ring buffer in a named memory-mapped file.
+//!
+//! You write a trait. witrpc generates the server that serves it, and the client that calls it from another process. Requests,
+//! responses and events cross through shared memory; the operating system is only needed to wake a process that sleeps.
+//!
+//! ```no_run
+//! use witrpc::prelude::*;
+//!
+//! #[witrpc::service]
+//! trait Greeter {
+//!     async fn greet(&self, name: String) -> witrpc::Result<String>;
+//! }
+//!
+//! struct Polite;
+//!
+//! impl Greeter for Polite {
+//!     async fn greet(&self, name: String) -> witrpc::Result<String> {
+//!         Ok(format!("good day, {name}"))
+//!     }
+//! }
+//!
+//! // In one process.
+//! async fn serve() -> witrpc::Result<WitServer> {
+//!     let server = WitServerBuilder::new()
+//!         .with_service(GreeterServer::new(Polite))
+//!         .with_memory_mapped_file("greeter")
+//!         .build()?;
+//!     server.start_waiting_for_connection().await?;
+//!     Ok(server)
+//! }
+//!
+//! // In another one.
+//! async fn call() -> witrpc::Result<String> {
+//!     let client = WitClientBuilder::new().with_memory_mapped_file("greeter").build()?;
+//!     client.connect(Duration::from_secs(5)).await?;
+//!     client.get_service::<GreeterClient>().greet("world".to_owned()).await
+//! }
+//! ```
+//!
+//! The [guide] explains everything, chapter by chapter; begin with [its concepts](guide::concepts). When something goes wrong, see
+//! [troubleshooting](guide::troubleshooting).
+//!
+//! witrpc is an independent project. It mirrors the vocabulary of the .NET packages of WitRPC and has none of their code; the two are
+//! not compatible on the wire. See [migrating](guide::migrating).
 //!
 //! # Map of this crate
 //!
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
-//! * To send more than answers: [`Event`], [`Subscription`], [`Streaming`], [`Blob`].
+//! * To send more than one response: [`Event`], [`Subscription`], [`Streaming`]. To send bytes: [`Blob`].
 //! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * To look at servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
-//! * For a transport of your own, and one within a process for tests: [`transport`].
+//! * To test within one process, or to write a transport of your own: [`transport`].
+//!
+//! # Features
+//!
+//! `json` (default), `message-pack` and `postcard`: the [serializers](guide::serializers).
 
 #![forbid(unsafe_code)]
 
-#[doc(hidden)]
-pub use witrpc_core::__private;
-pub use witrpc_core::{
-    AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
-    CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
-    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, ReconnectOptions, Result,
-    RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError, ServerDescription, Service,
-    ServiceClient, ServiceDescription, ServiceDescriptor, Streaming, Subscription, WaitStrategy,
-    WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
-};
+pub mod guide;
+
 pub use witrpc_macros::service;
 pub use witrpc_mmf::{
     Endpoint, MemoryMappedFile, NamedEvent, endpoints, endpoints_in, unique_name,
@@ -31,6 +70,16 @@ pub use witrpc_mmf_client::{
 };
 pub use witrpc_mmf_server::{
     MmfServerTransport, WithMemoryMappedFile as ServerWithMemoryMappedFile,
+};
+#[doc(hidden)]
+pub use witrpc_runtime::__private;
+pub use witrpc_runtime::{
+    AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
+    CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
+    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping, ReconnectOptions,
+    Result, RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError, ServerDescription,
+    Service, ServiceClient, ServiceDescription, ServiceDescriptor, Streaming, Subscription,
+    WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 
 /// Everything that most programs need, in one line: `use witrpc::prelude::*;`.
@@ -44,3 +93,8 @@ pub mod prelude {
     pub use witrpc_mmf_client::WithMemoryMappedFile as _;
     pub use witrpc_mmf_server::WithMemoryMappedFile as _;
 }
+
+/// Its demo compiles.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -6,6 +6,6 @@
 #[test]
 fn the_macro_takes_what_it_should_and_says_what_is_wrong() {
     let cases = trybuild::TestCases::new();
-    cases.pass("tests/ui/pass/*.rs");
-    cases.compile_fail("tests/ui/fail/*.rs");
+    cases.pass("ui/pass/*.rs");
+    cases.compile_fail("ui/fail/*.rs");
 }

@@ -1,5 +1,5 @@
-//! Target `handshake`: the four messages that open a session. What it does is in `witrpc_core::fuzz_support`.
+//! Target `handshake`: the four messages that open a session. What it does is in `witrpc_runtime::fuzz_support`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_core::fuzz_support::handshake(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_runtime::fuzz_support::handshake(data));

@@ -1,5 +1,5 @@
-//! Target `session`: a whole server or client, from the handshake on. What it does is in `witrpc_core::fuzz_support`.
+//! Target `session`: a whole server or client, from the handshake on. What it does is in `witrpc_runtime::fuzz_support`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_core::fuzz_support::session(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_runtime::fuzz_support::session(data));

@@ -39,6 +39,7 @@ both![
     a_validator_that_hangs_meets_the_deadline,
     an_empty_provided_token_is_refused,
     a_provider_that_fails_fails_the_connect,
+    a_validator_or_a_provider_that_panics_turns_its_own_client_away,
 ];
 
 async fn serving(
@@ -100,7 +101,7 @@ async fn other_tokens_are_refused_and_disturb_nobody(fixture: Arc<Fixture>) {
     });
     let nearly = &TOKEN[..TOKEN.len() - 1];
     let longer = format!("{TOKEN} ");
-    for wrong in [Some("wrong"), Some(nearly), Some(&longer), Some(""), None] {
+    for wrong in [Some("wrong"), Some(nearly), Some(&longer), None] {
         let wrong = client(&fixture, |client| match wrong {
             Some(token) => client.with_access_token(token),
             None => client,
@@ -500,6 +501,43 @@ async fn a_provider_that_fails_fails_the_connect(fixture: Arc<Fixture>) {
     assert_eq!(server.client_count(), 0);
 }
 
+async fn a_validator_or_a_provider_that_panics_turns_its_own_client_away(fixture: Arc<Fixture>) {
+    for at_once in [true, false] {
+        let server = serving(&fixture, |server| {
+            let server = server.with_encryption();
+            if at_once {
+                return server.with_access_token_validator(|token: String| {
+                    assert_ne!(token, "bad", "a secret detail");
+                    Ok::<_, String>(())
+                });
+            }
+            server.with_access_token_validator(|token: String| async move {
+                tokio::task::yield_now().await;
+                assert_ne!(token, "bad", "a secret detail");
+                Ok::<_, String>(())
+            })
+        })
+        .await;
+        let good = with_token(&fixture, "good");
+        good.connect(GUARD).await.unwrap();
+        let text = unauthorized(&with_token(&fixture, "bad")).await;
+        assert!(text.contains("validator panicked") && !text.contains("detail"), "{text}");
+        sums_up(&good).await;
+        let client = client(&fixture, |client| {
+            client.with_encryption().with_access_token_provider(|| async {
+                if CallContext::try_current().is_none() {
+                    panic!("no keychain");
+                }
+                Ok("good")
+            })
+        });
+        let text = unauthorized(&client).await;
+        assert!(text.contains("no keychain"), "{text}");
+        sums_up(&good).await;
+        drop(server);
+    }
+}
+
 #[test]
 fn settings_that_protect_nothing_are_refused_at_build() {
     let fixture = Fixture::memory();
@@ -521,6 +559,9 @@ fn settings_that_protect_nothing_are_refused_at_build() {
     fault(validated.build().unwrap_err(), "with_access_token_validator", "add .with_encryption()");
     for empty in [server(), server().with_encryption()] {
         fault(empty.with_access_token("").build().unwrap_err(), "with_access_token", "empty");
+    }
+    for client in [fixture.client_builder(), fixture.client_builder().with_encryption()] {
+        fault(client.with_access_token("").build().unwrap_err(), "with_access_token", "empty");
     }
     // Whatever was said last counts.
     server().with_access_token("").without_authorization().build().unwrap();

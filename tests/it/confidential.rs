@@ -1,5 +1,8 @@
 //! What can be read in a region while a connection lives: with encryption no argument, result, error, event or blob; and
-//! no token, encrypted or not.
+//! no token, encrypted or not. And what is left of a token in the memory of a process.
+
+#[cfg(target_os = "linux")]
+mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +11,7 @@ use witrpc::prelude::*;
 use witrpc::{Blob, Error};
 
 use crate::fixture::{Fixture, Flavor, GUARD, Security, TOKEN, run};
+use crate::raw::REQUEST;
 use crate::spy::Region;
 
 const ARGUMENT: &str = "#witness of an argument";
@@ -98,6 +102,42 @@ fn a_token_that_is_sent_cannot_be_read() {
         )
         .await;
         assert_eq!(found, [""; 0]);
+    });
+}
+
+/// What one connection sends says nothing of the next, though both sides have the same token and say the same.
+#[test]
+fn each_connection_has_keys_of_its_own() {
+    let fixture = Fixture::mmf().secured(Security::EncryptedWithToken);
+    run(Flavor::MultiThread, fixture, |fixture| async move {
+        let builder = fixture.bare_server_builder().with_service(VaultServer::new(Safe::default()));
+        let server = builder.build().unwrap();
+        server.start_waiting_for_connection().await.unwrap();
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..3 {
+            let (client, found) = fixture.spied_client();
+            client.connect(GUARD).await.unwrap();
+            let vault = client.get_service::<VaultClient>();
+            for _ in 0..5 {
+                vault.store(ARGUMENT.to_owned()).await.unwrap();
+            }
+            client.disconnect().await;
+            let records = found.records();
+            assert!(records.len() > 6, "a hello, a confirm and five calls");
+            let requests = records.into_iter().filter(|record| record[0] == REQUEST);
+            // All but the headers, which are in clear.
+            let requests: Vec<_> = requests.map(|record| record[16..].to_vec()).collect();
+            assert_eq!(requests.len(), 5);
+            assert!(requests.iter().all(|request| request.len() == requests[0].len()));
+            frames.extend(requests);
+        }
+        for (at, frame) in frames.iter().enumerate() {
+            // Sixteen bytes that two keystreams have in common by chance: once in 2^128.
+            let same = |other: &Vec<u8>| {
+                other.chunks_exact(16).zip(frame.chunks_exact(16)).any(|(a, b)| a == b)
+            };
+            assert!(!frames[..at].iter().any(same), "frame {at}");
+        }
     });
 }
 

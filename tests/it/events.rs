@@ -1,5 +1,7 @@
 //! Events: who gets what, in which order, and what happens to those who do not keep up.
 
+mod told;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use witrpc::prelude::*;
 use witrpc::{Blob, CloseReason, Error};
 
-use crate::fixture::{Fixture, GUARD, eventually};
+use crate::fixture::{Fixture, GUARD, eventually, poll_once};
 
 crate::instances::instantiate![
     values_arrive_in_order,
@@ -24,6 +26,7 @@ crate::instances::instantiate![
     a_laggard_is_disconnected_if_the_event_says_so,
     raising_waits_for_room_if_the_event_says_so,
     a_slow_subscriber_holds_up_nobody,
+    subscriptions_beyond_the_limit_are_refused_and_disturb_nobody,
     a_subscription_before_connect_waits,
     subscriptions_survive_a_reconnect,
     what_was_queued_before_a_reconnect_is_read_after_it,
@@ -250,8 +253,7 @@ async fn an_event_raised_in_a_handler_is_seen_before_the_answer(fixture: Arc<Fix
     let mut changes = ticker.volume_changed().subscribe();
     for volume in 0..200 {
         ticker.set_volume(volume).await.unwrap();
-        let seen = std::pin::pin!(changes.next());
-        let seen = seen.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        let seen = poll_once(std::pin::pin!(changes.next()));
         assert_eq!(seen, std::task::Poll::Ready(Some(Ok(volume))));
         assert_eq!(ticker.volume().await.unwrap(), volume);
     }
@@ -263,8 +265,7 @@ async fn a_large_event_is_seen_before_the_answer(fixture: Arc<Fixture>) {
     let mut reports = ticker.reported().subscribe();
     for step in 0..5 {
         ticker.report(step, 1 << 20).await.unwrap();
-        let seen = std::pin::pin!(reports.next());
-        let seen = seen.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        let seen = poll_once(std::pin::pin!(reports.next()));
         let std::task::Poll::Ready(Some(Ok(report))) = seen else { panic!("{seen:?}") };
         assert_eq!((report.step, report.picture.len()), (step, 1 << 20));
     }
@@ -387,6 +388,47 @@ async fn a_laggard_is_disconnected_if_the_event_says_so(fixture: Arc<Fixture>) {
     assert!(reason.contains("keep up"), "{reason}");
     eventually("the client knows", || !client.is_connected()).await;
     assert_eq!(other.get_service::<TickerClient>().volume().await.unwrap(), 0);
+}
+
+/// Each costs the same, however many there are: where each went over the list of the others, this took minutes.
+#[test]
+fn dropping_many_subscriptions_takes_as_long_for_each_as_making_them() {
+    const MANY: usize = 200_000;
+    let began = std::time::Instant::now();
+    let event = Event::<u8>::new();
+    let local: Vec<_> = (0..MANY).map(|_| event.subscribe()).collect();
+    assert_eq!(event.subscriber_count(), MANY);
+    drop(local);
+    assert_eq!(event.subscriber_count(), 0);
+    // A client's, which wait for a connection.
+    let client = Fixture::memory().client_builder().build().unwrap();
+    let ticker: TickerClient = client.get_service();
+    let ticked = ticker.ticked();
+    drop((0..MANY).map(|_| ticked.subscribe()).collect::<Vec<_>>());
+    assert!(began.elapsed() < GUARD, "{:?}", began.elapsed());
+}
+
+async fn subscriptions_beyond_the_limit_are_refused_and_disturb_nobody(fixture: Arc<Fixture>) {
+    const LIMIT: usize = 4096;
+    let station = Station::default();
+    let (_server, client, ticker) = connected(&fixture, &station).await;
+    let ticked = ticker.ticked();
+    let mut subscriptions: Vec<_> = (0..5 * LIMIT).map(|_| ticked.subscribe()).collect();
+    ticker.tick(1).await.unwrap();
+    for (at, subscription) in subscriptions.iter_mut().enumerate().step_by(64) {
+        match subscription.next().await {
+            Some(Ok(0)) => assert!(at < LIMIT),
+            Some(Err(EventError::Refused(error))) => {
+                assert!(at >= LIMIT && error.to_string().contains("4096"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(subscriptions);
+    eventually("all are gone", || client.load().subscriptions == 0).await;
+    let mut next = ticked.subscribe();
+    ticker.tick(1).await.unwrap();
+    assert_eq!(next.next().await, Some(Ok(0)));
 }
 
 async fn raising_waits_for_room_if_the_event_says_so(fixture: Arc<Fixture>) {

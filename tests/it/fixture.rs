@@ -1,12 +1,16 @@
 //! An endpoint of its own for every test, over one of the transports.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tokio::task::coop::unconstrained;
 use witrpc::prelude::*;
 use witrpc::transport::memory::MemoryTransport;
 use witrpc::transport::{ClientTransport, ServerTransport};
@@ -14,6 +18,7 @@ use witrpc::{MmfClientTransport, MmfServerTransport, NamedEvent};
 
 use crate::contract::{CalcServer, Calculator, WordsServer};
 use crate::spy::{Found, Spy};
+use crate::system::started;
 pub(crate) use crate::system::{files, private_directory};
 
 /// Nothing in these tests takes this long, on any machine.
@@ -146,6 +151,14 @@ impl Fixture {
         self
     }
 
+    /// The directory of the endpoint's files, where it has any.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match &self.transport {
+            Transport::Memory(_) => None,
+            Transport::Mmf { directory, .. } => Some(directory.path()),
+        }
+    }
+
     /// Whether clients tell which process they are.
     pub(crate) fn has_processes(&self) -> bool {
         matches!(self.transport, Transport::Mmf { .. })
@@ -172,10 +185,7 @@ impl Fixture {
 
     /// A builder of a client whose records and region can be seen.
     pub(crate) fn spied_client_builder(&self) -> (WitClientBuilder, Found) {
-        let directory = match &self.transport {
-            Transport::Memory(_) => None,
-            Transport::Mmf { directory, .. } => Some(directory.path().to_owned()),
-        };
+        let directory = self.directory().map(Path::to_owned);
         let (spy, found) = Spy::new(self.client_transport(), directory);
         (self.client_over(WitClientBuilder::new().with_transport(spy)), found)
     }
@@ -282,12 +292,12 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Has the connections of this process look, from now on.
 pub(crate) fn watch() {
-    witrpc_core::rescue::look_every(LOOK);
+    witrpc_runtime::rescue::look_every(LOOK);
 }
 
 /// No wake-up was lost in this process, by this test or another.
 pub(crate) fn no_rescues() {
-    assert_eq!(witrpc_core::rescue::count(), 0, "connections were rescued: wake-ups were lost");
+    assert_eq!(witrpc_runtime::rescue::count(), 0, "connections were rescued: wake-ups were lost");
 }
 
 /// A runtime of this kind.
@@ -308,9 +318,9 @@ pub(crate) fn block_on<T>(flavor: Flavor, future: impl Future<Output = T>) -> T 
     output
 }
 
-/// Polls a future once, with a waker that does nothing.
+/// Polls a future once, with a waker that does nothing, and whatever is left of the task's budget.
 pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
+    pin!(unconstrained(future)).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Waits until `condition` holds.
@@ -325,20 +335,66 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 /// Set in a process that was started for one test.
 const ALONE: &str = "WITRPC_TEST_ALONE";
 
-/// Whether the calling test has this process for itself; if not, it is run once more in one, and must pass there.
+/// Whether the calling test has this process for itself; if not, it is run once more in one, and must pass there. What it prints
+/// there is printed here as it comes, and shown or kept as the harness was told.
 ///
 /// For what looks at the log: subscribers of other threads' tests make tracing forget for a moment who is interested.
 pub(crate) fn alone() -> bool {
     let thread = std::thread::current();
-    // The harness names a test's thread after the test; with one thread there is nobody else.
+    // The harness names a test's thread after the test; where it has none, there is nobody else.
     let Some(test) = thread.name().filter(|name| name.contains("::")) else { return true };
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test]).env(ALONE, "1");
-    let output = crate::system::started(|| command.output());
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    // What the harness of that process would keep from us, it says only of tests that fail.
+    command.args(["--exact", test, "--nocapture"]).env(ALONE, "1");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = started(|| command.spawn());
+    let (output, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // Either pipe may fill up while the other one is read. A thread prints to where the thread prints that started it.
+    let errors = std::thread::spawn(move || pass_on(errors));
+    let text = pass_on(output);
+    errors.join().unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success() && text.contains("1 passed"), "alone, it fails: {status}");
     false
+}
+
+/// Prints each line as it comes; returns all of them.
+#[expect(clippy::print_stdout, reason = "what a test has printed")]
+fn pass_on(pipe: impl Read) -> String {
+    let mut text = String::new();
+    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+mod tests {
+    use super::{ALONE, Command, alone};
+
+    const WORDS: &str = "these words come from a process of their own";
+
+    #[test]
+    fn a_test_that_runs_alone_prints() {
+        if alone() {
+            println!("{WORDS}");
+        }
+    }
+
+    #[test]
+    fn what_a_test_prints_that_runs_alone_is_seen_if_that_of_others_is() {
+        let test = ["--exact", "fixture::tests::a_test_that_runs_alone_prints"];
+        for (arguments, seen) in [(&["--nocapture"][..], true), (&[], false)] {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(test).args(arguments).env_remove(ALONE);
+            let output = super::started(|| command.output());
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{text}");
+            assert_eq!(text.contains(WORDS), seen, "{arguments:?}: {text}");
+        }
+    }
 }

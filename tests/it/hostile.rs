@@ -23,6 +23,13 @@ use crate::peer::{Endpoint, Order, Peer};
 use crate::spy::{Found, Region, Spy};
 use crate::system::anonymous_kib_of;
 
+#[cfg(unix)]
+mod door;
+mod doorbell;
+mod peers;
+mod streams;
+mod subscriptions;
+
 /// Where the control lines of the two directions start: `docs/segment.md`, [seg.line.tail].
 const TAILS: [u64; 2] = [1024, 1280];
 const HEADER: u64 = 4096;

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use serde_json::json;
 use witrpc::Error;
 
-use crate::fixture::{Fixture, SerializerKind};
+use crate::fixture::{Fixture, Security, SerializerKind};
 
-crate::instances::instantiate![a_server_describes_itself, methods_are_called_by_name];
+crate::instances::instantiate![
+    a_server_describes_itself,
+    methods_are_called_by_name,
+    who_lists_servers_sees_what_one_was_built_with,
+];
 
 async fn a_server_describes_itself(fixture: Arc<Fixture>) {
     let server = fixture
@@ -57,4 +61,29 @@ async fn methods_are_called_by_name(fixture: Arc<Fixture>) {
     assert!(!missing.to_string().contains("introspection"), "{missing}");
     let odd = client.call_dynamic("add", json!([])).await.unwrap_err();
     assert!(matches!(odd, Error::Config { .. }), "{odd}");
+}
+
+async fn who_lists_servers_sees_what_one_was_built_with(fixture: Arc<Fixture>) {
+    let Some(directory) = fixture.directory() else { return };
+    let server = fixture.server().await;
+    let _client = fixture.client().await;
+    let [found] = &*witrpc::endpoints_in(directory).unwrap() else { panic!("there is one") };
+    assert_eq!((&*found.name, found.process_id, found.clients), ("test", std::process::id(), 1));
+    let program = std::env::current_exe().unwrap();
+    assert_eq!(found.program.as_deref(), program.file_name().unwrap().to_str());
+    assert_eq!(found.serializer.as_deref(), Some(fixture.serializer.name().trim_matches('"')));
+    let encrypted = match fixture.security {
+        Security::None | Security::Token => "none",
+        Security::Encrypted | Security::EncryptedWithToken => "noise-aes-256-gcm",
+    };
+    assert_eq!(found.encryption.as_deref(), Some(encrypted));
+    let authorization = match fixture.security {
+        Security::None | Security::Encrypted => "none",
+        Security::Token | Security::EncryptedWithToken => "token",
+    };
+    assert_eq!(found.authorization.as_deref(), Some(authorization));
+    let later = &witrpc::endpoints_in(directory).unwrap()[0];
+    assert!(later.age.unwrap() >= found.age.unwrap());
+    server.stop_waiting_for_connection().await;
+    assert_eq!(witrpc::endpoints_in(directory).unwrap(), []);
 }

@@ -234,33 +234,6 @@ fn a_client_that_never_pauses_leaves_the_servers_other_tasks_their_turn() {
     });
 }
 
-/// Whoever polls for its answer is not rung for as well, of however many records that is made up.
-#[test]
-fn an_answer_that_is_polled_for_does_not_ring() {
-    const CALLS: usize = 200;
-    let polls = WaitStrategy::Spin(Duration::from_millis(200));
-    let fixture = Fixture::mmf_with(|file| file.with_wait_strategy(polls));
-    beside_a_server(&fixture, std::future::pending(), async || {
-        let (client, found) = fixture.spied_client();
-        client.connect(GUARD).await.unwrap();
-        let calc = client.get_service::<CalcClient>();
-        for len in [10, 200 << 10] {
-            let text = "x".repeat(len);
-            assert_eq!(calc.echo(text.clone()).await.unwrap(), text);
-            let before = found.rings();
-            for _ in 0..CALLS {
-                assert_eq!(calc.echo(text.clone()).await.unwrap().len(), len);
-                // The driver's turn: it notices what rang.
-                tokio::task::yield_now().await;
-            }
-            let rings = found.rings() - before;
-            eprintln!("{rings} rings in {CALLS} calls of {len} bytes");
-            assert!(rings < CALLS / 4, "{rings} rings in {CALLS} calls of {len} bytes");
-        }
-        client.disconnect().await;
-    });
-}
-
 /// Whoever polls looks for room as well, on behalf of whoever has asked to be woken for it; and then somebody has to ask
 /// again. Here the room is wanted while an answer is polled for that does not come.
 #[test]

@@ -8,17 +8,26 @@
 )]
 
 mod authorization;
+#[cfg(target_os = "linux")]
+mod bulk;
 mod callbacks;
+mod clockless;
 mod confidential;
 mod contract;
+mod crossing;
+mod errors;
 mod events;
 mod fixture;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "it forks")]
+mod forked;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod idle;
 mod instances;
 mod introspection;
 mod kill;
+mod lifetimes;
 mod load;
 mod peer;
 mod processes;
@@ -32,4 +41,5 @@ mod suite;
 mod system;
 mod tidy;
 mod tracing;
+mod turns;
 mod values;

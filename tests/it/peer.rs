@@ -21,7 +21,8 @@ use crate::events::{Station, TickerServer};
 use crate::fixture::{
     Flavor, GUARD, block_on, eventually, files, no_rescues, private_directory, runtime, watch,
 };
-use crate::system::{anonymous_kib, go_on, leave_descriptors, started, stop};
+use crate::streams::{Book, LogServer};
+use crate::system::{anonymous_kib, descriptors, go_on, leave_descriptors, started, stop};
 
 /// Tells a child its part.
 const PART: &str = "WITRPC_IT_PART";
@@ -101,6 +102,7 @@ impl Endpoint {
             .with_service(CalcServer::new(calculator.clone()))
             .with_service(WordsServer::new(calculator.clone()))
             .with_service(TickerServer::new(Station::default()))
+            .with_service(LogServer::new(Book::default()))
             .build()
             .unwrap()
     }
@@ -125,6 +127,10 @@ pub(crate) enum Order {
     Clients,
     /// The sum of all that the server's connections hold.
     Load,
+    /// How many subscriptions and streams do they have together?
+    Open,
+    /// How many descriptors does the process have?
+    Descriptors,
     /// Its anonymous memory, in KiB.
     Anonymous,
     /// From now on it may open so many descriptors more.
@@ -167,6 +173,11 @@ impl Host {
             }
             Order::Clients => Ok(test?.client_count() as u64),
             Order::Load => Ok(test?.load().iter().map(sum).sum()),
+            Order::Open => {
+                let open = |load: &Load| (load.subscriptions + load.streams) as u64;
+                Ok(test?.load().iter().map(open).sum())
+            }
+            Order::Descriptors => Ok(descriptors() as u64),
             Order::Anonymous => Ok(anonymous_kib()),
             Order::LeaveDescriptors(free) => leave_descriptors(free).map(|()| 0),
             Order::Greet => Ok(0),

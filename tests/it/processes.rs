@@ -6,11 +6,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use witrpc::prelude::*;
 use witrpc::{CloseReason, Error};
 use witrpc_core::fail_point;
 
-use crate::contract::{CalcClient, Calculator, WordsClient};
-use crate::fixture::{Flavor, GUARD, block_on, eventually, files, poll_once, private_directory};
+use crate::contract::{CalcClient, CalcServer, Calculator, WordsClient};
+use crate::fixture::{
+    Flavor, GUARD, alone, block_on, eventually, files, poll_once, private_directory,
+};
 use crate::peer::{Endpoint, Order, Peer, Scenario, Stage};
 use crate::system::{lasting_files, listening};
 
@@ -231,7 +234,7 @@ async fn a_second_server_of_a_name_is_refused(mut stage: Stage) {
     let second = Endpoint::default().server(&stage.directory, &Calculator::default());
     for _ in 0..2 {
         let error = second.start_waiting_for_connection().await.unwrap_err();
-        let Error::NameInUse { endpoint, place } = &error else { panic!("{error}") };
+        let Error::NameInUse { endpoint, place, .. } = &error else { panic!("{error}") };
         assert_eq!(endpoint, "test");
         assert_eq!(place, &stage.directory.display().to_string());
         sums_up(&calc).await;
@@ -490,8 +493,12 @@ async fn outlasts_a_pause(directory: &std::path::Path, flavor: Flavor) {
         assert!(matches!(late, Error::TimedOut { .. }), "{late}");
         assert!(calls.iter().all(|call| !call.is_finished()));
         assert!(!large.is_finished() && client.is_connected(), "stopped is not dead");
-        let other = Endpoint::default().client(directory).connect(SHORT).await.unwrap_err();
-        assert!(matches!(other, Error::NotRunning { .. } | Error::TimedOut { .. }), "{other}");
+        for patience in [SHORT, Duration::ZERO] {
+            let other = Endpoint::default().client(directory);
+            let error = other.connect(patience).await.unwrap_err();
+            let Error::NotResponding { process_id, .. } = error else { panic!("{error}") };
+            assert_eq!(process_id, Some(peer.id()));
+        }
         peer.go_on();
         for (i, call) in (0..).zip(calls) {
             assert_eq!(call.await.unwrap().unwrap(), 2 * i);
@@ -552,4 +559,34 @@ async fn is_stopped(mut stage: Stage) {
         assert_eq!(len.unwrap(), 5 << 20);
     }
     client.disconnect().await;
+}
+
+#[test]
+fn a_server_and_a_client_stay_in_the_directory_that_their_builders_got() {
+    if !alone() {
+        return;
+    }
+    let (base, own) = (private_directory(), private_directory());
+    std::env::set_current_dir(own.path()).unwrap();
+    let file = MemoryMappedFile::new("test").with_directory("rel");
+    // What counts is where the builders get it.
+    std::env::set_current_dir(base.path()).unwrap();
+    block_on(Flavor::CurrentThread, async {
+        let builder = WitServerBuilder::new().with_service(CalcServer::new(Calculator::default()));
+        let server = builder.with_memory_mapped_file(file.clone()).build().unwrap();
+        let client = WitClientBuilder::new().with_memory_mapped_file(file).build().unwrap();
+        std::env::set_current_dir(own.path()).unwrap();
+        for _ in 0..2 {
+            server.start_waiting_for_connection().await.unwrap();
+            client.reconnect(GUARD).await.unwrap();
+            sums_up(&client.get_service()).await;
+            assert_eq!(lasting_files(&base.path().join("rel")), listening("test"));
+            server.stop_waiting_for_connection().await;
+        }
+        client.disconnect().await;
+        server.shutdown(Duration::ZERO).await;
+    });
+    assert_eq!(files(&base.path().join("rel")), [""; 0]);
+    assert_eq!(files(own.path()), [""; 0]);
+    std::env::set_current_dir("/").unwrap();
 }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
-use witrpc::transport::{Channel, Listener, TransportError, Wake};
+use witrpc::transport::{Channel, ClientTransport, Listener, TransportError, Wake};
 
 use crate::fixture::{Fixture, GUARD};
 
@@ -30,18 +30,21 @@ macro_rules! raw {
 }
 
 mod client;
+mod endless;
 mod offences;
+mod polled;
 mod replay;
 mod server;
 mod streams;
+mod texts;
 
 const HELLO: u8 = 0x01;
 const ACCEPT: u8 = 0x02;
 const CONFIRM: u8 = 0x03;
 const WELCOME: u8 = 0x04;
 const REFUSE: u8 = 0x05;
-const REQUEST: u8 = 0x10;
-const RESPONSE: u8 = 0x11;
+pub(crate) const REQUEST: u8 = 0x10;
+pub(crate) const RESPONSE: u8 = 0x11;
 const CANCEL: u8 = 0x12;
 const ABORT_REQUEST: u8 = 0x13;
 const ABORT_RESPONSE: u8 = 0x14;
@@ -49,15 +52,19 @@ const CREDIT: u8 = 0x20;
 const PING: u8 = 0x21;
 const PONG: u8 = 0x22;
 const GOODBYE: u8 = 0x23;
+pub(crate) const SUBSCRIBE: u8 = 0x31;
+pub(crate) const UNSUBSCRIBE: u8 = 0x32;
+pub(crate) const EVENT_ACK: u8 = 0x33;
+pub(crate) const EVENT_END: u8 = 0x34;
 const STREAM_ITEM: u8 = 0x40;
 const STREAM_END: u8 = 0x41;
-const STREAM_CREDIT: u8 = 0x42;
+pub(crate) const STREAM_CREDIT: u8 = 0x42;
 const STREAM_CANCEL: u8 = 0x43;
 
 const MIDDLE: u8 = 0;
 const FIRST: u8 = 1;
 const LAST: u8 = 2;
-const WHOLE: u8 = FIRST | LAST;
+pub(crate) const WHOLE: u8 = FIRST | LAST;
 
 /// Places of `Calc`'s methods.
 const ADD: u16 = 0;
@@ -65,7 +72,7 @@ const WAIT: u16 = 9;
 const OPEN: u16 = 10;
 
 /// A frame whose length is right.
-fn frame(kind: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
     framed(kind, flags, payload.len() as u32, id, payload)
 }
 
@@ -81,7 +88,8 @@ fn framed(kind: u8, flags: u8, len: u32, id: u64, payload: &[u8]) -> Vec<u8> {
 #[derive(Clone, Copy, Default)]
 struct Head {
     body_len: u32,
-    stream_count: u32,
+    stream_count: u16,
+    extension_len: u16,
     blob_count: u32,
     selector: u16,
     member: u16,
@@ -97,6 +105,7 @@ impl Head {
     fn with(&self, rest: &[u8]) -> Vec<u8> {
         let mut bytes = self.body_len.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.stream_count.to_le_bytes());
+        bytes.extend_from_slice(&self.extension_len.to_le_bytes());
         bytes.extend_from_slice(&self.blob_count.to_le_bytes());
         bytes.extend_from_slice(&self.selector.to_le_bytes());
         bytes.extend_from_slice(&self.member.to_le_bytes());
@@ -117,27 +126,47 @@ fn call(id: u64, method: u16, arguments: &str) -> Vec<u8> {
     frame(REQUEST, WHOLE, id, &head.with(arguments.as_bytes()))
 }
 
+/// The marker of each message that has attachments.
+const MARKER: u64 = 0x0102;
+
 /// A call that has streams of these ids.
 fn call_with_streams(id: u64, method: u16, arguments: &str, streams: &[u64]) -> Vec<u8> {
+    call_to((0, method), id, arguments, streams)
+}
+
+/// A call of a service's method, by their places.
+pub(crate) fn call_to(
+    (selector, member): (u16, u16),
+    id: u64,
+    arguments: &str,
+    streams: &[u64],
+) -> Vec<u8> {
     let body = arguments.as_bytes();
-    let head = Head { member: method, stream_count: streams.len() as u32, ..Head::of(body) };
+    let head = Head { selector, member, stream_count: streams.len() as u16, ..Head::of(body) };
     let entry = |id: &u64| [&id.to_le_bytes()[..], &[0; 4]].concat();
     let table: Vec<u8> = streams.iter().flat_map(entry).collect();
-    frame(REQUEST, WHOLE, id, &head.with(&[body, &table].concat()))
+    let marker = MARKER.to_le_bytes();
+    let tables = if streams.is_empty() { Vec::new() } else { [&marker[..], &table].concat() };
+    frame(REQUEST, WHOLE, id, &head.with(&[body, &tables].concat()))
+}
+
+/// Arguments that are the stream of this place.
+pub(crate) fn reference(place: u32) -> String {
+    format!("[\"stream:{MARKER:016x}:{place}\"]")
 }
 
 /// An item of a stream.
-fn stream_item(id: u64, number: u64) -> Vec<u8> {
+pub(crate) fn stream_item(id: u64, number: u64) -> Vec<u8> {
     let head = Head { stamp: number, ..Head::of(b"7") };
     frame(STREAM_ITEM, WHOLE, id, &head.with(b"7"))
 }
 
-fn stream_end(id: u64, status: u16) -> Vec<u8> {
+pub(crate) fn stream_end(id: u64, status: u16) -> Vec<u8> {
     let head = Head { selector: status, ..Head::default() };
     frame(STREAM_END, WHOLE, id, &head.with(b""))
 }
 
-fn stream_credit(id: u64, items: u32, bytes: u64) -> Vec<u8> {
+pub(crate) fn stream_credit(id: u64, items: u32, bytes: u64) -> Vec<u8> {
     let payload = [&items.to_le_bytes()[..], &bytes.to_le_bytes()].concat();
     frame(STREAM_CREDIT, WHOLE, id, &payload)
 }
@@ -156,18 +185,23 @@ fn text(bytes: &mut Vec<u8>, text: &[u8]) {
 /// What nobody looks at without a token.
 const NONCE: [u8; 32] = [0xA5; 32];
 
+/// Of the wire.
+const VERSION: u32 = 2;
+
 fn hello_body(version: u32, serializer: &str) -> Vec<u8> {
     let mut body = version.to_le_bytes().to_vec();
     body.extend_from_slice(&1_u64.to_le_bytes());
     body.extend_from_slice(&NONCE);
-    for term in [serializer, "none", "none", ""] {
+    for term in [serializer, "none", "none"] {
         text(&mut body, term.as_bytes());
     }
+    body.extend_from_slice(&0_u32.to_le_bytes()); // No features.
+    text(&mut body, b""); // No key.
     body
 }
 
 fn hello() -> Vec<u8> {
-    message(HELLO, 0, &hello_body(1, "json"))
+    message(HELLO, 0, &hello_body(VERSION, "json"))
 }
 
 fn limits(max_message_size: u64, max_buffered: u64, max_in_flight: u32) -> Vec<u8> {
@@ -187,11 +221,11 @@ fn confirm_body() -> Vec<u8> {
 
 /// A received frame.
 #[derive(Debug)]
-struct Frame {
-    kind: u8,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
     flags: u8,
-    id: u64,
-    payload: Vec<u8>,
+    pub(crate) id: u64,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
@@ -204,7 +238,8 @@ impl Frame {
 }
 
 /// One end of a channel, driven by hand.
-struct Raw {
+#[derive(Debug)]
+pub(crate) struct Raw {
     channel: Channel,
     gone: bool,
 }
@@ -215,13 +250,21 @@ impl Raw {
     }
 
     async fn client(fixture: &Fixture) -> Self {
-        let transport = fixture.client_transport();
-        Self::new(transport.connect(Instant::now() + GUARD).await.unwrap())
+        Self::client_over(&*fixture.client_transport()).await
+    }
+
+    async fn client_over(transport: &dyn ClientTransport) -> Self {
+        Self::new(transport.connect((Instant::now() + GUARD).into()).await.unwrap())
     }
 
     /// A client whose handshake is done.
     async fn open_client(fixture: &Fixture) -> Self {
-        let mut raw = Self::client(fixture).await;
+        Self::open_client_over(&*fixture.client_transport()).await
+    }
+
+    /// The same over a transport of its own.
+    pub(crate) async fn open_client_over(transport: &dyn ClientTransport) -> Self {
+        let mut raw = Self::client_over(transport).await;
         raw.send(&hello()).await;
         assert_eq!(raw.recv().await.unwrap().kind, ACCEPT);
         raw.send(&message(CONFIRM, 0, &confirm_body())).await;
@@ -242,14 +285,17 @@ impl Raw {
         raw
     }
 
-    /// The server's side of a handshake, up to the welcome.
-    async fn accepts(&mut self) {
+    /// The server's side of a handshake, up to the welcome. Returns the confirm.
+    async fn accepts(&mut self) -> Frame {
         assert_eq!(self.recv().await.unwrap().kind, HELLO);
         let mut accept = 1_u64.to_le_bytes().to_vec();
         accept.extend_from_slice(&NONCE);
+        accept.extend_from_slice(&0_u32.to_le_bytes()); // No features.
         text(&mut accept, b"");
         self.send(&message(ACCEPT, 0, &accept)).await;
-        assert_eq!(self.recv().await.unwrap().kind, CONFIRM);
+        let confirm = self.recv().await.unwrap();
+        assert_eq!(confirm.kind, CONFIRM);
+        confirm
     }
 
     async fn wake(&mut self) {
@@ -258,7 +304,7 @@ impl Raw {
     }
 
     /// Whether the peer has gone, as far as is known; lets others run.
-    async fn is_gone(&mut self) -> bool {
+    pub(crate) async fn is_gone(&mut self) -> bool {
         tokio::task::yield_now().await;
         let look = poll_fn(|cx| Poll::Ready(self.channel.waiter.poll_wake(cx)));
         if let Poll::Ready(wake) = look.await {
@@ -268,7 +314,7 @@ impl Raw {
     }
 
     /// Puts a record where the peer finds it, unless the peer has gone.
-    async fn send(&mut self, record: &[u8]) {
+    pub(crate) async fn send(&mut self, record: &[u8]) {
         self.push(record).await;
         self.publish();
     }
@@ -291,8 +337,17 @@ impl Raw {
         }
     }
 
+    /// Takes what is there, and looks at none of it.
+    pub(crate) fn take_all(&mut self) {
+        let receiver = &mut self.channel.receiver;
+        while receiver.peek(&mut []).unwrap().is_some() {
+            receiver.consume();
+        }
+        receiver.release().unwrap();
+    }
+
     /// The next frame; `None` when the peer has gone and said no more.
-    async fn recv(&mut self) -> Option<Frame> {
+    pub(crate) async fn recv(&mut self) -> Option<Frame> {
         loop {
             let mut record = Vec::new();
             let receiver = &mut self.channel.receiver;

@@ -1,5 +1,7 @@
 //! What a client does when its server goes, and how a server goes in good order.
 
+use std::cell::RefCell;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,9 +9,10 @@ use std::time::Duration;
 use witrpc::{
     ClientState, CloseReason, Error, EventError, ReconnectOptions, RetryPolicy, WitClient,
 };
+use witrpc_core::fail_point;
 
 use crate::contract::CalcClient;
-use crate::fixture::{Fixture, GUARD, eventually};
+use crate::fixture::{Fixture, Flavor, GUARD, alone, eventually, poll_once, run};
 
 crate::instances::instantiate![
     a_lost_connection_is_made_anew,
@@ -396,4 +399,42 @@ async fn a_call_is_repeated_as_soon_as_there_is_a_connection(fixture: Arc<Fixtur
     let call = tokio::spawn(client.get_service::<CalcClient>().add(1, 1));
     server.start_waiting_for_connection().await.unwrap();
     assert_eq!(call.await.unwrap().unwrap(), 2, "long before its delay is over");
+}
+
+thread_local! {
+    /// Steps of handshakes on this thread.
+    static STEPS: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    /// The server to be shut down as it has welcomed a client.
+    static SHUT_DOWN: RefCell<Option<Arc<witrpc::WitServer>>> = const { RefCell::new(None) };
+}
+
+/// On one thread, so that nothing happens in between.
+#[test]
+fn a_client_that_comes_in_while_the_server_shuts_down_is_sent_away() {
+    if !alone() {
+        return;
+    }
+    fail_point::install(|step| {
+        STEPS.with_borrow_mut(|steps| steps.push(step));
+        if step == "welcome.sent"
+            && let Some(server) = SHUT_DOWN.take()
+        {
+            let down = poll_once(pin!(server.shutdown(Duration::ZERO)));
+            assert!(down.is_ready(), "it knows of nobody");
+        }
+    });
+    run(Flavor::CurrentThread, Fixture::mmf(), |fixture| async move {
+        let server = Arc::new(fixture.server().await);
+        let client = fixture.client_builder().build().unwrap();
+        let mut connecting = pin!(client.connect(GUARD));
+        while !STEPS.with_borrow(|steps| steps.contains(&"accept.sent")) {
+            assert!(poll_once(connecting.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        server.stop_waiting_for_connection().await;
+        SHUT_DOWN.set(Some(Arc::clone(&server)));
+        connecting.await.unwrap();
+        eventually("it is sent away", || !client.is_connected()).await;
+        eventually("it has left", || server.client_count() == 0).await;
+    });
 }

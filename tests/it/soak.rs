@@ -111,7 +111,7 @@ impl Vitals {
             anonymous_kib: anonymous_kib(),
             descriptors: descriptors(),
             held,
-            rescues: witrpc_core::rescue::count(),
+            rescues: witrpc_runtime::rescue::count(),
             counts,
         }
     }

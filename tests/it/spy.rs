@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use tokio::time::Instant;
 use witrpc::Error;
 use witrpc::transport::{
     BoxFuture, Channel, ClientTransport, RecordSender, TransportError, Waiter, Wake,

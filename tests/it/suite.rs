@@ -22,6 +22,7 @@ crate::instances::instantiate![
     a_stopped_server_lets_nobody_in_and_its_clients_go_on,
     a_client_waits_for_its_server,
     without_a_server_the_client_gives_up,
+    one_attempt_to_connect_is_enough_if_a_server_is_there,
     a_dropped_server_makes_room_for_another,
     ten_thousand_calls_from_64_tasks_find_their_answers,
     fifty_megabytes_cross_and_small_calls_pass_them,
@@ -169,6 +170,16 @@ async fn without_a_server_the_client_gives_up(fixture: Arc<Fixture>) {
     let Error::NotRunning { waited, .. } = error else { panic!("{error}") };
     assert!(waited >= Duration::from_millis(100));
     assert!(matches!(client.ping().await, Err(Error::NotConnected { .. })));
+}
+
+async fn one_attempt_to_connect_is_enough_if_a_server_is_there(fixture: Arc<Fixture>) {
+    let client = fixture.client_builder().build().unwrap();
+    let error = client.connect(Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, Error::NotRunning { .. }), "{error}");
+    let _server = fixture.server().await;
+    client.connect(Duration::ZERO).await.unwrap();
+    client.reconnect(Duration::ZERO).await.unwrap();
+    assert_eq!(client.get_service::<CalcClient>().add(1, 1).await.unwrap(), 2);
 }
 
 async fn a_dropped_server_makes_room_for_another(fixture: Arc<Fixture>) {

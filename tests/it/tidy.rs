@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod guide;
+mod imports;
+
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
 }
 
 fn read(path: &Path) -> String {
@@ -104,6 +107,7 @@ fn crates_without_unsafe_forbid_it_and_the_transport_denies_it() {
     for (file, attribute) in [
         ("src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-core/src/lib.rs", "#![forbid(unsafe_code)]"),
+        ("crates/witrpc-runtime/src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-macros/src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-mmf-client/src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-mmf-server/src/lib.rs", "#![forbid(unsafe_code)]"),
@@ -113,34 +117,108 @@ fn crates_without_unsafe_forbid_it_and_the_transport_denies_it() {
     }
 }
 
-/// The files that ARCHITECTURE.md calls pure, in its table of invariants.
+/// What a path names may be another file by the time it is opened, or opened again: `sys/unix/open.rs` says what follows.
 #[test]
-fn pure_modules_touch_no_clock_lock_task_or_handle() {
-    let modules = [
-        "frame",
-        "message",
-        "handshake",
-        "inbound",
-        "inbound/partial",
-        "outbound",
-        "outbound/flows",
-        "outbound/link",
-        "outbound/outgoing",
-        "pending",
-        "wire",
+fn paths_are_opened_and_given_rights_in_one_place() {
+    let ways = [
+        "File::open(",
+        "File::options()",
+        "File::create",
+        "OpenOptions",
+        "fs::write(",
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::copy(",
+        "set_permissions(",
+        "DirBuilder",
+        "fs::create_dir",
+        "chmodat",
+        "chown(",
+        "mkfifo",
+        "fs::open(",
+        "openat",
     ];
-    for module in modules {
-        let text = read(&root().join(format!("crates/witrpc-core/src/{module}.rs")));
-        let code = text.split_once("#[cfg(test)]").map_or(text.as_str(), |(code, _)| code);
-        for forbidden in ["Instant::now", "Mutex", "RwLock", "spawn", "std::fs", "std::os", "File"]
+    let unix = |(name, _): &(String, String)| {
+        name.starts_with("crates/witrpc-mmf/src/") && !name.contains("/windows")
+    };
+    let (mut place, mut elsewhere) = (0, Vec::new());
+    for (name, text) in sources().into_iter().filter(unix) {
+        let code = text.split_once("#[cfg(test)]\nmod tests").map_or(&*text, |(code, _)| code);
+        if name.ends_with("fuzz_support.rs") {
+            continue; // Of the tests.
+        }
+        let imported = code.split("use rustix::fs::").skip(1).any(|import| {
+            let names = import.split(';').next().unwrap_or_default();
+            names.split([',', '{', '}', ' ', '\n']).any(|name| name == "open")
+        });
+        let found = ways.iter().filter(|way| code.contains(*way) && **way != "chown(");
+        let found = found.count() + usize::from(imported);
+        let found = found + usize::from(code.replace("fchown(", "").contains("chown("));
+        if name.ends_with("sys/unix/open.rs") {
+            place = found;
+        } else if found > 0 {
+            elsewhere.push(name);
+        }
+    }
+    assert!(place > 3, "the one place was not found");
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+/// A destructor runs in a forked child as well, on a copy of what is the parent's.
+#[test]
+fn destructors_of_the_transport_ask_whose_process_it_is() {
+    // The thread of the one is not there in the child, and what it changes is memory of the process; what the other changes asks.
+    const HARMLESS: [&str; 2] = ["Bell", "Lease"];
+    let transport = |(name, _): &(String, String)| {
+        name.starts_with("crates/witrpc-mmf/src/") && !name.contains("/windows")
+    };
+    let mut found = 0;
+    for (name, text) in sources().into_iter().filter(transport) {
+        let code = text.split_once("#[cfg(test)]\nmod tests").map_or(&*text, |(code, _)| code);
+        for destructor in code.split("Drop for ").skip(1) {
+            let (what, body) = destructor.split_once(" {").unwrap();
+            let body = body.split_once("\n}").map_or(body, |(body, _)| body);
+            let asks = body.contains("self.owner.is_here()") || HARMLESS.contains(&what);
+            assert!(asks, "{name}: the destructor of {what} does not ask for its owner");
+            found += 1;
+        }
+        // A registration is taken back when it is dropped.
+        let registers = code.contains("pipe::Receiver") || code.contains("pipe::Sender");
+        let may = ["event/fifo.rs", "sys/unix/fork.rs"].iter().any(|file| name.ends_with(file));
+        assert!(may || !registers, "{name} has a pipe::Receiver that is no fifo::Pipe or Hold");
+    }
+    assert!(found > 5, "the destructors were not found");
+}
+
+/// What ARCHITECTURE.md says of `witrpc-core`: steps that nothing waits for.
+#[test]
+fn the_core_touches_no_clock_lock_task_or_handle() {
+    let manifest = read(&root().join("crates/witrpc-core/Cargo.toml"));
+    let (_, dependencies) = manifest.split_once("\n[dependencies]\n").expect("the section");
+    let dependencies = dependencies.split_once("\n[").map_or(dependencies, |(section, _)| section);
+    for runtime in ["tokio", "futures", "async-std", "smol", "parking_lot"] {
+        assert!(!dependencies.contains(runtime), "witrpc-core depends on {runtime}");
+    }
+    let of_tests = ["fuzz_support", "testing.rs", "simulation", "bench_support"];
+    let core = |(name, _): &(String, String)| {
+        name.starts_with("crates/witrpc-core/src/") && !of_tests.iter().any(|t| name.contains(t))
+    };
+    let mut found = 0;
+    for (name, text) in sources().into_iter().filter(core) {
+        found += 1;
+        let code = text.split_once("#[cfg(test)]\nmod tests").map_or(&*text, |(code, _)| code);
+        let code = code.split_once("#[cfg(all(test, ").map_or(code, |(code, _)| code);
+        for forbidden in
+            ["Instant::now", "Mutex", "RwLock", "Condvar", "spawn(", "std::fs", "std::os", "sleep("]
         {
             let used = code
                 .lines()
                 .map(|line| line.split("//").next().unwrap_or_default())
                 .any(|line| line.contains(forbidden));
-            assert!(!used, "{module}.rs uses {forbidden}");
+            assert!(!used, "{name} uses {forbidden}");
         }
     }
+    assert!(found > 30, "the core was not found");
 }
 
 /// A clock that somebody sets back changes no deadline: nothing reads one that can be set.
@@ -153,6 +231,91 @@ fn nothing_reads_the_time_of_day() {
             assert!(!text.contains(clock), "{name} reads {clock}");
         }
     }
+}
+
+/// A time limit of a user's may be of any length, and the sum of an instant and that overflows: so it is made where it saturates.
+#[test]
+fn time_limits_of_any_length_are_added_where_they_saturate() {
+    let library = |(name, _): &(String, String)| {
+        name.starts_with("crates/")
+            && name.contains("/src/")
+            && !name.contains("fuzz_support/")
+            && !name.ends_with("/timers.rs")
+    };
+    let mut found = 0;
+    for (name, text) in sources().into_iter().filter(library) {
+        let code = text.split_once("#[cfg(test)]\nmod tests").map_or(&*text, |(code, _)| code);
+        for (at, sum) in code.match_indices("now() + ") {
+            let added = code[at + sum.len()..].split([';', ')', ' ']).next().unwrap_or_default();
+            // A constant, or what is at most one.
+            let bound = added.rsplit("min(").next().unwrap_or_default();
+            let is_constant = bound.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+            assert!(is_constant, "{name} adds {added} to an instant: see timers.rs");
+            found += 1;
+        }
+    }
+    assert!(found > 2, "the sums were not found");
+}
+
+/// The oldest compiler that the libraries promise has none, and `.ci/run` finds out late.
+#[test]
+fn the_libraries_have_no_let_chains() {
+    let library =
+        |(name, _): &(String, String)| name.starts_with("crates/") && name.contains("/src/");
+    for (name, text) in sources().into_iter().filter(library) {
+        for line in text.lines().map(str::trim_start) {
+            assert!(!line.starts_with("&& let ") && !line.contains(" && let "), "{name}: {line}");
+        }
+    }
+}
+
+/// What a macro is called with, up to the parenthesis that ends it, and without its texts; and these.
+fn arguments(call: &str) -> (String, Vec<&str>) {
+    let (mut code, mut texts, mut depth) = (String::new(), Vec::new(), 0);
+    let mut rest = call;
+    while let Some(next) = rest.chars().next() {
+        if let Some(text) = rest.strip_prefix('"') {
+            let (text, behind) = text.split_once('"').expect("no quote is escaped there");
+            texts.push(text);
+            rest = behind;
+            continue;
+        }
+        depth += i32::from(next == '(') - i32::from(next == ')');
+        if depth < 0 {
+            break;
+        }
+        code.push(next);
+        rest = &rest[next.len_utf8()..];
+    }
+    (code, texts)
+}
+
+/// What is shown as it shows itself may have a text of the peer's in it; with `?`, or as a text by itself, it is escaped by the
+/// subscriber. So is no message.
+#[test]
+fn what_is_logged_is_escaped() {
+    let library = |(name, _): &(String, String)| {
+        (name.starts_with("crates/") && name.contains("/src/")) || name.starts_with("src/")
+    };
+    let mut found = 0;
+    for (name, text) in sources().into_iter().filter(library) {
+        let calls = text.match_indices("tracing::").filter_map(|(at, _)| {
+            let (name, call) = text[at..].split_once("!(")?;
+            name.chars().all(|c| c.is_ascii_lowercase() || "_:".contains(c)).then_some(call)
+        });
+        for call in calls {
+            let (code, texts) = arguments(call);
+            for field in code.split('%').skip(1) {
+                assert!(field.starts_with("Escaped("), "{name} logs %{field}");
+            }
+            let fields = code.split(',').map(|field| field.split('=').next().unwrap().trim());
+            assert!(fields.into_iter().all(|field| field != "message"), "{name}: {code}");
+            let plain = texts.iter().all(|text| !text.contains('{'));
+            assert!(plain, "{name} logs a text that is put together: {texts:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "the calls were not found");
 }
 
 /// Whether an attribute includes what is below it on some systems only.
@@ -189,18 +352,35 @@ fn tests_of_one_system_are_listed() {
     assert!(missing.is_empty(), "not in docs/platforms.md: {missing:#?}");
 }
 
+/// Whether a file has this test, in a module of these names.
+fn has_test(path: &str, text: &str, modules: &str, test: &str) -> bool {
+    let is_its = |module: &str| {
+        path.split(['/', '.']).any(|part| part == module)
+            || text.contains(&format!("mod {module} {{"))
+    };
+    text.contains(&format!("fn {test}("))
+        && modules.split("::").all(|module| module.is_empty() || is_its(module))
+}
+
 #[test]
 fn tests_that_documents_name_exist() {
     let sources = sources();
-    for document in ["ARCHITECTURE.md", "docs/platforms.md"] {
+    for document in
+        ["ARCHITECTURE.md", "docs/platforms.md", "docs/reliability.md", "docs/security.md"]
+    {
         let text = read(&root().join(document));
         for name in text.split('`').skip(1).step_by(2) {
             // Words with underscores, as tests have many of.
-            let name = name.rsplit("::").next().unwrap_or_default();
-            let like_a_test = name.matches('_').count() > 2
-                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-            let exists = || sources.iter().any(|(_, text)| text.contains(&format!("fn {name}(")));
+            // An ellipsis stands for what it is run with.
+            let (modules, test) = name.rsplit_once("::").unwrap_or(("", name));
+            let test = test.trim_start_matches('…');
+            let like_a_test = test.matches('_').count() > 2
+                && !test.starts_with("with_") // A setting of a builder.
+                && test.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let exists = || sources.iter().any(|(path, text)| has_test(path, text, modules, test));
             assert!(!like_a_test || exists(), "{document} names {name}");
+            let input = name.starts_with("fuzz/corpus/").then(|| root().join(name));
+            assert!(input.is_none_or(|input| input.exists()), "{document} names {name}");
         }
     }
 }

@@ -3,15 +3,16 @@
 #[cfg(feature = "json")]
 use serde::{Serialize, de::DeserializeOwned};
 
-#[cfg(feature = "json")]
-use crate::buffers;
-use crate::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
 use crate::error::Error;
-use crate::frame::{HEADER_LEN, Header, Kind};
+use crate::security::cipher::{CipherError, CipherPair, Encryptor, NoiseEncryptor, Role};
 #[cfg(feature = "json")]
-use crate::message::{Content, HEAD_LEN, Head};
+use crate::values::buffers;
 #[cfg(feature = "json")]
-use crate::serializer::{Codec, SerializerError};
+use crate::values::content::Content;
+#[cfg(feature = "json")]
+use crate::values::serializer::{Codec, SerializerError};
+use crate::wire::frame::{HEADER_LEN, Header, Kind};
+use crate::wire::message::{HEAD_LEN, Head};
 
 /// Bytes of a frame's header.
 pub const FRAME_HEADER: usize = HEADER_LEN;

@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::transport::TransportError;
+use crate::text::{Escaped, Rounded};
 
 /// A result whose error is [`Error`]; the usual return type of a service method.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,7 +13,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// As the error type of a service method it crosses the connection as text: whatever a handler returns arrives as
 /// [`Error::Fault`], so that a handler's own `Closed` or `TimedOut` is never mistaken for one of this connection.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// In the other variants, texts from the peer are escaped: characters that are not printable are shown as in a string literal. The
+/// message of a `Fault` is as it was sent, and may have several lines; escape it before you log or print it.
+///
+/// `{}` and `{:?}` show the same text; `{:?}` shows it escaped, on one line. So a `main` that returns an `Error` prints a readable
+/// message. `{:#?}` puts the variant's name before it. The guide's chapter on troubleshooting explains every variant.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // The caller's settings.
@@ -34,6 +40,15 @@ pub enum Error {
         endpoint: String,
     },
 
+    /// A function was called outside of a tokio runtime, or within a runtime without timers or I/O. Nothing was done.
+    #[error(
+        "{what} needs a tokio runtime with timers and I/O: call it within one, built with enable_all()"
+    )]
+    NoRuntime {
+        /// What was asked for.
+        what: &'static str,
+    },
+
     // The caller's types.
     /// A value could not be turned into bytes. Nothing was sent.
     #[error("cannot serialize {what} as {serializer}: {reason}")]
@@ -45,16 +60,14 @@ pub enum Error {
         /// What the serializer said.
         reason: String,
     },
-    /// Bytes could not be turned into a value: the two sides' types differ.
-    #[error(
-        "cannot deserialize {what} from {serializer}: {reason}; do both sides have the same types?"
-    )]
+    /// Bytes could not be turned into a value: the two sides' types differ, or the format cannot read the type.
+    #[error("cannot deserialize {what} from {serializer}: {reason}")]
     Deserialize {
         /// Which value: arguments, result, event.
         what: String,
         /// The serializer's name.
         serializer: String,
-        /// What the serializer said.
+        /// What the serializer said, and what may have caused it.
         reason: String,
     },
     /// A message is larger than its receiver takes. Nothing of it was sent.
@@ -133,10 +146,10 @@ pub enum Error {
     /// The peer broke a rule of the protocol; the connection has ended.
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
-    /// The two sides are set up differently, or one is too old.
+    /// The two sides have different settings (serializer, encryption, authorization) or versions that do not fit together.
     #[error("client and server do not fit together: {0}")]
     Incompatible(String),
-    /// The peer did not let us in, or we did not let it in.
+    /// The peer refused our authorization, or we refused the peer's.
     #[error("unauthorized: {0}")]
     Unauthorized(String),
 
@@ -161,12 +174,12 @@ pub enum Error {
     #[error("the call was cancelled")]
     Cancelled,
     /// The deadline passed. The call may have been executed.
-    #[error("no answer within {after:?}")]
+    #[error("no answer within {}", Rounded(*.after))]
     TimedOut {
         /// The time that was given.
         after: Duration,
     },
-    /// As many clients are connected as the server allows.
+    /// The server has no free place: as many clients are connected as it allows.
     #[error(
         "{endpoint:?} is busy: it takes {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
     )]
@@ -177,24 +190,49 @@ pub enum Error {
         max_clients: u32,
     },
     /// No server is listening on this name.
-    #[error("no server is running on {endpoint:?} (looked in {place} for {waited:?})")]
+    #[error(
+        "no server is running on {endpoint:?} (looked in {place} for {}; running there: {running})",
+        Rounded(*.waited)
+    )]
     NotRunning {
         /// The endpoint's name.
         endpoint: String,
         /// Where was looked.
         place: String,
+        /// The names that servers are running on there, for reading; no more than a few of them.
+        running: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A server is listening on this name, and has not answered.
+    #[error(
+        "{endpoint:?} is not responding: {} listens in {place}, and has not answered for {}; it is stopped, or all threads of its \
+         runtime are blocked, or it has ended and a process forked off it has not",
+        Holder(*.process_id),
+        Rounded(*.waited)
+    )]
+    NotResponding {
+        /// The endpoint's name.
+        endpoint: String,
+        /// Where the server listens.
+        place: String,
+        /// The server's process id, as that process sees it; `None` if it cannot be told.
+        process_id: Option<u32>,
         /// How long was waited.
         waited: Duration,
     },
     /// A live server holds this name.
     #[error(
-        "another live server, or a process forked off one, holds the name {endpoint:?} in {place}; stop it, or choose another name"
+        "{}, a live server, or a process forked off it, holds the name {endpoint:?} in {place}; stop it, or choose another name",
+        Holder(*.process_id)
     )]
     NameInUse {
         /// The endpoint's name.
         endpoint: String,
         /// The directory of the endpoint.
         place: String,
+        /// The server's process id, as that process sees it; `None` if it cannot be told.
+        process_id: Option<u32>,
     },
 
     // The connection.
@@ -240,12 +278,42 @@ impl Error {
         Self::Fault { message: message.to_string() }
     }
 
-    /// Whether the call that failed with this error was surely not executed, so that repeating it is safe.
+    const fn variant(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "Config",
+            Self::NotConnected { .. } => "NotConnected",
+            Self::NoRuntime { .. } => "NoRuntime",
+            Self::Serialize { .. } => "Serialize",
+            Self::Deserialize { .. } => "Deserialize",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::NoSuchService { .. } => "NoSuchService",
+            Self::NoSuchMethod { .. } => "NoSuchMethod",
+            Self::SignatureMismatch { .. } => "SignatureMismatch",
+            Self::NoSuchEvent { .. } => "NoSuchEvent",
+            Self::RemoteEvent { .. } => "RemoteEvent",
+            Self::Protocol(_) => "Protocol",
+            Self::Incompatible(_) => "Incompatible",
+            Self::Unauthorized(_) => "Unauthorized",
+            Self::Fault { .. } => "Fault",
+            Self::Panicked { .. } => "Panicked",
+            Self::Cancelled => "Cancelled",
+            Self::TimedOut { .. } => "TimedOut",
+            Self::Busy { .. } => "Busy",
+            Self::NotRunning { .. } => "NotRunning",
+            Self::NotResponding { .. } => "NotResponding",
+            Self::NameInUse { .. } => "NameInUse",
+            Self::Closed { .. } => "Closed",
+            Self::Io { .. } => "Io",
+        }
+    }
+
+    /// Whether the call that failed with this error was certainly not executed, so that repeating it is safe.
     #[must_use]
     pub const fn is_surely_not_executed(&self) -> bool {
         match self {
             Self::Closed { maybe_executed, .. } => !*maybe_executed,
             Self::NotConnected { .. }
+            | Self::NoRuntime { .. }
             | Self::Serialize { .. }
             | Self::NoSuchService { .. }
             | Self::NoSuchMethod { .. }
@@ -253,10 +321,32 @@ impl Error {
             | Self::RemoteEvent { .. }
             | Self::SignatureMismatch { .. }
             | Self::Busy { .. }
-            | Self::NotRunning { .. } => true,
+            | Self::NotRunning { .. }
+            | Self::NotResponding { .. } => true,
             _ => false,
         }
     }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            write!(f, "{}: ", self.variant())?;
+        }
+        write!(f, "{}", Escaped(self))
+    }
+}
+
+/// What can go wrong below the frames.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The peer broke a rule of the shared state.
+    #[error("the peer broke a rule of the region: {0}")]
+    Corrupt(&'static str),
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl From<TransportError> for Error {
@@ -281,17 +371,29 @@ impl<'de> Deserialize<'de> for Error {
     }
 }
 
+/// Shows who holds a name.
+struct Holder(Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(process_id) => write!(f, "process {process_id}"),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// This side closed it: `disconnect`, or the last handle was dropped.
+    /// This side closed it: by `disconnect` or `reconnect`, or by dropping the last handle.
     Local,
     /// The peer closed it, with this reason.
     Peer(String),
-    /// The peer's process ended, or closed the channel without a word.
+    /// The peer's process ended, or closed the connection without giving a reason.
     PeerGone,
-    /// A rule was broken, or the transport failed; the text says which.
+    /// A rule of the protocol was broken, the transport failed, or a limit was reached. The text says which.
     Failed(String),
     /// The runtime that drove the connection was shut down.
     RuntimeGone,

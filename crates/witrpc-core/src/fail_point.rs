@@ -25,10 +25,10 @@ mod armed {
     #[inline]
     pub fn at(step: &'static str) {
         // Relaxed: the hook comes through its own lock.
-        if ARMED.load(Ordering::Relaxed)
-            && let Some(hook) = HOOK.get()
-        {
-            hook(step);
+        if ARMED.load(Ordering::Relaxed) {
+            if let Some(hook) = HOOK.get() {
+                hook(step);
+            }
         }
     }
 

@@ -1,37 +1,28 @@
-//! Whose mutexes and atomics these are: the system's, or loom's when a model is checked.
-//!
-//! Only what [`reception`](crate::reception) rests on, and what its model needs; everything else is never run under loom.
+//! Whose waker cell this is: a crate's, or loom's when a model is checked.
 
-#[cfg(all(loom, test))]
-pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
-};
-#[cfg(not(all(loom, test)))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
-};
-
-#[cfg(not(all(loom, test)))]
-pub(crate) use atomic_waker::AtomicWaker;
+#[cfg(not(loom))]
+pub use atomic_waker::AtomicWaker;
 
 /// loom's, with the methods of the other.
-#[cfg(all(loom, test))]
+#[cfg(loom)]
 #[derive(Debug, Default)]
-pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+pub struct AtomicWaker(loom::future::AtomicWaker);
 
-#[cfg(all(loom, test))]
+#[cfg(loom)]
 impl AtomicWaker {
-    pub(crate) fn new() -> Self {
+    /// One without a waker.
+    #[must_use]
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn register(&self, waker: &std::task::Waker) {
+    /// Remembers whom to wake.
+    pub fn register(&self, waker: &std::task::Waker) {
         self.0.register_by_ref(waker);
     }
 
-    pub(crate) fn wake(&self) {
+    /// Wakes who was registered last.
+    pub fn wake(&self) {
         self.0.wake();
     }
 }

@@ -2,42 +2,46 @@
 //! means them. For tests only.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::connection::lock;
-use crate::frame::Kind;
-use crate::message::{Content, Head};
-use crate::outbound::Outgoing;
-use crate::transport::{RecordReceiver, RecordSender, TransportError};
-use crate::wire::len_u64;
+use crate::error::TransportError;
+use crate::session::outbound::Outgoing;
+use crate::transport::{RecordReceiver, RecordSender};
+use crate::values::content::Content;
+use crate::wire::fields::len_u64;
+use crate::wire::frame::Kind;
+use crate::wire::message::Head;
 
 /// One direction: records that were published, and the bytes that they and those to come take up.
 #[derive(Debug, Default)]
-pub(crate) struct Pipe {
-    pub(crate) records: VecDeque<Vec<u8>>,
-    pub(crate) used: usize,
+pub struct Pipe {
+    pub records: VecDeque<Vec<u8>>,
+    pub used: usize,
+    /// What the reader made room for, each time.
+    pub reserved: Vec<usize>,
 }
 
 impl Pipe {
     /// Puts a record in, whatever room there is.
-    pub(crate) fn push(&mut self, record: Vec<u8>) {
+    pub fn push(&mut self, record: Vec<u8>) {
         self.used += record.len();
         self.records.push_back(record);
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
         let record = self.records.pop_front()?;
         self.used -= record.len();
         Some(record)
     }
 }
 
-pub(crate) struct PipeSender {
-    pub(crate) pipe: Arc<Mutex<Pipe>>,
-    pub(crate) capacity: usize,
-    pub(crate) batch: Vec<Vec<u8>>,
+#[derive(Debug)]
+pub struct PipeSender {
+    pub pipe: Arc<Mutex<Pipe>>,
+    pub capacity: usize,
+    pub batch: Vec<Vec<u8>>,
 }
 
 impl RecordSender for PipeSender {
@@ -76,9 +80,10 @@ impl RecordSender for PipeSender {
     fn disarm(&mut self) {}
 }
 
-pub(crate) struct PipeReceiver {
-    pub(crate) pipe: Arc<Mutex<Pipe>>,
-    pub(crate) current: Option<Vec<u8>>,
+#[derive(Debug)]
+pub struct PipeReceiver {
+    pub pipe: Arc<Mutex<Pipe>>,
+    pub current: Option<Vec<u8>>,
 }
 
 impl RecordReceiver for PipeReceiver {
@@ -90,6 +95,11 @@ impl RecordReceiver for PipeReceiver {
             head[..known].copy_from_slice(&record[..known]);
             record.len()
         }))
+    }
+
+    fn reserve(&self, out: &mut Vec<u8>, more: usize) {
+        lock(&self.pipe).reserved.push(out.len() + more);
+        out.reserve_exact(more);
     }
 
     fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
@@ -116,36 +126,59 @@ impl RecordReceiver for PipeReceiver {
 
     fn disarm(&mut self) {}
 
+    /// Its peer publishes nothing while this side is at work.
+    fn stop(&mut self) -> Result<(), TransportError> {
+        Ok(())
+    }
+
     fn worth_polling(&self) -> bool {
         false
     }
 }
 
 /// A message as its sender means it, or as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
-    pub(crate) selector: u16,
-    pub(crate) member: u16,
-    pub(crate) stamp: u64,
-    pub(crate) body: Vec<u8>,
-    pub(crate) blobs: Vec<Bytes>,
+#[derive(Clone, Debug, Eq)]
+pub struct Message {
+    pub selector: u16,
+    pub member: u16,
+    pub stamp: u64,
+    pub body: Vec<u8>,
+    /// Of no consequence without blobs.
+    pub marker: u64,
+    pub blobs: Vec<Bytes>,
+}
+
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |m: &Self| (m.selector, m.member, m.stamp);
+        let same_marker = self.blobs.is_empty() || self.marker == other.marker;
+        fields(self) == fields(other)
+            && (&self.body, &self.blobs) == (&other.body, &other.blobs)
+            && same_marker
+    }
 }
 
 impl Message {
-    pub(crate) fn outgoing(&self, kind: Kind, id: u64) -> Outgoing {
+    pub fn outgoing(&self, kind: Kind, id: u64) -> Outgoing {
         let mut content = Content::plain(Vec::new(), &self.body);
-        content.set_blobs(self.blobs.clone());
+        content.set_blobs(self.marker, self.blobs.clone());
         Outgoing::new(kind, id, content, (self.selector, self.member, self.stamp), None)
     }
 
-    pub(crate) fn arrived(head: &Head, content: &Content) -> Self {
+    pub fn arrived(head: &Head, content: &Content) -> Self {
         assert_eq!(u64::from(head.body_len), len_u64(content.body().len()));
         Self {
             selector: head.selector,
             member: head.member,
             stamp: head.stamp,
             body: content.body().to_vec(),
+            marker: content.marker(),
             blobs: content.blobs().to_vec(),
         }
     }
+}
+
+/// Locks it, whoever panicked with it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,15 +10,15 @@
 //! ([`RecordSender::arm`]). Arming re-checks after the flag is visible, and says so when there is work after all.
 //! Between any two polls of a connection's tasks, either the receiver is armed or a task is scheduled to arm it.
 
-use std::{any::Any, fmt, future::Future, io, pin::Pin, task::Context, task::Poll};
+use std::any::Any;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+pub use crate::error::TransportError;
+pub use crate::future::BoxFuture;
 
 use crate::error::Error;
-use crate::options::WaitStrategy;
-
-pub mod memory;
-
-/// A boxed future, as object-safe traits return it.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where a server's connections come from.
 pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
@@ -34,6 +34,44 @@ pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
 
     /// Starts to listen. The listener stops, and takes back everything it made, when it is dropped.
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
+
+    /// Starts to listen, as [`listen`](Self::listen) does; this is what a server calls. A transport whose servers can be listed
+    /// shows `terms` in the list. One that wraps another passes them on.
+    fn listen_with<'a>(
+        &'a self,
+        _terms: &'a ServerTerms,
+    ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
+        self.listen()
+    }
+}
+
+/// What a server's clients must have in common with it, by the names that the handshake compares. For reading: nothing is decided by
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerTerms {
+    /// The serializer's name: `json`, say.
+    pub serializer: String,
+    /// The encryptor's name; `none` without encryption.
+    pub encryption: String,
+    /// How clients are authorized: `none`, `token` or `sent-token`.
+    pub authorization: String,
+}
+
+impl ServerTerms {
+    /// Terms of these names.
+    #[must_use]
+    pub fn new(
+        serializer: impl Into<String>,
+        encryption: impl Into<String>,
+        authorization: impl Into<String>,
+    ) -> Self {
+        Self {
+            serializer: serializer.into(),
+            encryption: encryption.into(),
+            authorization: authorization.into(),
+        }
+    }
 }
 
 /// A listening endpoint.
@@ -56,8 +94,24 @@ pub trait ClientTransport: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a channel to the server, waiting for one to appear or to have room until `deadline`.
     ///
-    /// Fails with [`Error::NotRunning`] or [`Error::Busy`] when the deadline passes first.
-    fn connect(&self, deadline: tokio::time::Instant) -> BoxFuture<'_, Result<Channel, Error>>;
+    /// Fails with [`Error::NotRunning`], [`Error::NotResponding`] or [`Error::Busy`] when the deadline passes first. A deadline that
+    /// has passed already stands for one attempt: it waits for no server, and for no room, but gives a server that is there a moment to
+    /// answer.
+    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Channel, Error>>;
+}
+
+/// How a connection waits for its peer once there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitStrategy {
+    /// Polls for a short, bounded while after traffic, as long as that has been paying off; then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once. The least CPU, and the most latency where the peer runs on another core.
+    Park,
+    /// Polls for this long before every sleep, whether it pays off or not. Every 100 µs of it the runtime's other tasks and timers
+    /// have their turn.
+    Spin(Duration),
 }
 
 /// One connection's worth of transport: two directions, a wake-up, and what is known of the peer.
@@ -70,7 +124,8 @@ pub struct Channel {
     pub waiter: Box<dyn Waiter>,
     /// The process id that the peer claims; `None` where there is no other process.
     pub peer_process_id: Option<u32>,
-    /// Nanoseconds of a monotonic clock that both sides read, if possible the very same one.
+    /// Nanoseconds of a monotonic clock that both sides read, if possible the very same one. Always 0 where they share none, as on two
+    /// machines: deadlines then cross as the time that is left.
     pub clock: fn() -> u64,
     /// How the connection waits.
     pub wait_strategy: WaitStrategy,
@@ -146,6 +201,12 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError>;
 
+    /// Makes room for `more` bytes in `out`, exactly: for a message of several records, which are going to be appended. A transport
+    /// that knows its system may ask it for memory that takes long copies well.
+    fn reserve(&self, out: &mut Vec<u8>, more: usize) {
+        out.reserve_exact(more);
+    }
+
     /// Appends bytes `from .. from + len` of the record last peeked at to `out`.
     ///
     /// # Panics
@@ -188,6 +249,14 @@ pub trait RecordReceiver: Send + 'static {
     /// Takes back [`arm`](Self::arm): somebody is looking at the records now.
     fn disarm(&mut self);
 
+    /// From here on there are only the records that have been published by now: the peer has gone, or says so. What it publishes
+    /// all the same is not seen, so that reading what is there comes to an end.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
+    fn stop(&mut self) -> Result<(), TransportError>;
+
     /// Whether polling for the peer's next record can pay off: it last published from another CPU than ours.
     fn worth_polling(&self) -> bool;
 }
@@ -223,16 +292,4 @@ pub enum Wake {
     PeerGone,
     /// The peer rang. Spurious rings are allowed.
     Rung,
-}
-
-/// What can go wrong below the frames.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TransportError {
-    /// The peer broke a rule of the shared state.
-    #[error("the peer broke a rule of the region: {0}")]
-    Corrupt(&'static str),
-    /// A system call failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
 }

@@ -87,10 +87,14 @@ fn print_trait(service: &Service) -> TokenStream {
     let Parameters { bounded, arguments, where_clause, .. } = Parameters::of(service);
     let (client, ident) = (name(service), contract::copied(&service.ident));
     let lenience = contract::lenience();
-    let methods = service.methods().enumerate().map(|(index, method)| {
+    let methods = service.methods().map(|method| {
         let output = &method.output;
-        let (head, body) = (head(method), call(service, index, method));
         let span = contract::span_at(&method.ident);
+        let head = head(method);
+        let ident = contract::copied(&method.ident);
+        let names = method.arguments.iter().map(|argument| contract::copied(&argument.name));
+        // The inherent one, which says once what is wrong with the types.
+        let body = quote_spanned!(span=> Self::#ident(self, #(#names),*));
         let private = contract::moved_path(&service.private, span);
         quote_spanned! {span=>
             #head -> impl #private::Future<Output = #output> + ::core::marker::Send { #body }
@@ -173,7 +177,7 @@ fn head(method: &Method) -> TokenStream {
     quote_spanned!(span=> fn #ident(&self, #(#names: #types),*))
 }
 
-/// `self.remote.call(0, &(&a, &b))`
+/// `self.remote.call(0, &(&a, &b), outcome::<R>())`
 fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     let span = contract::span_at(&method.ident);
     let (private, output) = (contract::moved_path(&service.private, span), &method.output);
@@ -182,7 +186,7 @@ fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     let arguments = contract::tuple(&references);
 
     quote_spanned! {span=>
-        #private::Remote::call::<_, #output>(&self.remote, #index, &#arguments)
+        #private::Remote::call(&self.remote, #index, &#arguments, #private::outcome::<#output>())
     }
 }
 

@@ -9,7 +9,7 @@ use syn::ext::IdentExt as _;
 use syn::{Attribute, GenericParam, Visibility};
 
 use crate::model::{Event, MAX_TUPLE, Member, Method, Service};
-use crate::text;
+use crate::{signatures, text};
 
 /// The trait, rewritten so that each future is `Send`, and the descriptor.
 pub(crate) fn print(service: &Service) -> TokenStream {
@@ -57,8 +57,8 @@ fn signature(private: &TokenStream, method: &Method) -> TokenStream {
 
 fn descriptor(private: &TokenStream, method: &Method) -> TokenStream {
     let name = method.ident.unraw().to_string();
-    let signature = text::signature(method);
-    let types = text::types(method);
+    let signature = signatures::of_method(method);
+    let types = signatures::types(method);
     let docs = &method.docs;
     let (blocking, idempotent) = (method.options.blocking, method.options.idempotent);
 
@@ -82,7 +82,7 @@ fn event_signature(event: &Event) -> TokenStream {
 
 fn event_descriptor(private: &TokenStream, event: &Event) -> TokenStream {
     let name = event.ident.unraw().to_string();
-    let signature = text::event_signature(event);
+    let signature = signatures::of_event(event);
     let types = text::of_type(&event.ty);
     let docs = &event.docs;
 

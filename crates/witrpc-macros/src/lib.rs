@@ -24,11 +24,17 @@ mod client;
 mod contract;
 mod model;
 mod server;
+mod signatures;
 mod text;
 
 /// Turns a trait into a service: the contract that a server and its clients share.
 ///
-/// ```text
+/// ```
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # pub struct FactorError(String);
+/// # impl From<witrpc::Error> for FactorError {
+/// #     fn from(error: witrpc::Error) -> Self { Self(error.to_string()) }
+/// # }
 /// #[witrpc::service]
 /// pub trait Calc {
 ///     /// Adds.
@@ -46,11 +52,10 @@ mod text;
 /// makes, with the visibility of the trait:
 ///
 /// * the trait itself, with `Send + Sync + 'static` added and each method returning a future that
-///   is `Send`; implementors write plain `async fn`, and keep each event in a field to lend it;
-/// * `CalcServer<S: Calc>`, made by `new(service)` or `from_arc(service)`, which a server serves;
-/// * `CalcClient`, which has each method of the trait, returning a call to be awaited, each event,
-///   fed by the server, and `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a
-///   local object, a remote one or a mock.
+///   is `Send`. Implementors write plain `async fn`, and return each event by reference to a field;
+/// * `CalcServer<S: Calc>`, made by `new(service)` or `from_arc(service)`, for a server's `with_service`;
+/// * `CalcClient`, which has each method of the trait, returning a future; each event, whose values come from the server; and
+///   `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a local object, a remote one or a mock.
 ///
 /// # What a method looks like
 ///

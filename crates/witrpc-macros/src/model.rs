@@ -15,20 +15,21 @@ use syn::parse::{ParseStream, Parser as _};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Error, Expr, FnArg, GenericParam, Generics, ItemTrait, Lit, LitStr, Meta, Pat,
-    ReturnType, Signature, Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility,
-    WherePredicate,
+    Attribute, Error, FnArg, GenericParam, Generics, ItemTrait, LitStr, Meta, Pat, ReturnType,
+    Signature, Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility, WherePredicate,
 };
 
 use self::attribute::Arguments;
 use self::errors::Errors;
 pub(crate) use self::event::Event;
+use self::syntax::{docs, ungrouped};
 use crate::text;
 
 mod attribute;
 mod errors;
 mod event;
 mod signature;
+mod syntax;
 mod types;
 
 /// The longest name on the wire, in bytes: it is announced in the welcome of each connection.
@@ -283,10 +284,10 @@ fn check_trait(item: &ItemTrait, errors: &mut Errors) {
     }
     let predicates = item.generics.where_clause.iter().flat_map(|clause| &clause.predicates);
     for predicate in predicates {
-        if let WherePredicate::Type(predicate) = predicate
-            && predicate.bounded_ty.to_token_stream().to_string() == "Self"
-        {
-            no_supertrait(predicate, errors);
+        if let WherePredicate::Type(predicate) = predicate {
+            if predicate.bounded_ty.to_token_stream().to_string() == "Self" {
+                no_supertrait(predicate, errors);
+            }
         }
     }
 }
@@ -416,33 +417,6 @@ fn output(signature: &Signature, errors: &mut Errors) -> Option<Type> {
     }
     types::check(output, errors);
     Some((**output).clone())
-}
-
-/// A `$t:ty` of `macro_rules!` comes in an invisible group.
-fn ungrouped(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => ungrouped(&group.elem),
-        Type::Paren(paren) => ungrouped(&paren.elem),
-        other => other,
-    }
-}
-
-/// The lines of the doc comments, each without its leading space.
-fn docs(attrs: &[Attribute]) -> String {
-    let mut docs = String::new();
-    for attr in attrs {
-        if let Meta::NameValue(meta) = &attr.meta
-            && meta.path.is_ident("doc")
-            && let Expr::Lit(value) = &meta.value
-            && let Lit::Str(text) = &value.lit
-        {
-            for line in text.value().split('\n') {
-                docs.push_str(line.strip_prefix(' ').unwrap_or(line));
-                docs.push('\n');
-            }
-        }
-    }
-    docs.trim().to_owned()
 }
 
 /// All identifiers that occur in the trait and in the attribute.

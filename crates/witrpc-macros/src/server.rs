@@ -139,9 +139,10 @@ fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
         (0..method.arguments.len()).map(|index| format_ident!("arg{index}", span = span)).collect();
     let types: Vec<&Type> = method.arguments.iter().map(|argument| &argument.ty).collect();
     let (pattern, ty) = (contract::tuple(&names), contract::tuple(&types));
+    let output = &method.output;
 
     quote_spanned! {span=>
-        #index => #private::answer(request, move |#pattern: #ty| async move {
+        #index => #private::answer(request, #private::outcome::<#output>(), move |#pattern: #ty| async move {
             <#implementor as #interface<#arguments>>::#callee(&*service, #(#names),*).await
         }),
     }

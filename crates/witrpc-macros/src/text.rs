@@ -1,6 +1,6 @@
-//! Types and signatures as text, for the descriptor that both sides exchange.
+//! Types as text, for the descriptor that both sides exchange.
 //!
-//! Used by `contract` for descriptors and by `model` in messages. Two spellings of one type give one
+//! Used by `contract` and `signatures` for descriptors and by `model` in messages. Two spellings of one type give one
 //! text: each path is cut to its last segment (`std::vec::Vec<foo::Bar>` is `Vec<Bar>`), raw
 //! identifiers lose their `r#`, parentheses that group nothing go, and the spacing is ours and not
 //! rustc's. It does not resolve names: an alias and its target differ.
@@ -9,30 +9,6 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt as _;
 use syn::{GenericArgument, Path, PathArguments, Type, TypePath};
-
-use crate::model::{Event, Method};
-
-/// `add(a: i32, b: i32) -> Result<i32>`, for people.
-pub(crate) fn signature(method: &Method) -> String {
-    let arguments: Vec<String> = method
-        .arguments
-        .iter()
-        .map(|argument| format!("{}: {}", argument.name.unraw(), of_type(&argument.ty)))
-        .collect();
-    format!("{}({}) -> {}", method.ident.unraw(), arguments.join(", "), of_type(&method.output))
-}
-
-/// `(i32, i32) -> Result<i32>`, which is what the two sides compare.
-pub(crate) fn types(method: &Method) -> String {
-    let arguments: Vec<String> =
-        method.arguments.iter().map(|argument| of_type(&argument.ty)).collect();
-    format!("({}) -> {}", arguments.join(", "), of_type(&method.output))
-}
-
-/// `progress: f64`, for people.
-pub(crate) fn event_signature(event: &Event) -> String {
-    format!("{}: {}", event.ident.unraw(), of_type(&event.ty))
-}
 
 /// The one text of a type.
 pub(crate) fn of_type(ty: &Type) -> String {

@@ -1,5 +1,7 @@
 //! Where a client's connection comes from: the endpoint of `witrpc-mmf` behind `witrpc_core`'s trait.
 
+use std::time::Instant;
+
 use witrpc_core::Error;
 use witrpc_core::transport::{BoxFuture, Channel, ClientTransport};
 use witrpc_mmf::MemoryMappedFile;
@@ -11,10 +13,15 @@ pub struct MmfClientTransport {
 }
 
 impl MmfClientTransport {
-    /// The client's end of this endpoint. Of the file's settings only its name, directory and wait strategy matter.
+    /// The client's end of this endpoint.
+    ///
+    /// Of the file's settings these must be the server's: the name, [`with_directory`](MemoryMappedFile::with_directory),
+    /// [`with_group`](MemoryMappedFile::with_group), and, on Unix if the server has chosen it,
+    /// [`NamedEvent::RawSync`](witrpc_mmf::NamedEvent::RawSync). Its wait strategy is the client's own. Size and number of clients are the
+    /// server's choice, and not used here.
     #[must_use]
     pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
-        Self { file: file.into() }
+        Self { file: file.into().settled() }
     }
 }
 
@@ -27,7 +34,7 @@ impl ClientTransport for MmfClientTransport {
         self.file.validate()
     }
 
-    fn connect(&self, deadline: tokio::time::Instant) -> BoxFuture<'_, Result<Channel, Error>> {
-        Box::pin(witrpc_mmf::connect(&self.file, deadline))
+    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Channel, Error>> {
+        Box::pin(witrpc_mmf::connect(&self.file, deadline.into()))
     }
 }

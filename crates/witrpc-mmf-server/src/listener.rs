@@ -1,7 +1,7 @@
 //! Where a server's connections come from: the endpoint of `witrpc-mmf` behind `witrpc_core`'s traits.
 
 use witrpc_core::Error;
-use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTransport};
+use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTerms, ServerTransport};
 use witrpc_mmf::{Door, MemoryMappedFile, Places};
 
 /// Clients over a named memory-mapped file.
@@ -17,7 +17,7 @@ impl MmfServerTransport {
     /// stops to listen.
     #[must_use]
     pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
-        let file = file.into();
+        let file = file.into().settled();
         Self { places: Places::of(&file), file }
     }
 }
@@ -32,11 +32,21 @@ impl ServerTransport for MmfServerTransport {
     }
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
+        Box::pin(async { Ok(listener(Door::open(&self.file, &self.places).await?)) })
+    }
+
+    fn listen_with<'a>(
+        &'a self,
+        terms: &'a ServerTerms,
+    ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
         Box::pin(async {
-            let door = Door::open(&self.file, &self.places).await?;
-            Ok(Box::new(MmfListener { door }) as Box<dyn Listener>)
+            Ok(listener(Door::open_with(&self.file, &self.places, Some(terms)).await?))
         })
     }
+}
+
+fn listener(door: Door) -> Box<dyn Listener> {
+    Box::new(MmfListener { door })
 }
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The rings without events or a peer, for `benches/ring.rs`, and directories for tests. Not part of the interface.
+//! The rings without events or a peer, for `benches/ring.rs`, and directories and pipes for tests. Not part of the interface.
 
 use std::{io, path::Path};
 
@@ -45,4 +45,14 @@ pub fn pair(
 /// [`Error::Config`](witrpc_core::Error::Config), naming what is wrong with it.
 pub fn make_directory(path: &Path) -> Result<(), witrpc_core::Error> {
     crate::endpoint::make_directory(path)
+}
+
+/// Makes a named pipe as both sides make theirs.
+///
+/// # Errors
+///
+/// Whatever the system says.
+#[cfg(unix)]
+pub fn make_pipe(path: &Path) -> io::Result<()> {
+    crate::sys::open::make_pipe(path, Access::User).map(drop)
 }

@@ -2,6 +2,12 @@
 //!
 //! The rings say when a peer must be woken; here it is done. Each side has one event, rung for data and for space
 //! alike. Nothing is shared between sender, receiver and waiter but the mapping and the ringing end.
+//!
+//! # Invariants
+//!
+//! - **F1** In a forked child nothing that was inherited touches a ring, whose cursors its parent goes on to use; nor does the
+//!   layer above seal anything there, as it asks for room first. Everything that writes to a ring, or reads its shared
+//!   state, checks the [`Owner`] before.
 
 use std::{
     any::Any,
@@ -15,7 +21,7 @@ use witrpc_core::{WaitStrategy, fail_point};
 use crate::event::Ring;
 use crate::region::{Mapped, Region, Side};
 use crate::ring::{Consumer, Corrupt, Producer};
-use crate::sys;
+use crate::sys::{self, Owner};
 
 /// What a channel needs besides its region and its events.
 pub(crate) struct Terms {
@@ -53,10 +59,10 @@ pub(crate) fn directions<R: Ring + fmt::Debug>(
     ringer: R,
 ) -> (Box<dyn RecordSender>, Box<dyn RecordReceiver>) {
     let (producer, consumer) = region.split(side);
-    let peer = Arc::new(ringer);
+    let (peer, owner) = (Arc::new(ringer), Owner::here());
     (
-        Box::new(Sender { producer, peer: Arc::clone(&peer) }),
-        Box::new(Receiver { consumer, peer, may_poll: has_several_cpus() }),
+        Box::new(Sender { producer, peer: Arc::clone(&peer), owner }),
+        Box::new(Receiver { consumer, peer, owner, may_poll: has_several_cpus() }),
     )
 }
 
@@ -64,6 +70,7 @@ pub(crate) fn directions<R: Ring + fmt::Debug>(
 struct Sender<R> {
     producer: Producer<Mapped>,
     peer: Arc<R>,
+    owner: Owner,
 }
 
 impl<R: Ring> RecordSender for Sender<R> {
@@ -76,14 +83,17 @@ impl<R: Ring> RecordSender for Sender<R> {
     }
 
     fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError> {
+        self.owner.check()?; // F1
         Ok(self.producer.try_push(head, body, spare)?)
     }
 
     fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
+        self.owner.check()?; // F1
         Ok(self.producer.has_room(len, spare)?)
     }
 
     fn publish(&mut self) -> Result<(), TransportError> {
+        self.owner.check()?; // F1
         fail_point::at("ring.publishing");
         if self.producer.publish(current_cpu()) {
             fail_point::at("ring.published");
@@ -94,14 +104,17 @@ impl<R: Ring> RecordSender for Sender<R> {
     }
 
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        self.publish()?; // The peer makes no room by reading what it cannot see.
+        self.publish()?; // F1. The peer makes no room by reading what it cannot see.
         let fits = self.producer.arm(len, spare)?;
         fail_point::at("ring.full");
         Ok(fits)
     }
 
     fn disarm(&mut self) {
-        self.producer.disarm();
+        // F1: its parent may be asleep.
+        if self.owner.is_here() {
+            self.producer.disarm();
+        }
     }
 }
 
@@ -109,14 +122,22 @@ impl<R: Ring> RecordSender for Sender<R> {
 struct Receiver<R> {
     consumer: Consumer<Mapped>,
     peer: Arc<R>,
+    owner: Owner,
     may_poll: bool,
 }
 
 impl<R: Ring> RecordReceiver for Receiver<R> {
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
+        self.owner.check()?; // F1
         Ok(self.consumer.peek(head)?)
     }
 
+    fn reserve(&self, out: &mut Vec<u8>, more: usize) {
+        out.reserve_exact(more);
+        sys::back_by_large_pages(out);
+    }
+
+    // These two follow a `peek` within the same step, and write nothing to the ring.
     fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
         self.consumer.append_to(from, len, out);
     }
@@ -126,6 +147,7 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
     }
 
     fn release(&mut self) -> Result<(), TransportError> {
+        self.owner.check()?; // F1
         if self.consumer.release() {
             fail_point::at("ring.released");
             self.peer.ring()?;
@@ -134,21 +156,33 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
     }
 
     fn is_ready(&mut self) -> Result<bool, TransportError> {
+        self.owner.check()?; // F1
         Ok(self.consumer.is_ready()?)
     }
 
     fn arm(&mut self) -> Result<bool, TransportError> {
+        self.owner.check()?; // F1
         let ready = self.consumer.arm()?;
         fail_point::at("ring.armed");
         Ok(ready)
     }
 
     fn expect(&mut self) {
-        self.consumer.expect();
+        // F1: its parent may be asleep.
+        if self.owner.is_here() {
+            self.consumer.expect();
+        }
     }
 
     fn disarm(&mut self) {
-        self.consumer.disarm();
+        // F1
+        if self.owner.is_here() {
+            self.consumer.disarm();
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), TransportError> {
+        Ok(self.consumer.stop()?)
     }
 
     fn worth_polling(&self) -> bool {

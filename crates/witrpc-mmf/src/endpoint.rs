@@ -6,8 +6,10 @@
 //! - `place`: the directory, and the paths in it,
 //! - `lock`: the one live server of a name,
 //! - `places`, `record`: who is let in, and what the lock file says of it,
+//! - `about`: what the lock file says of the server,
 //! - `listing`: the live servers of a directory,
 //! - `meeting`: the two kinds of record, as bytes,
+//! - `making`: a region that is made beside the runtime,
 //! - `door`, `caller`: the two sides,
 //!
 //! and, by the same names in `unix` and in `windows`,
@@ -22,7 +24,8 @@
 //!
 //! - **E1**, **E2** of the files: see `unix` and `windows`.
 //! - **E3** A region is complete before a client hears of it.
-//! - **E4** No client can hold up another for longer than the handshake deadline, nor the listener at all.
+//! - **E4** No client can hold up another for longer than the handshake deadline, or than it takes to make its region; nor the listener,
+//!   or the runtime, at all.
 
 use std::path::{Path, PathBuf};
 
@@ -31,10 +34,12 @@ use witrpc_core::{Error, WaitStrategy};
 use crate::event::NamedEvent;
 use crate::layout::{Instance, LARGEST_REGION, SMALLEST_REGION};
 
+mod about;
 mod caller;
 mod door;
 mod listing;
 mod lock;
+mod making;
 mod meeting;
 mod place;
 mod places;
@@ -65,11 +70,12 @@ const LONGEST_NAME: usize = 128;
 
 /// A named memory-mapped file: the endpoint of a server, as its builder and its clients' builders name it.
 ///
-/// A name alone converts into one; size, number of clients and strategy are the server's choice, and a client's
-/// are not used, except for its own wait strategy. Both sides must agree on the directory.
+/// A name alone converts into one. The server chooses size and number of clients; those of a client are not used. Each side chooses its
+/// own wait strategy. Both sides must name the same directory and group; on Unix a client must also name [`NamedEvent::RawSync`] if
+/// its server does.
 ///
 /// ```
-/// use witrpc_mmf::MemoryMappedFile;
+/// use witrpc::MemoryMappedFile;
 ///
 /// let file = MemoryMappedFile::new("MySharedMap").with_size(4 << 20).with_max_clients(8);
 /// assert!(file.validate().is_ok());
@@ -113,8 +119,11 @@ impl MemoryMappedFile {
 
     /// The directory of the endpoint's files, made with mode 0700 if it is missing. It must be private to the user.
     ///
+    /// A relative path is made absolute when a builder gets this; a later change of the working directory does not matter.
+    ///
     /// Default: the environment variable `WITRPC_DIR`, else `/dev/shm/witrpc-<uid>` on Linux and a directory in the
-    /// temporary directory elsewhere. It should be in memory: on a disk, changed pages are written back.
+    /// temporary directory elsewhere. It should be in memory: on a disk, changed pages are written back. If `WITRPC_DIR` is
+    /// relative, it is so to the working directory in which this process first looked for it.
     #[must_use]
     pub fn with_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
@@ -134,7 +143,7 @@ impl MemoryMappedFile {
         self
     }
 
-    /// How many clients are connected at a time; further ones wait in order. Default 1.
+    /// How many clients may be connected at a time; further clients wait in order. Default 1.
     #[must_use]
     pub const fn with_max_clients(mut self, clients: u32) -> Self {
         self.max_clients = clients;
@@ -153,6 +162,16 @@ impl MemoryMappedFile {
     #[must_use]
     pub const fn with_wait_strategy(mut self, strategy: WaitStrategy) -> Self {
         self.wait_strategy = strategy;
+        self
+    }
+
+    /// Makes a relative directory absolute, by the working directory of this moment; for whoever keeps this. The builders do.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        place::note_working_directory();
+        // What cannot be made absolute stays as it is, and is an error where it is used.
+        self.directory = self.directory.map(|path| std::path::absolute(&path).unwrap_or(path));
         self
     }
 
@@ -236,7 +255,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
 ///
 /// ```
 /// use std::process::Command;
-/// use witrpc_mmf::{MemoryMappedFile, unique_name};
+/// use witrpc::{MemoryMappedFile, unique_name};
 ///
 /// let name = unique_name("worker")?;
 /// let mut worker = Command::new("my-worker");
@@ -244,7 +263,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
 /// // Here the parent serves or connects on the same name.
 /// let file = MemoryMappedFile::new(name);
 /// assert!(file.validate().is_ok());
-/// # Ok::<(), witrpc_core::Error>(())
+/// # Ok::<(), witrpc::Error>(())
 /// ```
 ///
 /// # Errors

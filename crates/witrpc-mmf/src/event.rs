@@ -10,6 +10,7 @@
 //! met by ([`pipe`]).
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::layout::{EVENTS_FIFO, EVENTS_RAW_SYNC};
 
@@ -19,6 +20,21 @@ pub(crate) mod fifo;
 pub(crate) mod pipe;
 #[expect(unsafe_code, reason = "raw_sync's events are addresses")]
 pub(crate) mod raw_sync;
+
+/// Gives a pipe to the runtime of the current task, as `register` does.
+///
+/// # Errors
+///
+/// If there is no tokio runtime, or one without I/O; whatever else the system says.
+pub(crate) fn registered<P>(register: impl FnOnce() -> io::Result<P>) -> io::Result<P> {
+    // tokio panics where a runtime has no I/O driver, and offers no way to ask first.
+    if tokio::runtime::Handle::try_current().is_ok() {
+        if let Ok(registered) = catch_unwind(AssertUnwindSafe(register)) {
+            return registered;
+        }
+    }
+    Err(io::Error::other("needs a tokio runtime with I/O and time enabled (Builder::enable_all)"))
+}
 
 /// The ringing end of a named event.
 pub(crate) trait Ring: Send + Sync + 'static {
@@ -41,7 +57,7 @@ pub enum NamedEvent {
     ///
     /// On Unix they are a mutex and a condition variable within the region: **only for peers that trust each other and are not
     /// killed**. A peer that writes there can do anything to this process; one that dies at the wrong moment leaves threads
-    /// of this process waiting for as long as it lives (its connections end all the same). So both sides must choose it
+    /// of this process waiting for as long as it lives, although its connections end. So both sides must choose it
     /// there. It makes two threads per side of a connection, one of which looks around once a second.
     RawSync,
 }

@@ -13,7 +13,7 @@ pub(crate) const HEADER_SIZE: u64 = 4096;
 /// `[seg.header.magic]`
 pub(crate) const MAGIC: [u8; 8] = *b"witrpc\0m";
 /// `[seg.header.version]` Raised by every change of this layout or of the rules of the rings.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 /// `[seg.header.events]` Both named events are FIFOs.
 pub(crate) const EVENTS_FIFO: u32 = 1;
 /// `[seg.header.events]` Both named events are raw_sync's.
@@ -191,9 +191,9 @@ pub(crate) fn check_header(
 const _: () = {
     assert!(Direction::ToClient.head_line() + LINE <= CLIENT_EVENT);
     assert!((SERVER_EVENT + EVENT_SIZE) as u64 <= HEADER_SIZE);
-    assert!(CLIENT_EVENT.is_multiple_of(LINE) && EVENT_SIZE.is_multiple_of(LINE));
-    assert!(LINES_START.is_multiple_of(LINE) && HEADER_FIELDS <= LINES_START);
-    assert!(HEADER_SIZE.is_multiple_of(CAPACITY_UNIT));
+    assert!(CLIENT_EVENT % LINE == 0 && EVENT_SIZE % LINE == 0);
+    assert!(LINES_START % LINE == 0 && HEADER_FIELDS <= LINES_START);
+    assert!(HEADER_SIZE % CAPACITY_UNIT == 0);
     assert!(record_size(max_record(4096)) <= 4096 / 4 && SMALLEST_CAPACITY == 4096);
 };
 
@@ -222,7 +222,7 @@ mod tests {
         let geometry = Geometry::of(1 << 20).unwrap();
         let bytes = encode_header(&geometry, &INSTANCE, EVENTS_FIFO);
         assert_eq!(bytes[..8], *b"witrpc\0m");
-        assert_eq!(bytes[8..16], [1, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(bytes[8..16], [2, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(bytes[16..24], (1_u64 << 20).to_le_bytes());
         assert_eq!(bytes[24..32], 522_240_u64.to_le_bytes());
         assert_eq!(bytes[32..40], 4096_u64.to_le_bytes());
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(bytes[48..], [7; 16]);
         assert_eq!(check_header(&bytes, 1 << 20, &INSTANCE), Ok(EVENTS_FIFO));
         let bytes = encode_header(&geometry, &INSTANCE, EVENTS_RAW_SYNC);
-        assert_eq!(bytes[8..16], [1, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(bytes[8..16], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(check_header(&bytes, 1 << 20, &INSTANCE), Ok(EVENTS_RAW_SYNC));
     }
 
@@ -241,6 +241,12 @@ mod tests {
             let mut changed = bytes;
             changed[at] ^= 1;
             assert!(check_header(&changed, 1 << 20, &INSTANCE).is_err(), "byte {at}");
+        }
+        for version in [1, 3_u8] {
+            let mut other = bytes;
+            other[8] = version;
+            let fault = check_header(&other, 1 << 20, &INSTANCE).unwrap_err();
+            assert!(fault.contains("layout version"), "{fault}");
         }
         assert!(check_header(&bytes, (1 << 20) + 4096, &INSTANCE).is_err());
         assert!(check_header(&bytes, 100, &INSTANCE).is_err());

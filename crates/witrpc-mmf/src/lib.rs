@@ -12,7 +12,7 @@
 //!      └──▶ channel ┴─────────┘                    the traits
 //! ```
 //!
-//! `unsafe` occurs in `region`, below `event/raw_sync` and in `sys/windows`, and in `ring/heap`, which only tests use.
+//! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork` and `sys/windows`, and in `ring/heap`, which only tests use.
 //!
 //! What differs between systems is in folders of theirs: `sys`, and `unix` and `windows` below `endpoint` and `event`.
 

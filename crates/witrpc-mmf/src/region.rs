@@ -15,7 +15,7 @@
 //! What none of this can prevent: who may write the file may also truncate it, and a process that touches a page
 //! that is gone gets SIGBUS. Regions are private to one user (0600, in a directory of 0700).
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, mem::ManuallyDrop, ops::Deref, path::Path, sync::Arc, thread};
 
 use memmap2::{MmapOptions, MmapRaw};
 use witrpc_core::fail_point;
@@ -27,16 +27,57 @@ use crate::layout::{
 };
 use crate::ring::{Consumer, Memory, Producer};
 use crate::sync::{AtomicU32, AtomicU64};
-use crate::sys::{Access, region_file};
+use crate::sys::{Access, Owner, region_file};
 
 /// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there
 /// would be one every few calls until the first lap is done. Beyond that it would cost a connect too much.
 const POPULATED: u64 = 4 << 20;
 
+/// Unmapping up to here takes a millisecond at most, also if that gives back the pages.
+const UNMAPPED_AT_ONCE: usize = 4 << 20;
+/// Far more than that takes.
+const STACK: usize = 64 << 10;
+
+/// The mapping. Who lets go of it last may be the last who has the pages, which takes a fifth of a second for each GiB to give back: so
+/// that is done beside the runtime.
+#[derive(Debug)]
+struct Mapping {
+    map: ManuallyDrop<MmapRaw>,
+    owner: Owner,
+}
+
+impl Mapping {
+    fn new(map: MmapRaw) -> Self {
+        Self { map: ManuallyDrop::new(map), owner: Owner::here() }
+    }
+}
+
+impl Deref for Mapping {
+    type Target = MmapRaw;
+
+    #[inline]
+    fn deref(&self) -> &MmapRaw {
+        &self.map
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it is taken here only, and nothing looks at it after this.
+        let map = unsafe { ManuallyDrop::take(&mut self.map) };
+        // In a forked child the pages stay, as they are the parent's.
+        if self.owner.is_here() && map.len() > UNMAPPED_AT_ONCE {
+            let thread = thread::Builder::new().name("witrpc-unmap".to_owned()).stack_size(STACK);
+            // If there is no thread to be had, it is unmapped here.
+            drop(thread.spawn(move || drop(map)));
+        }
+    }
+}
+
 /// A mapped region whose ends have not been given out.
 #[derive(Debug)]
 pub(crate) struct Region {
-    map: Arc<MmapRaw>,
+    map: Arc<Mapping>,
     geometry: Geometry,
     events: NamedEvent,
 }
@@ -49,12 +90,11 @@ pub(crate) enum Side {
 }
 
 impl Region {
-    /// Makes the file, gives it all its pages, and writes the header. Nobody knows its path yet, so nobody sees it
-    /// half-made. On failure the file is gone again. `[seg.file.create]`
+    /// Makes the file and the region. On failure the file is gone again. `[seg.file.create]`
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if there is such a file; `StorageFull` if the file system is; whatever else the system says.
+    /// `AlreadyExists` if there is such a file; those of [`fill`](Self::fill).
     pub(crate) fn create(
         path: &Path,
         size: u64,
@@ -62,12 +102,30 @@ impl Region {
         events: NamedEvent,
         access: Access,
     ) -> io::Result<Self> {
+        let file = region_file::make(path)?;
+        let region = Self::fill(&file, size, instance, events, access, &|| true);
+        region.inspect_err(|_| crate::endpoint::remove(path))
+    }
+
+    /// Gives a file that was just made all its pages, maps it, and writes the header. Nobody knows its path yet, so nobody sees it
+    /// half-made. Takes as long as the size says, and ends early once it is not wanted any more. `[seg.file.create]`
+    ///
+    /// # Errors
+    ///
+    /// `StorageFull` if the file system is; `Interrupted` if it was not wanted any more; whatever else the system says.
+    pub(crate) fn fill(
+        file: &File,
+        size: u64,
+        instance: &Instance,
+        events: NamedEvent,
+        access: Access,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> io::Result<Self> {
         let Some(geometry) = Geometry::of(size) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size is out of bounds"));
         };
-        let file = region_file::create(path, geometry.region, access)?;
-        let region = Self::map(&file, geometry, events);
-        let region = region.inspect_err(|_| crate::endpoint::remove(path))?;
+        region_file::fill(file, geometry.region, access, is_wanted)?;
+        let region = Self::map(file, geometry, events)?;
         fail_point::at("region.mapped");
         region.write_header(&layout::encode_header(&geometry, instance, events.code()));
         Ok(region)
@@ -128,7 +186,7 @@ impl Region {
         if geometry.region <= POPULATED {
             options.populate();
         }
-        let map = Arc::new(options.map_raw(file)?);
+        let map = Arc::new(Mapping::new(options.map_raw(file)?));
         Ok(Self { map, geometry, events })
     }
 
@@ -150,7 +208,7 @@ impl Region {
 /// The memory of one ring of a region.
 #[derive(Debug)]
 pub(crate) struct Mapped {
-    map: Arc<MmapRaw>,
+    map: Arc<Mapping>,
     /// Where the ring starts; `start + capacity <= map.len()` and a multiple of 128.
     start: usize,
     capacity: usize,
@@ -185,7 +243,7 @@ impl Mapped {
     /// The 64-bit word at `offset` of the header page, which is a multiple of 8.
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset < 4096 && offset.is_multiple_of(8));
+        debug_assert!(offset < 4096 && offset % 8 == 0);
         // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
         let word = unsafe { self.map.as_mut_ptr().add(offset) };
         // SAFETY: aligned (pages, and 8), mapped while `self` lives (M1), and only accessed as an atomic (M3).
@@ -195,7 +253,7 @@ impl Mapped {
     /// The 32-bit word at `offset` of the header page, which is a multiple of 4.
     #[inline]
     fn half_word(&self, offset: usize) -> &AtomicU32 {
-        debug_assert!(offset < 4096 && offset.is_multiple_of(4));
+        debug_assert!(offset < 4096 && offset % 4 == 0);
         // SAFETY: M1: the offset is one of the layout's constants, all within the header page.
         let word = unsafe { self.map.as_mut_ptr().add(offset) };
         // SAFETY: aligned (pages, and 4), mapped while `self` lives (M1), and only accessed as an atomic (M3).
@@ -227,7 +285,7 @@ impl Mapped {
 /// The bytes of the header page that a named event of the kind raw_sync has. They are its own; nothing here looks at them.
 #[derive(Debug)]
 pub(crate) struct EventMemory {
-    map: Arc<MmapRaw>,
+    map: Arc<Mapping>,
     /// `at + layout::EVENT_SIZE` is within the header page.
     at: usize,
 }

@@ -252,7 +252,7 @@ impl<M: Memory> Producer<M> {
     fn refresh_head(&mut self) -> Result<(), Corrupt> {
         // OBSERVE(head): pairs with PUBLISH(head) in `Consumer::release`.
         let head = self.memory.head().load(Ordering::Acquire);
-        if head < self.head || head > self.published || !head.is_multiple_of(8) {
+        if head < self.head || head > self.published || head % 8 != 0 {
             return Err(Corrupt("the head cursor left its bounds")); // [seg.ring.cursors], R1, R4
         }
         self.head = head;
@@ -298,6 +298,8 @@ pub(crate) struct Consumer<M> {
     consumed: u64,
     /// The record that we last asked to be rung for, and fenced. Up to `consumed` it has no effect any more.
     asked: u64,
+    /// The tail is not looked at any more.
+    stopped: bool,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -314,6 +316,7 @@ impl<M: Memory> Consumer<M> {
             current: None,
             consumed: 0,
             asked: AWAKE,
+            stopped: false,
         }
     }
 
@@ -441,16 +444,26 @@ impl<M: Memory> Consumer<M> {
         self.asked = AWAKE;
     }
 
+    /// From here on there are only the records that have been published by now.
+    pub(crate) fn stop(&mut self) -> Result<(), Corrupt> {
+        self.refresh_tail()?;
+        self.stopped = true;
+        Ok(())
+    }
+
     /// The CPU that the peer last published from, plus one; 0 if it does not say. A hint, and untrusted.
     pub(crate) fn producer_cpu(&self) -> u32 {
         self.memory.producer_cpu().load(Ordering::Relaxed)
     }
 
     fn refresh_tail(&mut self) -> Result<(), Corrupt> {
+        if self.stopped {
+            return Ok(());
+        }
         // OBSERVE(tail): pairs with PUBLISH(tail) in `Producer::publish`.
         let tail = self.memory.tail().load(Ordering::Acquire);
         let limit = self.released + self.capacity as u64;
-        if tail < self.tail || tail > limit || !tail.is_multiple_of(8) {
+        if tail < self.tail || tail > limit || tail % 8 != 0 {
             return Err(Corrupt("the tail cursor left its bounds")); // [seg.ring.cursors], R1, R4
         }
         self.tail = tail;

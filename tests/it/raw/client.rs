@@ -1,15 +1,17 @@
 //! A client that is played by hand.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use witrpc::transport::Channel;
 use witrpc::{Load, WitClient, WitServer, WitServerBuilder};
 
 use super::offences::{Offence, offences};
 use super::{
     ABORT_REQUEST, ACCEPT, ADD, CANCEL, CONFIRM, CREDIT, FIRST, GOODBYE, HELLO, Head, LAST, MIDDLE,
-    OPEN, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, WAIT, WELCOME, WHOLE, begun, call,
-    confirm_body, frame, hello, hello_body, limits, message,
+    OPEN, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, VERSION, WAIT, WELCOME, WHOLE, begun, call,
+    call_with_streams, confirm_body, frame, hello, hello_body, limits, message,
 };
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, eventually};
@@ -30,14 +32,14 @@ raw![
 ];
 
 /// A server, and an ordinary client of it that must not notice anything.
-struct Bystander {
-    server: WitServer,
+pub(super) struct Bystander {
+    pub(super) server: WitServer,
     client: WitClient,
     calc: CalcClient,
 }
 
 impl Bystander {
-    async fn new(
+    pub(super) async fn new(
         fixture: &Fixture,
         set: impl FnOnce(WitServerBuilder) -> WitServerBuilder,
     ) -> Self {
@@ -49,7 +51,7 @@ impl Bystander {
     }
 
     /// It is the only one left, and is answered as ever.
-    async fn is_unharmed(&self, after: &str) {
+    pub(super) async fn is_unharmed(&self, after: &str) {
         assert_eq!(self.calc.add(2, 2).await.unwrap(), 4, "after {after}");
         eventually(after, || self.server.client_count() == 1).await;
         eventually(after, || self.server.load() == [Load::default()]).await;
@@ -102,7 +104,8 @@ async fn what_is_merely_wrong_is_answered(fixture: Arc<Fixture>) {
     let no_service = Head { selector: 77, ..Head::default() };
     let expired = Head { stamp: 1, ..Head::of(b"[1,2]") };
     let blob = Head { blob_count: 1, ..Head::of(b"[1,2]") };
-    let with_blob = [&blob.with(b"[1,2]")[..], &[0; 8]].concat();
+    let with_blob = [&blob.with(b"[1,2]")[..], &[7; 8], &[0; 8]].concat();
+    let extended = Head { extension_len: 11, ..Head::of(b"[1,2]") };
     for (request, status) in [
         (frame(REQUEST, WHOLE, 1, &no_service.with(b"")), 5),
         (call(2, 999, ""), 5),
@@ -113,6 +116,8 @@ async fn what_is_merely_wrong_is_answered(fixture: Arc<Fixture>) {
         (frame(REQUEST, WHOLE, 7, &expired.with(b"[1,2]")), 4),
         // A blob that no argument refers to: a newer contract may have more fields than ours.
         (frame(REQUEST, WHOLE, 8, &with_blob), 0),
+        // What no feature in force says anything about.
+        (frame(REQUEST, WHOLE, 9, &extended.with(b"[1,2]\x07\0\x03\0abc\x08\0\0\0")), 0),
     ] {
         let id = u64::from(request[8]);
         raw.send(&request).await;
@@ -148,9 +153,11 @@ async fn a_broken_limit_ends_its_own_connection_only(fixture: Arc<Fixture>) {
     let large = "larger than max_message_size";
     bystander.provoke(&fixture, large, "1001 bytes", &[begun(1, 1001, 10)]).await;
     let head = Head { blob_count: 1, ..Head::of(&[b' '; 500]) };
-    let rest = [&[b' '; 500][..], &501_u64.to_le_bytes()].concat();
+    let rest = [&[b' '; 500][..], &[7; 8], &437_u64.to_le_bytes()].concat();
     let with_blob = frame(REQUEST, FIRST, 1, &head.with(&rest));
-    bystander.provoke(&fixture, large, "500 and a blob of 501", &[with_blob]).await;
+    bystander.provoke(&fixture, large, "500, a blob's 64 and its 437", &[with_blob]).await;
+    let with_streams = call_with_streams(1, WAIT, "null", &[1, 2]);
+    bystander.provoke(&fixture, large, "two streams of 512 each", &[with_streams]).await;
     let three = [begun(1, 1000, 1), begun(2, 1000, 1), begun(3, 1, 0)];
     let credit = "more bytes than there was credit for";
     bystander.provoke(&fixture, credit, "2001 bytes", &three).await;
@@ -179,7 +186,7 @@ async fn a_broken_limit_ends_its_own_connection_only(fixture: Arc<Fixture>) {
 /// What cannot be the beginning of a handshake.
 fn false_starts() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let hello_of = |body: &[u8]| vec![message(HELLO, 0, body)];
-    let good = hello_body(1, "json");
+    let good = hello_body(VERSION, "json");
     let blob = Head { blob_count: 1, ..Head::of(&good) };
     let with_blob = [&blob.with(&good)[..], &[0; 8]].concat();
     let large = |body_len| {
@@ -258,8 +265,9 @@ async fn what_does_not_fit_is_refused_with_a_reason(fixture: Arc<Fixture>) {
     for (body, words) in [
         (hello_body(77, "json"), ["77", "version"]),
         // Of another version only the version is read.
-        (2_u32.to_le_bytes().to_vec(), ["2", "version"]),
-        (hello_body(1, "yaml"), ["\"yaml\"", "\"json\""]),
+        (3_u32.to_le_bytes().to_vec(), ["3", "version"]),
+        (1_u32.to_le_bytes().to_vec(), ["1", "version"]),
+        (hello_body(VERSION, "yaml"), ["\"yaml\"", "\"json\""]),
     ] {
         let mut raw = Raw::client(&fixture).await;
         raw.send(&message(HELLO, 0, &body)).await;
@@ -287,6 +295,43 @@ async fn a_client_that_says_nothing_is_let_go(fixture: Arc<Fixture>) {
         assert!(farewell.contains("with_handshake_timeout"), "{farewell}");
     }
     bystander.is_unharmed("silence").await;
+}
+
+/// On one thread, which the server, its other clients and their callers share.
+mod one_thread {
+    #[test]
+    fn a_client_that_hangs_up_and_writes_on_keeps_nobody_waiting() {
+        use crate::fixture::{Fixture, Flavor, run};
+        let fixture = Fixture::memory();
+        run(Flavor::CurrentThread, fixture, super::a_client_that_hangs_up_and_writes_on);
+    }
+}
+
+async fn a_client_that_hangs_up_and_writes_on(fixture: Arc<Fixture>) {
+    let bystander = Bystander::new(&fixture, |builder| builder).await;
+    let raw = Raw::open_client(&fixture).await;
+    let Channel { mut sender, receiver, waiter, .. } = raw.channel;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let cancel = frame(CANCEL, WHOLE, 7, &[]);
+            while !stop.load(Ordering::Relaxed) {
+                sender.try_push(&cancel, &[], 0).unwrap();
+                sender.publish().unwrap();
+            }
+        }
+    });
+    drop(waiter);
+    // While it goes on, and its server has taken what was there.
+    for _ in 0..100 {
+        assert_eq!(bystander.calc.add(2, 2).await.unwrap(), 4);
+    }
+    bystander.is_unharmed("a client that hung up").await;
+    assert!(!writing.is_finished());
+    stop.store(true, Ordering::Relaxed);
+    writing.join().unwrap();
+    drop(receiver);
 }
 
 async fn a_client_that_asks_and_never_reads_is_let_go(fixture: Arc<Fixture>) {

@@ -64,7 +64,7 @@ fn declared(len: u32, sent: usize, flags: u8) -> [Vec<u8>; 1] {
 fn blobs(count: u32, lens: &[u64], sent: &[u8]) -> [Vec<u8>; 1] {
     let head = Head { blob_count: count, ..Head::default() };
     let table: Vec<u8> = lens.iter().flat_map(|len| len.to_le_bytes()).collect();
-    [frame(REQUEST, WHOLE, 5, &head.with(&[&table, sent].concat()))]
+    [frame(REQUEST, WHOLE, 5, &head.with(&[&[7; 8], &table[..], sent].concat()))]
 }
 
 fn lengths() -> Vec<Offence> {
@@ -91,7 +91,8 @@ fn sizes() -> Vec<Offence> {
         offence(large, "an enormous body", declared(u32::MAX, 0, FIRST)),
         offence(large, "an enormous blob", blobs(1, &[u64::MAX], b"")),
         offence(large, "enormous blobs", blobs(2, &[u64::MAX, u64::MAX], b"")),
-        offence("credit", "an enormous blob table", blobs(u32::MAX, &[], b"")),
+        offence(large, "an enormous blob table", blobs(u32::MAX, &[], b"")),
+        offence(large, "a table of many empty blobs", blobs(2 << 20, &[], b"")),
     ]
 }
 
@@ -128,8 +129,12 @@ fn streams() -> Vec<Offence> {
     let open = |streams: &[u64]| call_with_streams(3, WAIT, "null", streams);
     let cancel = |id| frame(STREAM_CANCEL, WHOLE, id, &[]);
     let within = Head { stream_count: 1, ..Head::default() };
-    let within = frame(STREAM_ITEM, WHOLE, 5, &within.with(&[0; 12]));
+    let within = frame(STREAM_ITEM, WHOLE, 5, &within.with(&[0; 20]));
     let other = call_with_streams(4, WAIT, "null", &[5]);
+    let extended = |kind, extension: &[u8]| {
+        let head = Head { extension_len: extension.len() as u16, ..Head::default() };
+        frame(kind, WHOLE, 5, &head.with(extension))
+    };
     vec![
         offence(not_open, "an item of nothing", [stream_item(5, 1)]),
         offence(not_open, "an end of nothing", [stream_end(5, 0)]),
@@ -144,6 +149,12 @@ fn streams() -> Vec<Offence> {
         offence("stream credit", "a credit and more", [frame(STREAM_CREDIT, WHOLE, 0, &[0; 13])]),
         offence("a payload", "a cancel with a payload", [frame(STREAM_CANCEL, WHOLE, 0, b"x")]),
         offence("none", "a stream in an item", [within]),
+        offence(
+            "extension where",
+            "an extension in an item",
+            [extended(STREAM_ITEM, &[7, 0, 0, 0])],
+        ),
+        offence("message extension", "half an entry", [extended(REQUEST, &[7, 0, 2, 0, 1])]),
         offence(twice, "one stream twice in a message", [open(&[5, 5])]),
         offence("out of its order", "an item too early", [open(&[5]), stream_item(5, 2)]),
         offence("out of its order", "item 0", [open(&[5]), stream_item(5, 0)]),

@@ -16,22 +16,25 @@ use super::{
     RESPONSE, Raw, WELCOME, WHOLE, call, confirm_body, frame, hello, limits, message,
 };
 use crate::contract::CalcClient;
-use crate::fixture::{Fixture, GUARD, eventually, poll_once};
+use crate::fixture::{Fixture, GUARD, TOKEN, eventually, poll_once};
 
 raw![
     a_server_that_breaks_a_rule_ends_the_connection,
     a_server_that_breaks_the_handshake_is_not_connected_to,
+    a_server_that_does_not_know_the_token_is_not_connected_to,
     a_refusal_is_the_connects_error,
     a_server_that_breaks_off_or_says_nothing_is_given_up,
     a_server_may_say_goodbye_at_any_time,
     a_wrong_answer_is_its_calls_error,
+    an_answer_to_what_has_not_been_sent_ends_the_connection,
+    a_ping_is_answered_by_a_pong_only,
     a_late_frame_reaches_nobody,
     a_server_that_calls_its_client_is_told,
     a_server_that_calls_and_never_reads_is_let_go,
 ];
 
 /// What a real server with our services says to welcome a client.
-async fn real_welcome() -> Vec<u8> {
+pub(super) async fn real_welcome() -> Vec<u8> {
     let fixture = Fixture::memory();
     let _server = fixture.server().await;
     let mut raw = Raw::client(&fixture).await;
@@ -103,6 +106,7 @@ fn false_answers(id: u64) -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("not waiting", "to another call", response(id + 1, 0, b"5")),
         ("not waiting", "to another generation", response(id + (1 << 32), 0, b"5")),
         ("not waiting", "to another ping", frame(PONG, WHOLE, id + 1, &[])),
+        ("not waiting", "as to a ping", frame(PONG, WHOLE, id, &[])),
         ("unknown response status", "of status 9", response(id, 9, b"")),
         ("unknown response status", "of status 65535", response(id, u16::MAX, b"5")),
         ("not being sent", "aborted", frame(ABORT_RESPONSE, WHOLE, id, &[])),
@@ -163,6 +167,36 @@ async fn a_server_that_breaks_the_handshake_is_not_connected_to(fixture: Arc<Fix
         let (connected, _) = tokio::join!(client.connect(GUARD), play);
         let error = connected.unwrap_err();
         assert!(matches!(error, Error::Protocol(_)), "{what}: {error:?}");
+        assert!(!client.is_connected());
+    }
+}
+
+/// The client's token is not lost: it has sent a proof over what this server said, which is good for nothing else.
+async fn a_server_that_does_not_know_the_token_is_not_connected_to(fixture: Arc<Fixture>) {
+    let mut listener = fixture.server_transport().listen().await.unwrap();
+    for what in ["nothing", "zeros", "the client's own proof", "half of that"] {
+        let client = fixture.client_builder().with_access_token(TOKEN).build().unwrap();
+        let play = async {
+            let mut raw = Raw::server(&mut listener).await;
+            let confirm = raw.accepts().await;
+            // Behind the limits and the clock.
+            let proof = &confirm.message().1[20 + 8..][..4 + 32];
+            assert_eq!(proof[..4], 32_u32.to_le_bytes());
+            let proof = match what {
+                "nothing" => vec![0; 4],
+                "zeros" => [&proof[..4], &[0; 32]].concat(),
+                "the client's own proof" => proof.to_vec(),
+                _ => [&16_u32.to_le_bytes()[..], &proof[4..20]].concat(),
+            };
+            let limits = limits(1 << 20, 2 << 20, 100);
+            let welcome = [&limits[..], &proof, &0_u32.to_le_bytes()].concat();
+            raw.send(&message(WELCOME, 0, &welcome)).await;
+            raw.farewell().await
+        };
+        let (connected, _) = tokio::join!(client.connect(GUARD), play);
+        let error = connected.unwrap_err();
+        let Error::Unauthorized(text) = &error else { panic!("{what}: {error:?}") };
+        assert!(text.contains("does not know the access token"), "{what}: {text}");
         assert!(!client.is_connected());
     }
 }
@@ -283,6 +317,53 @@ async fn a_wrong_answer_is_its_calls_error(fixture: Arc<Fixture>) {
     played.raw.send(&frame(PONG, WHOLE, id, &[])).await;
     assert!(call.await.unwrap().is_err());
     assert_eq!(played.client.load(), Load::default());
+}
+
+async fn a_ping_is_answered_by_a_pong_only(fixture: Arc<Fixture>) {
+    let welcome = real_welcome().await;
+    let mut listener = fixture.server_transport().listen().await.unwrap();
+    let mut played = Played::new(&fixture, &mut listener, &welcome).await;
+    let client = played.client.clone();
+    let pinging = tokio::spawn(async move { client.ping().await });
+    let ping = played.raw.recv().await.unwrap();
+    assert_eq!(ping.kind, PING);
+    played.raw.send(&response(ping.id, 0, b"5")).await;
+    let error = timeout(GUARD / 2, pinging).await.expect("it hangs").unwrap().unwrap_err();
+    assert!(error.to_string().contains("not waiting"), "{error}");
+}
+
+/// A server that reads nothing, and knows which ids its client gives to calls: it could have one made after the other, each of
+/// which stays in the client's queue.
+async fn an_answer_to_what_has_not_been_sent_ends_the_connection(fixture: Arc<Fixture>) {
+    let welcome = real_welcome().await;
+    let mut listener = fixture.server_transport().listen().await.unwrap();
+    for ping in [false, true] {
+        let mut played = Played::new(&fixture, &mut listener, &welcome).await;
+        let text = "w".repeat(8 << 10);
+        let mut calls = Vec::new();
+        while played.client.load().queued_bytes == 0 {
+            let (calc, text) = (played.calc.clone(), text.clone());
+            calls.push(tokio::spawn(async move { calc.echo(text).await }));
+            eventually("it is made", || played.client.load().calls == calls.len()).await;
+        }
+        if ping {
+            // As many as do not fit where a call did not.
+            for _ in 0..1000 {
+                let client = played.client.clone();
+                calls.push(tokio::spawn(async move { client.ping().await.map(|_| String::new()) }));
+            }
+            eventually("they are made", || played.client.load().calls == calls.len()).await;
+        }
+        // The first call has slot 0, the next one slot 1.
+        let last = calls.len() as u64 - 1;
+        let answer = response(last, 0, b"\"w\"");
+        played.raw.send(&if ping { frame(PONG, WHOLE, last, &[]) } else { answer }).await;
+        for call in calls {
+            let error = timeout(GUARD / 2, call).await.expect("it hangs").unwrap().unwrap_err();
+            assert!(error.to_string().contains("has not been sent"), "ping: {ping}: {error}");
+        }
+        eventually("nothing is left", || played.client.load() == Load::default()).await;
+    }
 }
 
 async fn a_late_frame_reaches_nobody(fixture: Arc<Fixture>) {

@@ -6,7 +6,7 @@ use witrpc::{Load, WitServer};
 
 use super::{
     CREDIT, Frame, PING, PONG, RESPONSE, Raw, STREAM_CANCEL, STREAM_END, STREAM_ITEM, WHOLE, call,
-    call_with_streams, frame, stream_credit, stream_end, stream_item,
+    call_with_streams, frame, reference, stream_credit, stream_end, stream_item,
 };
 use crate::fixture::{Fixture, eventually};
 use crate::streams::{Book, LogServer};
@@ -64,8 +64,12 @@ async fn a_stream_can_be_read_by_hand(fixture: Arc<Fixture>) {
     let answer = raw.recv_other().await;
     assert_eq!((answer.kind, answer.id), (RESPONSE, 1));
     // One stream, in place 0 of the table: stream 0, with the window that its producer wants.
-    assert_eq!(answer.payload[..12], [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(answer.payload[24..], [b'0', 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]);
+    assert_eq!(answer.payload[..12], [27, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    let body = &answer.payload[24..answer.payload.len() - 20];
+    let (marker, table) = answer.payload[24 + body.len()..].split_at(8);
+    let marker = u64::from_le_bytes(marker.try_into().unwrap());
+    assert_eq!(body, format!("\"stream:{marker:016x}:0\"").as_bytes());
+    assert_eq!(table, [0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]);
     raw.is_silent().await;
     raw.send(&stream_credit(0, 3, 1000)).await;
     raw.items(0, 1..=3).await;
@@ -75,7 +79,7 @@ async fn a_stream_can_be_read_by_hand(fixture: Arc<Fixture>) {
     raw.is_silent().await;
     // Another, whose bytes are used up by one item.
     raw.send(&call(2, ENDLESS, "[0]")).await;
-    assert_eq!(raw.recv_other().await.payload[25], 1, "its id");
+    assert_eq!(raw.recv_other().await.payload[24 + 27 + 8], 1, "its id");
     raw.send(&stream_credit(1, 3, 1)).await;
     raw.items(1, 1..=1).await;
     raw.is_silent().await;
@@ -97,7 +101,7 @@ async fn a_stream_can_be_written_by_hand(fixture: Arc<Fixture>) {
     let server = serve(&fixture).await;
     let mut raw = Raw::open_client(&fixture).await;
     // Ids need not be those that the library would choose. The second stream is of no interest to the method.
-    raw.send(&call_with_streams(1, UPLOAD, "[0]", &[900, 7])).await;
+    raw.send(&call_with_streams(1, UPLOAD, &reference(0), &[900, 7])).await;
     let mut credit = None;
     let mut cancel = false;
     while credit.is_none() || !cancel {

@@ -2,17 +2,20 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::contract::introspection;
+use crate::contract::route::{Route, find_by_name};
 use crate::error::Error;
-use crate::frame::{HEADER_LEN, Header};
-use crate::handshake::{Accept, Confirm, Hello, Terms, Welcome};
-use crate::inbound::{Inbound, Incoming};
-use crate::introspection;
-use crate::ledger::Ledger;
-use crate::message::{HEAD_LEN, Head, Refusal, status_error};
-use crate::options::Limits;
-use crate::service::Status;
+use crate::limits::Limits;
+use crate::session::inbound::{Inbound, Incoming};
+use crate::session::ledger::Ledger;
 use crate::testing::{Pipe, PipeReceiver};
-use crate::wire::{Put, len_u64, u64_len};
+use crate::wire::fields::{Put, len_u64, u64_len};
+use crate::wire::frame::{HEADER_LEN, Header};
+use crate::wire::handshake::Refusal;
+use crate::wire::handshake::{Accept, Confirm, Hello, Terms, Welcome};
+use crate::wire::message::{HEAD_LEN, Head};
+use crate::wire::status::Status;
+use crate::wire::status::status_error;
 
 /// Decodes one thing, which the first byte chooses, from the rest.
 ///
@@ -35,10 +38,10 @@ pub fn frame(data: &[u8]) {
 }
 
 fn header(data: &[u8]) {
-    if let Some(bytes) = data.first_chunk::<HEADER_LEN>()
-        && let Ok(header) = Header::decode(bytes)
-    {
-        assert_eq!(header.encode(), *bytes);
+    if let Some(bytes) = data.first_chunk::<HEADER_LEN>() {
+        if let Ok(header) = Header::decode(bytes) {
+            assert_eq!(header.encode(), *bytes);
+        }
     }
 }
 
@@ -71,14 +74,14 @@ fn hello(data: &[u8]) {
 
 fn welcome(data: &[u8]) {
     let Ok(welcome) = Welcome::decode(data) else { return };
-    if let Ok(route) = welcome.catalog.resolve(&introspection::DESCRIPTOR) {
+    if let Ok(route) = Route::find(&welcome.catalog, &introspection::DESCRIPTOR) {
         assert!(usize::from(route.service) < welcome.catalog.services.len());
     }
-    if let Some(service) = welcome.catalog.services.first()
-        && let Some(method) = service.methods.first()
-    {
-        let found = welcome.catalog.find_by_name(&service.name, &method.name);
-        assert_eq!(found.ok(), Some((0, 0)));
+    if let Some(service) = welcome.catalog.services.first() {
+        if let Some(method) = service.methods.first() {
+            let found = find_by_name(&welcome.catalog, &service.name, &method.name);
+            assert_eq!(found.ok(), Some((0, 0)));
+        }
     }
     body(data, Some(welcome), Welcome::encode);
 }
@@ -95,7 +98,10 @@ fn texts(data: &[u8]) {
     if let Some(status) = Status::from_code(code) {
         assert_eq!(status.code(), code);
         let is_value = matches!(status, Status::Ok | Status::Fault);
-        assert_eq!(status_error(status, text, || "Calc.add".to_owned()).is_none(), is_value);
+        assert_eq!(
+            status_error(status, text, "json", || "Calc.add".to_owned()).is_none(),
+            is_value
+        );
     }
 }
 
@@ -110,7 +116,7 @@ fn record(data: &[u8], open: bool) {
     if open {
         inbound.open();
     }
-    let Ok(incoming) = inbound.next() else { return };
+    let Ok(incoming) = inbound.receive() else { return };
     let incoming = incoming.expect("there is a record");
     let header = Header::decode(data.first_chunk().expect("a whole header")).expect("it was taken");
     assert_eq!(data.len(), HEADER_LEN + u64_len(header.len.into()));
@@ -128,9 +134,13 @@ fn record(data: &[u8], open: bool) {
         Incoming::EventAck { id, values } => {
             assert_eq!(u64::from(values) << 32 | u64::from(id), header.id);
         }
+        Incoming::EventLag { id, number } => {
+            assert_eq!((id, &number.to_le_bytes()[..]), (header.id, payload));
+        }
         Incoming::Goodbye(text) | Incoming::EventEnd { reason: text, .. } => {
-            // Cut to 4096 bytes, of which each may become a replacement of three.
-            assert!(text.len() <= 3 * 4096);
+            // Cut to 4096 bytes, of which each may become an escape of six: \u{7f}.
+            assert!(text.len() <= 6 * 4096);
+            assert!(!text.contains(char::is_control));
         }
         _ => {}
     }

@@ -21,31 +21,32 @@ const SPECIAL: [u64; 16] = [
 ];
 
 /// Bytes taken from the front; past their end there are zeros, so a zero must stand for the ordinary.
-pub(super) struct Input<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn byte(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         self.array::<1>()[0]
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         usize::from(self.byte()) % bound
     }
 
-    pub(super) fn u16(&mut self) -> u16 {
+    pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
     }
 
     /// A small number, one at which something changes, or any.
-    pub(super) fn number(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         match self.byte() {
             small @ 0..=0xDF => u64::from(small),
             special @ 0xE0..=0xEF => SPECIAL[usize::from(special - 0xE0)],
@@ -54,19 +55,19 @@ impl<'a> Input<'a> {
     }
 
     /// A length below `bound`.
-    pub(super) fn len(&mut self, bound: usize) -> usize {
+    pub fn len(&mut self, bound: usize) -> usize {
         usize::from(self.u16()) % bound
     }
 
     /// Up to so many bytes; fewer at the end.
-    pub(super) fn take(&mut self, most: usize) -> &'a [u8] {
+    pub fn take(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
     /// A length, and that many bytes.
-    pub(super) fn piece(&mut self) -> &'a [u8] {
+    pub fn piece(&mut self) -> &'a [u8] {
         let len = self.byte();
         self.take(usize::from(len))
     }

@@ -9,16 +9,17 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::input::Input;
-use crate::connection::lock;
 use crate::error::Error;
-use crate::frame::{Header, Kind};
-use crate::inbound::{Inbound, Incoming};
-use crate::ledger::{Charge, Ledger};
-use crate::message::{BLOB_ENTRY_LEN, Content, HEAD_LEN};
-use crate::options::Limits;
+use crate::fuzz_support::input::Input;
+use crate::limits::Limits;
+use crate::session::inbound::{Inbound, Incoming};
+use crate::session::ledger::{Charge, Ledger};
+use crate::testing::lock;
 use crate::testing::{Message, Pipe, PipeReceiver};
-use crate::wire::{len_u64, u32_len};
+use crate::values::content::Content;
+use crate::wire::fields::{len_u64, u32_len};
+use crate::wire::frame::{Header, Kind};
+use crate::wire::message::{BLOB_COST, HEAD_LEN};
 
 /// Feeds the frames that these bytes describe.
 ///
@@ -52,7 +53,7 @@ struct Sending {
 impl Sending {
     fn new(message: Message) -> Self {
         let mut content = Content::plain(Vec::new(), &message.body);
-        content.set_blobs(message.blobs.clone());
+        content.set_blobs(message.marker, message.blobs.clone());
         let (first, blobs) = content.into_sections(message.selector, message.member, message.stamp);
         Self { message, first, blobs, section: 0, offset: 0, charged_blobs: false }
     }
@@ -156,6 +157,7 @@ impl Model {
             member: input.u16(),
             stamp: input.number(),
             body,
+            marker: 5,
             blobs,
         };
         let key = (u8::try_from(kind).unwrap_or(0), u64::from(u8::try_from(id).unwrap_or(0)));
@@ -210,10 +212,11 @@ impl Model {
 
     /// Puts on the account what this chunk declares; returns whether everything is within the limits.
     fn charge(&mut self, sending: &mut Sending, first: bool, last: bool) -> bool {
-        let (body, blobs) = (len_u64(sending.message.body.len()), sending.blob_bytes());
+        let entries = len_u64(sending.blobs.len()) * BLOB_COST;
+        let (body, blobs) = (len_u64(sending.message.body.len()) + entries, sending.blob_bytes());
         let mut fine = true;
         if first {
-            self.charged += body + len_u64(sending.blobs.len() * BLOB_ENTRY_LEN);
+            self.charged += body;
             fine &= body <= self.limits.max_message_size;
         }
         if (last || sending.section > 0) && !std::mem::replace(&mut sending.charged_blobs, true) {
@@ -310,7 +313,7 @@ impl Model {
     }
 
     fn next(&mut self) -> Result<Option<Incoming>, Error> {
-        let outcome = self.inbound.next();
+        let outcome = self.inbound.receive();
         assert!(matches!(outcome, Ok(Some(_)) | Err(Error::Protocol(_))), "{outcome:?}");
         outcome
     }

@@ -12,7 +12,8 @@ use syn::{
 };
 
 use super::errors::Errors;
-use super::{docs, signature, types, ungrouped};
+use super::syntax::{docs, ungrouped};
+use super::{signature, types};
 
 /// One `#[event] fn` of the trait.
 pub(crate) struct Event {

@@ -49,13 +49,13 @@ fn check_path(ty: &TypePath, errors: &mut Errors) {
     if let Some(qself) = &ty.qself {
         check(&qself.ty, errors);
     }
-    if let Some(first) = ty.path.segments.first()
-        && first.ident == "Self"
-    {
-        errors.push(
-            first,
-            "`Self` is another type on each side of a call; name the type that is meant",
-        );
+    if let Some(first) = ty.path.segments.first() {
+        if first.ident == "Self" {
+            errors.push(
+                first,
+                "`Self` is another type on each side of a call; name the type that is meant",
+            );
+        }
     }
     for segment in &ty.path.segments {
         let PathArguments::AngleBracketed(list) = &segment.arguments else { continue };

@@ -7,13 +7,16 @@ use std::{
     fs::DirEntry,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use witrpc_core::Error;
+use witrpc_core::text::Escaped;
 
-use super::lock::MARK;
+use super::about::About;
+use super::lock::told;
+use super::os::lives;
 use super::os::lock::read;
-use super::os::{lives, record};
 use super::place::{Kind, Place, parse};
 use super::record::Record;
 use crate::sys::Access;
@@ -26,18 +29,28 @@ pub struct Endpoint {
     pub name: String,
     /// The server's process id, as that process sees it.
     pub process_id: u32,
-    /// Clients that are connected or being let in.
+    /// Clients that are connected or being accepted.
     pub clients: u32,
-    /// How many it takes at a time; more wait.
+    /// How many clients it accepts at a time; more wait.
     pub max_clients: u32,
+    /// The file name of the server's program. As all texts here: up to 64 bytes, with what is not printable escaped, and `None` if the
+    /// server does not say.
+    pub program: Option<String>,
+    /// How long the server has been accepting clients; time that the machine slept may not count. `None` if that cannot be known.
+    pub age: Option<Duration>,
+    /// The name of the server's serializer: `json`, say. Its clients must have the same.
+    pub serializer: Option<String>,
+    /// The name of the server's encryption, or `none`. Its clients must have the same.
+    pub encryption: Option<String>,
+    /// How the server authorizes its clients: `none`, `token` (both sides know it) or `sent-token` (the client sends one).
+    pub authorization: Option<String>,
 }
 
 /// The live servers of the default directory (the environment variable `WITRPC_DIR`, or the one that
 /// [`with_directory`](crate::MemoryMappedFile::with_directory) names), by name.
 ///
-/// A picture of one moment, taken without disturbing anybody: servers that wait for clients. Not those that have
-/// been killed, nor those that have stopped to wait while clients are still connected. An empty list if there is no such
-/// directory.
+/// A snapshot of the servers that accept clients, taken without disturbing them. Servers that were killed are not listed, nor are those
+/// that have stopped accepting while clients are still connected. The list is empty if there is no such directory.
 ///
 /// # Errors
 ///
@@ -51,10 +64,10 @@ pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
 /// ```
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let directory = directory.path().join("own");
-/// for endpoint in witrpc_mmf::endpoints_in(&directory)? {
+/// for endpoint in witrpc::endpoints_in(&directory)? {
 ///     println!("{} has {} of {} clients", endpoint.name, endpoint.clients, endpoint.max_clients);
 /// }
-/// # Ok::<(), witrpc_core::Error>(())
+/// # Ok::<(), witrpc::Error>(())
 /// ```
 ///
 /// # Errors
@@ -62,6 +75,21 @@ pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
 /// As [`endpoints`].
 pub fn endpoints_in(directory: impl Into<PathBuf>) -> Result<Vec<Endpoint>, Error> {
     list(Place::anonymous(Some(directory.into()))?)
+}
+
+/// The names of the live servers in a directory, for reading: some of them, if there are many.
+pub(super) fn names(place: Place) -> String {
+    const MOST: usize = 8;
+    let Ok(found) = list(place) else { return "unknown".to_owned() };
+    let mut names = found
+        .iter()
+        .take(MOST)
+        .map(|found| format!("\"{}\"", Escaped(&found.name)))
+        .collect::<Vec<_>>();
+    if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
+        names.push(format!("and {more} more"));
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 fn list(mut place: Place) -> Result<Vec<Endpoint>, Error> {
@@ -88,8 +116,21 @@ fn look(directory: &Path, access: Access, entry: &DirEntry) -> Option<Endpoint> 
     let file = entry.file_name();
     let (name, _, Kind::Lock) = parse(file.to_str()?)? else { return None };
     // The record first: it is there before the door, so what a door that is read belongs to has written it.
-    let found = read(&entry.path()).ok()?;
-    let Record { process_id, clients, max_clients } = record(found.strip_prefix(MARK)?)?;
-    let lives = lives(directory, name, access);
-    lives.then(|| Endpoint { name: name.to_owned(), process_id, clients, max_clients })
+    let found = read(&entry.path(), access).ok()?;
+    let (Record { process_id, clients, max_clients }, lines) = told(&found)?;
+    if !lives(directory, name, access) {
+        return None;
+    }
+    let about = About::decode(lines);
+    Some(Endpoint {
+        name: name.to_owned(),
+        process_id,
+        clients,
+        max_clients,
+        age: about.age(),
+        program: about.program,
+        serializer: about.serializer,
+        encryption: about.encryption,
+        authorization: about.authorization,
+    })
 }

@@ -3,23 +3,25 @@
 //! The system takes it away when its holder dies, so "is there another server?" never rests on a process id. How it is held is
 //! up to the system; so is what else it holds.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use witrpc_core::Error;
 
+use super::about::{About, LONGEST_ABOUT};
 use super::os::Lock;
 use super::os::fault::failed;
-use super::os::lock::read;
+use super::os::lock::{read, write_at};
 use super::place::Place;
-use super::record::RECORD_LEN;
+use super::record::{RECORD_LEN, Record};
+use crate::sys::Access;
 
 /// What a lock file says, so that a sweep never takes another program's `x.lock` for ours.
 pub(super) const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
 /// A sweep or a stopping server holds a lock for far less; a live server for ever.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// More bytes than mark and record have together, and the line that some systems add.
-pub(super) const LONGEST: u64 = (MARK.len() + RECORD_LEN + 64) as u64;
+/// More bytes than mark, record and what is said of the server have together, and the line that some systems add.
+pub(super) const LONGEST: u64 = (MARK.len() + RECORD_LEN + LONGEST_ABOUT + 64) as u64;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Becomes the one server of this name.
@@ -39,14 +41,39 @@ pub(super) async fn take(place: &Place) -> Result<Lock, Error> {
                 return Err(Error::NameInUse {
                     endpoint: place.name().to_owned(),
                     place: place.directory().display().to_string(),
+                    process_id: holder(place),
                 });
             }
         }
     }
 }
 
+/// Says in a lock file that is ours what server this is, and removes what else is there behind the mark: a killed server may have
+/// left it. `[seg.file.about]`
+///
+/// # Errors
+///
+/// What the system says.
+pub(super) fn introduce(lock: &File, about: &About) -> io::Result<()> {
+    let mark = MARK.len() as u64;
+    lock.set_len(mark)?;
+    write_at(lock, about.encode().as_bytes(), mark + RECORD_LEN as u64)
+}
+
+/// Which process has the lock, as far as it has said so.
+pub(super) fn holder(place: &Place) -> Option<u32> {
+    let found = read(&place.lock(), place.access()).ok()?;
+    told(&found).map(|(record, _)| record.process_id)
+}
+
+/// What a lock file says of its server: the record, and the lines behind it.
+pub(super) fn told(found: &[u8]) -> Option<(Record, &[u8])> {
+    let (record, lines) = found.strip_prefix(MARK)?.split_at_checked(RECORD_LEN)?;
+    Some((Record::decode(record)?, lines))
+}
+
 /// Whether a lock file bears our mark. A sweep leaves others alone; so it does an empty one, which a server that
 /// was killed between making and marking it leaves behind, and which the next server of that name takes over.
-pub(super) fn is_marked(path: &Path) -> bool {
-    read(path).is_ok_and(|found| found.starts_with(MARK))
+pub(super) fn is_marked(path: &Path, access: Access) -> bool {
+    read(path, access).is_ok_and(|found| found.starts_with(MARK))
 }

@@ -8,13 +8,41 @@ use std::io;
 use crate::layout::Instance;
 
 /// `[seg.meet.version]` Raised by every change of how the two sides meet.
-pub(super) const MEETING_VERSION: u32 = 1;
+pub(super) const MEETING_VERSION: u32 = 2;
 /// `[seg.meet.ask]`
 pub(super) const ASK_SIZE: usize = 64;
 const ASK_MAGIC: [u8; 8] = *b"witrpc\0a";
 /// `[seg.meet.answer]`
 pub(super) const ANSWER_SIZE: usize = 16;
 const ANSWER_MAGIC: [u8; 4] = *b"wita";
+
+/// What those who ask are. `[seg.meet.kind]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Makes calls, and takes a place.
+    Client,
+    /// Looks at the server, and takes no client's place. No server lets one in yet.
+    Inspector,
+    Other(u32),
+}
+
+impl Kind {
+    const fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Client,
+            2 => Self::Inspector,
+            other => Self::Other(other),
+        }
+    }
+
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Client => 1,
+            Self::Inspector => 2,
+            Self::Other(number) => number,
+        }
+    }
+}
 
 /// A client asks to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +52,8 @@ pub(super) struct Ask {
     pub(super) process_id: u32,
     /// Names the client's files.
     pub(super) nonce: Instance,
+    /// Of this version's asks; `Other(0)` in those of version 1.
+    pub(super) kind: Kind,
 }
 
 impl Ask {
@@ -33,19 +63,21 @@ impl Ask {
         bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.process_id.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.nonce);
+        bytes[32..36].copy_from_slice(&self.kind.number().to_le_bytes());
         bytes
     }
 
     /// `None` if it is not an ask. The reserved bytes are zero in every version: that is how an ask that was put
     /// together from the pieces of two others is told from a whole one.
     pub(super) fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
-        let (head, reserved) = bytes.split_at(32);
+        let (head, reserved) = bytes.split_at(36);
         if head[..8] != ASK_MAGIC || reserved.iter().any(|byte| *byte != 0) {
             return None;
         }
         let mut nonce = Instance::default();
-        nonce.copy_from_slice(&head[16..]);
-        Some(Self { version: number(head, 8), process_id: number(head, 12), nonce })
+        nonce.copy_from_slice(&head[16..32]);
+        let [version, process_id, kind] = [8, 12, 32].map(|at| number(head, at));
+        Some(Self { version, process_id, nonce, kind: Kind::of(kind) })
     }
 }
 
@@ -105,6 +137,8 @@ pub(super) enum Answer {
     Crowded { max_clients: u32 },
     /// The server could not make the region; the system's error number, or 0.
     Failed { system_error: u32 },
+    /// The server lets in nobody of this kind.
+    NoSuchKind { kind: u32 },
     /// The server meets clients in another way.
     Refused { version: u32 },
     /// The server has stopped listening.
@@ -128,6 +162,7 @@ impl Answer {
             Self::Refused { version } => (4, version, 0),
             Self::Failed { system_error } => (5, system_error, 0),
             Self::Crowded { max_clients } => (6, max_clients, 0),
+            Self::NoSuchKind { kind } => (7, kind, 0),
         };
         let mut bytes = [0; ANSWER_SIZE];
         bytes[..4].copy_from_slice(&ANSWER_MAGIC);
@@ -150,6 +185,7 @@ impl Answer {
             4 => Self::Refused { version: value },
             5 => Self::Failed { system_error: value },
             6 => Self::Crowded { max_clients: value },
+            7 => Self::NoSuchKind { kind: value },
             _ => return None,
         })
     }
@@ -166,18 +202,39 @@ mod tests {
     use super::*;
 
     fn ask(seed: u8) -> Ask {
-        Ask { version: MEETING_VERSION, process_id: 77, nonce: [seed; 16] }
+        let kind = Kind::Client;
+        Ask { version: MEETING_VERSION, process_id: 77, nonce: [seed; 16], kind }
     }
 
     fn all(asks: &mut Asks) -> Vec<Ask> {
         std::iter::from_fn(|| asks.next()).collect()
     }
 
+    /// A frozen vector: what `docs/segment.md` says.
     #[test]
     fn an_ask_is_what_the_table_says() {
-        let bytes = Ask { version: 1, process_id: 0x0201, nonce: *b"0123456789abcdef" }.encode();
-        assert_eq!(bytes[..32], *b"witrpc\0a\x01\0\0\0\x01\x02\0\x000123456789abcdef");
-        assert_eq!(bytes[32..], [0; 32]);
+        for (kind, number) in [(Kind::Client, 1), (Kind::Inspector, 2), (Kind::Other(9), 9)] {
+            let ask = Ask { version: 2, process_id: 0x0201, nonce: *b"0123456789abcdef", kind };
+            let bytes = ask.encode();
+            assert_eq!(bytes[..32], *b"witrpc\0a\x02\0\0\0\x01\x02\0\x000123456789abcdef");
+            assert_eq!(bytes[32..36], [number, 0, 0, 0]);
+            assert_eq!(bytes[36..], [0; 28]);
+            assert_eq!(Ask::decode(&bytes), Some(ask));
+        }
+    }
+
+    /// Or it could not be refused by its version.
+    #[test]
+    fn an_ask_of_version_1_is_an_ask() {
+        let mut bytes = [0; ASK_SIZE];
+        bytes[..32].copy_from_slice(b"witrpc\0a\x01\0\0\0\x01\x02\0\x000123456789abcdef");
+        let ask = Ask::decode(&bytes).unwrap();
+        assert_eq!((ask.version, ask.kind), (1, Kind::Other(0)));
+        for reserved in 36..ASK_SIZE {
+            let mut torn = bytes;
+            torn[reserved] = 1;
+            assert_eq!(Ask::decode(&torn), None);
+        }
     }
 
     #[test]
@@ -189,6 +246,7 @@ mod tests {
             Answer::Refused { version: 2 },
             Answer::Failed { system_error: 28 },
             Answer::Crowded { max_clients: 4 },
+            Answer::NoSuchKind { kind: 2 },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
@@ -217,14 +275,18 @@ mod tests {
 
     #[test]
     fn an_ask_after_any_torn_one_or_garbage_is_found() {
-        let whole = ask(3).encode();
-        for kept in 0..ASK_SIZE {
-            let mut asks = Asks::default();
-            asks.extend(&ask(9).encode()[..kept]);
-            assert_eq!(all(&mut asks), []);
-            asks.extend(&whole);
-            assert_eq!(all(&mut asks).last(), Some(&ask(3)), "after {kept} bytes of another");
+        // Whatever the nonces: it is the kind that tells.
+        for seeds in [[9, 3], [0, 0], [0, 3]] {
+            let [torn, whole] = seeds.map(|seed| ask(seed).encode());
+            for kept in 0..ASK_SIZE {
+                let mut asks = Asks::default();
+                asks.extend(&torn[..kept]);
+                assert_eq!(all(&mut asks), []);
+                asks.extend(&whole);
+                assert_eq!(all(&mut asks), [ask(seeds[1])], "after {kept} bytes of another");
+            }
         }
+        let whole = ask(3).encode();
         for garbage in [
             &b"hello"[..],
             b"witr",

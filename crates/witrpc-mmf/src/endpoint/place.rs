@@ -6,14 +6,16 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use witrpc_core::Error;
+use witrpc_core::text::Escaped;
 
 use super::MemoryMappedFile;
 use super::os::directory;
 use crate::layout::Instance;
-use crate::sys::Access;
+use crate::sys::{Access, largest_file};
 
 /// Overrides the default directory.
 const VARIABLE: &str = "WITRPC_DIR";
@@ -21,9 +23,18 @@ const VARIABLE: &str = "WITRPC_DIR";
 pub(super) const CHOOSE: &str =
     "choose another one with with_directory or the environment variable WITRPC_DIR";
 
+/// The working directory in which this was first asked for.
+static FIRST: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_dir().ok());
+
+/// If nobody has asked for it yet, this is the one.
+pub(super) fn note_working_directory() {
+    LazyLock::force(&FIRST);
+}
+
 /// An endpoint's name and its directory, which may not exist yet.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
+    /// Absolute: the working directory may change between two uses.
     directory: PathBuf,
     /// The setting that chose the directory, for messages.
     setting: &'static str,
@@ -45,8 +56,17 @@ impl Place {
             (None, Some(directory)) if !directory.is_empty() => (directory.into(), VARIABLE),
             (None, _) => (directory::default()?, "with_directory"),
         };
+        let absolute = match (setting, &*FIRST) {
+            // The variable is the same all along, and so is what it names.
+            (VARIABLE, Some(first)) => Ok(first.join(&directory)),
+            _ => std::path::absolute(&directory),
+        };
+        let absolute = absolute.map_err(|error| {
+            let fault = format!("cannot be made absolute: {error}; {CHOOSE}");
+            Error::config(setting, directory.display(), fault)
+        })?;
         // Without a trailing slash, which would follow a symlink.
-        let directory = directory.components().collect();
+        let directory = absolute.components().collect();
         Ok(Self { directory, setting, access: Access::User, name: String::new() })
     }
 
@@ -78,12 +98,19 @@ impl Place {
     pub(super) fn check_room(&self, size: u64) -> Result<(), Error> {
         let free = directory::free(&self.directory)
             .map_err(|error| self.fault(format!("cannot be measured: {error}")))?;
-        if size <= free {
-            return Ok(());
-        }
+        let Some(free) = free.filter(|free| size > *free) else { return Ok(()) };
         let directory = self.directory.display();
         let advice = format!(
             "{directory} has only {free} bytes free, and each client takes as many as its region; give less, or {CHOOSE}"
+        );
+        Err(Error::config("with_size", size, advice))
+    }
+
+    /// Refuses a region that this process may make no file for. Before any file is made: a lock has a size too.
+    pub(super) fn check_limit(size: u64) -> Result<(), Error> {
+        let Some(largest) = largest_file().filter(|largest| size > *largest) else { return Ok(()) };
+        let advice = format!(
+            "this process may make files of at most {largest} bytes (RLIMIT_FSIZE); raise that with ulimit -f, or give less"
         );
         Err(Error::config("with_size", size, advice))
     }
@@ -154,10 +181,14 @@ pub(super) fn parse(file: &str) -> Option<(&str, Option<&str>, Kind)> {
 /// Removes a file of ours that is there only to meet. One that is gone already is fine; anything else is worth
 /// a line in the log, and no more: the next sweep finds it.
 pub(crate) fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "a file could not be removed");
+    if let Err(error) = std::fs::remove_file(path) {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(
+                path = %Escaped(path.display()),
+                error = %Escaped(&error),
+                "a file could not be removed"
+            );
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use witrpc_core::text::Escaped;
 
 use super::MemoryMappedFile;
 use super::lock::MARK;
 use super::os::lock::write_at;
 use super::record::Record;
+use crate::sys::Owner;
 
 /// The places for clients. They outlast a [`Door`](super::Door): who is connected stays so while a server stops and
 /// starts to listen, and still counts. Clones share the places.
@@ -44,7 +46,7 @@ impl Places {
 
     /// From now on the record is kept up to date in this lock file; in none if `None`. `[seg.file.record]`
     pub(super) fn post_in(&self, lock: Option<File>) {
-        self.board.change(|state| state.lock = lock);
+        self.board.change(|state| state.lock = lock.map(|file| (Owner::here(), file)));
     }
 }
 
@@ -70,8 +72,8 @@ struct Board {
 #[derive(Debug, Default)]
 struct State {
     taken: u32,
-    /// Of its own opening: whether it is still open has nothing to do with the lock.
-    lock: Option<File>,
+    /// Whether it is still open has nothing to do with the lock.
+    lock: Option<(Owner, File)>,
 }
 
 impl Board {
@@ -80,11 +82,14 @@ impl Board {
         let mut state: MutexGuard<'_, State> =
             self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
-        let Some(lock) = &state.lock else { return };
+        let Some((owner, lock)) = &state.lock else { return };
+        if !owner.is_here() {
+            return; // It says what the parent has.
+        }
         let (process_id, clients) = (std::process::id(), state.taken);
         let record = Record { process_id, clients, max_clients: self.max_clients }.encode();
         if let Err(error) = write_at(lock, record.as_bytes(), MARK.len() as u64) {
-            tracing::warn!(%error, "the lock file's record could not be written");
+            tracing::warn!(error = %Escaped(&error), "the lock file's record could not be written");
         }
     }
 }

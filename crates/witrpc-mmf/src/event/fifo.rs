@@ -9,25 +9,30 @@
 //! when only the peer ends. So on Linux the waiting side puts a POSIX record lock on its pipe, which belongs to the
 //! process and is not inherited by `fork`. The peer asks who holds it, gets the process id as its own namespace
 //! counts, and watches that process by a pidfd. `[seg.sleep.death]` Where any step of this fails, the hang-up alone must do.
+//!
+//! The child itself has a pipe's bytes, and tokio's registration of it, in common with its parent: see [`Pipe`].
 
+use std::future::poll_fn;
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     pin::Pin,
     sync::OnceLock,
     task::{Context, Poll, ready},
 };
 
-use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fcntl_lock, fstat, open};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
-use witrpc_core::fail_point;
+use witrpc_core::text::Escaped;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
-use super::Ring;
-use crate::sys::Access;
+use super::{Ring, registered};
+use crate::sys::open::{Kind, is_same, make_pipe, open_ours};
+use crate::sys::{Access, Owner, close_inherited};
 
 /// Wake-ups whose rings may stay in the pipe, where the system tells of each write anyway ([`every_write_is_told`]).
 const UNREAD: usize = 256;
@@ -35,44 +40,28 @@ const UNREAD: usize = 256;
 /// tokio that the pipe is empty, which saves asking again.
 const RINGS: usize = 4 * UNREAD;
 
-/// Makes the named pipe, for us alone or for the group, whatever the umask.
-///
-/// # Errors
-///
-/// `AlreadyExists` if there is such a file; whatever else the system says.
-pub(crate) fn make(path: &Path, access: Access) -> io::Result<()> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    #[cfg(target_vendor = "apple")]
-    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
-    #[cfg(not(target_vendor = "apple"))]
-    rustix::fs::mkfifoat(CWD, path, mode)?;
-    fail_point::at("pipe.made");
-    let opened_up = match access {
-        // By path: it may not be openable yet. The directory is ours alone, so nobody has replaced it.
-        Access::User => chmodat(CWD, path, mode, rustix::fs::AtFlags::empty()).map_err(Into::into),
-        // Not by path: somebody of the group could have put a link there.
-        Access::Group(_) => {
-            open_end(path, OFlags::RDONLY, Access::User).and_then(|pipe| access.open_up(pipe))
-        }
-    };
-    opened_up.inspect_err(|_| crate::endpoint::remove(path))
-}
-
 /// Opens a named pipe of ours without waiting for its other end.
 ///
 /// # Errors
 ///
 /// `ENXIO` if it is opened for writing only and nobody reads; `InvalidData` if it is no named pipe, or not ours.
 pub(crate) fn open_end(path: &Path, end: OFlags, access: Access) -> io::Result<OwnedFd> {
-    let flags = end | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
-    let pipe = open(path, flags, Mode::empty())?;
-    let facts = fstat(&pipe)?;
-    if FileType::from_raw_mode(facts.st_mode) != FileType::Fifo
-        || !access.admits(facts.st_uid, facts.st_gid)
-    {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a named pipe of ours"));
-    }
-    Ok(pipe)
+    open_ours(path, end, Kind::Pipe, &[access])
+}
+
+/// Opens another end of a pipe of which `known` is one.
+///
+/// # Errors
+///
+/// See [`open_end`]; `NotFound` if the path names another pipe by now.
+pub(crate) fn open_other_end(
+    path: &Path,
+    end: OFlags,
+    access: Access,
+    known: impl AsFd,
+) -> io::Result<OwnedFd> {
+    let opened = open_end(path, end, access)?;
+    if is_same(&opened, known)? { Ok(opened) } else { Err(Errno::NOENT.into()) }
 }
 
 /// Whether somebody has the pipe open for reading. `None` if that cannot be told; a missing pipe has no reader.
@@ -96,15 +85,168 @@ pub(crate) fn is_nobody(error: &io::Error) -> bool {
 /// # Errors
 ///
 /// If there is no tokio runtime, or one without I/O.
-pub(crate) fn register(pipe: OwnedFd) -> io::Result<pipe::Receiver> {
-    // tokio panics where a runtime has no I/O driver, and offers no way to ask first.
-    if tokio::runtime::Handle::try_current().is_ok()
-        && let Ok(registered) =
-            std::panic::catch_unwind(|| pipe::Receiver::from_owned_fd_unchecked(pipe))
-    {
-        return registered;
+pub(crate) fn register(pipe: OwnedFd) -> io::Result<Pipe> {
+    let receiver = registered(|| pipe::Receiver::from_owned_fd_unchecked(pipe))?;
+    Ok(Pipe { receiver: Some(receiver), owner: Owner::here() })
+}
+
+/// A waiting end that tokio watches. In a forked child it is of no use, and does no harm: a byte that is read there is missing in
+/// the parent, and the system's registration is one for both processes.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    /// `None` once it has been taken out.
+    receiver: Option<pipe::Receiver>,
+    owner: Owner,
+}
+
+impl Pipe {
+    /// Reads what there is, once there is something.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.owner.check()?;
+        let receiver = self.receiver.as_mut().ok_or_else(taken_out)?;
+        Pin::new(receiver).poll_read(cx, into)
     }
-    Err(io::Error::other("needs a tokio runtime with I/O and time enabled (Builder::enable_all)"))
+
+    /// The same as a future. Nothing is lost if it is dropped; 0 is the end of the pipe.
+    pub(crate) async fn read_some(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut into = ReadBuf::new(into);
+        poll_fn(|cx| self.poll_read(cx, &mut into)).await?;
+        Ok(into.filled().len())
+    }
+
+    /// Reads what there is now, without the runtime.
+    pub(crate) fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.here()?, into)?)
+    }
+
+    /// How many bytes lie in it.
+    pub(crate) fn unread(&self) -> io::Result<usize> {
+        let unread = rustix::io::ioctl_fionread(self.here()?)?;
+        Ok(usize::try_from(unread).unwrap_or(usize::MAX))
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.here()?.poll_read_ready(cx)
+    }
+
+    /// Has tokio forget that it is readable. What is written from here on is told anew.
+    fn forget_ready(&self) -> io::Result<()> {
+        let forgotten = self.here()?.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        debug_assert!(forgotten.is_err());
+        Ok(())
+    }
+
+    /// The same pipe with the runtime of the current task.
+    fn moved(mut self) -> io::Result<Self> {
+        self.owner.check()?;
+        let receiver = self.receiver.take().ok_or_else(taken_out)?;
+        register(receiver.into_nonblocking_fd()?)
+    }
+
+    /// For this process only.
+    fn here(&self) -> io::Result<&pipe::Receiver> {
+        self.owner.check()?;
+        self.receiver.as_ref().ok_or_else(taken_out)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if let Some(receiver) = self.receiver.take() {
+            if !self.owner.is_here() {
+                close_inherited(receiver);
+            }
+        }
+    }
+}
+
+fn taken_out() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// The writing end of a pipe that somebody else reads, kept for two reasons: if we die the reader notices, and if it stops to read
+/// we do.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    end: End,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+enum End {
+    Bare(OwnedFd),
+    Watched(pipe::Sender),
+    /// Could not be registered.
+    Lost,
+}
+
+impl Hold {
+    pub(crate) fn new(pipe: OwnedFd) -> Self {
+        Self { end: End::Bare(pipe), owner: Owner::here() }
+    }
+
+    /// Whether somebody reads it. If so the task is woken when nobody does any more, if the system can tell.
+    pub(crate) fn poll_is_read(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.owner.is_here() {
+            return true; // It is the parent's to find out.
+        }
+        self.end = match std::mem::replace(&mut self.end, End::Lost) {
+            End::Bare(pipe) => match registered(|| pipe::Sender::from_owned_fd_unchecked(pipe)) {
+                Ok(pipe) => End::Watched(pipe),
+                Err(error) => {
+                    tracing::warn!(error = %Escaped(&error), "a client cannot be waited for");
+                    End::Lost
+                }
+            },
+            end => end,
+        };
+        let End::Watched(pipe) = &self.end else { return false };
+        // It is told that there is room to write at first, and whenever somebody has read from a full pipe.
+        while let Poll::Ready(ready) = pipe.poll_write_ready(cx) {
+            if ready.is_err() || !is_read(pipe) {
+                return false;
+            }
+            let forgotten = pipe.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            debug_assert!(forgotten.is_err());
+        }
+        true
+    }
+
+    /// The same for this moment.
+    pub(crate) fn is_read(&self) -> bool {
+        self.pipe().is_some_and(is_read)
+    }
+
+    /// `None` if it was lost.
+    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        match &self.end {
+            End::Bare(pipe) => Some(pipe.as_fd()),
+            End::Watched(pipe) => Some(pipe.as_fd()),
+            End::Lost => None,
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.owner.is_here() {
+            if let End::Watched(pipe) = std::mem::replace(&mut self.end, End::Lost) {
+                close_inherited(pipe);
+            }
+        }
+    }
+}
+
+/// Whether somebody reads the pipe of which this is a writing end. Also if there is no telling.
+fn is_read(pipe: impl AsFd) -> bool {
+    let mut ends = [PollFd::new(&pipe, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let asked = rustix::event::poll(&mut ends, Some(&at_once));
+    asked.is_err() || !ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// The ringing end.
@@ -121,6 +263,15 @@ impl Ringer {
     /// See [`open_end`].
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         Ok(Self { pipe: open_end(path, OFlags::RDWR, access)? })
+    }
+
+    /// The same of a pipe of which we have another end.
+    ///
+    /// # Errors
+    ///
+    /// See [`open_other_end`].
+    pub(crate) fn open_same(path: &Path, access: Access, known: impl AsFd) -> io::Result<Self> {
+        Ok(Self { pipe: open_other_end(path, OFlags::RDWR, access, known)? })
     }
 
     /// Writes one whole record into the pipe; records up to `PIPE_BUF` (at least 512 bytes) are never torn.
@@ -148,7 +299,7 @@ impl Ringer {
 
     /// A watch on the process that waits at the other end, if it can be had.
     pub(crate) fn watch(&self) -> Option<Process> {
-        Process::behind(&self.pipe)
+        Process::behind(self.pipe.as_fd())
     }
 }
 
@@ -164,17 +315,20 @@ impl Ring for Ringer {
     }
 }
 
-/// Opens the waiting end of our own pipe, and marks it as waited on by this process.
+/// Makes a named pipe, and opens its waiting end, marked as waited on by this process.
 ///
 /// # Errors
 ///
-/// See [`open_end`].
-pub(crate) fn open_waiting_end(path: &Path) -> io::Result<OwnedFd> {
-    let pipe = open_end(path, OFlags::RDONLY, Access::User)?;
+/// See [`make_pipe`].
+pub(crate) fn make_waiting_end(path: &Path, access: Access) -> io::Result<OwnedFd> {
+    let pipe = make_pipe(path, access)?;
     // Only a peer's watch rests on this lock. It vanishes when this process closes any descriptor of this pipe:
     // nothing but this side ever opens it here, except a peer in this same process, which needs no watch.
     if let Err(error) = fcntl_lock(&pipe, FlockOperation::NonBlockingLockShared) {
-        tracing::debug!(%error, "no record lock on a pipe; the peer goes without a pidfd");
+        tracing::debug!(
+            error = %Escaped(&error),
+            "no record lock on a pipe; the peer goes without a pidfd"
+        );
     }
     Ok(pipe)
 }
@@ -182,7 +336,7 @@ pub(crate) fn open_waiting_end(path: &Path) -> io::Result<OwnedFd> {
 /// The waiting end, for one connection's lifetime.
 #[derive(Debug)]
 pub(crate) struct FifoWaiter {
-    pipe: pipe::Receiver,
+    pipe: Pipe,
     peer: Option<Process>,
     /// Wake-ups since the pipe was last read.
     unread: usize,
@@ -195,7 +349,7 @@ impl FifoWaiter {
     ///
     /// Before the peer has opened it, Linux reports nothing at all, neither readable nor hung up, so the wait just
     /// lasts; whoever waits for a peer to come bounds that with a deadline.
-    pub(crate) const fn new(pipe: pipe::Receiver, peer: Option<Process>) -> Self {
+    pub(crate) const fn new(pipe: Pipe, peer: Option<Process>) -> Self {
         Self { pipe, peer, unread: 0, gone: false }
     }
 
@@ -206,9 +360,7 @@ impl FifoWaiter {
             return Poll::Ready(Ok(false));
         }
         ready!(self.pipe.poll_read_ready(cx))?;
-        // tokio forgets that it is readable. What is written from here on is told anew.
-        let forgotten = self.pipe.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-        debug_assert!(forgotten.is_err());
+        self.pipe.forget_ready()?;
         if self.pipe.poll_read_ready(cx)?.is_ready() {
             return Poll::Ready(Ok(false));
         }
@@ -226,7 +378,7 @@ impl Waiter for FifoWaiter {
         let mut rings = ReadBuf::uninit(&mut bytes);
         let read = match self.take_unread(cx)? {
             Poll::Ready(true) => return Poll::Ready(Ok(Wake::Rung)),
-            Poll::Ready(false) => Pin::new(&mut self.pipe).poll_read(cx, &mut rings),
+            Poll::Ready(false) => self.pipe.poll_read(cx, &mut rings),
             Poll::Pending => Poll::Pending,
         };
         match read {
@@ -247,7 +399,7 @@ impl Waiter for FifoWaiter {
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
         let Self { pipe, peer, unread, gone } = *self;
-        let pipe = register(pipe.into_nonblocking_fd()?)?;
+        let pipe = pipe.moved()?;
         let peer = peer.map(Process::moved).transpose()?;
         Ok(Box::new(Self { pipe, peer, unread, gone }))
     }
@@ -262,7 +414,7 @@ fn every_write_is_told() -> bool {
 
 #[cfg(target_os = "linux")]
 fn try_three_writes() -> rustix::io::Result<bool> {
-    use rustix::event::{Timespec, epoll};
+    use rustix::event::epoll;
     use rustix::pipe::{PipeFlags, pipe_with};
 
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -291,12 +443,12 @@ const fn try_three_writes() -> rustix::io::Result<bool> {
 pub(crate) struct Process {
     /// No pipe, but all that is asked of it is when it turns readable, which any descriptor can tell; tokio's type for
     /// any descriptor needs `unsafe`.
-    pidfd: pipe::Receiver,
+    pidfd: Pipe,
 }
 
 impl Process {
     fn moved(self) -> io::Result<Self> {
-        Ok(Self { pidfd: register(self.pidfd.into_nonblocking_fd()?)? })
+        Ok(Self { pidfd: self.pidfd.moved()? })
     }
 
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -306,7 +458,7 @@ impl Process {
     /// The process that waits on this pipe. `None` if it is our own, or in a process-id namespace that we cannot see,
     /// or the system has no pidfd.
     #[cfg(target_os = "linux")]
-    pub(crate) fn behind(pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) fn behind(pipe: BorrowedFd<'_>) -> Option<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
 
         let holder = holder(pipe)?;
@@ -322,14 +474,14 @@ impl Process {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) const fn behind(_pipe: &OwnedFd) -> Option<Self> {
+    pub(crate) const fn behind(_pipe: BorrowedFd<'_>) -> Option<Self> {
         None
     }
 }
 
 /// Which process has its lock on the pipe, by asking for one that would conflict with it.
 #[cfg(target_os = "linux")]
-fn holder(pipe: &OwnedFd) -> Option<rustix::process::Pid> {
+fn holder(pipe: BorrowedFd<'_>) -> Option<rustix::process::Pid> {
     use rustix::process::{Flock, FlockType, fcntl_getlk};
 
     // A peer can put another kind of lock there that has no process, which rustix's debug assertions do not expect.
@@ -339,7 +491,7 @@ fn holder(pipe: &OwnedFd) -> Option<rustix::process::Pid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FifoWaiter, Ringer, UNREAD, make, open_waiting_end, register};
+    use super::{FifoWaiter, Hold, OFlags, Ringer, UNREAD, make_waiting_end, open_end, register};
     use crate::event::Ring as _;
     use crate::sys::Access;
     use std::future::poll_fn;
@@ -357,8 +509,7 @@ mod tests {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("pipe");
-            make(&path, Access::User).unwrap();
-            let waiting = register(open_waiting_end(&path).unwrap()).unwrap();
+            let waiting = register(make_waiting_end(&path, Access::User).unwrap()).unwrap();
             let ringer = Ringer::open(&path, Access::User).unwrap();
             Self { waiter: FifoWaiter::new(waiting, None), ringer, _directory: directory }
         }
@@ -412,5 +563,29 @@ mod tests {
         assert_eq!(wake().await, Wake::Rung);
         assert_eq!(wake().await, Wake::PeerGone);
         assert_eq!(wake().await, Wake::PeerGone);
+    }
+
+    #[tokio::test]
+    async fn who_holds_a_pipe_is_woken_when_nobody_reads_it_any_more_and_not_before() {
+        let Pipe { waiter, ringer, _directory } = Pipe::new();
+        let path = _directory.path().join("pipe");
+        let mut hold = Hold::new(open_end(&path, OFlags::WRONLY, Access::User).unwrap());
+        assert!(poll_fn(|cx| Poll::Ready(hold.poll_is_read(cx))).await);
+        // Full, and emptied: whoever waits for room is woken.
+        while ringer.write(&[1; 256]).is_ok() {}
+        ringer.make_room().unwrap();
+        drop(ringer);
+        for _ in 0..10 {
+            assert!(poll_fn(|cx| Poll::Ready(hold.poll_is_read(cx))).await && hold.is_read());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let gone = tokio::spawn(async move {
+            poll_fn(|cx| if hold.poll_is_read(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+            hold
+        });
+        tokio::task::yield_now().await;
+        drop(waiter);
+        let hold = tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap().unwrap();
+        assert!(!hold.is_read());
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use witrpc_core::text::Escaped;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 /// One end of the pipe, and what is still to be said through it.
@@ -64,7 +65,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
         };
         // However it ends: there is nothing to be learnt from the way.
         if let Err(error) = read {
-            tracing::trace!(%error, "the other end of a pipe is gone");
+            tracing::trace!(error = %Escaped(&error), "the other end of a pipe is gone");
         }
         self.gone = into.filled().is_empty();
         Poll::Ready(Ok(into.filled().len()))
@@ -86,19 +87,4 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for Line<P> {
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
         Ok(self)
     }
-}
-
-/// Opens a pipe, which takes a runtime.
-///
-/// # Errors
-///
-/// If there is no tokio runtime, or one without I/O; whatever else the system says.
-pub(crate) fn registered<P>(open: impl FnOnce() -> io::Result<P>) -> io::Result<P> {
-    // tokio panics where a runtime has no I/O driver, and offers no way to ask first.
-    if tokio::runtime::Handle::try_current().is_ok()
-        && let Ok(opened) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
-    {
-        return opened;
-    }
-    Err(io::Error::other("needs a tokio runtime with I/O and time enabled (Builder::enable_all)"))
 }

@@ -25,7 +25,6 @@ use std::{
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -34,25 +33,22 @@ use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 use super::Ring;
 use crate::region::{Region, Side};
+use crate::sys::Owner;
 
+mod threads;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
+use threads::{LOOK_AROUND, start};
 #[cfg(unix)]
 use unix::{Bell, Signal};
 #[cfg(windows)]
 use windows::{Bell, Signal};
 
-/// How long one wait lasts on Unix: whole seconds, see above. It is bounded for a thread whose ring for the end was lost. On
-/// Windows none is, and there is no timer.
-const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// After a wait that failed, instead of trying again and again.
 const REST: Duration = Duration::from_millis(10);
-/// For threads that call one function.
-const STACK: usize = 64 << 10;
-
 /// Both events of one connection, as one side has them. Its threads run already, so nothing can fail any more.
 #[derive(Debug)]
 pub(crate) struct Events {
@@ -146,13 +142,14 @@ struct State {
 /// The waiting thread, as the task has it: it ends when this is dropped (T2).
 #[derive(Debug)]
 struct Listener {
+    owner: Owner,
     own: Arc<Signal>,
     state: Arc<State>,
 }
 
 impl Listener {
     fn start(own: Signal) -> io::Result<Self> {
-        let listener = Self { own: Arc::new(own), state: Arc::default() };
+        let listener = Self { owner: Owner::here(), own: Arc::new(own), state: Arc::default() };
         let (signal, state) = (Arc::clone(&listener.own), Arc::clone(&listener.state));
         start("witrpc-wait", move || wait(&signal, &state))?;
         Ok(listener)
@@ -161,6 +158,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if !self.owner.is_here() {
+            return; // The thread is the parent's, and goes on.
+        }
         self.state.ended.store(true, Ordering::Release);
         Signal::set_aside(&self.own);
     }
@@ -175,14 +175,9 @@ fn wait(signal: &Signal, state: &State) {
             state.rung.store(true, Ordering::Release);
             state.waker.wake();
         } else if began.elapsed() < LOOK_AROUND / 2 {
-            thread::sleep(REST);
+            std::thread::sleep(REST);
         }
     }
-}
-
-/// A thread that nobody waits for.
-fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }
 
 #[cfg(test)]
@@ -288,8 +283,20 @@ mod tests {
         assert!(began.elapsed() < HANG);
         while state.strong_count() > 0 {
             assert!(began.elapsed() < HANG, "the thread goes on");
-            thread::yield_now();
+            std::thread::yield_now();
         }
+    }
+
+    /// In a forked child there is no such thread, and the event is the parent's, too.
+    #[test]
+    #[cfg(unix)]
+    fn a_thread_of_the_parent_is_not_ended_by_a_forked_child() {
+        let (_place, (_bell, mut bridge), _client) = pair();
+        let ours = std::mem::replace(&mut bridge.listener.owner, Owner::of_parent());
+        let (own, state) = (Arc::clone(&bridge.listener.own), Arc::clone(&bridge.listener.state));
+        drop(bridge);
+        assert!(!state.ended.load(Ordering::Acquire));
+        drop(Listener { owner: ours, own, state }); // As the parent does.
     }
 
     /// raw_sync's fault: who rings, and who waits, may do so for ever.
@@ -339,7 +346,7 @@ mod tests {
         let began = Instant::now();
         while mapped() {
             assert!(began.elapsed() < HANG, "a thread goes on");
-            thread::yield_now();
+            std::thread::yield_now();
         }
     }
 }

@@ -32,6 +32,7 @@ use windows_sys::Win32::System::Threading::{
     CreateEventA, GetCurrentProcess, GetCurrentProcessorNumber, OpenProcessToken,
 };
 
+pub(crate) mod fork;
 pub(crate) mod region_file;
 pub(crate) mod sddl;
 
@@ -46,6 +47,11 @@ impl Access {
     pub(crate) const fn of(_group: Option<u32>) -> Self {
         Self::User
     }
+}
+
+/// The largest size of a file that this process may make: any.
+pub(crate) const fn largest_file() -> Option<u64> {
+    None
 }
 
 /// Both processes read the very same clock.
@@ -63,6 +69,9 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
     let ticks = u128::try_from(ticks).unwrap_or_default();
     u64::try_from(ticks * 1_000_000_000 / frequency).unwrap_or(u64::MAX)
 }
+
+/// There are large pages for privileged programs only.
+pub(crate) const fn back_by_large_pages(_allocation: &mut Vec<u8>) {}
 
 /// The number of the CPU that we run on. With more than 64 of them two may have the same: it is a hint.
 #[inline]
@@ -114,7 +123,7 @@ fn security(
     let mut descriptor = ptr::null_mut();
     let error = ask(OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION, &mut descriptor);
     if error != 0 {
-        return Err(io::Error::from_raw_os_error(error.cast_signed()));
+        return Err(error_of(error));
     }
     text_of(&Local(descriptor))
 }
@@ -272,7 +281,7 @@ pub(crate) fn create_event(name: &str) -> io::Result<Option<OwnedHandle>> {
         let handle = unsafe { CreateEventA(attributes, 0, 0, name.as_ptr().cast()) };
         (handle, io::Error::last_os_error())
     })?;
-    let exists = error.raw_os_error() == Some(ERROR_ALREADY_EXISTS.cast_signed());
+    let exists = code_of(&error) == Some(ERROR_ALREADY_EXISTS);
     if handle.is_null() {
         // Somebody else's, whom we may not ask; or a thing of another kind.
         let taken = exists || error.kind() == io::ErrorKind::PermissionDenied;
@@ -283,8 +292,18 @@ pub(crate) fn create_event(name: &str) -> io::Result<Option<OwnedHandle>> {
     Ok((!exists).then_some(event))
 }
 
+/// The error with this number of the system's.
+pub(crate) fn error_of(code: u32) -> io::Error {
+    io::Error::from_raw_os_error(i32::from_le_bytes(code.to_le_bytes()))
+}
+
+/// The system's number of an error.
+pub(crate) fn code_of(error: &io::Error) -> Option<u32> {
+    error.raw_os_error().map(|code| u32::from_le_bytes(code.to_le_bytes()))
+}
+
 fn is_other_kind(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(windows_sys::Win32::Foundation::ERROR_INVALID_HANDLE.cast_signed())
+    code_of(error) == Some(windows_sys::Win32::Foundation::ERROR_INVALID_HANDLE)
 }
 
 /// The process that made the pipe of which this is a client's end.

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -212,7 +212,6 @@ impl Process {
         self.0.wait().unwrap();
     }
 
-    #[cfg(unix)]
     pub(crate) fn succeeds(mut self) {
         assert!(self.0.wait().unwrap().success());
     }
@@ -227,6 +226,10 @@ impl Drop for Process {
 
 /// In a child process, the endpoint that its parent has made; `None` in the parent, where a role is no test.
 pub(crate) fn role() -> Option<MemoryMappedFile> {
-    let directory = std::env::var_os(DIRECTORY)?;
-    Some(MemoryMappedFile::new("test").with_directory(directory))
+    Some(MemoryMappedFile::new("test").with_directory(directory()?))
+}
+
+/// The directory that it is in.
+pub(crate) fn directory() -> Option<PathBuf> {
+    std::env::var_os(DIRECTORY).map(PathBuf::from)
 }

@@ -80,8 +80,11 @@ async fn without_a_server_a_client_waits_until_its_deadline() {
     let endpoint = Endpoint::new(|file| file);
     let start = Instant::now();
     let error = connect(&endpoint.file, soon()).await.unwrap_err();
-    let Error::NotRunning { endpoint: name, place, waited } = error else { panic!("{error}") };
+    let Error::NotRunning { endpoint: name, place, running, waited } = error else {
+        panic!("{error}")
+    };
     assert_eq!((&*name, Path::new(&place)), ("test", endpoint.directory.path()));
+    assert_eq!(running, "none");
     assert!(waited <= start.elapsed() && waited.as_millis() >= 100);
     assert_eq!(endpoint.files(), [""; 0]);
     let missing = endpoint.file.clone().with_directory(endpoint.directory.path().join("none"));
@@ -92,12 +95,59 @@ async fn without_a_server_a_client_waits_until_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_server_that_listens_but_does_not_accept_is_not_running_for_its_clients() {
+async fn a_server_that_listens_but_does_not_accept_is_not_responding() {
     let endpoint = Endpoint::new(|file| file);
     let door = endpoint.open().await;
-    assert!(matches!(connect(&endpoint.file, soon()).await, Err(Error::NotRunning { .. })));
-    assert_eq!(endpoint.lasting(), listening(&["test"]));
+    for deadline in [soon(), Instant::now()] {
+        let error = connect(&endpoint.file, deadline).await.unwrap_err();
+        let Error::NotResponding { endpoint: name, place, process_id, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((&**name, Path::new(place)), ("test", endpoint.directory.path()));
+        assert_eq!(*process_id, Some(std::process::id()));
+        let text = error.to_string();
+        assert!(text.contains(&format!("process {} listens", std::process::id())), "{text}");
+        assert_eq!(endpoint.lasting(), listening(&["test"]));
+    }
     drop(door);
+}
+
+#[tokio::test]
+async fn one_attempt_is_enough_for_a_server_that_is_there_and_waits_for_none() {
+    let endpoint = Endpoint::new(|file| file);
+    let at_once = || connect(&endpoint.file, Instant::now());
+    assert!(matches!(within(at_once()).await, Err(Error::NotRunning { .. })));
+    let mut door = endpoint.open().await;
+    let (client, server) = within(async { tokio::join!(at_once(), door.accept()) }).await;
+    let (client, _server) = (client.unwrap(), server.unwrap());
+    let busy = tokio::select! {
+        busy = within(at_once()) => busy.unwrap_err(),
+        _ = door.accept() => panic!("there is no place"),
+    };
+    assert!(matches!(busy, Error::Busy { max_clients: 1, .. }), "{busy}");
+    drop((client, door));
+    assert!(matches!(within(at_once()).await, Err(Error::NotRunning { .. })));
+}
+
+#[tokio::test]
+async fn who_finds_no_server_hears_of_those_that_are_there() {
+    let endpoint = Endpoint::new(|file| file);
+    let mut doors = Vec::new();
+    for (number, expected) in [
+        (1, "\"s1\""),
+        (2, "\"s1\", \"s2\""),
+        (9, "\"s7\", \"s8\", and 1 more"),
+        (10, "and 2 more"),
+    ] {
+        while doors.len() < number {
+            let other = MemoryMappedFile::new(format!("s{}", doors.len() + 1));
+            let other = other.with_directory(endpoint.directory.path());
+            doors.push(Door::open(&other, &Places::of(&other)).await.unwrap());
+        }
+        let error = connect(&endpoint.file, Instant::now()).await.unwrap_err().to_string();
+        assert!(error.ends_with(&format!("{expected})")), "{error}");
+        assert!(error.contains(endpoint.directory.path().to_str().unwrap()), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -116,7 +166,10 @@ async fn a_name_belongs_to_one_live_server() {
     let endpoint = Endpoint::new(|file| file);
     let door = endpoint.open().await;
     let second = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err();
-    assert!(matches!(&second, Error::NameInUse { endpoint, .. } if endpoint == "test"), "{second}");
+    let Error::NameInUse { endpoint: name, process_id, .. } = &second else { panic!("{second}") };
+    assert_eq!((&**name, *process_id), ("test", Some(std::process::id())));
+    let holder = format!("process {}, a live server", std::process::id());
+    assert!(second.to_string().starts_with(&holder), "{second}");
     let other = MemoryMappedFile::new("other").with_directory(endpoint.directory.path());
     let other = Door::open(&other, &Places::of(&other)).await.unwrap();
     assert_eq!(endpoint.files(), listening(&["other", "test"]));
@@ -214,23 +267,55 @@ async fn a_connection_that_ends_before_its_first_frame_leaves_nothing() {
     assert_eq!(endpoint.lasting(), listening(&["test"]));
 }
 
-#[tokio::test]
-async fn a_server_of_another_protocol_version_refuses_with_both_versions() {
+/// What a server says to who asks so, and is not let in.
+async fn refusal(version: u8, kind: u8) -> [u8; 16] {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
-    let ask = [&b"witrpc\0a\x63\0\0\0\0\0\0\0"[..], &[0xef; 16], &[0; 32]].concat();
+    let head = [b"witrpc\0a", &[version, 0, 0, 0][..], &[0; 4]].concat();
+    let ask = [&head[..], &[0xef; 16], &[kind], &[0; 31]].concat();
     let client = FakeClient::ask(endpoint.directory.path(), &ask);
     let answer = tokio::select! {
         answer = within(client.answer()) => answer,
         _ = door.accept() => panic!("it is refused"),
     };
-    assert_eq!(answer, *b"wita\x04\0\0\0\x01\0\0\0\0\0\0\0");
+    drop(endpoint.pair(&mut door).await); // It has taken no place.
+    answer
+}
+
+#[tokio::test]
+async fn a_server_of_another_protocol_version_refuses_with_both_versions() {
+    for (version, kind) in [(1, 0), (3, 0xff), (0x63, 1)] {
+        let answer = refusal(version, kind).await;
+        assert_eq!(answer, *b"wita\x04\0\0\0\x02\0\0\0\0\0\0\0", "version {version}");
+    }
+}
+
+/// An inspector, too, as long as no server lets one in.
+#[tokio::test]
+async fn a_kind_of_client_that_the_server_does_not_know_is_refused_by_its_number() {
+    for kind in [0, 2, 0xff] {
+        let mut expected = *b"wita\x07\0\0\0?\0\0\0\0\0\0\0";
+        expected[8] = kind;
+        assert_eq!(refusal(2, kind).await, expected);
+    }
 }
 
 #[tokio::test]
 async fn answers_that_do_not_fit_are_errors_that_say_so() {
     for (answer, expected) in [
-        (*b"wita\x04\0\0\0\x07\0\0\0\0\0\0\0", "version 7 of the meeting protocol"),
+        (
+            *b"wita\x04\0\0\0\x07\0\0\0\0\0\0\0",
+            "version 7 of the meeting protocol, this client version 2",
+        ),
+        (
+            *b"wita\x04\0\0\0\x01\0\0\0\0\0\0\0",
+            "version 1 of the meeting protocol, this client version 2",
+        ),
+        (
+            *b"wita\x01\0\0\0\x01\0\0\0\0\0\0\0",
+            "version 1 of the region layout, this client version 2",
+        ),
+        (*b"wita\x07\0\0\0\x01\0\0\0\0\0\0\0", "lets in no clients of kind 1"),
         (*b"wita\x01\0\0\0\x63\0\0\0\0\0\0\0", "version 99 of the region layout"),
         (*b"wita\x05\0\0\0\x1c\0\0\0\0\0\0\0", "could not make a connection's files"),
         (*b"nonsense answer.", "the server's answer is none"),
@@ -275,7 +360,7 @@ async fn a_region_that_is_not_what_it_should_be_is_refused() {
     let client = tokio::spawn(async move { connect(&file, far()).await });
     let mut caller = within(server.ask()).await;
     caller.make_files(&vec![0; 1 << 20]);
-    caller.answer(b"wita\x01\0\0\0\x01\0\0\0\0\0\0\0").await;
+    caller.answer(b"wita\x01\0\0\0\x02\0\0\0\0\0\0\0").await;
     let error = within(client).await.unwrap().unwrap_err().to_string();
     assert!(error.contains("does not start with the magic"), "{error}");
 }
@@ -293,6 +378,32 @@ async fn a_sweep_leaves_a_live_server_and_its_clients_alone() {
     drop(Door::open(&other, &Places::of(&other)).await.unwrap());
     client.send(b"still").await;
     assert_eq!(within(server.recv()).await.unwrap(), b"still");
+}
+
+#[tokio::test]
+async fn size_and_number_of_clients_are_the_servers_choice_and_the_wait_strategy_each_sides_own() {
+    let endpoint = Endpoint::new(|file| file.with_size(1 << 17).with_max_clients(2));
+    let mut door = endpoint.open().await;
+    let own = MemoryMappedFile::new("test").with_directory(endpoint.directory.path());
+    let own = own.with_size(1 << 30).with_max_clients(7).with_wait_strategy(WaitStrategy::Park);
+    for _ in 0..2 {
+        let (client, server) =
+            within(async { tokio::join!(connect(&own, far()), door.accept()) }).await;
+        let (client, server) = (client.unwrap(), server.unwrap());
+        assert_eq!(client.sender.capacity(), server.sender.capacity());
+        assert!(client.sender.capacity() < 1 << 16);
+        assert_eq!(
+            (client.wait_strategy, server.wait_strategy),
+            (WaitStrategy::Park, WaitStrategy::default())
+        );
+    }
+    let elsewhere = own.with_directory(endpoint.directory.path().join("elsewhere"));
+    assert!(matches!(connect(&elsewhere, soon()).await, Err(Error::NotRunning { .. })));
+    if cfg!(unix) {
+        let shared = endpoint.file.clone().with_group(54_321);
+        let error = connect(&shared, soon()).await.unwrap_err().to_string();
+        assert!(error.contains("with_group"), "{error}");
+    }
 }
 
 /// Whose kind of event cannot be trusted with every server, a client says that it trusts this one.

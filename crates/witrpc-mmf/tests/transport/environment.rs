@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::time::Instant;
 use witrpc_core::Error;
 use witrpc_mmf::{Door, Places, connect};
 
@@ -17,6 +18,8 @@ use crate::common::{Endpoint, Peer, Process, far, private_directory, role, soon,
 
 /// Fewer than any test binary has, for a process of its own.
 const FEW: u64 = 64;
+/// How long a client waits that will have to give up.
+const WAIT: Duration = Duration::from_millis(500);
 
 /// Opens files until there are no more descriptors.
 fn exhaust() -> Vec<File> {
@@ -97,6 +100,110 @@ async fn role_poor_server() {
     drop(ballast);
     let mut server = Peer(door.accept().await.unwrap());
     assert_eq!(server.recv().await.unwrap(), b"here");
+}
+
+/// Each client that waits takes a descriptor of the server's.
+#[tokio::test]
+async fn clients_that_wait_and_give_up_leave_a_server_its_descriptors() {
+    let endpoint = Endpoint::new(|file| file);
+    let child = Process::start_in_environment("role_small_server", endpoint.directory.path());
+    let first = within(endpoint.connect()).await.unwrap();
+    for _ in 0..3 {
+        let attempts = (0..FEW).map(|_| {
+            let file = endpoint.file.clone();
+            tokio::spawn(async move { connect(&file, Instant::now() + WAIT).await })
+        });
+        for attempt in attempts.collect::<Vec<_>>() {
+            let error = within(attempt).await.unwrap().unwrap_err();
+            // Which of the two is up to the machine; not that the server has no descriptors.
+            let expected =
+                matches!(error, Error::Busy { max_clients: 1, .. } | Error::NotResponding { .. });
+            assert!(expected, "{error}");
+        }
+    }
+    drop(first);
+    let mut second = Peer(within(endpoint.connect()).await.unwrap());
+    second.send(b"here").await;
+    child.succeeds();
+}
+
+#[tokio::test]
+async fn role_small_server() {
+    let Some(file) = role() else { return };
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let limit = Rlimit { current: Some(FEW), maximum: getrlimit(Resource::Nofile).maximum };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut first = Peer(door.accept().await.unwrap());
+    let leaving = async {
+        first.is_gone().await;
+        drop(first);
+        std::future::pending().await
+    };
+    let second = tokio::select! {
+        second = leaving => second,
+        second = door.accept() => second,
+    };
+    assert_eq!(Peer(second.unwrap()).recv().await.unwrap(), b"here");
+}
+
+#[test]
+fn a_server_that_may_make_no_file_of_that_size_says_so_and_goes_on() {
+    let directory = private_directory();
+    Process::start_in_environment("role_small_files", directory.path()).succeeds();
+    assert_eq!(crate::common::files(directory.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn role_small_files() {
+    let Some(file) = role() else { return };
+    let file = file.with_max_clients(2);
+    let all = getrlimit(Resource::Fsize);
+    let limit = |bytes| {
+        let limit = Rlimit { current: Some(bytes), maximum: all.maximum };
+        setrlimit(Resource::Fsize, limit).unwrap();
+    };
+    // From before the start: nothing is made, not even a lock, for which there would be no room either.
+    for bytes in [0, 100, (1 << 20) - 1] {
+        limit(bytes);
+        let error = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        assert!(error.starts_with("with_size = 1048576: "), "{error}");
+        assert!(error.contains("ulimit -f") && error.contains(&bytes.to_string()), "{error}");
+    }
+    limit(1 << 20);
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    drop(tokio::join!(connect(&file, far()), door.accept()));
+    // From between two clients.
+    limit(1000);
+    let error = tokio::select! {
+        client = connect(&file, far()) => client.unwrap_err().to_string(),
+        server = door.accept() => panic!("{server:?}"),
+    };
+    assert!(error.contains("RLIMIT_FSIZE") && error.contains("with_size"), "{error}");
+    setrlimit(Resource::Fsize, all).unwrap();
+    let (client, server) = tokio::join!(connect(&file, far()), door.accept());
+    drop((client.unwrap(), server.unwrap()));
+}
+
+/// As root, where mounting is permitted. A ramfs tells of no free bytes, and allocates none beforehand.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_file_system_that_cannot_allocate_is_an_error_that_says_what_to_do() {
+    let directory = private_directory();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "ramfs", "-o", "mode=0700", "ramfs"]).arg(directory.path());
+    if !mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return println!("skipped: no file system may be mounted here");
+    }
+    let _mounted = crate::unix::Mounted(directory.path().to_owned());
+    let file = witrpc_mmf::MemoryMappedFile::new("test").with_directory(directory.path());
+    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let error = tokio::select! {
+        client = within(connect(&file, far())) => client.unwrap_err().to_string(),
+        server = door.accept() => panic!("{server:?}"),
+    };
+    assert!(error.contains("fallocate") && error.contains("tmpfs"), "{error}");
+    drop(door);
+    assert_eq!(crate::common::files(directory.path()), [""; 0]);
 }
 
 #[tokio::test]

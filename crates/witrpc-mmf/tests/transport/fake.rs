@@ -6,6 +6,6 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(crate) use unix::{FakeClient, FakeServer, make_pipe};
+pub(crate) use unix::{FakeClient, FakeServer};
 #[cfg(windows)]
 pub(crate) use windows::{FakeClient, FakeServer};

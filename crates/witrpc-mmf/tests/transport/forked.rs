@@ -1,12 +1,21 @@
-//! Processes that fork without `exec`: the child has copies of all descriptors, and none of the record locks.
+//! Processes that fork without `exec`: the child has copies of all descriptors, and none of the record locks. It may use
+//! nothing of what it has inherited, and disturbs its parent by nothing that it does with it.
 
-use std::path::PathBuf;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use tokio::runtime::Runtime;
 use witrpc_core::Error;
-use witrpc_mmf::{Door, Places, connect};
+use witrpc_core::transport::{TransportError, Wake};
+use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints_in};
 
-use crate::common::{Endpoint, Peer, Process, far, role, soon, within};
+use crate::common::{
+    Endpoint, Peer, Process, directory, far, files, private_directory, role, soon, within,
+};
 
 /// Forks a child that only waits, for a while, and returns its process id.
 fn fork() -> Pid {
@@ -50,10 +59,10 @@ async fn a_killed_server_is_noticed_while_its_forked_child_lives() {
     drop(client);
     // The orphan reads the door, and does not answer.
     let error = connect(&endpoint.file, soon()).await.unwrap_err();
-    assert!(matches!(error, Error::NotRunning { .. }), "{error}");
+    assert!(matches!(error, Error::NotResponding { .. }), "{error}");
     // And it holds the lock, until it ends.
     let error = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err();
-    assert!(error.to_string().contains("a process forked off one"), "{error}");
+    assert!(error.to_string().contains("a process forked off it"), "{error}");
     drop(orphan);
     let mut door = endpoint.open().await;
     drop(endpoint.pair(&mut door).await);
@@ -95,6 +104,221 @@ async fn role_forking_client() {
     let mut client = Peer(connect(&file, far()).await.unwrap());
     client.send(&fork().as_raw_nonzero().get().to_le_bytes()).await;
     std::future::pending::<()>().await;
+}
+
+/// What a role writes when it has come to its end: a binary that has no such role succeeds, too.
+const DONE: &str = "done";
+
+#[test]
+fn a_forked_child_can_use_no_connection_of_its_parent_and_disturbs_none() {
+    plays("role_forking_pair");
+}
+
+#[test]
+fn a_forked_child_takes_no_files_away_and_answers_nobody() {
+    plays("role_forking_door");
+}
+
+/// Plays a role in a process of its own, in which nothing else runs: so a child of it can go on after the fork.
+fn plays(role: &str) {
+    let directory = private_directory();
+    Process::start_by(this(), &format!("forked::{role}"), directory.path()).succeeds();
+    assert!(directory.path().join(DONE).exists(), "there is no such role");
+}
+
+/// Forks. `None` is the child.
+fn forked() -> Option<Pid> {
+    // The harness, in the main thread, waits for this thread, and holds no lock meanwhile.
+    let main = format!("/proc/self/task/{}/stat", std::process::id());
+    while !std::fs::read_to_string(&main).unwrap().contains(") S ") {
+        std::thread::yield_now();
+    }
+    assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 2);
+    // SAFETY: no other thread is in the middle of anything, so nothing is half done in the child.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    Pid::from_raw(child)
+}
+
+/// Ends the child once it has done this; what cannot be so is its exit status.
+fn end_after(body: impl FnOnce()) -> ! {
+    let done = catch_unwind(AssertUnwindSafe(body));
+    // SAFETY: takes a number. What is to be done at the end of a test binary is the parent's.
+    unsafe { libc::_exit(i32::from(done.is_err())) };
+}
+
+fn succeeds(child: Pid) {
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0), "the child has said why");
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn is_refused<T>(outcome: Result<T, TransportError>) {
+    let Err(TransportError::Io(error)) = outcome else { panic!("it is not refused") };
+    assert!(error.to_string().contains("forked child: connect again"), "{error}");
+}
+
+/// Tries all that can be done to a side of a connection.
+fn is_inherited(peer: &mut Peer) {
+    let (sender, receiver) = (&mut peer.0.sender, &mut peer.0.receiver);
+    is_refused(sender.try_push(b"head", b"body", 0));
+    is_refused(sender.has_room(8, 0));
+    is_refused(sender.publish());
+    is_refused(sender.arm(8, 0));
+    sender.disarm();
+    is_refused(receiver.peek(&mut [0; 8]));
+    is_refused(receiver.is_ready());
+    is_refused(receiver.arm());
+    is_refused(receiver.release());
+    receiver.expect();
+    receiver.disarm();
+    let woken = peer.0.waiter.poll_wake(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(woken) = woken else { panic!("it waits") };
+    is_refused(woken);
+}
+
+/// What this process has open in a directory.
+fn open_in(directory: &Path) -> Vec<PathBuf> {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+    targets.filter(|target| target.starts_with(directory)).collect()
+}
+
+/// A connection of this process with itself, over an endpoint of this name.
+async fn pair(file: &MemoryMappedFile) -> (Door, Peer, Peer) {
+    let mut door = Door::open(file, &Places::of(file)).await.unwrap();
+    let (client, server) =
+        within(async { tokio::join!(connect(file, far()), door.accept()) }).await;
+    (door, Peer(client.unwrap()), Peer(server.unwrap()))
+}
+
+/// Nothing is waited for: whoever is polled is woken, or it is lost.
+async fn wakes(peer: &mut Peer) {
+    assert_eq!(within(peer.wake()).await, Wake::Rung);
+}
+
+/// A connection whose client sleeps, for data and for room, as the process forks.
+#[test]
+fn role_forking_pair() {
+    let Some((file, directory)) = role_in() else { return };
+    let parents = runtime();
+    let (mut door, mut client, mut server) = parents.block_on(pair(&file));
+    server.first_frame();
+    let mut sent = 0_u64;
+    while client.0.sender.try_push(&sent.to_le_bytes(), &[7; 1000], 0).unwrap() {
+        sent += 1;
+    }
+    assert!(!client.0.sender.arm(1008, 0).unwrap() && !client.0.receiver.arm().unwrap());
+    // What rang before is none that the child could take.
+    let mut asleep =
+        async || poll_fn(|cx| Poll::Ready(client.0.waiter.poll_wake(cx).is_pending())).await;
+    while !parents.block_on(asleep()) {}
+    let before = files(&directory);
+
+    let Some(child) = forked() else {
+        end_after(move || {
+            is_inherited(&mut client);
+            is_inherited(&mut server);
+            let own = runtime();
+            let error = own.block_on(door.accept()).unwrap_err().to_string();
+            assert!(error.contains("forked child"), "{error}");
+            // The one that drops what waits in it first, and one that has nothing to drop any more.
+            drop((client, server));
+            drop(parents);
+            drop(door);
+            assert_eq!(open_in(&directory), [""; 0].map(PathBuf::from));
+            // What the child makes is its own.
+            let file = MemoryMappedFile::new("child").with_directory(&directory);
+            own.block_on(async {
+                let (_door, mut client, mut server) = pair(&file).await;
+                client.send(b"hello").await;
+                assert_eq!(within(server.recv()).await.unwrap(), b"hello");
+                server.first_frame();
+            });
+        })
+    };
+    succeeds(child);
+
+    assert_eq!(files(&directory), before);
+    parents.block_on(async {
+        server.send(b"data").await;
+        wakes(&mut client).await;
+        assert_eq!(client.pop().unwrap(), b"data");
+        assert!(!client.0.receiver.arm().unwrap());
+        for number in 0..sent {
+            let record = server.pop().unwrap();
+            assert_eq!((&record[..8], record.len()), (&number.to_le_bytes()[..], 1008));
+        }
+        assert_eq!(server.pop(), None);
+        wakes(&mut client).await;
+        client.send(b"room").await;
+        assert_eq!(within(server.recv()).await.unwrap(), b"room");
+        let listed = endpoints_in(&directory).unwrap();
+        assert_eq!((listed.len(), listed[0].clients), (1, 1), "{listed:?}");
+        let error = Door::open(&file, &Places::of(&file)).await.unwrap_err();
+        assert!(matches!(error, Error::NameInUse { .. }), "{error}");
+        drop(client);
+        server.is_gone().await;
+        drop((server, door));
+    });
+    assert_eq!(files(&directory), [""; 0]);
+    std::fs::write(directory.join(DONE), "").unwrap();
+}
+
+/// A client that has been let in and has said nothing yet, and one that waits for its turn, as the process forks.
+#[test]
+fn role_forking_door() {
+    let Some((file, directory)) = role_in() else { return };
+    let parents = runtime();
+    let (mut door, client, server) = parents.block_on(pair(&file));
+    let second = file.clone();
+    let mut waiting = Box::pin(async move { connect(&second, far()).await });
+    let asked = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+    assert!(parents.block_on(asked));
+    let before = files(&directory);
+    let is_its =
+        |name: &&String| name.ends_with(".c") && !before.contains(&name.replace(".c", ".s"));
+    let event = before.iter().find(is_its).unwrap();
+    // The door has a descriptor of its event once it has heard of it.
+    let heard = || open_in(&directory).iter().filter(|path| path.ends_with(event)).count() > 1;
+    parents.block_on(async {
+        while !heard() {
+            poll_fn(|cx| Poll::Ready(pin!(door.accept()).poll(cx).is_pending())).await;
+            tokio::task::yield_now().await;
+        }
+    });
+
+    let Some(child) = forked() else {
+        end_after(move || {
+            drop((client, server));
+            // Now there would be a place.
+            let error = runtime().block_on(door.accept()).unwrap_err().to_string();
+            assert!(error.contains("forked child"), "{error}");
+            drop((waiting, door, parents));
+        })
+    };
+    succeeds(child);
+
+    assert_eq!(files(&directory), before);
+    parents.block_on(async {
+        drop((client, server));
+        let (client, server) = within(async { tokio::join!(waiting, door.accept()) }).await;
+        let (mut client, mut server) = (Peer(client.unwrap()), Peer(server.unwrap()));
+        // It has not asked again.
+        assert!(files(&directory).contains(&event.replace(".c", ".mmf")));
+        client.send(b"hello").await;
+        assert_eq!(within(server.recv()).await.unwrap(), b"hello");
+        drop((client, server, door));
+    });
+    assert_eq!(files(&directory), [""; 0]);
+    std::fs::write(directory.join(DONE), "").unwrap();
+}
+
+fn role_in() -> Option<(MemoryMappedFile, PathBuf)> {
+    Some((role()?, directory()?))
 }
 
 fn this() -> std::process::Command {

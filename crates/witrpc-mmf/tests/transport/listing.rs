@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Duration;
+use witrpc_core::transport::ServerTerms;
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints, endpoints_in};
 
 use crate::common::{Endpoint, Peer, Process, far, private_directory, within};
@@ -29,6 +30,27 @@ async fn a_live_server_is_listed_until_it_stops() {
     assert_eq!(list(directory), []);
     let _door = endpoint.open().await;
     assert_eq!(list(directory), [ours("test", 0, 1)]);
+}
+
+#[tokio::test]
+async fn a_server_tells_its_program_its_age_and_its_terms() {
+    let endpoint = Endpoint::new(|file| file);
+    let listed = || endpoints_in(endpoint.directory.path()).unwrap().remove(0);
+    let door = endpoint.open().await;
+    let first = listed();
+    let program = std::env::current_exe().unwrap();
+    assert_eq!(first.program.as_deref(), program.file_name().unwrap().to_str());
+    let told = [first.serializer, first.encryption, first.authorization];
+    assert_eq!(told, [None, None, None], "nobody has said");
+    assert!(listed().age > first.age, "it grows");
+    drop(door);
+    let terms = ServerTerms::new("one, two\n", "x".repeat(99), "");
+    let opened = Door::open_with(&endpoint.file, &endpoint.places, Some(&terms)).await;
+    let _door = opened.unwrap();
+    let told = listed();
+    assert_eq!(told.serializer.as_deref(), Some("one\\u{2c} two\\n"));
+    assert_eq!(told.encryption, Some("x".repeat(64)));
+    assert_eq!(told.authorization, None);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use witrpc_core::Error;
 use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
 
 use crate::common::{
-    Endpoint, Peer, Process, far, listening, private_directory, role, soon, within,
+    Endpoint, Peer, Process, far, files, listening, private_directory, role, soon, within,
 };
 
 #[cfg(unix)]
@@ -97,6 +97,60 @@ async fn a_directory_that_no_program_chooses_is_that_of_the_environment() {
         assert_eq!(client.peer_process_id, Some(child.id()));
         child.kill();
     }
+}
+
+/// A daemon changes its working directory once it has started.
+#[test]
+fn a_relative_directory_stays_the_same_when_the_working_directory_changes() {
+    let outer = private_directory();
+    for (role, variable) in [("role_relative", None), ("role_relative_variable", Some("own"))] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.current_dir(outer.path());
+        match variable {
+            Some(directory) => command.env("WITRPC_DIR", directory),
+            None => command.env_remove("WITRPC_DIR"),
+        };
+        let role = format!("processes::{role}");
+        Process::start_by(command, &role, outer.path()).succeeds();
+        assert_eq!(files(outer.path()), ["own"], "the directory of the endpoint");
+        assert_eq!(files(&outer.path().join("own")), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn role_relative() {
+    if role().is_some() {
+        moves(&MemoryMappedFile::new("test").with_directory("own").settled()).await;
+    }
+}
+
+#[tokio::test]
+async fn role_relative_variable() {
+    if role().is_some() {
+        moves(&MemoryMappedFile::new("test").settled()).await;
+    }
+}
+
+/// Listens, goes somewhere else, and is met there by itself, and by whoever knows the whole path.
+async fn moves(file: &MemoryMappedFile) {
+    let (places, own) = (Places::of(file), std::env::current_dir().unwrap().join("own"));
+    let mut door = Door::open(file, &places).await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::env::set_current_dir(elsewhere.path()).unwrap();
+    for file in [file, &MemoryMappedFile::new("test").with_directory(&own)] {
+        let (client, server) =
+            within(async { tokio::join!(connect(file, far()), door.accept()) }).await;
+        let (mut client, mut server) = (Peer(client.unwrap()), Peer(server.unwrap()));
+        client.send(b"hello").await;
+        assert_eq!(within(server.recv()).await.unwrap(), b"hello");
+        server.first_frame();
+        drop((client, server));
+    }
+    drop(door);
+    // Started once more, it is where it was.
+    let _door = Door::open(file, &places).await.unwrap();
+    assert_eq!(witrpc_mmf::endpoints_in(&own).unwrap().len(), 1);
+    std::env::set_current_dir("/").unwrap();
 }
 
 #[tokio::test]

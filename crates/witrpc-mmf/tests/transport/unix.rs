@@ -2,28 +2,32 @@
 
 use std::{
     fs::{File, Permissions},
-    io::Write as _,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    io::{Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use tracing::{Event, Metadata, Subscriber, span};
 
-use crate::common::{Endpoint, files, soon, sweeps_all_but, within};
-use crate::fake::make_pipe;
+use witrpc_mmf::bench_support::make_pipe;
+use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints_in};
+
+use crate::common::{Endpoint, HANG, files, soon, sweeps_all_but, within};
 
 #[tokio::test]
 async fn garbage_and_torn_asks_at_the_door_keep_nobody_out() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let path = endpoint.directory.path().join("test.door");
-    for garbage in [&b"x"[..], b"witrpc\0a", &[0xff; 1000], b"witrpc\0a\x01\0\0\0 torn", &[0; 64]] {
+    for garbage in [&b"x"[..], b"witrpc\0a", &[0xff; 1000], b"witrpc\0a\x02\0\0\0 torn", &[0; 64]] {
         File::options().write(true).open(&path).unwrap().write_all(garbage).unwrap();
         let (mut client, mut server) = endpoint.pair(&mut door).await;
         client.send(b"in").await;
         assert_eq!(within(server.recv()).await.unwrap(), b"in");
     }
     // Well-formed, but of clients that are not there, or whose pipe is none.
-    let mut ask = [&b"witrpc\0a\x01\0\0\0\0\0\0\0"[..], &[0xab; 16], &[0; 32]].concat();
+    let mut ask = [&b"witrpc\0a\x02\0\0\0\0\0\0\0"[..], &[0xab; 16], &[1], &[0; 31]].concat();
     let mut pipe = File::options().write(true).open(&path).unwrap();
     pipe.write_all(&ask).unwrap();
     std::fs::write(endpoint.directory.path().join(format!("test.{}.c", "cd".repeat(16))), "")
@@ -31,6 +35,112 @@ async fn garbage_and_torn_asks_at_the_door_keep_nobody_out() {
     ask[16..32].fill(0xcd);
     pipe.write_all(&ask).unwrap();
     let _pair = endpoint.pair(&mut door).await;
+}
+
+/// A server that was killed has left a lock file with more in it; others may write there what they like.
+#[tokio::test]
+async fn a_server_is_listed_whatever_is_behind_its_record() {
+    let endpoint = Endpoint::new(|file| file);
+    let path = endpoint.directory.path().join("test.lock");
+    let mark = "lock of a witrpc server; it removes this file when it stops\n";
+    let record = "process 0000004711, clients 0000000002 of 0000000008\n";
+    let old = "about serializer old, colour red\n".repeat(99);
+    std::fs::write(&path, [mark, record, &old].concat()).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let mut door = endpoint.open().await;
+    let listed = || endpoints_in(endpoint.directory.path()).unwrap().remove(0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert_eq!((listed().process_id, listed().serializer), (std::process::id(), None));
+    let known = text.len() - text.lines().last().unwrap().len() - 1;
+    // The one that was there before this line; one that is cut; what is no line.
+    let garbage = [0xff; 5000];
+    for behind in [&b""[..], &text.as_bytes()[known..text.len() - 1], b"\n\0about\n", &garbage] {
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.set_len(known as u64).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        file.write_all(behind).unwrap();
+        let found = listed();
+        assert_eq!((found.process_id, found.program, found.age), (std::process::id(), None, None));
+        let _pair = endpoint.pair(&mut door).await;
+        assert_eq!(listed().clients, 1, "the record is still written");
+    }
+}
+
+/// Nobody has read it for long: then there is no more room for an ask.
+#[tokio::test]
+async fn a_server_whose_door_is_full_is_not_responding() {
+    let endpoint = Endpoint::new(|file| file);
+    let door = endpoint.open().await;
+    let path = endpoint.directory.path().join("test.door");
+    let mut options = File::options();
+    options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let mut pipe = options.open(&path).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
+    for deadline in [soon(), tokio::time::Instant::now()] {
+        let error = connect(&endpoint.file, deadline).await.unwrap_err();
+        assert!(matches!(error, witrpc_core::Error::NotResponding { .. }), "{error}");
+    }
+    drop(door);
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+/// Whoever asks once more for each ask that is heard never lets a door run empty.
+#[tokio::test]
+async fn a_door_that_is_kept_busy_closes_all_the_same() {
+    let endpoint = Endpoint::new(|file| file);
+    let door = endpoint.open().await;
+    let path = endpoint.directory.path().join("test.door");
+    let pipe = File::options().write(true).open(&path).unwrap();
+    let (closed, closing) = std::sync::mpsc::channel();
+    let asker = Asker { pipe, heard: AtomicUsize::new(0) };
+    asker.ask();
+    std::thread::spawn(move || {
+        let asker = Arc::new(asker);
+        tracing::subscriber::with_default(Arc::clone(&asker), || drop(door));
+        closed.send(asker.heard.load(Ordering::Relaxed)).unwrap();
+    });
+    let heard = closing.recv_timeout(HANG).expect("the door closes");
+    assert_eq!(heard, 1, "who asked before, and nobody else");
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+/// Asks in the name of a client that is not there, whenever the server says that such a client is not there.
+struct Asker {
+    pipe: File,
+    heard: AtomicUsize,
+}
+
+impl Asker {
+    fn ask(&self) {
+        let ask = [&b"witrpc\0a\x02\0\0\0\0\0\0\0"[..], &[0xab; 16], &[1], &[0; 31]].concat();
+        (&self.pipe).write_all(&ask).unwrap();
+    }
+}
+
+impl Subscriber for Asker {
+    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        if event.metadata().target().contains("entrance") {
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            self.ask();
+        }
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
 }
 
 #[tokio::test]
@@ -41,7 +151,7 @@ async fn what_killed_processes_left_is_swept_and_nothing_else() {
     for name in ["test", "other"] {
         for file in [format!("{name}.door"), format!("{name}.{dead}.c"), format!("{name}.{dead}.s")]
         {
-            make_pipe(&path(&file));
+            make_pipe(&path(&file)).unwrap();
         }
         std::fs::write(path(&format!("{name}.{dead}.mmf")), "region").unwrap();
     }
@@ -52,7 +162,7 @@ async fn what_killed_processes_left_is_swept_and_nothing_else() {
     .unwrap();
     // Half-made connections of living processes: the client's pipe is read, whoever has the region.
     let living = "cd".repeat(16);
-    make_pipe(&path(&format!("other.{living}.c")));
+    make_pipe(&path(&format!("other.{living}.c"))).unwrap();
     let living_pipe = path(&format!("other.{living}.c"));
     let _reader = File::options().read(true).write(true).open(living_pipe).unwrap();
     std::fs::write(path(&format!("other.{living}.mmf")), "region").unwrap();
@@ -125,6 +235,29 @@ async fn a_directory_of_another_user_is_refused_by_both_sides() {
 }
 
 #[tokio::test]
+async fn a_groups_directory_must_have_that_group_and_its_mode() {
+    let own = rustix::process::getegid().as_raw();
+    let endpoint = Endpoint::new(|file| file);
+    let directory = endpoint.directory.path();
+    std::os::unix::fs::chown(directory, None, Some(own)).unwrap();
+    let refused = async |group: u32, expected: &str| {
+        let file = endpoint.file.clone().with_group(group);
+        let server = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        assert!(server.contains(expected), "{server}");
+        assert_eq!(connect(&file, soon()).await.unwrap_err().to_string(), server);
+    };
+    for mode in [0o700, 0o750, 0o777, 0o775] {
+        std::fs::set_permissions(directory, Permissions::from_mode(mode)).unwrap();
+        refused(own, "with_group needs 0770").await;
+    }
+    std::fs::set_permissions(directory, Permissions::from_mode(0o770)).unwrap();
+    refused(own + 1, &format!("belongs to the group {own}")).await;
+    let file = endpoint.file.clone().with_group(own);
+    drop(Door::open(&file, &Places::of(&file)).await.unwrap());
+    assert_eq!(endpoint.files(), [""; 0]);
+}
+
+#[tokio::test]
 async fn symbolic_links_in_the_directory_are_not_followed() {
     for suffix in ["lock", "door"] {
         let endpoint = Endpoint::new(|file| file);
@@ -141,6 +274,21 @@ async fn symbolic_links_in_the_directory_are_not_followed() {
         drop(opened);
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
         assert_eq!(target.path().metadata().unwrap().mode() & 0o777, 0o600);
+    }
+}
+
+/// A second name of a file of ours, which somebody who may write to the directory has given it.
+#[tokio::test]
+async fn second_names_of_our_files_are_no_files_of_the_endpoint() {
+    for content in ["", "precious", "lock of a witrpc server; it removes this file when it stops\n"]
+    {
+        let endpoint = Endpoint::new(|file| file);
+        let target = tempfile::NamedTempFile::new_in(endpoint.directory.path()).unwrap();
+        std::fs::write(&target, content).unwrap();
+        std::fs::hard_link(target.path(), endpoint.directory.path().join("test.lock")).unwrap();
+        let error = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+        assert!(error.contains("no witrpc lock"), "{error}");
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), content);
     }
 }
 

@@ -14,7 +14,7 @@ async fn garbage_and_halves_of_asks_at_the_door_keep_nobody_out() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let directory = endpoint.directory.path().to_owned();
-    for garbage in [&b"x"[..], b"witrpc\0a", &[0xff; 1000], b"witrpc\0a\x01\0\0\0 torn", &[0; 64]] {
+    for garbage in [&b"x"[..], b"witrpc\0a", &[0xff; 1000], b"witrpc\0a\x02\0\0\0 torn", &[0; 64]] {
         let (client, ()) =
             tokio::join!(endpoint.pair(&mut door), FakeClient::ask(&directory, garbage).leave(),);
         drop(client);
@@ -88,8 +88,8 @@ async fn the_system_tells_who_the_client_is_whatever_it_claims() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let claimed = std::process::id() ^ 4;
-    let head = [&b"witrpc\0a\x01\0\0\0"[..], &claimed.to_le_bytes()].concat();
-    let ask = [&head[..], &[0xef; 16], &[0; 32]].concat();
+    let head = [&b"witrpc\0a\x02\0\0\0"[..], &claimed.to_le_bytes()].concat();
+    let ask = [&head[..], &[0xef; 16], &[1], &[0; 31]].concat();
     let client = FakeClient::ask(endpoint.directory.path(), &ask);
     let (_answer, server) = within(async { tokio::join!(client.answer(), door.accept()) }).await;
     assert_eq!(server.unwrap().peer_process_id, Some(std::process::id()));

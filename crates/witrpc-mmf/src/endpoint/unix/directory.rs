@@ -1,9 +1,8 @@
 //! The directory of an endpoint: of one owner, with one mode. `[seg.file.directory]`
 
 use std::{
-    fs::DirBuilder,
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt, chown},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +10,7 @@ use rustix::process::geteuid;
 use witrpc_core::Error;
 
 use crate::endpoint::place::CHOOSE;
-use crate::sys::Access;
+use crate::sys::{Access, TO_DIRECTORIES, open, region_file};
 
 /// Where endpoints are, unless somebody says otherwise.
 pub(crate) fn default() -> Result<PathBuf, Error> {
@@ -32,30 +31,19 @@ pub(crate) fn default() -> Result<PathBuf, Error> {
 ///
 /// What is wrong with it, in words.
 pub(crate) fn make(path: &Path, access: Access) -> Result<(), String> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => open_up(path, access).map_err(|error| {
-            // Not to be found by a next attempt, half made.
-            drop(std::fs::remove_dir(path));
-            match access {
-                Access::User => format!("cannot be made private: {error}"),
-                Access::Group(id) => format!("cannot be given to the group {id}: {error}"),
-            }
-        }),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(format!("cannot be made: {error}")),
-    }
-}
-
-/// Gives the directory just made its mode, of which the umask may have taken bits, and its group.
-fn open_up(path: &Path, access: Access) -> io::Result<()> {
-    let mode = match access {
-        Access::User => 0o700,
-        Access::Group(id) => {
-            chown(path, None, Some(id))?;
-            0o770
-        }
+    let made = match open::make_directory(path) {
+        Ok(made) => made,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(format!("cannot be made: {error}")),
     };
-    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+    access.open_up(&made, TO_DIRECTORIES).map_err(|error| {
+        // Not to be found by a next attempt, half made.
+        drop(std::fs::remove_dir(path));
+        match access {
+            Access::User => format!("cannot be made private: {error}"),
+            Access::Group(id) => format!("cannot be given to the group {id}: {error}"),
+        }
+    })
 }
 
 /// What keeps it from being one, if anything does.
@@ -94,12 +82,11 @@ pub(crate) fn shared(path: &Path) -> Option<Access> {
     (facts.mode() & 0o070 != 0).then(|| Access::Group(facts.gid()))
 }
 
-/// The bytes that its file system has free for us.
+/// The bytes that its file system has free for us; `None` if it does not tell, as a ramfs.
 ///
 /// # Errors
 ///
 /// Whatever the system says.
-pub(crate) fn free(path: &Path) -> io::Result<u64> {
-    let facts = rustix::fs::statvfs(path)?;
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+pub(crate) fn free(path: &Path) -> io::Result<Option<u64>> {
+    Ok(region_file::free(&rustix::fs::statvfs(path)?))
 }

@@ -7,6 +7,10 @@ use rustix::process::{Resource, getrlimit};
 use witrpc_core::Error;
 
 use crate::endpoint::place::CHOOSE;
+use crate::sys::largest_file;
+
+/// What to do where a file would be larger than its process may make one.
+const FILE_SIZE: &str = "give the server a smaller with_size, or raise its limit on the size of files (RLIMIT_FSIZE, ulimit -f)";
 
 /// What failed here, and the way out where there is one.
 pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
@@ -18,6 +22,10 @@ pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
                 "this process may have {limit} (RLIMIT_NOFILE): raise that with ulimit -n, or close some"
             )
         }
+        Some(Errno::FBIG) => match largest_file() {
+            None => FILE_SIZE.to_owned(),
+            Some(limit) => format!("{FILE_SIZE}, which is {limit} bytes"),
+        },
         Some(error) => match advice(error) {
             Some(advice) => advice.to_owned(),
             None => return Error::io(context, &error.into()),
@@ -32,6 +40,7 @@ pub(crate) fn failed_at_server(context: impl Into<String>, system_error: u32) ->
     let error = Errno::from_raw_os_error(i32::try_from(system_error).unwrap_or(0));
     let advice = match error {
         Errno::MFILE => Some("the server has reached its limit (RLIMIT_NOFILE): raise that there"),
+        Errno::FBIG => Some(FILE_SIZE),
         error => advice(error),
     };
     let error = io::Error::from(error);
@@ -55,6 +64,10 @@ fn advice(error: Errno) -> Option<&'static str> {
         Errno::NOSPC | Errno::DQUOT => {
             Some("make room there, give a smaller with_size, or fewer clients")
         }
+        Errno::OPNOTSUPP | Errno::NOSYS => Some(
+            "the file system lacks what is needed (fallocate, flock, named pipes): choose a directory on another one, best a tmpfs, \
+             with with_directory or the environment variable WITRPC_DIR",
+        ),
         Errno::ISDIR | Errno::LOOP | Errno::EXIST => {
             Some("it is not ours: choose another name or directory")
         }

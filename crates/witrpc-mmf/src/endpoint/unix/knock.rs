@@ -3,22 +3,22 @@
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use rustix::fs::OFlags;
-use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout_at};
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
-use super::entrance::read_some;
 use super::fault::failed;
-use super::{Files, Wakers, door};
+use super::files::{Files, door};
+use super::wakers::Wakers;
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::Said;
-use crate::endpoint::meeting::{ANSWER_SIZE, Ask, MEETING_VERSION};
+use crate::endpoint::caller::{Knocked, Said};
+use crate::endpoint::meeting::{ANSWER_SIZE, Ask, Kind, MEETING_VERSION};
 use crate::endpoint::place::{Place, remove};
-use crate::event::fifo::{self, FifoWaiter, Ringer};
+use crate::event::fifo::{self, FifoWaiter, Pipe, Ringer};
 use crate::layout::Instance;
 use crate::region::{Region, Side};
+use crate::sys::Owner;
 
 /// How often a client that nobody has answered looks whether the door it knocked at is still there. One that was
 /// answered need not look: its server holds its pipe open, so it hears of its death at once.
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) struct Knock {
     nonce: Instance,
     left: Left,
-    pipe: pipe::Receiver,
+    pipe: Pipe,
     record: Record,
     /// Device and inode of the door that was knocked at.
     door: (u64, u64),
@@ -41,12 +41,12 @@ impl Knock {
     /// # Errors
     ///
     /// Whatever the system says.
-    pub(crate) fn at(place: &Place) -> io::Result<Option<Self>> {
+    pub(crate) fn at(place: &Place) -> io::Result<Knocked> {
         match Self::ask(place) {
-            Ok(knock) => Ok(Some(knock)),
-            // No server; or a sweep took our pipe for a dead client's. A full door is one that nobody reads just now.
-            Err(error) if fifo::is_nobody(&error) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Ok(knock) => Ok(Knocked::Asked(Box::new(knock))),
+            // No server; or a sweep took our pipe for a dead client's.
+            Err(error) if fifo::is_nobody(&error) => Ok(Knocked::AtNobodys),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Knocked::InVain),
             Err(error) => Err(error),
         }
     }
@@ -54,21 +54,23 @@ impl Knock {
     fn ask(place: &Place) -> io::Result<Self> {
         let path = door(place);
         // Fails if nobody reads it.
-        let door = File::from(fifo::open_end(&path, OFlags::WRONLY, place.access())?).metadata()?;
+        let door = File::from(fifo::open_end(&path, OFlags::WRONLY, place.access())?);
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let files = Files::of(place, &nonce);
         fail_point::at("caller.looked");
-        fifo::make(&files.to_client, files.access)?;
-        let mut left = Left { files, asked: false, entered: false };
+        let pipe = fifo::make_waiting_end(&files.to_client, files.access)?;
+        let mut left = Left { owner: Owner::here(), files, asked: false, entered: false };
         fail_point::at("caller.made_event");
-        let pipe = fifo::register(fifo::open_waiting_end(&left.files.to_client)?)?;
-        let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
+        let pipe = fifo::register(pipe)?;
+        let (process_id, kind) = (std::process::id(), Kind::Client);
+        let ask = Ask { version: MEETING_VERSION, process_id, nonce, kind };
         // Through an end that reads too, so that a server that dies here means no `SIGPIPE`; and closed at once, or
         // the next client would take us for the server.
-        Ringer::open(&path, place.access())?.write(&ask.encode())?;
+        Ringer::open_same(&path, place.access(), &door)?.write(&ask.encode())?;
         left.asked = true;
         fail_point::at("caller.asked");
+        let door = door.metadata()?;
         let door = (door.dev(), door.ino());
         Ok(Self { nonce, left, pipe, record: Record::default(), door, path })
     }
@@ -85,7 +87,10 @@ impl Knock {
             if let Ok(read) = timeout_at(until, self.record.read(&mut self.pipe)).await {
                 return Ok(read?.map_or(Said::Gone, Said::Answer));
             }
-            if Instant::now() >= deadline || !self.is_sound() {
+            if !self.is_sound() {
+                return Ok(Said::Gone);
+            }
+            if Instant::now() >= deadline {
                 return Ok(Said::TimeIsUp);
             }
         }
@@ -145,6 +150,7 @@ impl Knock {
 /// What a client leaves behind, and takes away when it is dropped: while it waits, or with its connection, should the
 /// server not have done so.
 struct Left {
+    owner: Owner,
     files: Files,
     asked: bool,
     entered: bool,
@@ -152,6 +158,9 @@ struct Left {
 
 impl Drop for Left {
     fn drop(&mut self) {
+        if !self.owner.is_here() {
+            return; // The parent's client goes on.
+        }
         remove(&self.files.to_client);
         fail_point::at("caller.left");
         if self.asked && !self.entered {
@@ -170,9 +179,9 @@ struct Record {
 
 impl Record {
     /// The next whole answer; `None` at the end of the pipe. Nothing is lost if the future is dropped.
-    async fn read(&mut self, pipe: &mut pipe::Receiver) -> io::Result<Option<[u8; ANSWER_SIZE]>> {
+    async fn read(&mut self, pipe: &mut Pipe) -> io::Result<Option<[u8; ANSWER_SIZE]>> {
         while self.filled < ANSWER_SIZE {
-            match read_some(pipe, &mut self.bytes[self.filled..]).await? {
+            match pipe.read_some(&mut self.bytes[self.filled..]).await? {
                 0 => return Ok(None),
                 read => self.filled += read,
             }

@@ -22,6 +22,7 @@ use std::{
 };
 
 use witrpc_core::fail_point;
+use witrpc_core::text::Escaped;
 
 use super::Lock;
 use crate::endpoint::lock::is_marked;
@@ -42,11 +43,16 @@ struct Leftovers {
 pub(crate) fn sweep(place: &Place) {
     let entries = match place.directory().read_dir() {
         Ok(entries) => entries,
-        Err(error) => return tracing::warn!(%error, "the endpoint directory could not be swept"),
+        Err(error) => {
+            return tracing::warn!(
+                error = %Escaped(error),
+                "the endpoint directory could not be swept"
+            );
+        }
     };
     let mut found = BTreeMap::<String, Leftovers>::new();
     for entry in entries.flatten() {
-        note(&entry, &mut found);
+        note(&entry, place.access(), &mut found);
     }
     for (name, leftovers) in found {
         fail_point::at("sweep.found");
@@ -91,7 +97,7 @@ impl Leftovers {
         }
         for (nonce, files) in &self.connections {
             if locked && !living.contains(nonce) {
-                tracing::debug!(%nonce, "removing what a killed process left of a connection");
+                tracing::debug!(nonce, "removing what a killed process left of a connection");
                 for (_, path) in files {
                     remove(path);
                 }
@@ -100,10 +106,10 @@ impl Leftovers {
     }
 }
 
-fn note(entry: &DirEntry, found: &mut BTreeMap<String, Leftovers>) {
+fn note(entry: &DirEntry, access: Access, found: &mut BTreeMap<String, Leftovers>) {
     let (file, Ok(kind_of_file)) = (entry.file_name(), entry.file_type()) else { return };
     let Some((name, nonce, kind)) = file.to_str().and_then(parse) else { return };
-    if !fits(kind, kind_of_file) || (kind == Kind::Lock && !is_marked(&entry.path())) {
+    if !fits(kind, kind_of_file) || (kind == Kind::Lock && !is_marked(&entry.path(), access)) {
         return;
     }
     let leftovers = found.entry(name.to_owned()).or_default();

@@ -65,6 +65,6 @@ pub(crate) const fn shared(_path: &Path) -> Option<Access> {
 /// # Errors
 ///
 /// Whatever the system says.
-pub(crate) fn free(path: &Path) -> io::Result<u64> {
-    free_bytes(path)
+pub(crate) fn free(path: &Path) -> io::Result<Option<u64>> {
+    free_bytes(path).map(Some)
 }

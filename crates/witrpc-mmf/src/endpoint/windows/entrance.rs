@@ -10,26 +10,37 @@ use std::{
 
 use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
 use tokio::time::{Instant, sleep_until};
+use witrpc_core::text::Escaped;
+use witrpc_core::transport::Channel;
 use witrpc_core::{Error, fail_point};
 
 use super::fault::failed;
-use super::{Lock, pipe_name};
+use super::lock::Lock;
+use super::lock_file::pipe_name;
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::{Caller, Entering};
+use crate::endpoint::door::{Caller, Entered};
+use crate::endpoint::making::make;
 use crate::endpoint::meeting::{ASK_SIZE, Answer, Ask};
 use crate::endpoint::place::{Place, hex};
 use crate::endpoint::places::Lease;
-use crate::event::pipe::{Line, registered};
+use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
+use crate::event::registered;
 use crate::layout::{Instance, LAYOUT_VERSION};
-use crate::region::{Region, Side};
+use crate::region::Side;
+use crate::sys::region_file;
 use crate::sys::windows::{client_process, create_pipe};
 
 /// How long a client may take to ask once it has opened the door, or to hear its refusal.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients that have opened the door and not asked, or were refused and have not gone. Further ones take their places.
 const MOST_VISITORS: usize = 256;
+
+/// How many clients wait at most. Each takes an instance of the pipe.
+pub(crate) const fn longest_queue() -> usize {
+    if cfg!(test) { 3 } else { 1024 }
+}
 
 /// Where asks come from.
 #[derive(Debug)]
@@ -97,7 +108,10 @@ impl Entrance {
                             admit(visitors, Line::new(pipe), Some(Vec::new()));
                         }
                         Err(error) => {
-                            tracing::warn!(%error, "a client could not be received");
+                            tracing::warn!(
+                                error = %Escaped(&error),
+                                "a client could not be received"
+                            );
                             open.disconnect()?;
                         }
                     }
@@ -215,24 +229,37 @@ impl Way {
         self.line.as_mut().is_some_and(|line| line.poll_hear(cx, &mut nothing).is_pending())
     }
 
-    /// Makes all that the connection needs, and only then says so (E3). `None` if the client has gone.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the system says.
-    pub(crate) fn let_in(
+    /// Makes all that the connection needs, and only then says so (E3).
+    pub(crate) async fn let_in(
+        mut self,
+        file: MemoryMappedFile,
+        place: Place,
+        ask: Ask,
+        lease: Lease,
+    ) -> Entered {
+        match self.enter(&file, &place, &ask, lease).await {
+            Ok(Some(channel)) => Entered::In(channel),
+            Ok(None) => Entered::Gone,
+            Err(error) => Entered::Failed(self, error),
+        }
+    }
+
+    /// `None` if the client has gone.
+    async fn enter(
         &mut self,
         file: &MemoryMappedFile,
         place: &Place,
         ask: &Ask,
         lease: Lease,
-    ) -> io::Result<Option<Entering>> {
+    ) -> io::Result<Option<Channel>> {
         if !self.poll_is_there(&mut Context::from_waker(std::task::Waker::noop())) {
             return Ok(None);
         }
-        let path = place.file(&ask.nonce, "mmf");
-        let region =
-            Region::create(&path, file.size, &ask.nonce, file.named_event, place.access())?;
+        let region = region_file::make(&place.file(&ask.nonce, "mmf"))?;
+        let is_there = |cx: &mut Context<'_>| self.poll_is_there(cx);
+        let Some(region) = make(region, file, &ask.nonce, place.access(), is_there).await? else {
+            return Ok(None);
+        };
         fail_point::at("door.made_region");
         let events = Events::create(&region)?;
         fail_point::at("door.made_event");
@@ -249,12 +276,11 @@ impl Way {
             on_first_frame: Box::new(|| {}), // The files go with the handles.
             lease: Box::new(lease),
         };
-        Ok(Some(Entering::new(async move {
-            poll_fn(|cx| line.poll_say(cx)).await;
-            fail_point::at("door.answered");
-            tracing::debug!(process, "let in");
-            let (ringer, waiter) = events.ends(line, ());
-            assemble(region, ringer, waiter, terms)
-        })))
+        // It may take the runtime a moment to find that it can be told; the client itself holds up nothing (E4).
+        poll_fn(|cx| line.poll_say(cx)).await;
+        fail_point::at("door.answered");
+        tracing::debug!(process, "let in");
+        let (ringer, waiter) = events.ends(line, ());
+        Ok(Some(assemble(region, ringer, waiter, terms)))
     }
 }

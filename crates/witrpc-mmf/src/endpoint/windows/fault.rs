@@ -9,6 +9,7 @@ use windows_sys::Win32::Foundation::{
 use witrpc_core::Error;
 
 use crate::endpoint::place::CHOOSE;
+use crate::sys::windows::{code_of, error_of};
 
 /// What failed here, and the way out where there is one.
 pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
@@ -22,11 +23,11 @@ pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
 
 /// What failed at the server, by the number that it told.
 pub(crate) fn failed_at_server(context: impl Into<String>, system_error: u32) -> Error {
-    failed(context, &io::Error::from_raw_os_error(system_error.cast_signed()))
+    failed(context, &error_of(system_error))
 }
 
 fn advice(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error()?.cast_unsigned() {
+    match code_of(error)? {
         ERROR_ACCESS_DENIED | ERROR_WRITE_PROTECT => Some(CHOOSE),
         ERROR_DISK_FULL | ERROR_HANDLE_DISK_FULL => {
             Some("make room there, give a smaller with_size, or fewer clients")

@@ -10,17 +10,18 @@ use witrpc_core::{Error, fail_point};
 
 use super::fault::failed;
 use super::lock::read;
-use super::{pipe_name, read_lock};
+use super::lock_file::{pipe_name, read_lock};
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::Said;
-use crate::endpoint::meeting::{ANSWER_SIZE, Ask, MEETING_VERSION};
+use crate::endpoint::caller::{Knocked, Said};
+use crate::endpoint::meeting::{ANSWER_SIZE, Ask, Kind, MEETING_VERSION};
 use crate::endpoint::place::Place;
-use crate::event::pipe::{Line, registered};
+use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
+use crate::event::registered;
 use crate::layout::Instance;
 use crate::region::{Region, Side};
-use crate::sys::windows::server_process;
+use crate::sys::windows::{code_of, server_process};
 
 /// The system has closed all that a dead process had open in far less.
 const DYING: Duration = Duration::from_secs(1);
@@ -39,14 +40,20 @@ impl Knock {
     /// # Errors
     ///
     /// `PermissionDenied` if the door is not of the process that the lock file names; whatever else the system says.
-    pub(crate) fn at(place: &Place) -> io::Result<Option<Self>> {
+    pub(crate) fn at(place: &Place) -> io::Result<Knocked> {
         // A file that is just going cannot be read.
-        let found = read(&place.lock()).unwrap_or_default();
-        let Some((record, door)) = read_lock(&found) else { return Ok(None) };
+        let found = read(&place.lock(), place.access()).unwrap_or_default();
+        let Some((record, door)) = read_lock(&found) else { return Ok(Knocked::AtNobodys) };
         fail_point::at("caller.looked");
         let pipe = match registered(|| ClientOptions::new().open(pipe_name(&door))) {
             Ok(pipe) => pipe,
-            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Knocked::AtNobodys);
+            }
+            // No instance of it is free just now.
+            Err(error) if code_of(&error) == Some(ERROR_PIPE_BUSY) => {
+                return Ok(Knocked::InVain);
+            }
             Err(error) => return Err(error),
         };
         if server_process(&pipe)? != record.process_id {
@@ -55,10 +62,12 @@ impl Knock {
         }
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let ask = Ask { version: MEETING_VERSION, process_id: std::process::id(), nonce };
+        let (process_id, kind) = (std::process::id(), Kind::Client);
+        let ask = Ask { version: MEETING_VERSION, process_id, nonce, kind };
         let mut line = Line::new(pipe);
         line.say(&ask.encode());
-        Ok(Some(Self { place: place.clone(), nonce, line, heard: Vec::new() }))
+        let knock = Self { place: place.clone(), nonce, line, heard: Vec::new() };
+        Ok(Knocked::Asked(Box::new(knock)))
     }
 
     /// The next answer. Whether there was one before is of no account here: a server that dies is heard of at once.
@@ -131,10 +140,4 @@ impl Knock {
         let hangs_up = poll_fn(|cx| self.line.poll_hear(cx, &mut nothing));
         matches!(tokio::time::timeout(DYING, hangs_up).await, Ok(Ok(0) | Err(_)))
     }
-}
-
-/// No such pipe, or no instance of it that is free just now.
-fn is_nobody(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(ERROR_PIPE_BUSY.cast_signed())
 }

@@ -19,12 +19,13 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use witrpc_core::{Error, fail_point};
 
-use super::door_line;
 use super::fault::failed;
+use super::lock_file::door_line;
 use crate::endpoint::lock::{LONGEST, MARK};
 use crate::endpoint::record::RECORD_LEN;
 use crate::layout::Instance;
 use crate::sys::Access;
+use crate::sys::windows::code_of;
 
 /// The lock on an endpoint's name. It is let go, and its file removed, with the last handle of it.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Lock {
     /// # Errors
     ///
     /// `InvalidData` if the file is not ours; whatever else the system says.
-    pub(crate) fn try_take(path: &Path, _access: Access) -> io::Result<Option<Self>> {
+    pub(crate) fn try_take(path: &Path, access: Access) -> io::Result<Option<Self>> {
         let mut options = File::options();
         options
             .access_mode(GENERIC_READ | GENERIC_WRITE | DELETE)
@@ -50,7 +51,7 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // What the system could not remove, as it stopped itself; or a live server's. Whose it is comes first: opening it
                 // so is to remove it.
-                match read(path) {
+                match read(path, access) {
                     Ok(found) if !is_ours(&found) => return Err(foreign()),
                     Ok(_) => options.open(path),
                     Err(_) if path.is_dir() => return Err(foreign()),
@@ -77,17 +78,19 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub(crate) fn reopen(&self) -> Result<File, Error> {
+    pub(crate) fn for_record(&self) -> Result<File, Error> {
         self.file.try_clone().map_err(|error| failed(self.path.display().to_string(), &error))
     }
 
-    /// Writes where the door is. `[seg.windows.door]`
+    /// Writes where the door is, behind all that is there. `[seg.windows.door]`
     ///
     /// # Errors
     ///
     /// Whatever the system says.
     pub(super) fn tell_door(&self, door: &Instance) -> io::Result<()> {
-        write_at(&self.file, door_line(door).as_bytes(), (MARK.len() + RECORD_LEN) as u64)
+        let told = (MARK.len() + RECORD_LEN) as u64; // If it could be.
+        let end = self.file.metadata()?.len().max(told);
+        write_at(&self.file, door_line(door).as_bytes(), end)
     }
 }
 
@@ -96,7 +99,7 @@ impl Lock {
 /// # Errors
 ///
 /// What the system says.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, _access: Access) -> io::Result<Vec<u8>> {
     let file = File::options()
         .read(true)
         .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
@@ -148,7 +151,7 @@ fn is_others(error: &io::Error) -> bool {
 }
 
 fn is(error: &io::Error, code: u32) -> bool {
-    error.raw_os_error().map(i32::cast_unsigned) == Some(code)
+    code_of(error) == Some(code)
 }
 
 fn foreign() -> io::Error {

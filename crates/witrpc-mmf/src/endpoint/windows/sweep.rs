@@ -9,6 +9,7 @@ use windows_sys::Win32::Storage::FileSystem::{
     DELETE, FILE_FLAG_DELETE_ON_CLOSE, FILE_FLAG_OPEN_REPARSE_POINT,
 };
 use witrpc_core::fail_point;
+use witrpc_core::text::Escaped;
 
 use super::Lock;
 use crate::endpoint::lock::is_marked;
@@ -18,7 +19,12 @@ use crate::endpoint::place::{Kind, Place, parse};
 pub(crate) fn sweep(place: &Place) {
     let entries = match place.directory().read_dir() {
         Ok(entries) => entries,
-        Err(error) => return tracing::warn!(%error, "the endpoint directory could not be swept"),
+        Err(error) => {
+            return tracing::warn!(
+                error = %Escaped(error),
+                "the endpoint directory could not be swept"
+            );
+        }
     };
     for entry in entries.flatten() {
         let (file, Ok(kind)) = (entry.file_name(), entry.file_type()) else { continue };
@@ -30,7 +36,7 @@ pub(crate) fn sweep(place: &Place) {
         match part {
             Kind::Region => remove_if_unused(&entry.path()),
             // To have it is to remove it.
-            Kind::Lock if name != place.name() && is_marked(&entry.path()) => {
+            Kind::Lock if name != place.name() && is_marked(&entry.path(), place.access()) => {
                 drop(Lock::try_take(&entry.path(), place.access()));
             }
             _ => {}
@@ -45,6 +51,6 @@ fn remove_if_unused(path: &Path) {
         .custom_flags(FILE_FLAG_DELETE_ON_CLOSE | FILE_FLAG_OPEN_REPARSE_POINT)
         .open(path);
     if opened.is_ok() {
-        tracing::debug!(path = %path.display(), "removing what was left of a connection");
+        tracing::debug!(path = %Escaped(path.display()), "removing what was left of a connection");
     }
 }

@@ -12,8 +12,9 @@ use std::{
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
+use witrpc_core::text::Escaped;
 
-use super::{LOOK_AROUND, start};
+use super::threads::{LOOK_AROUND, STACK, start};
 use crate::layout::EVENT_SIZE;
 use crate::region::EventMemory;
 
@@ -55,7 +56,7 @@ impl Signal {
 
     fn set(&self) {
         if let Err(error) = self.event.set(EventState::Signaled) {
-            tracing::warn!(%error, "an event could not be set");
+            tracing::warn!(error = %Escaped(&error), "an event could not be set");
         }
     }
 
@@ -98,7 +99,7 @@ impl Bell {
             }
         };
         let builder = thread::Builder::new().name("witrpc-ring".to_owned());
-        let thread = builder.stack_size(super::STACK).spawn(body)?.thread().clone();
+        let thread = builder.stack_size(STACK).spawn(body)?.thread().clone();
         Ok(Self { orders, thread })
     }
 

@@ -7,6 +7,7 @@ use std::{io, sync::Arc, sync::atomic::Ordering};
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
+use witrpc_core::text::Escaped;
 
 use crate::region::EventMemory;
 use crate::sys::windows::create_event;
@@ -74,7 +75,7 @@ impl Signal {
     /// Sets it without waiting for anything.
     pub(super) fn set_aside(this: &Arc<Self>) {
         if let Err(error) = this.set() {
-            tracing::warn!(%error, "an event could not be set");
+            tracing::warn!(error = %Escaped(&error), "an event could not be set");
         }
     }
 }
@@ -143,7 +144,7 @@ mod tests {
         let rings = Signal::open(region.event_memory(Side::Client)).unwrap();
         let waiting = std::thread::spawn(move || signal.wait());
         // Longer than any timeout that is meant to be short, and than `LOOK_AROUND`.
-        std::thread::sleep(super::super::LOOK_AROUND * 3 / 2);
+        std::thread::sleep(super::super::threads::LOOK_AROUND * 3 / 2);
         assert!(!waiting.is_finished());
         rings.set().unwrap();
         assert!(waiting.join().unwrap());

@@ -5,6 +5,11 @@ use std::{io, os::fd::AsFd};
 use rustix::fs::{Gid, Mode, fchmod, fchown};
 use rustix::process::geteuid;
 
+/// What a user may do with files of its own.
+pub(crate) const TO_FILES: Mode = Mode::RUSR.union(Mode::WUSR);
+/// What a user may do with directories of its own.
+pub(crate) const TO_DIRECTORIES: Mode = Mode::RWXU;
+
 /// Who shares an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -30,23 +35,16 @@ impl Access {
         }
     }
 
-    pub(crate) const fn file_mode(self) -> Mode {
-        let user = Mode::RUSR.union(Mode::WUSR);
-        match self {
-            Self::User => user,
-            Self::Group(_) => user.union(Mode::RGRP).union(Mode::WGRP),
-        }
-    }
-
-    /// Gives a file of our own making its group and mode, whatever the umask took away.
+    /// Gives something of our own making its group and mode, whatever the umask took away: the user has these rights to it, and
+    /// so has the group.
     ///
     /// # Errors
     ///
     /// `EPERM` if we are no member of the group.
-    pub(crate) fn open_up(self, file: impl AsFd) -> io::Result<()> {
-        if let Self::Group(id) = self {
-            fchown(&file, None, Some(Gid::from_raw(id)))?;
-        }
-        Ok(fchmod(&file, self.file_mode())?)
+    pub(crate) fn open_up(self, made: impl AsFd, user: Mode) -> io::Result<()> {
+        let Self::Group(id) = self else { return Ok(fchmod(&made, user)?) };
+        fchown(&made, None, Some(Gid::from_raw(id)))?;
+        let group = Mode::from_bits_truncate(user.bits() >> 3);
+        Ok(fchmod(&made, user | group)?)
     }
 }

@@ -18,14 +18,13 @@ use super::Access;
 
 const SHARED_BY_BOTH: u32 = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
 
-/// Makes it, of this size. `[seg.file.create]`
+/// Makes it, empty. `[seg.file.create]`
 ///
 /// # Errors
 ///
-/// `AlreadyExists` if there is such a file; `StorageFull` if the file system is; whatever else the system says. There is no
-/// file then that was not there before.
-pub(crate) fn create(path: &Path, size: u64, _access: Access) -> io::Result<File> {
-    let file = File::options()
+/// `AlreadyExists` if there is such a file; whatever else the system says.
+pub(crate) fn make(path: &Path) -> io::Result<File> {
+    File::options()
         .access_mode(GENERIC_READ | GENERIC_WRITE | DELETE)
         .share_mode(SHARED_BY_BOTH)
         // Its pages need not reach the disk.
@@ -33,11 +32,23 @@ pub(crate) fn create(path: &Path, size: u64, _access: Access) -> io::Result<File
         .custom_flags(FILE_FLAG_DELETE_ON_CLOSE)
         .write(true)
         .create_new(true)
-        .open(path)?;
+        .open(path)
+}
+
+/// Gives it this size, with all its pages.
+///
+/// # Errors
+///
+/// `StorageFull` if the file system is; whatever else the system says.
+pub(crate) fn fill(
+    file: &File,
+    size: u64,
+    _access: Access,
+    _is_wanted: &dyn Fn() -> bool,
+) -> io::Result<()> {
     fail_point::at("region.made");
     // Allocates: only files that were asked to be sparse are.
-    file.set_len(size)?;
-    Ok(file)
+    file.set_len(size)
 }
 
 /// Opens what the peer made. `[seg.file.attach]`

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::task::{JoinHandle, spawn_blocking};
+use witrpc_mmf::bench_support::make_pipe;
 
 /// Something that reads a door.
 pub(crate) struct FakeServer {
@@ -24,7 +25,7 @@ pub(crate) struct FakeCaller {
 impl FakeServer {
     pub(crate) fn start(directory: &Path) -> Self {
         let (directory, path) = (directory.to_owned(), directory.join("test.door"));
-        make_pipe(&path);
+        make_pipe(&path).unwrap();
         let mut door = File::options().read(true).write(true).open(&path).unwrap();
         let asked = spawn_blocking(move || {
             let mut ask = [0; 64];
@@ -44,7 +45,7 @@ impl FakeServer {
 
     /// Its file: a door that nobody reads.
     pub(crate) fn leave_what_a_killed_one_leaves(directory: &Path) -> &'static str {
-        make_pipe(&directory.join("test.door"));
+        make_pipe(&directory.join("test.door")).unwrap();
         "test.door"
     }
 }
@@ -57,7 +58,7 @@ impl FakeCaller {
 
     /// What the client looks for when it is let in.
     pub(crate) fn make_files(&self, region: &[u8]) {
-        make_pipe(&self.pipe.with_extension("s"));
+        make_pipe(&self.pipe.with_extension("s")).unwrap();
         std::fs::write(self.pipe.with_extension("mmf"), region).unwrap();
     }
 
@@ -75,7 +76,7 @@ impl FakeClient {
     /// Writes into the door of a server; the bytes name the nonce of 16 bytes `ef`.
     pub(crate) fn ask(directory: &Path, bytes: &[u8]) -> Self {
         let pipe = directory.join(format!("test.{}.c", "ef".repeat(16)));
-        make_pipe(&pipe);
+        make_pipe(&pipe).unwrap();
         let answers = File::options().read(true).write(true).open(&pipe).unwrap();
         std::fs::write(directory.join("test.door"), bytes).unwrap();
         Self { answers }
@@ -89,14 +90,4 @@ impl FakeClient {
         });
         read.await.unwrap()
     }
-}
-
-pub(crate) fn make_pipe(path: &Path) {
-    // rustix has no mkfifo for Apple systems.
-    #[cfg(target_vendor = "apple")]
-    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
-        .unwrap();
-    #[cfg(not(target_vendor = "apple"))]
-    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-        .unwrap();
 }

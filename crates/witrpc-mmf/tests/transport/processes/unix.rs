@@ -74,6 +74,16 @@ async fn a_server_killed_while_a_connection_is_half_made_leaves_what_the_next_sw
 fn modes_do_not_depend_on_the_umask() {
     let directory = tempfile::tempdir().unwrap();
     Process::start("unix::role_umask", &directory.path().join("made")).succeeds();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Others than root have no rights to what the umask has taken from them.
+    set_mode(directory.path(), 0o777);
+    let binary = directory.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    set_mode(&binary, 0o755);
+    let own = directory.path().join("own");
+    Process::start_as(&binary, "unix::role_umask", &own, 12_345, 12_345).succeeds();
 }
 
 /// Two users who have nothing in common but a group, and a third who is not in it.

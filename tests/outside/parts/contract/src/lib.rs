@@ -22,17 +22,17 @@ pub enum PlaneError {
     Rpc(String),
 }
 
-impl From<witrpc_core::Error> for PlaneError {
-    fn from(error: witrpc_core::Error) -> Self {
+impl From<witrpc_runtime::Error> for PlaneError {
+    fn from(error: witrpc_runtime::Error) -> Self {
         Self::Rpc(error.to_string())
     }
 }
 
 /// A plane.
-#[witrpc_macros::service(crate = witrpc_core)]
+#[witrpc_macros::service(crate = witrpc_runtime)]
 pub trait Plane {
     /// How far two points are from each other.
     async fn distance(&self, a: Point, b: Point) -> Result<f64, PlaneError>;
     /// Where all points are.
-    async fn origin(&self) -> witrpc_core::Result<Point>;
+    async fn origin(&self) -> witrpc_runtime::Result<Point>;
 }

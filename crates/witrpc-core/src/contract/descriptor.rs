@@ -1,0 +1,82 @@
+//! What a contract says: its service, methods and events, as the macro read them.
+
+/// What a contract says, as the macro read it.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written by generated code only")]
+pub struct ServiceDescriptor {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// The trait's documentation.
+    pub docs: &'static str,
+    /// Its methods; a method is called by its place here.
+    pub methods: &'static [MethodDescriptor],
+    /// Its events; an event is subscribed to by its place here.
+    pub events: &'static [EventDescriptor],
+}
+
+/// One method of a contract.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written by generated code only")]
+pub struct MethodDescriptor {
+    /// Its name.
+    pub name: &'static str,
+    /// Its signature, for people.
+    pub signature: &'static str,
+    /// Its types, in a normal form: what both sides must agree on.
+    pub types: &'static str,
+    /// Its documentation.
+    pub docs: &'static str,
+    /// It blocks its thread, so it runs where that harms nobody.
+    pub blocking: bool,
+    /// Running it twice does no harm.
+    pub idempotent: bool,
+}
+
+/// One event of a contract.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written by generated code only")]
+pub struct EventDescriptor {
+    /// Its name.
+    pub name: &'static str,
+    /// Its name and type, for people.
+    pub signature: &'static str,
+    /// Its type, in a normal form: what both sides must agree on.
+    pub types: &'static str,
+    /// Its documentation.
+    pub docs: &'static str,
+}
+
+impl EventDescriptor {
+    /// The hash of the type that is compared at connect. [wire.signature]
+    pub fn hash(&self) -> u64 {
+        fnv1a(self.types.as_bytes())
+    }
+}
+
+impl MethodDescriptor {
+    /// The hash of the types that is compared at connect. [wire.signature]
+    pub fn hash(&self) -> u64 {
+        fnv1a(self.types.as_bytes())
+    }
+}
+
+/// FNV-1a, 64 bit: fixed for ever, and all that telling two texts apart needs.
+/// Source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fnv1a;
+
+    /// Values published with the algorithm.
+    #[test]
+    fn hash_is_fnv1a() {
+        assert_eq!(fnv1a(b""), 0xCBF2_9CE4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xAF63_DC4C_8601_EC8C);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_F739_67E8);
+    }
+}

@@ -1,0 +1,10 @@
+//! One session: its two halves, its tables and its accounts. Steps without a clock, a lock or a task.
+
+pub mod inbound;
+pub mod ledger;
+pub mod outbound;
+pub mod pending;
+#[cfg(test)]
+mod simulation;
+pub mod stream_receiver;
+pub mod window;

@@ -1,0 +1,445 @@
+//! The receiving half of a session: frames off the transport, opened, checked, and put together to messages.
+//!
+//! Pure: it holds the transport's receiver as a trait object, and neither waits, locks nor reads a clock. Everything
+//! here comes from a peer that is not trusted: every rule of `docs/wire.md` that it could break is checked, and ends in
+//! [`Error::Protocol`].
+//!
+//! # Invariants
+//!
+//! - **N1** A section has its final allocation, of the length that was declared for it, as soon as a second chunk of it comes: it is
+//!   never moved, and N2 bounds it; one that is [used again](crate::values::spare) may have a fourth more. It takes up memory as it arrives: the system backs what has been written to. For each entry of a
+//!   blob table that has arrived there are a length and a [`Bytes`](bytes::Bytes).
+//! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
+//!   event, or a stream's item, leaves that account when its window takes it over.
+//! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
+
+mod incoming;
+mod partial;
+
+pub use self::incoming::Incoming;
+use self::incoming::protocol;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::Error;
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::Held;
+use crate::limits::Limits;
+use crate::security::cipher::Opener;
+use crate::session::inbound::partial::{Partial, Section};
+use crate::session::ledger::{Charge, Ledger};
+use crate::session::window::Window;
+use crate::transport::RecordReceiver;
+use crate::values::buffers;
+use crate::values::content::Content;
+use crate::wire::fields::{Fields, len_u64, u32_len};
+use crate::wire::frame::{HEADER_LEN, Header, Kind};
+use crate::wire::message::{HEAD_LEN, Head};
+use crate::wire::status::text;
+
+/// The largest handshake message: a catalog of some thousand methods.
+const MAX_HANDSHAKE: u64 = 1 << 20;
+/// The largest handshake message from a client: a token, and a catalog of some hundred methods.
+const MAX_UNAUTHORIZED: u64 = 64 << 10;
+
+/// What this half lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Handshake messages up to this many bytes.
+    Handshake(u64),
+    Open,
+}
+
+/// The receiving half of a session.
+pub struct Inbound {
+    pub receiver: Box<dyn RecordReceiver>,
+    opener: Option<Box<dyn Opener>>,
+    phase: Phase,
+    limits: Limits,
+    partials: HashMap<(Kind, u64), Partial>,
+    /// A long message has come, and nobody has asked.
+    long_came: bool,
+    /// Bytes ever charged to the peer.
+    charged: u64,
+    ledger: Arc<Ledger>,
+}
+
+impl std::fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbound")
+            .field("phase", &self.phase)
+            .field("partials", &self.partials.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inbound {
+    /// A half that takes handshake messages; from a client (`from_client`) only short ones.
+    pub fn new(
+        receiver: Box<dyn RecordReceiver>,
+        limits: Limits,
+        ledger: Arc<Ledger>,
+        from_client: bool,
+    ) -> Self {
+        Self {
+            receiver,
+            opener: None,
+            phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
+            limits,
+            partials: HashMap::new(),
+            long_came: false,
+            charged: 0,
+            ledger,
+        }
+    }
+
+    /// From the next frame on, frames are opened.
+    pub fn open_with(&mut self, opener: Box<dyn Opener>) {
+        self.opener = Some(opener);
+    }
+
+    /// The handshake is over.
+    pub const fn open(&mut self) {
+        self.phase = Phase::Open;
+    }
+
+    /// Whether a long message has come since this was asked last.
+    pub const fn long_came(&mut self) -> bool {
+        std::mem::replace(&mut self.long_came, false)
+    }
+
+    /// Messages of which a part has arrived.
+    pub fn partial_count(&self) -> usize {
+        self.partials.len()
+    }
+
+    /// Messages of which a part has arrived, and what the peer has been charged for and not been given back.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub fn held(&self) -> (Held, u64) {
+        self.check();
+        let partial = self.partials.values().map(Partial::held).sum();
+        (partial, self.charged - self.ledger.returned() - self.ledger.untold())
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing, feature = "test-support"))]
+    pub fn check(&self) {
+        self.partials.values().for_each(Partial::check);
+    }
+
+    /// Takes the next frame, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer broke a rule; the connection must end.
+    pub fn receive(&mut self) -> Result<Option<Incoming>, Error> {
+        let mut head = [0; HEADER_LEN];
+        let Some(record_len) = self.receiver.peek(&mut head)? else { return Ok(None) };
+        let header = Header::decode(&head)?;
+        let overhead = self.opener.as_ref().map_or(0, |opener| opener.overhead());
+        if record_len != HEADER_LEN + u32_len(header.len) + overhead {
+            return Err(protocol("a frame's length differs from its record's"));
+        }
+        self.check_phase(&header)?;
+        let incoming = if header.kind.is_message() {
+            self.take_chunk(&head, &header, overhead)
+        } else {
+            self.take_whole(&head, &header, overhead)
+        };
+        self.receiver.consume();
+        incoming
+    }
+
+    /// Handshake first, then everything else. [wire.phase]
+    fn check_phase(&self, header: &Header) -> Result<(), Error> {
+        let handshake = header.kind.is_handshake();
+        match self.phase {
+            Phase::Handshake(_) if handshake || header.kind == Kind::Goodbye => Ok(()),
+            Phase::Handshake(_) => Err(protocol("a frame before the handshake was over")),
+            Phase::Open if handshake => Err(protocol("a handshake frame after the handshake")),
+            Phase::Open => Ok(()),
+        }
+    }
+
+    fn take_whole(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<Option<Incoming>, Error> {
+        let mut payload = buffers::take();
+        let payload_due = matches!(
+            header.kind,
+            Kind::Goodbye | Kind::Subscribe | Kind::EventEnd | Kind::EventLag | Kind::StreamCredit
+        );
+        if header.len != 0 && !payload_due {
+            return Err(protocol("a payload where none is due"));
+        }
+        self.read(head, header, overhead, &mut payload)?;
+        let incoming = match header.kind {
+            Kind::Cancel => Incoming::Cancel(header.id),
+            Kind::Credit => Incoming::Credit(header.id),
+            Kind::Ping => Incoming::Ping(header.id),
+            Kind::Pong => Incoming::Pong(header.id),
+            Kind::AbortRequest => self.abort(Kind::Request, header.id)?,
+            Kind::AbortResponse => self.abort(Kind::Response, header.id)?,
+            Kind::Subscribe => subscribe(header.id, &payload)?,
+            Kind::Unsubscribe => Incoming::Unsubscribe(header.id),
+            Kind::EventAck => event_ack(header.id),
+            Kind::EventEnd => Incoming::EventEnd { id: header.id, reason: text(&payload) },
+            Kind::EventLag => event_lag(header.id, &payload)?,
+            Kind::StreamCredit => stream_credit(header.id, &payload)?,
+            Kind::StreamCancel => Incoming::StreamCancel(header.id),
+            _ => Incoming::Goodbye(text(&payload)),
+        };
+        buffers::give(payload);
+        Ok(Some(incoming))
+    }
+
+    /// The rest of a message will not come. [wire.abort]
+    fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
+        if self.partials.remove(&(kind, id)).is_none() {
+            return Err(protocol("an abort of a message that was not being sent"));
+        }
+        Ok(Incoming::Aborted { id, request: kind == Kind::Request })
+    }
+
+    /// A chunk of a message that has begun, or its first. [wire.chunk]
+    fn take_chunk(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<Option<Incoming>, Error> {
+        let key = (header.kind, header.id);
+        let mut partial = if header.first {
+            if !self.partials.is_empty() && self.partials.contains_key(&key) {
+                return Err(protocol("a message began twice"));
+            }
+            // N3: else what a client began and never ended would stay for as long as it is connected.
+            if matches!(self.phase, Phase::Handshake(_)) && !self.partials.is_empty() {
+                return Err(protocol("two handshake messages at a time"));
+            }
+            let (message, section) = self.begin(head, header, overhead)?;
+            let mut charge = Charge::new(&self.ledger);
+            let size = message.size_without_blob_bytes();
+            self.charge(&mut charge, size, size)?;
+            if header.last && message.is_plain() {
+                return self.take_plain(header, message, section, charge);
+            }
+            Partial::new(message, section, charge)
+        } else {
+            let Some(mut partial) = self.partials.remove(&key) else {
+                return Err(protocol("a chunk of a message that had not begun"));
+            };
+            let target = partial.section(u32_len(header.len), overhead, &*self.receiver)?;
+            self.read(head, header, overhead, target)?;
+            partial
+        };
+        self.settle(&mut partial)?;
+        if header.last != partial.is_complete() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        if header.last {
+            self.long_came |= partial.is_long();
+            return Ok(Some(partial.finish(header)?));
+        }
+        if self.partials.len() > u32_len(self.limits.max_in_flight) {
+            return Err(protocol("more messages at a time than calls allowed"));
+        }
+        self.partials.insert(key, partial);
+        Ok(Some(Incoming::Part))
+    }
+
+    /// A message that is one chunk, without attachments.
+    fn take_plain(
+        &self,
+        header: &Header,
+        head: Head,
+        section: Section,
+        charge: Charge,
+    ) -> Result<Option<Incoming>, Error> {
+        if len_u64(section.bytes.len()) != head.first_section_len() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        let content = Content::received_plain(section.into_bytes(), &head);
+        Ok(Some(Incoming::message(header, head, content, charge)))
+    }
+
+    /// Reads the first chunk of a message, and checks its head.
+    fn begin(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+    ) -> Result<(Head, Section), Error> {
+        if u32_len(header.len) < HEAD_LEN {
+            return Err(protocol("a message shorter than its head"));
+        }
+        let buffer = buffers::take_for(u32_len(header.len) + overhead);
+        let mut section = Section::new(buffer, header.kind.is_handshake());
+        self.read(head, header, overhead, &mut section.bytes)?;
+        let message = Head::decode(&section.bytes)?;
+        if len_u64(section.bytes.len()) > message.first_section_len() {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        // [wire.streams]
+        if message.stream_count > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
+            return Err(protocol("a stream where there can be none"));
+        }
+        // [wire.extension]
+        if message.extension_len > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
+            return Err(protocol("an extension where there can be none"));
+        }
+        if let Phase::Handshake(max) = self.phase {
+            if message.first_section_len() > max {
+                return Err(protocol("a handshake message that is too large"));
+            }
+        }
+        Ok((message, section))
+    }
+
+    /// Steps over what is complete, and reads the blob table once it is there.
+    fn settle(&mut self, partial: &mut Partial) -> Result<(), Error> {
+        if partial.blob_lens.is_none() && len_u64(partial.first.bytes.len()) == partial.first_len {
+            let blobs = partial.read_table()?;
+            let handshake = matches!(self.phase, Phase::Handshake(_));
+            if handshake && partial.head.blob_count > 0 {
+                return Err(protocol("a blob in the handshake"));
+            }
+            let size = partial.head.size_without_blob_bytes().saturating_add(blobs);
+            self.charge(&mut partial.charge, size, blobs)?;
+        }
+        partial.step_blobs();
+        Ok(())
+    }
+
+    /// Puts `bytes` on the peer's account, for a message of `size` so far. [wire.credit] [wire.size]
+    fn charge(&mut self, charge: &mut Charge, size: u64, bytes: u64) -> Result<(), Error> {
+        if matches!(self.phase, Phase::Handshake(_)) {
+            return Ok(());
+        }
+        if size > self.limits.max_message_size {
+            return Err(protocol("a message larger than max_message_size"));
+        }
+        self.charged = self.charged.saturating_add(bytes);
+        if self.charged - self.ledger.returned() > self.limits.max_buffered {
+            return Err(protocol("more bytes than there was credit for"));
+        }
+        charge.add(bytes);
+        Ok(())
+    }
+
+    /// Appends the current record's payload to `out`, opened.
+    fn read(
+        &mut self,
+        head: &[u8],
+        header: &Header,
+        overhead: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let from = out.len();
+        self.receiver.append_to(HEADER_LEN, u32_len(header.len) + overhead, out);
+        if let Some(opener) = &mut self.opener {
+            opener.open(head, out, from).map_err(|e| Error::Protocol(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// [wire.subscribe]
+fn subscribe(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
+    let mut fields = Fields::new(payload);
+    let (service, event) = (fields.u16("subscribe")?, fields.u16("subscribe")?);
+    let window = Window { values: fields.u32("subscribe")?, bytes: fields.u64("subscribe")? };
+    fields.end("subscribe")?;
+    if window.values == 0 || window.bytes == 0 {
+        return Err(protocol("a subscription that can take nothing"));
+    }
+    Ok(Incoming::Subscribe { id, service, event, window })
+}
+
+/// [wire.event.lag]
+fn event_lag(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
+    let mut fields = Fields::new(payload);
+    let number = fields.u64("event lag")?;
+    fields.end("event lag")?;
+    Ok(Incoming::EventLag { id, number })
+}
+
+/// [wire.stream.credit]
+fn stream_credit(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
+    let mut fields = Fields::new(payload);
+    let (items, bytes) = (fields.u32("stream credit")?, fields.u64("stream credit")?);
+    fields.end("stream credit")?;
+    Ok(Incoming::StreamCredit { id, items, bytes })
+}
+
+/// [wire.event.ack]: two numbers in one id.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of the id")]
+const fn event_ack(id: u64) -> Incoming {
+    Incoming::EventAck { id: id as u32, values: (id >> 32) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Incoming;
+    use super::Window;
+    use super::event_ack;
+    use super::event_lag;
+    use super::stream_credit;
+    use super::subscribe;
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn subscribe_is_frozen() {
+        let payload = [2, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+        let Incoming::Subscribe { id, service, event, window } = subscribe(5, &payload).unwrap()
+        else {
+            panic!("another frame")
+        };
+        assert_eq!((id, service, event), (5, 2, 1));
+        assert_eq!(window, Window { values: 256, bytes: 1 << 16 });
+        assert!(subscribe(5, &payload[1..]).is_err());
+        assert!(subscribe(5, &[&payload[..], &[0]].concat()).is_err());
+        for empty in [4..8, 8..16] {
+            let mut payload = payload;
+            payload[empty].fill(0);
+            assert!(subscribe(5, &payload).is_err(), "a window of nothing");
+        }
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn stream_credit_is_frozen() {
+        let payload = [0, 1, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0];
+        let Incoming::StreamCredit { id, items, bytes } = stream_credit(7, &payload).unwrap()
+        else {
+            panic!("another frame")
+        };
+        assert_eq!((id, items, bytes), (7, 256, 1 << 20));
+        assert!(stream_credit(7, &payload[1..]).is_err());
+        assert!(stream_credit(7, &[&payload[..], &[0]].concat()).is_err());
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn event_lag_is_frozen() {
+        let payload = [0xE8, 3, 0, 0, 0, 0, 0, 0];
+        let Incoming::EventLag { id, number } = event_lag(5, &payload).unwrap() else {
+            panic!("another frame")
+        };
+        assert_eq!((id, number), (5, 1000));
+        assert!(event_lag(5, &payload[1..]).is_err());
+        assert!(event_lag(5, &[&payload[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn an_acknowledgement_is_two_numbers() {
+        let Incoming::EventAck { id, values } = event_ack(7 << 32 | 9) else {
+            panic!("another frame")
+        };
+        assert_eq!((id, values), (9, 7));
+    }
+}

@@ -1,0 +1,113 @@
+//! What a frame brings.
+
+use crate::error::Error;
+use crate::session::ledger::Charge;
+use crate::session::window::Window;
+use crate::values::content::Content;
+use crate::wire::frame::{Header, Kind};
+use crate::wire::message::Head;
+
+/// What a frame brought.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A handshake message.
+    Handshake {
+        kind: Kind,
+        head: Head,
+        content: Content,
+    },
+    Request {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    Response {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    /// The caller of this request is gone.
+    Cancel(u64),
+    /// The rest of this message will not come. `request` tells whose message it was.
+    Aborted {
+        id: u64,
+        request: bool,
+    },
+    Credit(u64),
+    Ping(u64),
+    Pong(u64),
+    Goodbye(String),
+    /// A value of an event.
+    Event {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    Subscribe {
+        id: u64,
+        service: u16,
+        event: u16,
+        window: Window,
+    },
+    Unsubscribe(u64),
+    /// The subscriber has taken values.
+    EventAck {
+        id: u32,
+        values: u32,
+    },
+    /// The subscription was refused, or its event is gone.
+    EventEnd {
+        id: u64,
+        reason: String,
+    },
+    /// The number of the subscription's next value.
+    EventLag {
+        id: u64,
+        number: u64,
+    },
+    /// An item of a stream of the peer's.
+    StreamItem {
+        id: u64,
+        head: Head,
+        content: Content,
+        charge: Charge,
+    },
+    /// Nothing follows in a stream of the peer's.
+    StreamEnd {
+        id: u64,
+        head: Head,
+        content: Content,
+    },
+    /// The peer takes more of a stream.
+    StreamCredit {
+        id: u64,
+        items: u32,
+        bytes: u64,
+    },
+    /// The peer takes nothing more of a stream.
+    StreamCancel(u64),
+    /// A chunk; its message is not complete.
+    Part,
+}
+
+impl Incoming {
+    /// A message that is complete.
+    pub(super) fn message(header: &Header, head: Head, content: Content, charge: Charge) -> Self {
+        let id = header.id;
+        match header.kind {
+            Kind::Request => Self::Request { id, head, content, charge },
+            Kind::Response => Self::Response { id, head, content, charge },
+            Kind::Event => Self::Event { id, head, content, charge },
+            Kind::StreamItem => Self::StreamItem { id, head, content, charge },
+            Kind::StreamEnd => Self::StreamEnd { id, head, content },
+            kind => Self::Handshake { kind, head, content },
+        }
+    }
+}
+
+pub(super) fn protocol(rule: &str) -> Error {
+    Error::Protocol(rule.to_owned())
+}

@@ -1,0 +1,204 @@
+//! A message being put together from its chunks.
+
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+use crate::error::Error;
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::{self, Held};
+use crate::session::inbound::incoming::{Incoming, protocol};
+use crate::session::ledger::Charge;
+use crate::transport::RecordReceiver;
+use crate::values::buffers;
+use crate::values::content::Content;
+use crate::values::spare;
+use crate::wire::fields::{Fields, Malformed, len_u64, u32_len, u64_len};
+use crate::wire::frame::Header;
+use crate::wire::message::{
+    HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
+};
+
+/// A first section that is arriving. That of a handshake message is secret, as it may have a token in it: it is wiped where it ends
+/// here, and where it grows.
+#[derive(Debug)]
+pub(super) struct Section {
+    pub(super) bytes: Vec<u8>,
+    secret: bool,
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        if self.secret {
+            self.bytes.zeroize();
+        }
+    }
+}
+
+impl Section {
+    pub(super) const fn new(bytes: Vec<u8>, secret: bool) -> Self {
+        Self { bytes, secret }
+    }
+
+    /// From here on the bytes are somebody else's to wipe.
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Leaves no copy behind of what is secret.
+    fn reserve(&mut self, more: usize, receiver: &dyn RecordReceiver) {
+        if self.secret {
+            let mut grown = Vec::with_capacity(self.bytes.len() + more);
+            grown.extend_from_slice(&self.bytes);
+            self.bytes.zeroize();
+            self.bytes = grown;
+        } else if let Some(mut spare) = spare::take(self.bytes.len() + more) {
+            spare.extend_from_slice(&self.bytes);
+            buffers::give(std::mem::replace(&mut self.bytes, spare));
+        } else {
+            receiver.reserve(&mut self.bytes, more);
+        }
+    }
+}
+
+/// A message being put together.
+#[derive(Debug)]
+pub(super) struct Partial {
+    pub(super) head: Head,
+    pub(super) first_len: u64,
+    /// Head, body, tables.
+    pub(super) first: Section,
+    /// Known once `first` is complete; the lengths of the blobs still to come, last first.
+    pub(super) blob_lens: Option<Vec<u64>>,
+    pub(super) blobs: Vec<Bytes>,
+    /// The blob that is arriving.
+    pub(super) blob: Section,
+    pub(super) charge: Charge,
+}
+
+impl Partial {
+    pub(super) fn new(head: Head, first: Section, charge: Charge) -> Self {
+        let first_len = head.first_section_len();
+        let (blobs, blob) = (Vec::new(), Section::new(Vec::new(), false));
+        Self { head, first_len, first, blob_lens: None, blobs, blob, charge }
+    }
+
+    /// Where the next `len` bytes go, with room for them and for the seal behind them.
+    pub(super) fn section(
+        &mut self,
+        len: usize,
+        overhead: usize,
+        receiver: &dyn RecordReceiver,
+    ) -> Result<&mut Vec<u8>, Error> {
+        let (section, total) = match &self.blob_lens {
+            None => (&mut self.first, self.first_len),
+            Some(lens) => (&mut self.blob, lens.last().copied().unwrap_or(0)),
+        };
+        let arrived = section.bytes.len();
+        let rest = u64_len(total).saturating_sub(arrived);
+        if len == 0 || len > rest {
+            return Err(protocol("a message's length differs from what it declared"));
+        }
+        if section.bytes.capacity() - arrived < len + overhead {
+            section.reserve(rest + overhead, receiver); // N1
+        }
+        Ok(&mut section.bytes)
+    }
+
+    /// Reads the blob table, in a first section that is complete; returns the sum of the lengths.
+    pub(super) fn read_table(&mut self) -> Result<u64, Error> {
+        let marker = if self.head.has_tables() { MARKER_LEN } else { 0 };
+        let table = HEAD_LEN + u32_len(self.head.body_len) + marker;
+        let mut fields = Fields::new(&self.first.bytes[table..]);
+        let mut lens = Vec::with_capacity(u32_len(self.head.blob_count));
+        let mut sum = 0_u64;
+        for _ in 0..self.head.blob_count {
+            let len = fields.u64("blob table")?;
+            sum = sum.saturating_add(len);
+            lens.push(len);
+        }
+        lens.reverse();
+        self.blobs.reserve_exact(lens.len());
+        self.blob_lens = Some(lens);
+        Ok(sum)
+    }
+
+    /// Moves blobs that are complete, the empty ones too, to their place.
+    pub(super) fn step_blobs(&mut self) {
+        let Some(lens) = &mut self.blob_lens else { return };
+        while lens.last().is_some_and(|len| *len == len_u64(self.blob.bytes.len())) {
+            lens.pop();
+            self.blobs.push(Bytes::from(std::mem::take(&mut self.blob.bytes)));
+        }
+    }
+
+    /// Asserts N1.
+    #[cfg(any(test, fuzzing, feature = "test-support"))]
+    pub(super) fn check(&self) {
+        /// A spare buffer that had to grow, and a seal.
+        const BESIDE: usize = 2 * buffers::LARGEST_KEPT + 64;
+        let blob_len = self.blob_lens.as_ref().and_then(|lens| lens.last()).copied();
+        for (section, declared) in
+            [(&self.first.bytes, self.first_len), (&self.blob.bytes, blob_len.unwrap_or(0))]
+        {
+            let declared = u64_len(declared);
+            let again = if declared < spare::LONG { 0 } else { declared / 4 };
+            let (held, most) = (section.capacity(), declared + again + BESIDE);
+            assert!(held <= most, "{held} bytes for {declared}");
+        }
+        let blobs = self.blob_lens.as_ref().map_or(0, Vec::capacity) + self.blobs.capacity();
+        assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
+    }
+
+    /// What it holds, itself included.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub(super) fn held(&self) -> Held {
+        let tables = held::bytes::<u64>(self.blob_lens.as_ref().map_or(0, Vec::capacity))
+            + held::bytes::<Bytes>(self.blobs.capacity())
+            + self.blobs.iter().map(|blob| len_u64(blob.len())).sum::<u64>();
+        let sections = self.first.bytes.capacity() + self.blob.bytes.capacity();
+        let memory = held::bytes::<Self>(1) + len_u64(sections) + tables;
+        Held { entries: 1, size: self.charge.bytes(), memory }
+    }
+
+    /// Whether a section of it is.
+    pub(super) fn is_long(&self) -> bool {
+        let mut sections = self.blobs.iter().map(Bytes::len).chain([self.first.bytes.len()]);
+        sections.any(|len| len >= spare::LONG)
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.blob_lens.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// The marker, in a first section that is complete; 0 if there are no tables.
+    fn marker(&self) -> Result<u64, Malformed> {
+        if !self.head.has_tables() {
+            return Ok(0);
+        }
+        Fields::new(&self.first.bytes[HEAD_LEN + u32_len(self.head.body_len)..]).u64("marker")
+    }
+
+    /// The stream table, in a first section that is complete.
+    fn streams(&self) -> Result<Vec<StreamEntry>, Malformed> {
+        let behind = usize::from(self.head.stream_count) * STREAM_ENTRY_LEN;
+        let table = self.extension_at() - behind;
+        let mut fields = Fields::new(&self.first.bytes[table..]);
+        let entry = |_| {
+            Ok(StreamEntry { id: fields.u64("stream table")?, window: fields.u32("stream table")? })
+        };
+        (0..self.head.stream_count).map(entry).collect()
+    }
+
+    /// Where the extension begins, in a first section that is complete.
+    fn extension_at(&self) -> usize {
+        self.first.bytes.len() - usize::from(self.head.extension_len)
+    }
+
+    pub(super) fn finish(self, header: &Header) -> Result<Incoming, Malformed> {
+        check_extension(&self.first.bytes[self.extension_at()..])?;
+        let (marker, streams) = (self.marker()?, self.streams()?);
+        let content =
+            Content::received(self.first.into_bytes(), &self.head, marker, self.blobs, streams);
+        Ok(Incoming::message(header, self.head, content, self.charge))
+    }
+}

@@ -1,0 +1,794 @@
+//! The sending half of a session: lanes of messages, cut into chunks, sealed, and pushed as credit and space allow.
+//!
+//! Pure: it holds the transport's sender as a trait object, and neither waits, locks nor reads a clock. Whoever calls
+//! [`Outbound::pump`] holds the lock of this half; taking a sequence number, sealing and pushing are one step within it.
+//!
+//! # Invariants
+//!
+//! - **O1** Lanes are served in order of urgency: control, notices, events, small messages, then flows in turn, a chunk each:
+//!   long messages, and streams, each in its own order. An event that is long takes its turn with the flows, and the
+//!   events behind it wait. A response waits for the events that its handler raised before. [wire.interleave]
+//! - **O2** What leaves in turn leaves half of the ring free for the other lanes.
+//! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
+//!   finished, whatever the others do.
+//! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
+//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed), or whoever pumped is
+//!   awake and looks for room itself ([`Outbound::look_for_room`]); it pumps once more, armed, before it rests. A pump that
+//!   pauses leaves word for the driver, or was the driver's.
+//! - **O6** No step takes longer for what else waits: lanes are lists with an index, and flows are sorted.
+
+mod flows;
+mod link;
+mod notices;
+mod outgoing;
+mod streams;
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use hashlink::LinkedHashMap;
+
+use crate::error::Error;
+use crate::fail_point;
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::{self, Held, Queued};
+use crate::limits::Limits;
+use crate::security::cipher::Sealer;
+use crate::session::ledger::Ledger;
+use crate::session::outbound::flows::{Flows, Key};
+pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
+use crate::session::outbound::link::Link;
+use crate::session::outbound::notices::Notices;
+use crate::session::outbound::outgoing::QUEUE_ENTRY;
+pub use crate::session::outbound::outgoing::{Outgoing, Room};
+use crate::session::pending::CallId;
+use crate::transport::RecordSender;
+use crate::values::buffers;
+use crate::values::content::Content;
+use crate::wire::fields::{len_u64, u32_len};
+use crate::wire::frame::{HEADER_LEN, Header, Kind};
+use crate::wire::message::HEAD_LEN;
+
+/// The most payload that leaves as one chunk, past what takes turns. What is longer is better cut: the peer copies the
+/// first part out while we copy the next one in.
+const MAX_WHOLE: usize = 16 << 10;
+/// The most payload in a chunk of a message that has several: each pays a header and a publish, and five lie ahead in half
+/// of the default ring.
+const MAX_CHUNK: usize = 48 << 10;
+/// Chunks that a section is cut into at least, as far as they are not shorter than [`MAX_WHOLE`].
+const CHUNKS: usize = 8;
+/// After about this many bytes a pump pauses, so that whoever called it gets on.
+const LONG_PUMP: u64 = 1 << 20;
+/// The same where others may wait for the thread, or for the lock: one chunk. Where the peer shares our CPU it would run after
+/// each, so there it is never this little.
+const SHORT_PUMP: u64 = 1;
+/// Control frames that answer the peer and wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
+pub const MAX_ANSWERS: usize = 4096;
+/// How a pump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pumped {
+    /// Nothing is left that could go: the queue is empty, or waits for credit, which arrives as a frame.
+    Done,
+    /// The ring is full; the peer has been asked to wake us.
+    Full,
+    /// It paused for fairness: call again soon.
+    More,
+}
+
+/// How far a call's request had got when it was withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// Nothing of it had left.
+    Unsent,
+    /// A part had left; an abort frame follows it.
+    Partly,
+    /// All of it had left.
+    Sent,
+}
+
+/// The sending half of a session.
+pub struct Outbound {
+    link: Link,
+    /// Whole frames, with what little they carry.
+    control: VecDeque<(Header, Vec<u8>)>,
+    /// How many of those answer the peer.
+    answers: usize,
+    /// By their numbers, in one lane: events never overtake each other.
+    events: LinkedHashMap<u64, Outgoing>,
+    /// The number of the last event that was queued.
+    last_event: u64,
+    /// The farewell: after everything else in the control lane.
+    goodbye: Option<Vec<u8>>,
+    notices: Notices,
+    small: LinkedHashMap<Key, Outgoing>,
+    flows: Flows,
+    /// Bytes that the peer still takes.
+    credit: u64,
+    /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
+    owed: u64,
+    /// Only a farewell may still leave.
+    closed: bool,
+    /// Bytes queued, and something per message; and how much of it belongs to streams.
+    queued: u64,
+    queued_streams: u64,
+    /// The last pump paused.
+    paused: bool,
+    /// The peer shares our CPU: it runs once it is rung, and so is rung for all that a pump has sent.
+    peer_is_near: bool,
+    ledger: Arc<Ledger>,
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbound")
+            .field("small", &self.small.len())
+            .field("flows", &self.flows)
+            .field("credit", &self.credit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outbound {
+    pub fn new(sender: Box<dyn RecordSender>, ledger: Arc<Ledger>) -> Self {
+        let mut outbound = Self {
+            link: Link::new(sender),
+            control: VecDeque::new(),
+            answers: 0,
+            events: LinkedHashMap::new(),
+            last_event: 0,
+            goodbye: None,
+            notices: Notices::default(),
+            small: LinkedHashMap::new(),
+            flows: Flows::new(),
+            credit: 0,
+            owed: 0,
+            closed: false,
+            queued: 0,
+            queued_streams: 0,
+            paused: false,
+            peer_is_near: false,
+            ledger,
+        };
+        outbound.flows.whole = outbound.whole_len();
+        outbound
+    }
+
+    /// From the next frame on, frames are sealed.
+    pub fn seal_with(&mut self, sealer: Box<dyn Sealer>) {
+        self.link.sealer = Some(sealer);
+        self.flows.whole = self.whole_len();
+    }
+
+    /// The handshake is over, and the peer has told what it takes.
+    pub fn open(&mut self, peer_limits: &Limits) {
+        self.add_credit(peer_limits.max_buffered);
+        self.flows.max_started = u32_len(peer_limits.max_in_flight);
+    }
+
+    /// The peer takes this many bytes more.
+    pub fn add_credit(&mut self, bytes: u64) {
+        self.credit = self.credit.saturating_add(bytes);
+    }
+
+    /// Says whether the peer shares our CPU.
+    pub const fn set_peer_near(&mut self, near: bool) {
+        self.peer_is_near = near;
+    }
+
+    /// Queues a message. It leaves with the next [`pump`](Self::pump).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if one of its kind and id waits already: the peer has used an id again whose answer it has not read.
+    pub fn push(&mut self, message: Outgoing) -> Result<(), Error> {
+        if self.closed {
+            return Ok(());
+        }
+        let key = (message.kind, message.id);
+        if self.small.contains_key(&key) || self.flows.has(&key) {
+            return Err(Error::Protocol("two calls with one id".to_owned()));
+        }
+        self.queued += message.cost() + QUEUE_ENTRY;
+        match message.kind {
+            Kind::Response => self.ledger.queue_response(),
+            Kind::Request => self.ledger.queue_request(),
+            _ => {}
+        }
+        self.sort_in(message);
+        Ok(())
+    }
+
+    /// Puts a message into its lane, behind the others.
+    fn sort_in(&mut self, message: Outgoing) {
+        if !has_left(&self.events, message.event) {
+            self.flows.hold(message);
+        } else if message.is_small(self.whole_len()) {
+            self.small.insert((message.kind, message.id), message);
+        } else {
+            self.flows.push(message);
+        }
+    }
+
+    /// Sends a message past the lanes, if nothing waits there and it is one plain chunk that the peer and the ring take:
+    /// then no place in a lane is made for it. Returns whether it has left; [`publish`](Self::publish) makes it visible.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn push_through(
+        &mut self,
+        kind: Kind,
+        id: u64,
+        content: &mut Content,
+        (selector, member, stamp): (u16, u16, u64),
+    ) -> Result<bool, Error> {
+        if !self.is_clear() {
+            return Ok(false);
+        }
+        let whole = self.whole_len();
+        let Some(message) = content.as_plain(selector, member, stamp) else { return Ok(false) };
+        let cost = len_u64(message.len() - HEAD_LEN);
+        if message.len() > whole || cost > self.credit {
+            return Ok(false);
+        }
+        let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        if !self.link.push(&Header::whole(kind, id, len), message, 0)? {
+            return Ok(false); // As the caller queues it next, and pumps, O5 holds.
+        }
+        self.credit -= cost;
+        fail_point::at("message.pushed");
+        Ok(true)
+    }
+
+    /// Whether nothing waits to be sent.
+    pub fn is_clear(&self) -> bool {
+        self.queued == 0
+            && self.control.is_empty()
+            && self.notices.is_empty()
+            && self.owed == 0
+            && self.goodbye.is_none()
+            && !self.closed
+            && !self.wants_room()
+            && !self.ledger.is_due()
+    }
+
+    /// Queues an event, and returns its place in the lane.
+    pub fn push_event(&mut self, mut message: Outgoing) -> u64 {
+        if self.closed {
+            return self.last_event;
+        }
+        self.last_event += 1;
+        message.event = self.last_event;
+        self.queued += message.cost() + QUEUE_ENTRY;
+        self.events.insert(self.last_event, message);
+        self.last_event
+    }
+
+    /// Queues a mark behind the events of a subscription, or makes the last one say this number if it still waits. Returns its
+    /// place in the lane.
+    pub fn push_event_mark(&mut self, subscription: u32, number: u64, last: u64) -> u64 {
+        if let Some(mark) = self.events.get_mut(&last) {
+            if mark.kind == Kind::EventLag {
+                mark.first = number.to_le_bytes().to_vec();
+                return last;
+            }
+        }
+        self.push_event(Outgoing::mark(subscription, number))
+    }
+
+    /// Drops those of these events that wait, and of which nothing has left: their subscriber is gone.
+    pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
+        for event in events {
+            if self.events.get(&event).is_some_and(|message| !message.started) {
+                if let Some(message) = self.events.remove(&event) {
+                    self.queued -= message.cost() + QUEUE_ENTRY;
+                }
+            }
+        }
+    }
+
+    /// Queues a frame of the control lane: its id is all it carries.
+    pub fn push_control(&mut self, kind: Kind, id: u64) {
+        self.push_control_with(kind, id, Vec::new());
+    }
+
+    /// Queues a frame of the control lane with a short payload.
+    pub fn push_control_with(&mut self, kind: Kind, id: u64, payload: Vec<u8>) {
+        if !self.closed {
+            let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            self.control.push_back((Header::whole(kind, id, len), payload));
+        }
+    }
+
+    /// Queues a frame of the control lane that answers the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer has left too many unread.
+    pub fn push_answer(&mut self, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), Error> {
+        if self.answers >= MAX_ANSWERS {
+            return Err(Error::Protocol("it asks for more answers than it reads".to_owned()));
+        }
+        self.answers += 1;
+        self.push_control_with(kind, id, payload);
+        Ok(())
+    }
+
+    /// Lets the peer send so much more of a stream of its own.
+    pub fn grant(&mut self, stream: u64, items: u32, bytes: u64) {
+        if !self.closed {
+            self.notices.credit(stream, items, bytes);
+        }
+    }
+
+    /// Tells the peer that nobody reads a stream of its own any more.
+    pub fn refuse_stream(&mut self, stream: u64) {
+        if !self.closed {
+            self.notices.cancel(stream);
+        }
+    }
+
+    /// Tells the peer that values of an event have been taken.
+    pub fn acknowledge_event(&mut self, subscription: u32, values: u32) {
+        if !self.closed {
+            self.notices.acknowledge(subscription, values);
+        }
+    }
+
+    /// A stream of the peer's has ended: there is nothing more to tell it of that.
+    pub fn forget_stream_of_peer(&mut self, stream: u64) {
+        self.notices.forget_stream(stream);
+    }
+
+    /// This side ends a subscription: there is nothing more to acknowledge.
+    pub fn unsubscribe(&mut self, subscription: u32) {
+        self.notices.forget_subscription(subscription);
+        self.push_control(Kind::Unsubscribe, u64::from(subscription));
+    }
+
+    /// Queues the last mark of a subscription, ahead of the farewell. [wire.event.lag]
+    pub fn push_last_mark(&mut self, subscription: u32, number: u64) {
+        let payload = number.to_le_bytes().to_vec();
+        let header = Header::whole(Kind::EventLag, u64::from(subscription), 8);
+        self.control.push_back((header, payload));
+    }
+
+    /// Queues the farewell.
+    pub fn push_goodbye(&mut self, reason: &str) {
+        self.goodbye = Some(reason.as_bytes().to_vec());
+    }
+
+    /// Whether the farewell still waits for room.
+    pub const fn has_goodbye(&self) -> bool {
+        self.goodbye.is_some()
+    }
+
+    /// Takes a request back, as far as it has not left, and returns its streams, which end with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer has left too many control frames unread.
+    pub fn withdraw_request(&mut self, id: CallId) -> Result<(Withdrawn, Range<u64>), Error> {
+        self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
+    }
+
+    /// Takes a response back, as far as it has not left, and returns its streams, which end with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer has left too many control frames unread.
+    pub fn withdraw_response(&mut self, id: u64) -> Result<(Withdrawn, Range<u64>), Error> {
+        self.withdraw(Kind::Response, Kind::AbortResponse, id)
+    }
+
+    fn withdraw(
+        &mut self,
+        kind: Kind,
+        abort: Kind,
+        id: u64,
+    ) -> Result<(Withdrawn, Range<u64>), Error> {
+        let key = (kind, id);
+        let message = self.small.remove(&key).or_else(|| self.flows.remove(key));
+        let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
+        self.queued -= message.cost() + QUEUE_ENTRY;
+        self.note_left(message.kind);
+        let streams = message.streams.clone();
+        self.flows.forget_streams(streams.clone());
+        if !message.started {
+            return Ok((Withdrawn::Unsent, streams));
+        }
+        self.flows.started -= 1;
+        if message.section == 0 {
+            // The peer has not seen the blob table, and so has not charged the blobs.
+            self.add_credit(message.blob_bytes());
+        }
+        match kind {
+            Kind::Response => self.push_answer(abort, id, Vec::new())?,
+            _ => self.push_control(abort, id),
+        }
+        Ok((Withdrawn::Partly, streams))
+    }
+
+    /// The requests of which nothing has left; for telling what was surely not executed.
+    pub fn unsent_requests(&self) -> HashSet<CallId> {
+        let unsent = |m: &&Outgoing| m.kind == Kind::Request && !m.started;
+        let waiting = self.small.values().chain(self.flows.messages());
+        waiting.filter(unsent).map(|m| CallId(m.id)).collect()
+    }
+
+    /// Drops everything that is queued, and takes nothing more but a farewell.
+    pub fn clear(&mut self) {
+        self.control.clear();
+        self.answers = 0;
+        self.events.clear();
+        self.small.clear();
+        self.notices.clear();
+        self.flows.clear();
+        self.queued = 0;
+        self.queued_streams = 0;
+        self.ledger.take_responses(self.ledger.unsent_responses());
+        self.ledger.take_requests(self.ledger.unsent_requests());
+        self.paused = false;
+        self.closed = true;
+    }
+
+    /// A message leaves the queue.
+    fn note_left(&self, kind: Kind) {
+        match kind {
+            Kind::Response => self.ledger.take_responses(1),
+            Kind::Request => self.ledger.take_requests(1),
+            _ => {}
+        }
+    }
+
+    /// Whether this request waits, or a part of it.
+    pub fn has_request(&self, id: u64) -> bool {
+        let key = (Kind::Request, id);
+        self.small.contains_key(&key) || self.flows.has(&key)
+    }
+
+    /// Whether this ping waits.
+    pub fn has_ping(&self, id: u64) -> bool {
+        let ping = |(header, _): &(Header, _)| header.kind == Kind::Ping && header.id == id;
+        self.control.iter().any(ping)
+    }
+
+    /// Bytes in the queue, plus something per message.
+    pub const fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// The same without those of streams.
+    pub const fn backlog(&self) -> u64 {
+        self.queued - self.queued_streams
+    }
+
+    /// What waits, looked at where it waits. Asserts that it is what has been counted.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub fn held(&self) -> Queued {
+        let sum =
+            |messages: &mut dyn Iterator<Item = &Outgoing>| messages.map(Outgoing::held).sum();
+        let control = self.control.iter().map(|(_, payload)| Held {
+            entries: 1,
+            size: 0,
+            memory: held::bytes::<(Header, Vec<u8>)>(1) + len_u64(payload.capacity()),
+        });
+        let (of_streams, lanes) = self.flows.held_of_streams();
+        let queued = Queued {
+            control: control.sum(),
+            notices: self.notices.held(),
+            events: sum(&mut self.events.values()),
+            messages: sum(&mut self.small.values().chain(self.flows.messages())),
+            of_streams,
+            lanes,
+        };
+        let counted = |held: Held| held.size + QUEUE_ENTRY * len_u64(held.entries);
+        assert_eq!(self.queued_streams, counted(queued.of_streams));
+        assert_eq!(self.backlog(), counted(queued.events + queued.messages));
+        queued
+    }
+
+    /// Whether something waits that could go, with more room than a sender ever asks to be woken at (O5): a record and
+    /// its spare, or a quarter of the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the peer broke a rule of the shared state.
+    pub fn is_stuck(&mut self) -> Result<bool, Error> {
+        let may_send = |m: Option<(_, &Outgoing)>| m.is_some_and(|(_, m)| self.may_send(m));
+        let waits = !self.control.is_empty()
+            || !self.notices.is_empty()
+            || may_send(self.events.front().map(|(_, m)| ((), m)))
+            || may_send(self.small.front().map(|(_, m)| ((), m)))
+            || self.flows.has_next(self.credit);
+        let sender = &mut self.link.sender;
+        Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
+    }
+
+    /// Bytes that the peer still takes.
+    #[cfg(test)]
+    pub const fn credit(&self) -> u64 {
+        self.credit
+    }
+
+    /// Sends what can be sent, of what takes turns a chunk, and publishes it if `publish`; the caller publishes otherwise.
+    /// If the ring is full, the peer wakes us.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn pump(&mut self, publish: bool) -> Result<Pumped, Error> {
+        self.pump_armed(publish, SHORT_PUMP)
+    }
+
+    /// The same for who keeps nobody waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn pump_at_length(&mut self) -> Result<Pumped, Error> {
+        self.pump_armed(true, LONG_PUMP)
+    }
+
+    fn pump_armed(&mut self, publish: bool, most: u64) -> Result<Pumped, Error> {
+        loop {
+            let pumped = self.pump_once(most);
+            if publish || !matches!(pumped, Ok(Pumped::Done)) {
+                self.publish()?;
+            }
+            // What is there had to be visible before we ask, or nobody makes any room.
+            if !matches!(pumped, Ok(Pumped::Full)) || !self.link.arm()? {
+                return pumped;
+            }
+        }
+    }
+
+    /// The same for somebody who will look for room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn pump_awake(&mut self, alone: bool) -> Result<Pumped, Error> {
+        let pumped = self.pump_once(if alone { LONG_PUMP } else { SHORT_PUMP });
+        self.publish()?;
+        pumped
+    }
+
+    /// Whether the ring was full at the last attempt, or that has paused.
+    pub const fn wants_room(&self) -> bool {
+        self.paused || self.link.wants_room()
+    }
+
+    /// Whether what did not fit, or had its pause, does now. Whoever looks is awake, and the peer is no longer asked to wake us (O5).
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the peer broke a rule of the shared state.
+    pub fn look_for_room(&mut self) -> Result<bool, Error> {
+        Ok(self.paused || self.link.look_for_room()?)
+    }
+
+    /// Makes what was pumped visible.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn publish(&mut self) -> Result<(), Error> {
+        Ok(self.link.sender.publish()?)
+    }
+
+    fn pump_once(&mut self, most: u64) -> Result<Pumped, Error> {
+        let pumped = self.pump_lanes(most)?;
+        self.paused = pumped == Pumped::More;
+        if pumped != Pumped::Full {
+            // What did not fit may have been withdrawn.
+            self.link.want_nothing();
+        }
+        Ok(pumped)
+    }
+
+    fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
+        // Taken whether or not there is room, or the driver would find it due for ever.
+        self.owed += self.ledger.take_due().unwrap_or_default();
+        while let Some((header, payload)) = self.control.front() {
+            if !self.link.push(header, payload, 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.answers -= usize::from(answers_the_peer(header.kind));
+            self.control.pop_front();
+        }
+        if self.owed > 0 && !self.closed {
+            if !self.link.push(&Header::whole(Kind::Credit, self.owed, 0), &[], 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.owed = 0;
+        }
+        while let Some((header, payload)) = self.notices.front() {
+            if !self.link.push(&header, &payload, 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.notices.pop();
+        }
+        if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
+            return Ok(Pumped::Full);
+        }
+        // What takes turns takes long to copy.
+        if !self.flows.is_empty() {
+            self.publish()?;
+        }
+        let pumped = self.pump_flows(most)?;
+        let empty = self.events.is_empty() && self.small.is_empty() && self.flows.is_empty();
+        if pumped == Pumped::Done && empty {
+            return self.pump_goodbye();
+        }
+        Ok(pumped)
+    }
+
+    /// Sends the messages of a lane that are small; returns `false` if the ring is full.
+    fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
+        let whole = self.whole_len();
+        if lane == Lane::Small {
+            self.release_held();
+        }
+        loop {
+            let front = match lane {
+                Lane::Events => self.events.values_mut().next(),
+                Lane::Small => self.small.values_mut().next(),
+            };
+            let Some(message) = front else { return Ok(true) };
+            let (kind, cost) = (message.kind, message.cost());
+            if cost > self.credit || message.started || !message.is_small(whole) {
+                return Ok(true);
+            }
+            if !self.link.push_all(message)? {
+                return Ok(false);
+            }
+            self.credit -= cost;
+            self.queued -= cost + QUEUE_ENTRY;
+            let sent = match lane {
+                Lane::Events => self.events.pop_front().map(|(_, message)| message),
+                Lane::Small => self.small.pop_front().map(|(_, message)| message),
+            };
+            self.note_left(kind);
+            fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
+            buffers::give(sent.map(Outgoing::into_buffer).unwrap_or_default());
+        }
+    }
+
+    /// Puts responses into their lanes whose events have left.
+    fn release_held(&mut self) {
+        while let Some(message) = self.flows.release(|event| has_left(&self.events, event)) {
+            self.sort_in(message);
+        }
+    }
+
+    /// Sends what leaves in turn, a chunk each, until that is so much; the event lane takes part with its first message.
+    fn pump_flows(&mut self, most: u64) -> Result<Pumped, Error> {
+        let mut sent = 0;
+        let most = if self.peer_is_near { LONG_PUMP } else { most };
+        while sent < most {
+            let before = sent;
+            if self.has_long_event() {
+                if let Some((number, message)) = self.events.pop_front() {
+                    let (chunk, unfinished) = self.send_chunk(message)?;
+                    let has_left = unfinished.is_none();
+                    if let Some(message) = unfinished {
+                        self.events.insert(number, message);
+                        self.events.to_front(&number);
+                    }
+                    let Some(chunk) = chunk else { return Ok(Pumped::Full) };
+                    sent += chunk;
+                    // Those behind it, and the responses that waited for it.
+                    if has_left
+                        && !(self.pump_small(Lane::Events)? && self.pump_small(Lane::Small)?)
+                    {
+                        return Ok(Pumped::Full);
+                    }
+                }
+            }
+            if let Some((turn, flow)) = self.flows.next(self.credit) {
+                let taken = self.take_turn(flow)?;
+                if taken.full {
+                    // It goes on with its turn when there is room: else one of two would always be cut short.
+                    taken.rest.into_iter().for_each(|flow| self.flows.put(turn, flow));
+                    return Ok(Pumped::Full);
+                }
+                taken.rest.into_iter().for_each(|flow| self.flows.put_last(flow));
+                sent += taken.sent;
+            }
+            if sent == before {
+                return Ok(Pumped::Done);
+            }
+        }
+        let more = self.has_long_event() || self.flows.has_next(self.credit);
+        Ok(if more { Pumped::More } else { Pumped::Done })
+    }
+
+    /// Whether the first event can go on: the lane of what is small has left it.
+    fn has_long_event(&self) -> bool {
+        self.events.front().is_some_and(|(_, message)| self.may_send(message))
+    }
+
+    /// Whether the peer takes the next chunk of this message (O3).
+    fn may_send(&self, message: &Outgoing) -> bool {
+        let whole = message.is_one_chunk(self.whole_len());
+        let may_start = whole || self.flows.started < self.flows.max_started;
+        message.started || (message.cost() <= self.credit && may_start)
+    }
+
+    /// Sends one chunk. Returns its length, or `None` if the ring is full, and the message unless that was its last.
+    fn send_chunk(
+        &mut self,
+        mut message: Outgoing,
+    ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
+        let cost = message.cost();
+        // A small message that was held back is no bulk; the small items of a stream are.
+        let in_turn = message.kind.is_of_stream() || !message.is_small(self.whole_len());
+        let chunk = (message.section_len() / CHUNKS).clamp(self.whole_len(), self.chunk_len());
+        let spare = if in_turn { self.link.sender.capacity() / 2 } else { 0 };
+        let (header, payload) = message.chunk(chunk);
+        let len = payload.len();
+        if !self.link.push(&header, payload, spare)? {
+            return Ok((None, Some(message)));
+        }
+        fail_point::at("chunk.pushed");
+        if len == chunk && !self.peer_is_near {
+            self.link.sender.publish()?;
+        }
+        if !message.started {
+            self.credit -= cost;
+            self.flows.started += 1;
+        }
+        if !message.advance(len) {
+            return Ok((Some(len_u64(len)), Some(message)));
+        }
+        self.flows.started -= 1;
+        self.queued -= cost + QUEUE_ENTRY;
+        self.note_left(message.kind);
+        self.queued_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
+        buffers::give(message.into_buffer());
+        Ok((Some(len_u64(len)), None))
+    }
+
+    /// The last frame of this side. [wire.goodbye]
+    fn pump_goodbye(&mut self) -> Result<Pumped, Error> {
+        let Some(reason) = &self.goodbye else { return Ok(Pumped::Done) };
+        let reason = &reason[..reason.len().min(self.chunk_len())];
+        let header = Header::whole(Kind::Goodbye, 0, u32::try_from(reason.len()).unwrap_or(0));
+        if !self.link.push(&header, reason, 0)? {
+            return Ok(Pumped::Full);
+        }
+        self.goodbye = None;
+        fail_point::at("goodbye.pushed");
+        Ok(Pumped::Done)
+    }
+
+    /// The most payload in one chunk on this transport.
+    fn chunk_len(&self) -> usize {
+        let overhead = self.link.overhead() + HEADER_LEN;
+        self.link.sender.max_record().saturating_sub(overhead).min(MAX_CHUNK)
+    }
+
+    /// The most payload that leaves as one chunk.
+    fn whole_len(&self) -> usize {
+        self.chunk_len().min(MAX_WHOLE)
+    }
+}
+
+/// The lanes of messages that are small.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Events,
+    Small,
+}
+
+/// Whether this event, and so every one before it, has left.
+fn has_left(events: &LinkedHashMap<u64, Outgoing>, event: u64) -> bool {
+    events.front().is_none_or(|(first, _)| *first > event)
+}
+
+/// Whether the peer has asked for a frame of this kind.
+const fn answers_the_peer(kind: Kind) -> bool {
+    matches!(kind, Kind::Pong | Kind::EventEnd | Kind::AbortResponse)
+}

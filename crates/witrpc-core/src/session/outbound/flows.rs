@@ -1,0 +1,523 @@
+//! What leaves in turn: long messages, and streams, whose items keep their order whatever their size.
+//!
+//! A flow waits in one of four places: `ready` for its turn, `waiting` for credit, `parked` until fewer messages are
+//! under way in chunks, or `held` until an event has left. Finding the next, and taking any of them back, takes logarithmic
+//! time, whatever else waits: a peer decides how much does.
+//!
+//! A stream that is open has a lane of its own here, from the moment that the message which announces it is queued until
+//! its end has left: so the peer never sees more streams open at a time than are counted here. Pure.
+//!
+//! # Invariants
+//!
+//! - **F1** A flow is in just one place, and the record of it (`places`, or the stream's lane) says which; in none while its turn
+//!   is being taken.
+//! - **F2** A stream has a place exactly if its queue is not empty and its turn is not being taken.
+//! - **F3** After [`Flows::next`] has returned `None`, no flow could go: what waits needs more credit than there is, what is
+//!   parked finds as many messages under way as there may be.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
+
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::Held;
+use crate::session::outbound::outgoing::Outgoing;
+use crate::wire::fields::len_u64;
+use crate::wire::frame::Kind;
+
+/// Streams that one side may have open at a time: each costs both sides an entry in a table. [wire.streams]
+pub const MAX_STREAMS: usize = 65_535;
+
+/// A message, by what the wire knows it by.
+pub(super) type Key = (Kind, u64);
+
+/// What takes its turn.
+#[derive(Debug)]
+pub(super) enum Flow {
+    Message(Outgoing),
+    /// The stream of this id, whose queue is not empty.
+    Stream(u64),
+}
+
+/// Where a flow is, and under which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready(u64),
+    Waiting(u64, u64),
+    Parked(u64),
+    Held(u64, u64),
+}
+
+/// What a flow takes to go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Needs {
+    /// Credit: nothing if it has started.
+    credit: u64,
+    /// A place among the messages that are under way in chunks (O4).
+    start: bool,
+}
+
+/// Flows, in the order of their turns.
+#[derive(Debug)]
+pub(super) struct Flows {
+    /// By turn.
+    ready: BTreeMap<u64, (Flow, Needs)>,
+    /// What those that are ready need together.
+    promised: u64,
+    starting: usize,
+    /// By the credit that each needs, then by turn.
+    waiting: BTreeMap<(u64, u64), Flow>,
+    /// By turn.
+    parked: BTreeMap<u64, Flow>,
+    /// By event, then by id.
+    held: BTreeMap<(u64, u64), Outgoing>,
+    /// Where messages are (F1).
+    places: HashMap<Key, Place>,
+    /// Our streams that are open.
+    pub(super) streams: HashMap<u64, StreamLane>,
+    next_stream: u64,
+    next_turn: u64,
+    /// Messages of which a part has left, and how many there may be.
+    pub(super) started: usize,
+    pub(super) max_started: usize,
+    /// The most payload that leaves as one chunk.
+    pub(super) whole: usize,
+}
+
+/// What waits of a stream that is open.
+#[derive(Debug, Default)]
+pub(super) struct StreamLane {
+    pub(super) queue: VecDeque<Outgoing>,
+    /// F2.
+    place: Option<Place>,
+    /// The end is in the queue; nothing follows it.
+    ended: bool,
+}
+
+/// How a flow's turn went.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Bytes.
+    pub(super) sent: u64,
+    /// There was no room for more.
+    pub(super) full: bool,
+    /// The flow, unless it has nothing more.
+    pub(super) rest: Option<Flow>,
+}
+
+/// As many streams are open as there may be.
+#[derive(Debug, thiserror::Error)]
+#[error("this side may have {MAX_STREAMS} streams open on a connection, and these would be more")]
+pub struct TooManyStreams;
+
+impl Flows {
+    pub(super) fn new() -> Self {
+        Self {
+            ready: BTreeMap::new(),
+            promised: 0,
+            starting: 0,
+            waiting: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            held: BTreeMap::new(),
+            places: HashMap::new(),
+            streams: HashMap::new(),
+            next_stream: 0,
+            next_turn: 0,
+            started: 0,
+            max_started: usize::MAX,
+            whole: usize::MAX,
+        }
+    }
+
+    /// Drops all of them. Ids of streams are not used again.
+    pub(super) fn clear(&mut self) {
+        *self = Self { next_stream: self.next_stream, whole: self.whole, ..Self::new() };
+    }
+
+    /// Queues a message behind the others.
+    pub(super) fn push(&mut self, message: Outgoing) {
+        self.put_last(Flow::Message(message));
+    }
+
+    /// Keeps a message until its event has left.
+    pub(super) fn hold(&mut self, message: Outgoing) {
+        let (event, id) = (message.event, message.id);
+        self.places.insert((message.kind, id), Place::Held(event, id));
+        self.held.insert((event, id), message);
+    }
+
+    /// Takes out a message whose event has left, if there is one.
+    pub(super) fn release(&mut self, has_left: impl Fn(u64) -> bool) -> Option<Outgoing> {
+        let entry = self.held.first_entry().filter(|entry| has_left(entry.key().0))?;
+        let message = entry.remove();
+        self.places.remove(&(message.kind, message.id));
+        Some(message)
+    }
+
+    /// Takes a message back, wherever it waits.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Outgoing> {
+        let flow = match *self.places.get(&key)? {
+            Place::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+            place => self.take(place),
+        };
+        self.places.remove(&key);
+        if let Some(Flow::Message(message)) = flow { Some(message) } else { None }
+    }
+
+    /// Takes out the next flow that can go with this much credit (F3).
+    pub(super) fn next(&mut self, credit: u64) -> Option<(u64, Flow)> {
+        loop {
+            self.promote(credit);
+            let (&turn, _) = self.ready.first_key_value()?;
+            let (flow, needs) = self.take_ready(turn)?;
+            if needs.credit > credit {
+                self.set_place(&flow, Some(Place::Waiting(needs.credit, turn)));
+                self.waiting.insert((needs.credit, turn), flow);
+            } else if needs.start && self.started >= self.max_started {
+                self.set_place(&flow, Some(Place::Parked(turn)));
+                self.parked.insert(turn, flow);
+            } else {
+                self.set_place(&flow, None);
+                return Some((turn, flow));
+            }
+        }
+    }
+
+    /// Whether a flow can go with this much credit.
+    pub(super) fn has_next(&mut self, credit: u64) -> bool {
+        let next = self.next(credit);
+        next.map(|(turn, flow)| self.put(turn, flow)).is_some()
+    }
+
+    /// Puts a flow back whose turn was cut short: it goes on with it when there is room.
+    pub(super) fn put(&mut self, turn: u64, flow: Flow) {
+        let needs = self.needs(&flow);
+        self.make_ready(turn, flow, needs);
+    }
+
+    /// Puts a flow behind the others.
+    pub(super) fn put_last(&mut self, flow: Flow) {
+        self.next_turn += 1;
+        self.put(self.next_turn, flow);
+    }
+
+    /// The messages that wait, but for those of streams.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Outgoing> {
+        let ready = self.ready.values().map(|(flow, _)| flow);
+        let flows = ready.chain(self.waiting.values()).chain(self.parked.values());
+        let messages = flows.filter_map(|flow| match flow {
+            Flow::Message(message) => Some(message),
+            Flow::Stream(_) => None,
+        });
+        messages.chain(self.held.values())
+    }
+
+    /// Whether no flow waits, wherever.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+            && self.waiting.is_empty()
+            && self.parked.is_empty()
+            && self.held.is_empty()
+    }
+
+    /// Whether this message waits.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Makes those ready that can go (F3), and no more than there is credit for: so each is moved about only as often as credit
+    /// comes that would do for it.
+    fn promote(&mut self, credit: u64) {
+        while let Some(first) = self.waiting.first_entry() {
+            let (need, turn) = *first.key();
+            if need > credit.saturating_sub(self.promised) {
+                break;
+            }
+            let flow = first.remove();
+            self.put(turn, flow);
+        }
+        while self.started + self.starting < self.max_started {
+            let Some((turn, flow)) = self.parked.pop_first() else { break };
+            self.put(turn, flow);
+        }
+    }
+
+    fn make_ready(&mut self, turn: u64, flow: Flow, needs: Needs) {
+        self.promised = self.promised.saturating_add(needs.credit);
+        self.starting += usize::from(needs.start);
+        self.set_place(&flow, Some(Place::Ready(turn)));
+        self.ready.insert(turn, (flow, needs));
+    }
+
+    fn take_ready(&mut self, turn: u64) -> Option<(Flow, Needs)> {
+        let (flow, needs) = self.ready.remove(&turn)?;
+        self.promised = self.promised.saturating_sub(needs.credit);
+        self.starting -= usize::from(needs.start);
+        Some((flow, needs))
+    }
+
+    /// Takes a flow out of its place.
+    fn take(&mut self, place: Place) -> Option<Flow> {
+        match place {
+            Place::Ready(turn) => self.take_ready(turn).map(|(flow, _)| flow),
+            Place::Waiting(need, turn) => self.waiting.remove(&(need, turn)),
+            Place::Parked(turn) => self.parked.remove(&turn),
+            Place::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+        }
+    }
+
+    fn set_place(&mut self, flow: &Flow, place: Option<Place>) {
+        match (flow, place) {
+            (Flow::Message(m), Some(place)) => drop(self.places.insert((m.kind, m.id), place)),
+            (Flow::Message(m), None) => drop(self.places.remove(&(m.kind, m.id))),
+            (Flow::Stream(id), place) => {
+                if let Some(lane) = self.streams.get_mut(id) {
+                    lane.place = place;
+                }
+            }
+        }
+    }
+
+    fn needs(&self, flow: &Flow) -> Needs {
+        let message = match flow {
+            Flow::Message(message) => Some(message),
+            Flow::Stream(id) => self.streams.get(id).and_then(|lane| lane.queue.front()),
+        };
+        match message {
+            Some(m) if !m.started => Needs { credit: m.cost(), start: !m.is_one_chunk(self.whole) },
+            _ => Needs::default(),
+        }
+    }
+}
+
+/// Streams.
+impl Flows {
+    /// Streams that are open, or whose end has not left.
+    pub(super) fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// What waits in the lanes of streams, and those lanes.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub(super) fn held_of_streams(&self) -> (Held, Held) {
+        let queued = self.streams.values().flat_map(|lane| &lane.queue).map(Outgoing::held).sum();
+        (queued, Held::plain::<(u64, StreamLane)>(self.streams.len()))
+    }
+
+    /// Opens so many streams; returns their ids, which are never used again.
+    pub(super) fn open_streams(&mut self, count: usize, closed: bool) -> Range<u64> {
+        let first = self.next_stream;
+        self.next_stream += len_u64(count);
+        if !closed {
+            self.streams.extend((first..self.next_stream).map(|id| (id, StreamLane::default())));
+        }
+        first..self.next_stream
+    }
+
+    /// The message that announced these was taken back: the peer will never know of them.
+    pub(super) fn forget_streams(&mut self, ids: Range<u64>) {
+        for id in ids {
+            let place = self.streams.remove(&id).and_then(|lane| lane.place);
+            place.map(|place| self.take(place));
+        }
+    }
+
+    /// Queues an item or the end of a stream; returns `false`, and drops it, if the stream has ended.
+    pub(super) fn push_of_stream(&mut self, message: Outgoing) -> bool {
+        let id = message.id;
+        let Some(lane) = self.streams.get_mut(&id).filter(|lane| !lane.ended) else { return false };
+        lane.ended = message.kind == Kind::StreamEnd;
+        lane.queue.push_back(message);
+        // Its turn is never being taken meanwhile.
+        if lane.place.is_none() {
+            self.put_last(Flow::Stream(id));
+        }
+        true
+    }
+
+    /// Drops what of a stream has not begun to leave, and queues its end; returns what was dropped, and whether the end is new.
+    pub(super) fn cancel_stream(&mut self, id: u64, end: Outgoing) -> (Vec<Outgoing>, bool) {
+        let Some(lane) = self.streams.get_mut(&id) else { return (Vec::new(), false) };
+        let place = lane.place.take();
+        let keep = |m: &Outgoing| m.started || m.kind == Kind::StreamEnd;
+        let (mut kept, mut dropped): (Vec<_>, Vec<_>) = lane.queue.drain(..).partition(keep);
+        // What has begun to leave keeps its room, which the last item has that was queued with it.
+        if let Some(begun) = kept.iter_mut().find(|m| m.started && m.room.is_none()) {
+            begun.room = dropped.iter_mut().find_map(|m| m.room.take());
+        }
+        lane.queue = kept.into();
+        let is_new = !std::mem::replace(&mut lane.ended, true);
+        if is_new {
+            lane.queue.push_back(end);
+        }
+        let is_empty = lane.queue.is_empty();
+        // What it needs may be another thing now.
+        let turn = place.map(|place| (place.turn(), self.take(place)));
+        match turn {
+            _ if is_empty => {}
+            Some((turn, _)) => self.put(turn, Flow::Stream(id)),
+            None => self.put_last(Flow::Stream(id)),
+        }
+        (dropped, is_new)
+    }
+}
+
+impl Place {
+    const fn turn(self) -> u64 {
+        match self {
+            Self::Ready(turn) | Self::Waiting(_, turn) | Self::Parked(turn) => turn,
+            Self::Held(..) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use crate::session::outbound::Room;
+    use crate::values::content::Content;
+    use tokio::sync::Semaphore;
+
+    use super::Flow;
+    use super::Flows;
+    use crate::session::outbound::Outgoing;
+    use crate::wire::frame::Kind;
+
+    const WHOLE: usize = 1000;
+
+    fn message(id: u64, cost: usize) -> Outgoing {
+        let content = Content::plain(Vec::new(), &vec![0; cost]);
+        Outgoing::new(Kind::Request, id, content, (0, 0, 0), None)
+    }
+
+    fn flows(max_started: usize) -> Flows {
+        Flows { max_started, whole: WHOLE, ..Flows::new() }
+    }
+
+    fn next(flows: &mut Flows, credit: u64) -> Option<u64> {
+        match flows.next(credit)? {
+            (_, Flow::Message(message)) => Some(message.id),
+            (_, Flow::Stream(_)) => panic!("a stream"),
+        }
+    }
+
+    #[test]
+    fn what_can_go_goes_in_its_turn_and_the_rest_holds_up_nobody() {
+        let mut flows = flows(8);
+        for (id, cost) in [(1, 500), (2, 100), (3, 300), (4, 100), (5, 600)] {
+            flows.push(message(id, cost));
+        }
+        assert!(flows.has_next(100));
+        assert_eq!([next(&mut flows, 300), next(&mut flows, 200)], [Some(2), Some(4)]);
+        assert_eq!(next(&mut flows, 299), None);
+        assert!(!flows.has_next(299) && flows.has_next(300));
+        assert!(
+            flows.remove((Kind::Request, 1)).is_some()
+                && flows.remove((Kind::Request, 1)).is_none()
+        );
+        assert_eq!([next(&mut flows, 900), next(&mut flows, 600)], [Some(3), Some(5)]);
+        assert!(flows.is_empty() && flows.places.is_empty() && flows.promised == 0);
+    }
+
+    #[test]
+    fn messages_of_several_chunks_wait_until_there_are_fewer_under_way() {
+        let mut flows = flows(1);
+        for id in 1..=3 {
+            flows.push(message(id, 5 * WHOLE));
+        }
+        flows.push(message(4, 10));
+        let all = u64::MAX;
+        assert_eq!(next(&mut flows, all), Some(1));
+        flows.started = 1;
+        assert_eq!(next(&mut flows, all), Some(4), "it is one chunk");
+        assert_eq!(next(&mut flows, all), None);
+        flows.started = 0;
+        assert_eq!(next(&mut flows, 1), None, "nor is there credit");
+        assert_eq!(next(&mut flows, all), Some(2));
+        assert!(flows.remove((Kind::Request, 3)).is_some() && flows.is_empty());
+    }
+
+    #[test]
+    fn what_waits_for_an_event_is_let_go_in_the_order_of_events() {
+        let mut flows = flows(1);
+        for (id, event) in [(1, 7), (2, 5), (3, 6)] {
+            flows.hold(message(id, 1).after_event(event));
+        }
+        assert!(flows.release(|event| event < 5).is_none());
+        assert_eq!(flows.release(|event| event < 7).map(|m| m.id), Some(2));
+        assert!(flows.remove((Kind::Request, 3)).is_some());
+        assert!(flows.release(|event| event < 7).is_none() && !flows.is_empty());
+        assert_eq!(flows.release(|_| true).map(|m| m.id), Some(1));
+        assert!(flows.is_empty() && flows.places.is_empty());
+    }
+
+    /// Room is given back for what is dropped, and not for what stays.
+    #[test]
+    fn an_item_that_has_begun_to_leave_keeps_its_room_when_its_stream_is_cancelled() {
+        let queue = Arc::new(Semaphore::new(10_000));
+        let room = |bytes| {
+            let permit = Arc::clone(&queue).try_acquire_many_owned(bytes).unwrap();
+            Some(Box::new(permit) as Room)
+        };
+        let item = |len: usize, room| {
+            let content = Content::plain(Vec::new(), &vec![0; len]);
+            Outgoing::new(Kind::StreamItem, 0, content, (0, 0, 0), room)
+        };
+        let end = || Outgoing::new(Kind::StreamEnd, 0, Content::default(), (3, 0, 0), None);
+        for begun_alone in [false, true] {
+            let mut flows = flows(1);
+            flows.open_streams(1, false);
+            let mut begun = item(5 * WHOLE, if begun_alone { room(6000) } else { None });
+            begun.started = true;
+            assert!(flows.push_of_stream(begun));
+            assert!(flows.push_of_stream(item(1, room(if begun_alone { 2000 } else { 6000 }))));
+            assert!(flows.push_of_stream(item(1, room(1000))));
+            let (dropped, is_new) = flows.cancel_stream(0, end());
+            assert!(is_new && dropped.len() == 2);
+            drop(dropped);
+            assert_eq!(queue.available_permits(), 4000, "of the one that has begun");
+            flows.clear();
+            assert_eq!(queue.available_permits(), 10_000);
+        }
+    }
+
+    /// Against the plain list: the first that fits, behind whoever had its turn before.
+    #[test]
+    fn a_list_says_the_same_but_for_the_order_of_what_has_waited_for_credit() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let most = random.usize(1..4);
+            let mut flows = flows(most);
+            let (mut list, mut started, mut id) = (BTreeMap::new(), 0, 0);
+            for _ in 0..300 {
+                match random.u8(0..4) {
+                    0 => {
+                        id += 1;
+                        let cost = random.usize(0..3 * WHOLE);
+                        flows.push(message(id, cost));
+                        list.insert(id, cost as u64);
+                    }
+                    1 if !list.is_empty() => {
+                        let id = *list.keys().nth(random.usize(0..list.len())).unwrap();
+                        assert_eq!(flows.remove((Kind::Request, id)).map(|m| m.id), Some(id));
+                        list.remove(&id);
+                    }
+                    2 => started = random.usize(0..4),
+                    _ => {}
+                }
+                flows.started = started;
+                let credit = random.u64(0..4 * WHOLE as u64);
+                let chunked =
+                    |cost: u64| cost + crate::wire::message::HEAD_LEN as u64 > WHOLE as u64;
+                let fits = |cost: u64| cost <= credit && (!chunked(cost) || started < most);
+                let any = list.values().any(|cost| fits(*cost));
+                assert_eq!(flows.has_next(credit), any, "F3");
+                if let Some(id) = next(&mut flows, credit) {
+                    assert!(fits(list.remove(&id).unwrap()));
+                }
+                assert_eq!(flows.places.len(), list.len(), "F1");
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The transport's sending end as frames see it: sealed, and pushed with their header.
+
+use zeroize::Zeroize;
+
+use crate::error::Error;
+use crate::security::cipher::Sealer;
+use crate::session::outbound::outgoing::Outgoing;
+use crate::transport::RecordSender;
+use crate::wire::frame::{HEADER_LEN, Header};
+
+/// The transport's sender and what seals for it.
+pub(super) struct Link {
+    pub(super) sender: Box<dyn RecordSender>,
+    pub(super) sealer: Option<Box<dyn Sealer>>,
+    /// Where a payload is sealed before it is copied to the ring; small enough to stay in cache.
+    scratch: Vec<u8>,
+    /// What the last frame that did not fit needs: its record, and what is to be left free.
+    wanted: Option<(usize, usize)>,
+    /// Whether the peer has been asked to wake us for that.
+    armed: bool,
+}
+
+impl Link {
+    pub(super) fn new(sender: Box<dyn RecordSender>) -> Self {
+        Self { sender, sealer: None, scratch: Vec::new(), wanted: None, armed: false }
+    }
+
+    pub(super) fn overhead(&self) -> usize {
+        self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
+    }
+
+    /// Pushes one frame. Returns `false`, and remembers what it needs (O5), if there is no room.
+    pub(super) fn push(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        spare: usize,
+    ) -> Result<bool, Error> {
+        let head = header.encode();
+        let len = HEADER_LEN + payload.len() + self.overhead();
+        let pushed = match &mut self.sealer {
+            None => self.sender.try_push(&head, payload, spare)?,
+            Some(_) if !self.sender.has_room(len, spare)? => false,
+            Some(sealer) => {
+                self.scratch.clear();
+                self.scratch.extend_from_slice(payload);
+                let sealed = sealer.seal(&head, &mut self.scratch);
+                sealed.map_err(|error| {
+                    self.scratch.zeroize(); // It may not be sealed.
+                    Error::Protocol(error.to_string())
+                })?;
+                let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
+                debug_assert!(pushed, "room was just found, and only we fill it");
+                pushed
+            }
+        };
+        self.wanted = if pushed { None } else { Some((len, spare)) };
+        Ok(pushed)
+    }
+
+    /// Pushes a message that is small, whole or not at all: so it is never incomplete at the peer.
+    pub(super) fn push_all(&mut self, message: &mut Outgoing) -> Result<bool, Error> {
+        loop {
+            let (header, payload) = message.chunk(usize::MAX);
+            if !self.push(&header, payload, message.later_len())? {
+                debug_assert!(
+                    !message.started,
+                    "room for all of it was found, and only we fill it"
+                );
+                return Ok(false);
+            }
+            let len = payload.len();
+            if message.advance(len) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Nothing is left that did not fit.
+    pub(super) const fn want_nothing(&mut self) {
+        self.wanted = None;
+    }
+
+    /// Whether a frame did not fit.
+    pub(super) const fn wants_room(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether there is room for what did not fit; from here on somebody looks, and need not be woken.
+    pub(super) fn look_for_room(&mut self) -> Result<bool, Error> {
+        let Some((len, spare)) = self.wanted else { return Ok(false) };
+        if std::mem::take(&mut self.armed) {
+            self.sender.disarm();
+        }
+        Ok(self.sender.has_room(len, spare)?)
+    }
+
+    /// Asks the peer to wake us once what did not fit does. Returns `true`, and asks for nothing, if it does already.
+    pub(super) fn arm(&mut self) -> Result<bool, Error> {
+        let Some((len, spare)) = self.wanted else { return Ok(false) };
+        let fits = self.sender.arm(len, spare)?;
+        self.armed = !fits;
+        Ok(fits)
+    }
+}

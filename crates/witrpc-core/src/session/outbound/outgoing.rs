@@ -1,0 +1,203 @@
+//! One message on its way out: its sections, and how far it has got.
+
+use std::any::Any;
+use std::ops::Range;
+
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::{self, Held};
+use crate::values::buffers;
+use crate::values::content::{Content, Streams};
+use crate::values::spare;
+use crate::wire::fields::len_u64;
+use crate::wire::frame::{Header, Kind};
+
+/// What a chunk takes up in the ring beyond its payload, at most: its header, its seal, and what the transport adds.
+const CHUNK_COST: usize = 64;
+
+/// What a queued message costs beyond its bytes, for the bound on the queue.
+pub(super) const QUEUE_ENTRY: u64 = 256;
+
+/// Room in the sender's bound on what waits to be sent, given back when it is dropped.
+pub type Room = Box<dyn Any + Send>;
+
+/// A message on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub(super) kind: Kind,
+    pub(super) id: u64,
+    /// Head, body and tables.
+    pub(super) first: Vec<u8>,
+    blobs: Vec<Bytes>,
+    /// 0 is `first`, `n` is `blobs[n - 1]`.
+    pub(super) section: usize,
+    /// Bytes of that section already sent.
+    offset: usize,
+    pub(super) started: bool,
+    /// The ids of its streams.
+    pub(super) streams: Range<u64>,
+    /// Response: the event that must have left before it; 0 is none.
+    pub(super) event: u64,
+    /// What it takes of the peer's credit. Handshake messages take none. [wire.credit]
+    cost: u64,
+    /// The room that this message takes up in the sender's bound, and those before it that were queued with it; given back when
+    /// it is dropped.
+    pub(super) room: Option<Room>,
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if self.kind.is_handshake() {
+            self.first.zeroize(); // A confirm may have a token in it.
+        }
+        // What was received may be sent on.
+        self.blobs.drain(..).for_each(spare::give_bytes);
+    }
+}
+
+impl Outgoing {
+    pub fn new(
+        kind: Kind,
+        id: u64,
+        content: Content,
+        (selector, member, stamp): (u16, u16, u64),
+        room: Option<Room>,
+    ) -> Self {
+        let streams = match content.streams() {
+            Some(Streams::Table(table)) => {
+                table.first().zip(table.last()).map(|(a, b)| a.id..b.id + 1)
+            }
+            _ => None,
+        };
+        let cost = if kind.is_handshake() { 0 } else { content.size() };
+        let (mut first, blobs) = content.into_sections(selector, member, stamp);
+        if !kind.is_handshake() {
+            buffers::trim(&mut first); // Which may leave a copy behind, and a confirm may have a token in it.
+        }
+        Self {
+            kind,
+            id,
+            first,
+            blobs,
+            section: 0,
+            offset: 0,
+            started: false,
+            streams: streams.unwrap_or_default(),
+            event: 0,
+            cost,
+            room,
+        }
+    }
+
+    /// A mark among the events of a subscription: the number of its next value. [wire.event.lag]
+    pub(super) fn mark(subscription: u32, number: u64) -> Self {
+        Self {
+            kind: Kind::EventLag,
+            id: u64::from(subscription),
+            first: number.to_le_bytes().to_vec(),
+            blobs: Vec::new(),
+            section: 0,
+            offset: 0,
+            started: false,
+            streams: 0..0,
+            event: 0,
+            cost: 0,
+            room: None,
+        }
+    }
+
+    /// The allocation of its first section, to be used again; that of a handshake message is not.
+    pub(super) fn into_buffer(mut self) -> Vec<u8> {
+        if self.kind.is_handshake() { Vec::new() } else { std::mem::take(&mut self.first) }
+    }
+
+    /// Holds this response back until that event has left.
+    pub const fn after_event(mut self, event: u64) -> Self {
+        self.event = event;
+        self
+    }
+
+    /// What the message takes of the peer's credit: its size.
+    pub(super) const fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// What it holds, itself included.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub(super) fn held(&self) -> Held {
+        let blobs = held::bytes::<Bytes>(self.blobs.capacity()) + self.blob_bytes();
+        let memory = held::bytes::<Self>(1) + len_u64(self.first.capacity()) + blobs;
+        Held { entries: 1, size: self.cost, memory }
+    }
+
+    pub(super) fn blob_bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
+    }
+
+    /// Whether all of it would fit into a chunk of `whole` bytes: then it passes what takes turns, and leaves at once.
+    pub(super) fn is_small(&self, whole: usize) -> bool {
+        self.first.len() + self.len_behind(0) <= whole
+    }
+
+    /// What the sections behind the one that is being sent take up in the ring, as chunks of their own.
+    pub(super) fn later_len(&self) -> usize {
+        self.len_behind(self.section)
+    }
+
+    fn len_behind(&self, section: usize) -> usize {
+        let later = self.blobs[section..].iter().filter(|blob| !blob.is_empty());
+        later.map(|blob| blob.len() + CHUNK_COST).sum()
+    }
+
+    /// Whether it is small, and leaves as one chunk.
+    pub(super) fn is_one_chunk(&self, whole: usize) -> bool {
+        self.first.len() <= whole && self.len_behind(0) == 0
+    }
+
+    /// Bytes of the section that is being sent.
+    pub(super) fn section_len(&self) -> usize {
+        self.section_bytes(self.section).len()
+    }
+
+    fn section_bytes(&self, section: usize) -> &[u8] {
+        match section.checked_sub(1) {
+            None => &self.first,
+            Some(blob) => &self.blobs[blob],
+        }
+    }
+
+    /// The next chunk: its header and payload. A chunk never spans two sections.
+    pub(super) fn chunk(&self, max: usize) -> (Header, &[u8]) {
+        let rest = &self.section_bytes(self.section)[self.offset..];
+        let payload = &rest[..rest.len().min(max)];
+        let header = Header {
+            kind: self.kind,
+            first: !self.started,
+            last: payload.len() == rest.len() && self.next_section(self.section).is_none(),
+            // At most MAX_CHUNK.
+            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            id: self.id,
+        };
+        (header, payload)
+    }
+
+    /// The next section that is not empty.
+    fn next_section(&self, after: usize) -> Option<usize> {
+        (after + 1..=self.blobs.len()).find(|section| !self.blobs[section - 1].is_empty())
+    }
+
+    /// Steps over a chunk that was sent; returns whether it was the last.
+    pub(super) fn advance(&mut self, len: usize) -> bool {
+        self.started = true;
+        self.offset += len;
+        if self.offset < self.section_bytes(self.section).len() {
+            return false;
+        }
+        let Some(next) = self.next_section(self.section) else { return true };
+        self.section = next;
+        self.offset = 0;
+        false
+    }
+}

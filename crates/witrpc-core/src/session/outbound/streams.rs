@@ -1,0 +1,127 @@
+//! The sending half as streams see it: they are opened, have items and an end, and take their turns.
+
+use std::collections::VecDeque;
+
+use crate::error::Error;
+use crate::session::outbound::Outbound;
+use crate::session::outbound::flows::{Flow, MAX_STREAMS, TooManyStreams, Turn};
+use crate::session::outbound::outgoing::{Outgoing, QUEUE_ENTRY, Room};
+use crate::values::attachments::OutgoingStream;
+use crate::values::content::{Content, Streams};
+use crate::wire::fields::len_u64;
+use crate::wire::frame::Kind;
+use crate::wire::message::StreamEntry;
+use crate::wire::status::Status;
+
+impl Outbound {
+    /// Gives the streams of a message that is about to be queued their ids, and returns them with what they were made of.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyStreams`]; nothing has changed then.
+    pub fn open_streams(
+        &mut self,
+        content: &mut Content,
+    ) -> Result<Vec<(u64, OutgoingStream)>, TooManyStreams> {
+        let Some(Streams::Outgoing(sources)) = content.streams() else { return Ok(Vec::new()) };
+        if self.flows.stream_count() + sources.len() > MAX_STREAMS {
+            return Err(TooManyStreams);
+        }
+        let sources = content.take_outgoing();
+        let opened: Vec<_> =
+            self.flows.open_streams(sources.len(), self.closed).zip(sources).collect();
+        let entry =
+            |(id, source): &(u64, OutgoingStream)| StreamEntry { id: *id, window: source.window() };
+        content.set_streams(Streams::Table(opened.iter().map(entry).collect()));
+        Ok(opened)
+    }
+
+    /// Streams that are open, or whose end has not left.
+    pub fn open_stream_count(&self) -> usize {
+        self.flows.stream_count()
+    }
+
+    /// Queues an item; returns `false` if the stream has ended or been cancelled.
+    pub fn push_item(
+        &mut self,
+        id: u64,
+        number: u64,
+        content: Content,
+        permit: Option<Room>,
+    ) -> bool {
+        let item = Outgoing::new(Kind::StreamItem, id, content, (0, 0, number), permit);
+        self.push_of_stream(item)
+    }
+
+    /// Queues a stream's end, if that has not been done.
+    pub fn push_stream_end(&mut self, id: u64, status: Status, content: Content) {
+        let status = (status.code(), 0, 0);
+        self.push_of_stream(Outgoing::new(Kind::StreamEnd, id, content, status, None));
+    }
+
+    fn push_of_stream(&mut self, message: Outgoing) -> bool {
+        let cost = message.cost() + QUEUE_ENTRY;
+        let pushed = self.flows.push_of_stream(message);
+        if pushed {
+            self.queued += cost;
+            self.queued_streams += cost;
+        }
+        pushed
+    }
+
+    /// The peer takes nothing more of this stream: drops what has not begun to leave, and queues its end.
+    pub fn cancel_stream(&mut self, id: u64) {
+        let (status, nothing) = ((Status::Cancelled.code(), 0, 0), Content::default());
+        let end = Outgoing::new(Kind::StreamEnd, id, nothing, status, None);
+        let end_cost = end.cost() + QUEUE_ENTRY;
+        let (dropped, is_new) = self.flows.cancel_stream(id, end);
+        let dropped = dropped.iter().map(|m| m.cost() + QUEUE_ENTRY).sum::<u64>();
+        let added = if is_new { end_cost } else { 0 };
+        self.queued = self.queued + added - dropped;
+        self.queued_streams = self.queued_streams + added - dropped;
+    }
+
+    pub(super) fn take_turn(&mut self, flow: Flow) -> Result<Turn, Error> {
+        match flow {
+            Flow::Message(message) => {
+                let (chunk, unfinished) = self.send_chunk(message)?;
+                let (sent, full) = (chunk.unwrap_or(0), chunk.is_none());
+                Ok(Turn { sent, full, rest: unfinished.map(Flow::Message) })
+            }
+            Flow::Stream(id) => self.stream_turn(id),
+        }
+    }
+
+    /// A stream's turn: as many of its small messages as make up a chunk, or one chunk.
+    fn stream_turn(&mut self, id: u64) -> Result<Turn, Error> {
+        let (mut sent, most) = (0, len_u64(self.chunk_len()));
+        loop {
+            let lane = self.flows.streams.get_mut(&id).map(|lane| &mut lane.queue);
+            let Some(message) = lane.and_then(VecDeque::pop_front) else {
+                return Ok(Turn { sent, full: false, rest: None });
+            };
+            let is_end = message.kind == Kind::StreamEnd;
+            let (chunk, unfinished) = self.send_chunk(message)?;
+            sent += chunk.unwrap_or(0);
+            if is_end && unfinished.is_none() {
+                self.flows.streams.remove(&id);
+                return Ok(Turn { sent, full: false, rest: None });
+            }
+            let (full, is_unfinished) = (chunk.is_none(), unfinished.is_some());
+            let Some(lane) = self.flows.streams.get_mut(&id) else {
+                return Ok(Turn { sent, full, rest: None });
+            };
+            unfinished.into_iter().for_each(|message| lane.queue.push_front(message));
+            let more = !lane.queue.is_empty();
+            if full || is_unfinished || sent >= most || !self.may_go_on(id) {
+                return Ok(Turn { sent, full, rest: more.then_some(Flow::Stream(id)) });
+            }
+        }
+    }
+
+    /// Whether the peer takes the next message of this stream now.
+    fn may_go_on(&self, id: u64) -> bool {
+        let lane = self.flows.streams.get(&id);
+        lane.and_then(|lane| lane.queue.front()).is_some_and(|m| self.may_send(m))
+    }
+}

@@ -1,0 +1,404 @@
+//! The calls that this side has made and that the peer has not answered.
+//!
+//! Pure: a table of slots, and the places for calls in flight that nobody has taken. An id is a slot and a generation; the
+//! slot is used again only when its answer, or the acknowledgement of its cancel, has come, so a late answer never reaches
+//! a later call.
+//!
+//! # Invariants
+//!
+//! - **P1** A slot is on the free list, or `Waiting`, `Done` or `Abandoned`; only `Waiting` and `Abandoned` may be
+//!   answered, and only once.
+//! - **P2** A slot's generation grows whenever the slot is freed.
+
+use std::collections::HashSet;
+use std::task::Waker;
+
+use crate::error::{CloseReason, Error};
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::Held;
+use crate::session::ledger::Charge;
+use crate::values::content::Content;
+use crate::wire::status::Status;
+
+/// A call's id on the wire. [wire.call.id]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub u64);
+
+impl CallId {
+    const fn new(slot: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | slot as u64)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the id")]
+    const fn parts(self) -> (u32, u32) {
+        (self.0 as u32, (self.0 >> 32) as u32)
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: Status,
+    pub content: Content,
+    /// Keeps the bytes on the account of the connection until the caller has taken them.
+    pub _charge: Charge,
+}
+
+impl Answer {
+    /// One with nothing in it.
+    pub fn empty(status: Status) -> Self {
+        Self { status, content: Content::default(), _charge: Charge::none() }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Free {
+        next: Option<u32>,
+    },
+    Waiting {
+        waker: Option<Waker>,
+    },
+    Done(Result<Answer, Error>),
+    /// The caller is gone; the peer has been told.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    /// Waits for a pong, and has no place among the calls in flight.
+    is_ping: bool,
+    state: State,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Pending {
+    slots: Vec<Slot>,
+    free: Option<u32>,
+    used: usize,
+    /// How many more calls the peer takes, as far as nobody waits for them; the others are with the semaphore.
+    places: usize,
+    /// Callers that wait at the semaphore.
+    queued: usize,
+    /// Slots that are `Done`: their callers were woken, and have not come for the answers.
+    untaken: usize,
+    closed: Option<CloseReason>,
+}
+
+/// The peer answered a call that was not waiting for an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unexpected;
+
+/// What became of an answer.
+#[derive(Debug)]
+pub enum Completed {
+    /// The leader's own; handed over at once, its slot is free.
+    Mine,
+    /// Stored, and its caller must be woken.
+    Other(Option<Waker>),
+    /// Its caller is gone; the slot is free.
+    Nobody,
+}
+
+impl Pending {
+    /// A table of a peer that takes so many calls at a time.
+    pub fn new(places: usize) -> Self {
+        Self { places, ..Self::default() }
+    }
+
+    /// Takes a place, if nobody waits for it.
+    pub const fn take_place(&mut self) -> bool {
+        let free = self.places > 0;
+        self.places -= free as usize;
+        free
+    }
+
+    /// Gives a place back. Returns `true` if somebody waits: then it is for the semaphore to give away.
+    #[must_use]
+    pub const fn give_place(&mut self) -> bool {
+        let wanted = self.queued > 0;
+        self.places += !wanted as usize;
+        wanted
+    }
+
+    /// A caller waits at the semaphore. Returns `true` if there is a place after all, which is for the semaphore to give away.
+    #[must_use]
+    pub const fn join_queue(&mut self) -> bool {
+        self.queued += 1;
+        self.take_place()
+    }
+
+    /// A caller no longer waits at the semaphore. What that has left over goes to those that ask next.
+    pub const fn leave_queue(&mut self) {
+        self.queued -= 1;
+    }
+
+    /// Takes a slot for a new call, whose caller is `waker`; `None` if it looks before it waits.
+    ///
+    /// # Errors
+    ///
+    /// The reason if the connection is closed.
+    pub fn insert(&mut self, waker: Option<Waker>) -> Result<CallId, CloseReason> {
+        if let Some(reason) = &self.closed {
+            return Err(reason.clone());
+        }
+        let state = State::Waiting { waker };
+        self.used += 1;
+        if let Some(index) = self.free {
+            let slot = &mut self.slots[crate::wire::fields::u32_len(index)];
+            let State::Free { next } = slot.state else { unreachable!("P1: on the free list") };
+            self.free = next;
+            slot.state = state;
+            slot.is_ping = false;
+            return Ok(CallId::new(index, slot.generation));
+        }
+        let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.slots.push(Slot { generation: 0, is_ping: false, state });
+        Ok(CallId::new(index, 0))
+    }
+
+    /// The same for a ping.
+    ///
+    /// # Errors
+    ///
+    /// The reason if the connection is closed.
+    pub fn insert_ping(&mut self, waker: Waker) -> Result<CallId, CloseReason> {
+        let id = self.insert(Some(waker))?;
+        if let Some(slot) = self.get(id) {
+            slot.is_ping = true;
+        }
+        Ok(id)
+    }
+
+    /// Whether this is a ping.
+    pub fn is_ping(&mut self, id: CallId) -> bool {
+        self.get(id).is_some_and(|slot| slot.is_ping)
+    }
+
+    /// Hands an answer in. `mine` is the call of whoever is asking; it is not woken, and gets its own into `found`.
+    pub fn complete(
+        &mut self,
+        id: CallId,
+        answer: Answer,
+        mine: Option<CallId>,
+        found: &mut Option<Answer>,
+    ) -> Result<Completed, Unexpected> {
+        let slot = self.get(id).ok_or(Unexpected)?;
+        match &mut slot.state {
+            State::Waiting { .. } if mine == Some(id) => {
+                *found = Some(answer);
+                self.release(id);
+                Ok(Completed::Mine)
+            }
+            State::Waiting { waker } => {
+                let waker = waker.take();
+                slot.state = State::Done(Ok(answer));
+                self.untaken += 1;
+                Ok(Completed::Other(waker))
+            }
+            State::Abandoned => {
+                self.release(id);
+                Ok(Completed::Nobody)
+            }
+            State::Free { .. } | State::Done(_) => Err(Unexpected),
+        }
+    }
+
+    /// Takes the answer if it is there, else remembers whom to wake.
+    pub fn poll(&mut self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
+        let Some(slot) = self.get(id) else { return Some(Err(Error::Cancelled)) };
+        match &mut slot.state {
+            State::Waiting { waker: Some(old) } => {
+                old.clone_from(waker);
+                None
+            }
+            State::Waiting { waker: none } => {
+                *none = Some(waker.clone());
+                None
+            }
+            State::Done(_) => {
+                let State::Done(outcome) = std::mem::replace(&mut slot.state, State::Abandoned)
+                else {
+                    unreachable!("matched above")
+                };
+                self.untaken -= 1;
+                self.release(id);
+                Some(outcome)
+            }
+            State::Free { .. } | State::Abandoned => Some(Err(Error::Cancelled)),
+        }
+    }
+
+    /// The caller is gone. Returns an answer that had come already; otherwise the slot stays taken until the peer
+    /// answers or acknowledges, unless the call was `unsent`.
+    pub fn abandon(&mut self, id: CallId, unsent: bool) -> Option<Answer> {
+        let slot = self.get(id)?;
+        match std::mem::replace(&mut slot.state, State::Abandoned) {
+            State::Done(outcome) => {
+                self.untaken -= 1;
+                self.release(id);
+                outcome.ok()
+            }
+            State::Waiting { .. } if unsent => {
+                self.release(id);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Fails what is waiting, now and from here on. `unsent` are calls of which nothing has left this side. Returns
+    /// whom to wake.
+    pub fn close(&mut self, reason: &CloseReason, unsent: &HashSet<CallId>) -> Vec<Waker> {
+        self.closed = Some(reason.clone());
+        let mut wakers = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let id = CallId::new(u32::try_from(index).unwrap_or(u32::MAX), slot.generation);
+            if let State::Waiting { waker } = &mut slot.state {
+                wakers.extend(waker.take());
+                let maybe_executed = !unsent.contains(&id);
+                slot.state =
+                    State::Done(Err(Error::Closed { reason: reason.clone(), maybe_executed }));
+                self.untaken += 1;
+            }
+        }
+        wakers
+    }
+
+    /// Whether calls are taken.
+    pub const fn is_open(&self) -> bool {
+        self.closed.is_none()
+    }
+
+    /// Whether somebody was woken for an answer, and has not had its turn yet.
+    pub const fn has_untaken(&self) -> bool {
+        self.untaken > 0
+    }
+
+    /// Slots that are not free.
+    pub const fn in_flight(&self) -> usize {
+        self.used
+    }
+
+    /// Answers that have come and were not taken, and the table.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub fn held(&self) -> (Held, Held) {
+        let answers = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Done(Ok(answer)) => Some(answer.content.held()),
+            _ => None,
+        });
+        (answers.sum(), Held::plain::<Slot>(self.slots.len()))
+    }
+
+    fn get(&mut self, id: CallId) -> Option<&mut Slot> {
+        let (index, generation) = id.parts();
+        let slot = self.slots.get_mut(crate::wire::fields::u32_len(index))?;
+        (slot.generation == generation).then_some(slot)
+    }
+
+    fn release(&mut self, id: CallId) {
+        let (index, _) = id.parts();
+        let slot = &mut self.slots[crate::wire::fields::u32_len(index)];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.state = State::Free { next: self.free };
+        self.free = Some(index);
+        self.used -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::Answer;
+    use super::Completed;
+    use super::Pending;
+    use super::Unexpected;
+    use crate::error::{CloseReason, Error};
+    use crate::wire::status::Status;
+
+    fn answer() -> Answer {
+        Answer::empty(Status::Ok)
+    }
+
+    #[test]
+    fn places_are_never_lost_between_those_that_wait_and_those_that_do_not() {
+        let mut pending = Pending::new(2);
+        assert!(pending.take_place() && pending.take_place());
+        assert!(!pending.take_place());
+        assert!(!pending.join_queue(), "there is none to hand over");
+        assert!(pending.give_place(), "somebody waits for it");
+        pending.leave_queue();
+        assert!(!pending.give_place());
+        assert!(pending.join_queue(), "the one that came back");
+        assert!(!pending.take_place());
+    }
+
+    #[test]
+    fn a_slot_is_used_again_under_another_id() {
+        let mut pending = Pending::default();
+        let first = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let mut found = None;
+        let completed = pending.complete(first, answer(), Some(first), &mut found);
+        assert!(matches!(completed, Ok(Completed::Mine)) && found.is_some());
+        let second = pending.insert(Some(Waker::noop().clone())).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
+        assert_eq!(pending.in_flight(), 1);
+    }
+
+    #[test]
+    fn an_abandoned_slot_waits_for_its_acknowledgement() {
+        let mut pending = Pending::default();
+        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
+        assert!(pending.abandon(id, false).is_none());
+        assert_eq!(pending.in_flight(), 1);
+        assert!(matches!(pending.complete(id, answer(), None, &mut None), Ok(Completed::Nobody)));
+        assert_eq!(pending.in_flight(), 0);
+        assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
+    }
+
+    #[test]
+    fn who_was_woken_is_counted_until_it_comes_or_goes() {
+        let mut pending = Pending::default();
+        let ids = [(); 3].map(|()| pending.insert(Some(Waker::noop().clone())).unwrap());
+        let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
+        assert!(matches!(completed, Ok(Completed::Mine)) && !pending.has_untaken());
+        for id in [ids[1], ids[2]] {
+            assert!(pending.complete(id, answer(), None, &mut None).is_ok());
+        }
+        assert!(pending.poll(ids[1], Waker::noop()).is_some() && pending.has_untaken());
+        assert!(pending.abandon(ids[2], false).is_some() && !pending.has_untaken());
+    }
+
+    #[test]
+    fn nothing_is_answered_twice() {
+        let mut pending = Pending::default();
+        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
+        assert!(matches!(
+            pending.complete(id, answer(), None, &mut None),
+            Ok(Completed::Other(Some(_)))
+        ));
+        assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
+        assert!(pending.poll(id, Waker::noop()).is_some());
+        assert_eq!(pending.in_flight(), 0);
+    }
+
+    #[test]
+    fn closing_tells_sent_from_unsent() {
+        let mut pending = Pending::default();
+        let sent = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let unsent = pending.insert(Some(Waker::noop().clone())).unwrap();
+        assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent].into()).len(), 2);
+        for (id, expected) in [(sent, true), (unsent, false)] {
+            let Some(Err(Error::Closed { maybe_executed, .. })) = pending.poll(id, Waker::noop())
+            else {
+                panic!("not closed");
+            };
+            assert_eq!(maybe_executed, expected);
+        }
+        assert!(pending.insert(Some(Waker::noop().clone())).is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! A few spare buffers per thread, so that a small call does not allocate.
+
+use std::cell::RefCell;
+
+use crate::values::spare;
+
+/// Spare buffers kept per thread: enough for a burst, little enough to forget.
+const KEPT: usize = 16;
+/// A larger buffer is not kept by a thread: a rare large message must not hold its memory for ever. What is [long](crate::values::spare) may be
+/// kept by the process for a moment.
+pub const LARGEST_KEPT: usize = 16 << 10;
+
+/// What a buffer that is kept with a message may have beyond twice of what is in it: or a peer's messages of a byte each would
+/// hold what others' large ones have left here.
+pub const IDLE: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer, with or without capacity.
+pub fn take() -> Vec<u8> {
+    SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+/// An empty buffer for so many bytes, which may be kept for long: with room for them, and not with room for much more.
+pub fn take_for(len: usize) -> Vec<u8> {
+    let buffer = take();
+    if buffer.capacity() < len || is_oversized(&buffer, len) {
+        give(buffer);
+        return Vec::with_capacity(len);
+    }
+    buffer
+}
+
+/// Gives back what a buffer has beyond what is worth keeping with its bytes.
+pub fn trim(buffer: &mut Vec<u8>) {
+    if is_oversized(buffer, buffer.len()) {
+        buffer.shrink_to_fit();
+    }
+}
+
+fn is_oversized(buffer: &Vec<u8>, len: usize) -> bool {
+    buffer.capacity() > 2 * len + IDLE
+}
+
+/// Keeps a buffer for later, if it is worth it.
+pub fn give(mut buffer: Vec<u8>) {
+    if buffer.capacity() > LARGEST_KEPT {
+        return spare::give(buffer);
+    }
+    if buffer.capacity() == 0 {
+        return;
+    }
+    buffer.clear();
+    SPARE
+        .try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < KEPT {
+                spare.push(buffer);
+            }
+        })
+        // A thread that is ending has no use for it.
+        .ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::IDLE;
+    use super::LARGEST_KEPT;
+    use super::give;
+    use super::take_for;
+    use super::trim;
+
+    #[test]
+    fn a_few_bytes_are_not_kept_in_a_large_buffer() {
+        give(Vec::with_capacity(LARGEST_KEPT));
+        let mut buffer = take_for(10);
+        assert!((10..=20 + IDLE).contains(&buffer.capacity()), "{}", buffer.capacity());
+        give(Vec::with_capacity(LARGEST_KEPT));
+        assert!(take_for(LARGEST_KEPT / 2).capacity() >= LARGEST_KEPT / 2, "it is there for more");
+        buffer.reserve(LARGEST_KEPT);
+        buffer.extend_from_slice(&[7; 10]);
+        trim(&mut buffer);
+        assert!(buffer.capacity() <= 20 + IDLE && buffer == [7; 10]);
+    }
+}

@@ -1,0 +1,316 @@
+//! Messages: the typed bodies behind the frames, as `docs/wire.md` lays them out.
+//!
+//! A message that carries values ([`Content`]) is one buffer, `head | body | tables`, followed by its blobs. The
+//! head stands in front of the serialized body in the same allocation, so a small message is one slice from the
+//! serializer to the ring. Pure.
+
+use bytes::Bytes;
+
+#[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+use crate::held::{self, Held};
+use crate::values::attachments::reference::Marker;
+use crate::values::attachments::{Arrived, Attachments, IncomingStream, OutgoingStream, Written};
+use crate::wire::fields::{Put, len_u64, u32_len};
+use crate::wire::message::{BLOB_COST, HEAD_LEN, Head, STREAM_COST, StreamEntry};
+
+/// The streams of a message, in the order of its table.
+#[derive(Debug)]
+pub enum Streams {
+    /// As the serializer came across them: they get their ids when the message is queued.
+    Outgoing(Vec<OutgoingStream>),
+    /// On the wire, or about to be.
+    Table(Vec<StreamEntry>),
+    /// As a connection knows them that has received the message.
+    Incoming(Vec<Option<IncomingStream>>),
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::Table(Vec::new())
+    }
+}
+
+impl Streams {
+    fn len(&self) -> usize {
+        match self {
+            Self::Outgoing(outgoing) => outgoing.len(),
+            Self::Table(table) => table.len(),
+            Self::Incoming(incoming) => incoming.len(),
+        }
+    }
+}
+
+/// A message's values: a serialized body, and its attachments.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// `head | body | tables`; the head's place is reserved, and filled in by [`Content::into_sections`].
+    buffer: Vec<u8>,
+    /// The byte behind the body.
+    body_end: usize,
+    /// `None` if there are no attachments: most messages, which are moved about a good deal, are small without them.
+    tables: Option<Box<Tables>>,
+}
+
+/// The attachments of a body.
+#[derive(Debug, Default)]
+struct Tables {
+    marker: Marker,
+    blobs: Vec<Bytes>,
+    streams: Streams,
+}
+
+impl Tables {
+    fn new(marker: Marker, blobs: Vec<Bytes>, streams: Streams) -> Option<Box<Self>> {
+        let nothing = blobs.is_empty() && streams.len() == 0;
+        (!nothing).then(|| Box::new(Self { marker, blobs, streams }))
+    }
+}
+
+impl Content {
+    /// Serializes a body with `write`, behind the room for the head. On failure nothing is kept.
+    pub fn write<E>(
+        mut buffer: Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<Attachments<Written>, E>,
+    ) -> Result<Self, E> {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; HEAD_LEN]);
+        let tables = write(&mut buffer)?.and_then(|written| {
+            let Written { marker, blobs, outgoing, .. } = *written;
+            Tables::new(marker, blobs, Streams::Outgoing(outgoing))
+        });
+        Ok(Self { body_end: buffer.len(), buffer, tables })
+    }
+
+    /// The same values once more: the body is copied, the blobs are shared. There is one of each stream, and it is not
+    /// copied: see [`has_streams`](Self::has_streams).
+    pub fn copy(&self) -> Self {
+        let mut buffer = crate::values::buffers::take_for(self.buffer.len());
+        buffer.extend_from_slice(&self.buffer);
+        let marker = self.tables.as_ref().map(|tables| tables.marker).unwrap_or_default();
+        let tables = Tables::new(marker, self.blobs().to_vec(), Streams::default());
+        Self { buffer, body_end: self.body_end, tables }
+    }
+
+    pub fn has_streams(&self) -> bool {
+        self.streams().is_some_and(|streams| streams.len() > 0)
+    }
+
+    pub fn blobs(&self) -> &[Bytes] {
+        self.tables.as_ref().map_or(&[], |tables| &tables.blobs)
+    }
+
+    /// `None` if there are none.
+    pub fn streams(&self) -> Option<&Streams> {
+        self.tables.as_ref().map(|tables| &tables.streams)
+    }
+
+    /// The streams in another form.
+    pub fn set_streams(&mut self, streams: Streams) {
+        self.tables.get_or_insert_default().streams = streams;
+    }
+
+    /// The streams, if they are still what the serializer came across.
+    pub fn take_outgoing(&mut self) -> Vec<OutgoingStream> {
+        match self.tables.as_mut().map(|tables| &mut tables.streams) {
+            Some(Streams::Outgoing(outgoing)) => std::mem::take(outgoing),
+            _ => Vec::new(),
+        }
+    }
+
+    #[cfg(any(test, fuzzing, feature = "test-support"))]
+    pub fn set_blobs(&mut self, marker: u64, blobs: Vec<Bytes>) {
+        let tables = self.tables.get_or_insert_default();
+        (tables.marker, tables.blobs) = (Marker(marker), blobs);
+    }
+
+    #[cfg(any(test, fuzzing, feature = "test-support"))]
+    pub fn marker(&self) -> u64 {
+        self.tables.as_ref().map_or(0, |tables| tables.marker.0)
+    }
+
+    /// Takes out what the values refer to.
+    pub fn take_arrived(&mut self) -> Attachments<Arrived> {
+        let Tables { marker, blobs, streams } = *self.tables.take()?;
+        let incoming = match streams {
+            Streams::Incoming(incoming) => incoming,
+            Streams::Outgoing(_) | Streams::Table(_) => Vec::new(),
+        };
+        Some(Box::new(Arrived { blobs, incoming, marker }))
+    }
+
+    /// A body that is only bytes.
+    pub fn plain(mut buffer: Vec<u8>, body: &[u8]) -> Self {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; HEAD_LEN]);
+        buffer.extend_from_slice(body);
+        Self { body_end: buffer.len(), buffer, tables: None }
+    }
+
+    /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
+    pub fn received(
+        buffer: Vec<u8>,
+        head: &Head,
+        marker: u64,
+        blobs: Vec<Bytes>,
+        streams: Vec<StreamEntry>,
+    ) -> Self {
+        Self {
+            tables: Tables::new(Marker(marker), blobs, Streams::Table(streams)),
+            ..Self::received_plain(buffer, head)
+        }
+    }
+
+    /// The same of a message that is `head | body` and nothing else.
+    pub fn received_plain(buffer: Vec<u8>, head: &Head) -> Self {
+        let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
+        Self { buffer, body_end, tables: None }
+    }
+
+    pub fn body(&self) -> &[u8] {
+        self.buffer.get(HEAD_LEN..self.body_end).unwrap_or_default()
+    }
+
+    /// What `max_message_size`, credit and windows count: the bytes of body and blobs, and something for each blob and stream.
+    /// [wire.size]
+    pub fn size(&self) -> u64 {
+        let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
+        let Some(tables) = &self.tables else { return body };
+        let blobs = tables.blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
+        body + blobs + len_u64(tables.streams.len()) * STREAM_COST
+    }
+
+    /// The whole message, if it is `head | body` and nothing else.
+    pub fn as_plain(&mut self, selector: u16, member: u16, stamp: u64) -> Option<&[u8]> {
+        if self.tables.is_some() || self.body_end != self.buffer.len() {
+            return None;
+        }
+        let body_len = u32::try_from(self.body_end.checked_sub(HEAD_LEN)?).ok()?;
+        let head = Head { body_len, selector, member, stamp, ..Head::default() };
+        self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
+        Some(&self.buffer)
+    }
+
+    /// Fills in head and tables and returns the first section and the blobs, ready to be cut into chunks.
+    pub fn into_sections(
+        mut self,
+        selector: u16,
+        member: u16,
+        stamp: u64,
+    ) -> (Vec<u8>, Vec<Bytes>) {
+        self.buffer.truncate(self.body_end);
+        if self.buffer.len() < HEAD_LEN {
+            self.buffer.resize(HEAD_LEN, 0);
+        }
+        let tables = self.tables.map(|tables| *tables).unwrap_or_default();
+        let Tables { marker, blobs, streams } = tables;
+        // Streams without ids belong to a message that no connection has queued: it has none then.
+        let streams = match streams {
+            Streams::Table(table) => table,
+            Streams::Outgoing(_) | Streams::Incoming(_) => Vec::new(),
+        };
+        let head = Head {
+            // `Limits::validate` keeps a message far below that.
+            body_len: u32::try_from(self.buffer.len() - HEAD_LEN).unwrap_or(u32::MAX),
+            stream_count: u16::try_from(streams.len()).unwrap_or(u16::MAX),
+            extension_len: 0,
+            blob_count: u32::try_from(blobs.len()).unwrap_or(u32::MAX),
+            selector,
+            member,
+            stamp,
+        };
+        self.buffer[..HEAD_LEN].copy_from_slice(&head.encode());
+        if head.has_tables() {
+            self.buffer.put_u64(marker.0);
+        }
+        for blob in blobs.iter().take(u32_len(head.blob_count)) {
+            self.buffer.put_u64(len_u64(blob.len()));
+        }
+        for stream in &streams {
+            self.buffer.put_u64(stream.id);
+            self.buffer.put_u32(stream.window);
+        }
+        (self.buffer, blobs)
+    }
+
+    /// What it holds, itself included.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub fn held(&self) -> Held {
+        let tables = self.tables.as_ref().map_or(0, |tables| {
+            held::bytes::<Tables>(1)
+                + held::bytes::<Bytes>(tables.blobs.capacity())
+                + tables.blobs.iter().map(|blob| len_u64(blob.len())).sum::<u64>()
+                + held::bytes::<Option<IncomingStream>>(tables.streams.len())
+        });
+        let memory = held::bytes::<Self>(1) + len_u64(self.buffer.capacity()) + tables;
+        Held { entries: 1, size: self.size(), memory }
+    }
+
+    /// The allocation, to be used again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Content;
+    use super::Streams;
+    use crate::wire::message::{HEAD_LEN, Head, StreamEntry};
+    use bytes::Bytes;
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn message_is_frozen() {
+        let mut content = Content::plain(Vec::new(), b"[1,2]");
+        content.set_blobs(0x0102, vec![Bytes::from_static(b"xyz")]);
+        assert_eq!(content.size(), 8 + 64);
+        let (section, blobs) = content.into_sections(1, 2, 3);
+        let mut expected =
+            vec![5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(b"[1,2]");
+        expected.extend_from_slice(&[2, 1, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(section, expected);
+        assert_eq!(blobs.len(), 1);
+        let head = Head::decode(&section[..HEAD_LEN]).unwrap();
+        assert_eq!(head.first_section_len(), section.len() as u64);
+        assert_eq!(head.size_without_blob_bytes(), 5 + 64);
+        let content = Content::received(section, &head, 0x0102, blobs, Vec::new());
+        assert_eq!((content.body(), content.size()), (&b"[1,2]"[..], 8 + 64));
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn stream_table_is_frozen() {
+        let mut content = Content::plain(Vec::new(), b"0");
+        content.set_blobs(0x0102, Vec::new());
+        content.set_streams(Streams::Table(vec![StreamEntry { id: 7, window: 16 }]));
+        assert_eq!(content.size(), 1 + 512);
+        let (section, _) = content.into_sections(0, 0, 0);
+        let mut expected = vec![1, 0, 0, 0, 1, 0, 0, 0];
+        expected.extend_from_slice(&[0; 16]);
+        expected.extend_from_slice(b"0");
+        expected.extend_from_slice(&[2, 1, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0]);
+        assert_eq!(section, expected);
+    }
+
+    #[test]
+    fn no_lengths_overflow() {
+        let head = Head {
+            body_len: u32::MAX,
+            blob_count: u32::MAX,
+            stream_count: u16::MAX,
+            extension_len: u16::MAX,
+            ..Head::default()
+        };
+        assert_eq!(
+            head.first_section_len(),
+            24 + 8 + u64::from(u32::MAX) * 9 + u64::from(u16::MAX) * 13
+        );
+        assert_eq!(
+            head.size_without_blob_bytes(),
+            u64::from(u32::MAX) * (1 + 64) + u64::from(u16::MAX) * (1 + 512)
+        );
+    }
+}

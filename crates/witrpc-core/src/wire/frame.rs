@@ -1,0 +1,252 @@
+//! The header in front of every frame: what kind it is, which message it belongs to, how long its payload is.
+//!
+//! Pure: encodes to and decodes from bytes, and rejects what `docs/wire.md` does not allow. It does not know what a
+//! payload means.
+
+use crate::wire::fields::{Fields, Malformed};
+
+/// Bytes of a frame header. [wire.frame]
+pub const HEADER_LEN: usize = 16;
+
+/// What a frame carries. [wire.frame.kind]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    // Handshake.
+    Hello,
+    Accept,
+    Confirm,
+    Welcome,
+    Refuse,
+    // Calls.
+    Request,
+    Response,
+    Cancel,
+    AbortRequest,
+    AbortResponse,
+    // Events.
+    Event,
+    Subscribe,
+    Unsubscribe,
+    EventAck,
+    EventEnd,
+    EventLag,
+    // Streams.
+    StreamItem,
+    StreamEnd,
+    StreamCredit,
+    StreamCancel,
+    // The connection.
+    Credit,
+    Ping,
+    Pong,
+    Goodbye,
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Hello => 0x01,
+            Self::Accept => 0x02,
+            Self::Confirm => 0x03,
+            Self::Welcome => 0x04,
+            Self::Refuse => 0x05,
+            Self::Request => 0x10,
+            Self::Response => 0x11,
+            Self::Cancel => 0x12,
+            Self::AbortRequest => 0x13,
+            Self::AbortResponse => 0x14,
+            Self::Event => 0x30,
+            Self::Subscribe => 0x31,
+            Self::Unsubscribe => 0x32,
+            Self::EventAck => 0x33,
+            Self::EventEnd => 0x34,
+            Self::EventLag => 0x35,
+            Self::StreamItem => 0x40,
+            Self::StreamEnd => 0x41,
+            Self::StreamCredit => 0x42,
+            Self::StreamCancel => 0x43,
+            Self::Credit => 0x20,
+            Self::Ping => 0x21,
+            Self::Pong => 0x22,
+            Self::Goodbye => 0x23,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0x01 => Self::Hello,
+            0x02 => Self::Accept,
+            0x03 => Self::Confirm,
+            0x04 => Self::Welcome,
+            0x05 => Self::Refuse,
+            0x10 => Self::Request,
+            0x11 => Self::Response,
+            0x12 => Self::Cancel,
+            0x13 => Self::AbortRequest,
+            0x14 => Self::AbortResponse,
+            0x30 => Self::Event,
+            0x31 => Self::Subscribe,
+            0x32 => Self::Unsubscribe,
+            0x33 => Self::EventAck,
+            0x34 => Self::EventEnd,
+            0x35 => Self::EventLag,
+            0x40 => Self::StreamItem,
+            0x41 => Self::StreamEnd,
+            0x42 => Self::StreamCredit,
+            0x43 => Self::StreamCancel,
+            0x20 => Self::Credit,
+            0x21 => Self::Ping,
+            0x22 => Self::Pong,
+            0x23 => Self::Goodbye,
+            _ => return None,
+        })
+    }
+
+    /// Whether frames of this kind carry a message that may be cut into chunks; the others are whole, and short.
+    pub const fn is_message(self) -> bool {
+        matches!(
+            self,
+            Self::Hello
+                | Self::Accept
+                | Self::Confirm
+                | Self::Welcome
+                | Self::Refuse
+                | Self::Request
+                | Self::Response
+                | Self::Event
+                | Self::StreamItem
+                | Self::StreamEnd
+        )
+    }
+
+    /// Whether these are the first messages of a connection.
+    pub const fn is_handshake(self) -> bool {
+        matches!(self, Self::Hello | Self::Accept | Self::Confirm | Self::Welcome | Self::Refuse)
+    }
+
+    /// Whether frames of this kind belong to a stream, and come in its order.
+    pub const fn is_of_stream(self) -> bool {
+        matches!(self, Self::StreamItem | Self::StreamEnd)
+    }
+}
+
+/// A frame's header. [wire.frame]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    /// The first chunk of a message.
+    pub first: bool,
+    /// The last chunk of a message.
+    pub last: bool,
+    /// Bytes of the payload before sealing.
+    pub len: u32,
+    /// The message: a call's id, a ping's, or a number that the kind gives a meaning to.
+    pub id: u64,
+}
+
+const FIRST: u8 = 0b01;
+const LAST: u8 = 0b10;
+
+impl Header {
+    /// The header of a frame that is no chunk.
+    pub const fn whole(kind: Kind, id: u64, len: u32) -> Self {
+        Self { kind, first: true, last: true, len, id }
+    }
+
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = self.kind.code();
+        bytes[1] = u8::from(self.first) * FIRST + u8::from(self.last) * LAST;
+        bytes[4..8].copy_from_slice(&self.len.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.id.to_le_bytes());
+        bytes
+    }
+
+    /// Rejects unknown kinds and flags, and a set reserved field: a later version announces itself in its hello.
+    pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, Malformed> {
+        let mut fields = Fields::new(bytes);
+        let kind = Kind::from_code(fields.u8("frame kind")?).ok_or(Malformed("frame kind"))?;
+        let flags = fields.u8("frame flags")?;
+        let reserved = fields.u16("frame header")?;
+        if flags & !(FIRST | LAST) != 0 || reserved != 0 {
+            return Err(Malformed("frame flags"));
+        }
+        let (first, last) = (flags & FIRST != 0, flags & LAST != 0);
+        if !(kind.is_message() || first && last) {
+            return Err(Malformed("frame flags"));
+        }
+        Ok(Self {
+            kind,
+            first,
+            last,
+            len: fields.u32("frame length")?,
+            id: fields.u64("frame id")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Header;
+    use super::Kind;
+
+    const KINDS: [Kind; 24] = [
+        Kind::Hello,
+        Kind::Accept,
+        Kind::Confirm,
+        Kind::Welcome,
+        Kind::Refuse,
+        Kind::Request,
+        Kind::Response,
+        Kind::Cancel,
+        Kind::AbortRequest,
+        Kind::AbortResponse,
+        Kind::Event,
+        Kind::Subscribe,
+        Kind::Unsubscribe,
+        Kind::EventAck,
+        Kind::EventEnd,
+        Kind::EventLag,
+        Kind::StreamItem,
+        Kind::StreamEnd,
+        Kind::StreamCredit,
+        Kind::StreamCancel,
+        Kind::Credit,
+        Kind::Ping,
+        Kind::Pong,
+        Kind::Goodbye,
+    ];
+
+    #[test]
+    fn every_kind_comes_back() {
+        for kind in KINDS {
+            let header = Header::whole(kind, 0x0102_0304_0506_0708, 9);
+            assert_eq!(Header::decode(&header.encode()), Ok(header));
+        }
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn header_is_frozen() {
+        let header = Header {
+            kind: Kind::Response,
+            first: true,
+            last: false,
+            len: 0x0A0B,
+            id: 0x1_0000_0002,
+        };
+        let bytes = [0x11, 0x01, 0, 0, 0x0B, 0x0A, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(header.encode(), bytes);
+        assert_eq!(Header::decode(&bytes), Ok(header));
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_rejected() {
+        let good = Header::whole(Kind::Ping, 1, 0).encode();
+        for (at, value) in [(0, 0), (0, 0x7F), (0, 0xFF), (1, 0), (1, 1), (1, 7), (2, 1), (3, 1)] {
+            let mut bad = good;
+            bad[at] = value;
+            assert!(Header::decode(&bad).is_err(), "byte {at} = {value}");
+        }
+    }
+}

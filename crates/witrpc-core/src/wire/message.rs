@@ -1,0 +1,144 @@
+//! What stands in front of a message's body, and what each part of a message counts, as `docs/wire.md` lays it out.
+
+use crate::wire::fields::{Fields, Malformed};
+
+/// Bytes of the head of every message. [wire.head]
+pub const HEAD_LEN: usize = 24;
+/// Bytes of the marker in front of the tables, in a message that has any. [wire.blobs]
+pub const MARKER_LEN: usize = 8;
+/// Bytes of one entry of the blob table: a `u64` length. [wire.blobs]
+pub const BLOB_ENTRY_LEN: usize = 8;
+/// Bytes of one entry of the stream table: an id and a window. [wire.streams]
+pub const STREAM_ENTRY_LEN: usize = 12;
+/// What a blob counts beside its bytes, in the size of its message: at least what both sides keep for it. [wire.size]
+pub const BLOB_COST: u64 = 64;
+/// What a stream counts in the size of its message: at least what both sides keep for it. [wire.size]
+pub const STREAM_COST: u64 = 512;
+
+/// The fixed part in front of a message's body. [wire.head]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes of the serialized body.
+    pub body_len: u32,
+    /// Entries of the stream table behind the blob table. Requests and responses only.
+    pub stream_count: u16,
+    /// Bytes of the extension behind the tables. Requests and responses only. [wire.extension]
+    pub extension_len: u16,
+    /// Entries of the blob table behind the body.
+    pub blob_count: u32,
+    /// Request: the service's index. Response, stream end: the status. Otherwise 0.
+    pub selector: u16,
+    /// Request: the method's index. Otherwise 0.
+    pub member: u16,
+    /// Request: the deadline on the receiver's clock, in nanoseconds; 0 is none. Event, stream item: its number.
+    /// Otherwise 0.
+    pub stamp: u64,
+}
+
+impl Head {
+    pub fn encode(&self) -> [u8; HEAD_LEN] {
+        let mut bytes = [0; HEAD_LEN];
+        bytes[..4].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.stream_count.to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.extension_len.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.blob_count.to_le_bytes());
+        bytes[12..14].copy_from_slice(&self.selector.to_le_bytes());
+        bytes[14..16].copy_from_slice(&self.member.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.stamp.to_le_bytes());
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        // Of a fixed length, so that its fields are read without asking each time.
+        let bytes: &[u8; HEAD_LEN] = bytes.first_chunk().ok_or(Malformed("message head"))?;
+        let mut fields = Fields::new(bytes);
+        Ok(Self {
+            body_len: fields.u32("message head")?,
+            stream_count: fields.u16("message head")?,
+            extension_len: fields.u16("message head")?,
+            blob_count: fields.u32("message head")?,
+            selector: fields.u16("message head")?,
+            member: fields.u16("message head")?,
+            stamp: fields.u64("message head")?,
+        })
+    }
+
+    /// Whether there are tables behind the body.
+    pub const fn has_tables(&self) -> bool {
+        self.blob_count > 0 || self.stream_count > 0
+    }
+
+    /// Whether there is nothing behind the body.
+    pub const fn is_plain(&self) -> bool {
+        !self.has_tables() && self.extension_len == 0
+    }
+
+    /// Bytes of the marker and the two tables.
+    pub const fn tables_len(&self) -> u64 {
+        if !self.has_tables() {
+            return 0;
+        }
+        MARKER_LEN as u64
+            + self.blob_count as u64 * BLOB_ENTRY_LEN as u64
+            + self.stream_count as u64 * STREAM_ENTRY_LEN as u64
+    }
+
+    /// The message's size without the bytes of its blobs. [wire.size]
+    pub const fn size_without_blob_bytes(&self) -> u64 {
+        self.body_len as u64
+            + self.extension_len as u64
+            + self.blob_count as u64 * BLOB_COST
+            + self.stream_count as u64 * STREAM_COST
+    }
+
+    /// Bytes of the message's first section: head, body, tables and extension.
+    pub const fn first_section_len(&self) -> u64 {
+        HEAD_LEN as u64 + self.body_len as u64 + self.tables_len() + self.extension_len as u64
+    }
+}
+
+/// A stream as the table of its message has it. [wire.streams]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamEntry {
+    /// The producing side's number for it.
+    pub id: u64,
+    /// The most items that the producer wants to be ahead; 0 if it does not say.
+    pub window: u32,
+}
+
+/// Checks the extension of a message: entries, each with its kind, its length and its bytes. Features that both sides have say what an
+/// entry of their kind means; one of another kind is passed over. [wire.extension]
+///
+/// # Errors
+///
+/// The entries are not what they say.
+pub fn check_extension(extension: &[u8]) -> Result<(), Malformed> {
+    let mut fields = Fields::new(extension);
+    while !fields.is_empty() {
+        let _kind = fields.u16("message extension")?;
+        let len = fields.u16("message extension")?;
+        fields.take(usize::from(len), "message extension")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HEAD_LEN, Head, check_extension};
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn extension_is_frozen() {
+        let extension = [7, 0, 3, 0, b'a', b'b', b'c', 8, 0, 0, 0];
+        assert_eq!(check_extension(&extension), Ok(()));
+        for cut in [1, 2, 3, 4, 5, 6, 8, 9, 10] {
+            assert!(check_extension(&extension[..cut]).is_err(), "{cut}");
+        }
+        let head = Head { body_len: 5, extension_len: 11, ..Head::default() };
+        assert_eq!(head.encode()[..8], [5, 0, 0, 0, 0, 0, 11, 0]);
+        assert_eq!(head.first_section_len(), HEAD_LEN as u64 + 5 + 11);
+        assert_eq!(head.size_without_blob_bytes(), 5 + 11);
+        assert!(!head.is_plain() && !head.has_tables());
+        assert_eq!(Head::decode(&head.encode()), Ok(head));
+    }
+}

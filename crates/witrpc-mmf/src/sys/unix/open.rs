@@ -1,0 +1,215 @@
+//! Where a path becomes a descriptor: nothing else in this crate opens, or gives rights to, what a path names.
+//!
+//! A directory that several users share has in it whatever one of them has put there: a link, or another file under the name of
+//! one of ours, also between two steps of ours.
+//!
+//! # Invariants
+//!
+//! - **O1** No link is followed, and nothing is waited for.
+//! - **O2** What was opened is looked at, not what its path names: it must be of the kind that is wanted, be ours, and have no second
+//!   name.
+//! - **O3** Rights are given to a descriptor of what we have just made. Whatever is written, locked or mapped is so by a descriptor of
+//!   which O2 has been found to hold.
+//! - **O4** Who opens a path for the second time compares both descriptors ([`is_same`]).
+
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+};
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+use witrpc_core::fail_point;
+
+use super::access::{Access, TO_FILES};
+
+/// O1.
+const CAREFULLY: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+
+/// What a path is to name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    File,
+    Pipe,
+}
+
+/// Opens what is there, if it is of this kind, has no second name, and is admitted by one of these.
+///
+/// # Errors
+///
+/// `InvalidData` if it is something else; whatever else the system says.
+pub(crate) fn open_ours(
+    path: &Path,
+    how: OFlags,
+    kind: Kind,
+    access: &[Access],
+) -> io::Result<OwnedFd> {
+    let opened = open(path, how | CAREFULLY, Mode::empty())?;
+    let facts = fstat(&opened)?;
+    let (expected, rule) = match kind {
+        Kind::Directory => (FileType::Directory, "it is not a directory of ours"),
+        Kind::File => (FileType::RegularFile, "it is not a regular file of ours"),
+        Kind::Pipe => (FileType::Fifo, "it is not a named pipe of ours"),
+    };
+    let ours = access.iter().any(|access| access.admits(facts.st_uid, facts.st_gid));
+    let alone = facts.st_nlink <= 1 || kind == Kind::Directory;
+    if FileType::from_raw_mode(facts.st_mode) == expected && ours && alone {
+        return Ok(opened);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, rule))
+}
+
+/// Whether both are descriptors of one file.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn is_same(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Makes a regular file, for reading and writing, which is open to its user at most.
+///
+/// # Errors
+///
+/// `AlreadyExists` if there is anything of that name; whatever else the system says.
+pub(crate) fn make_file(path: &Path) -> io::Result<File> {
+    let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    Ok(File::from(open(path, how | CAREFULLY, TO_FILES)?))
+}
+
+/// Makes a named pipe for us alone or for the group, whatever the umask, and opens its reading end.
+///
+/// # Errors
+///
+/// `AlreadyExists` if there is anything of that name; whatever else the system says. There is no pipe then that was not there
+/// before.
+pub(crate) fn make_pipe(path: &Path, access: Access) -> io::Result<OwnedFd> {
+    #[cfg(target_vendor = "apple")]
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    #[cfg(not(target_vendor = "apple"))]
+    rustix::fs::mkfifoat(CWD, path, TO_FILES)?;
+    fail_point::at("pipe.made");
+    let made = open_made(path, OFlags::RDONLY, Kind::Pipe);
+    let opened_up = made.and_then(|pipe| access.open_up(&pipe, TO_FILES).map(|()| pipe));
+    opened_up.inspect_err(|_| crate::endpoint::remove(path))
+}
+
+/// Makes a directory, and opens it. Only its user may enter it yet, if even that one may.
+///
+/// # Errors
+///
+/// `AlreadyExists` if there is anything of that name; whatever else the system says.
+pub(crate) fn make_directory(path: &Path) -> io::Result<OwnedFd> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    // Without effect on anything but an empty directory.
+    open_made_directory(path).inspect_err(|_| drop(std::fs::remove_dir(path)))
+}
+
+fn open_made_directory(path: &Path) -> io::Result<OwnedFd> {
+    let made = open_made(path, OFlags::RDONLY | OFlags::DIRECTORY, Kind::Directory)?;
+    // Another directory of ours that somebody has moved here is not to be opened to others.
+    let is_other = Dir::read_from(&made)?.any(|entry| {
+        !entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+    });
+    if is_other {
+        return Err(io::Error::other("another one was put in its place"));
+    }
+    Ok(made)
+}
+
+/// Opens what we have just made, and what has our own right to read it, whatever the umask.
+fn open_made(path: &Path, how: OFlags, kind: Kind) -> io::Result<OwnedFd> {
+    let open = || open_ours(path, how, kind, &[Access::User]);
+    match open() {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
+            regain(path, kind)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// Gives us the rights to what is ours, which the umask has taken.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn regain(path: &Path, kind: Kind) -> io::Result<()> {
+    use std::os::{fd::AsRawFd as _, unix::fs::PermissionsExt};
+
+    // A descriptor that needs no rights, and gives none; the name of its own that it has here is no link that leads elsewhere.
+    let made = open_ours(path, OFlags::PATH, kind, &[Access::User])?;
+    let name = format!("/proc/self/fd/{}", made.as_raw_fd());
+    std::fs::set_permissions(name, PermissionsExt::from_mode(0o700))
+}
+
+/// Gives us the rights to what is ours, which the umask has taken.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn regain(path: &Path, _kind: Kind) -> io::Result<()> {
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::chmodat(CWD, path, super::access::TO_DIRECTORIES, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::sys::TO_DIRECTORIES;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_what_we_have_made_gets_no_rights() {
+        let outer = tempfile::tempdir().unwrap();
+        let at = |name: &str| outer.path().join(name);
+        std::fs::create_dir(at("private")).unwrap();
+        std::fs::write(at("private/letter"), "precious").unwrap();
+        symlink(at("private"), at("link")).unwrap();
+        std::fs::set_permissions(at("private"), PermissionsExt::from_mode(0o500)).unwrap();
+        for name in ["private", "link", "private/letter", "nothing"] {
+            open_made_directory(&at(name)).unwrap_err();
+        }
+        assert_eq!(mode(&at("private")), 0o500);
+        let made = make_directory(&at("new")).unwrap();
+        Access::User.open_up(&made, TO_DIRECTORIES).unwrap();
+        assert_eq!(mode(&at("new")), 0o700);
+        assert_eq!(make_directory(&at("link")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(make_file(&at("link")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        make_pipe(&at("link"), Access::User).unwrap_err();
+        std::fs::set_permissions(at("private"), PermissionsExt::from_mode(0o700)).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_of_the_kind_and_ours_and_has_one_name_is_opened() {
+        let outer = tempfile::tempdir().unwrap();
+        let at = |name: &str| outer.path().join(name);
+        drop(make_file(&at("file")).unwrap());
+        drop(make_pipe(&at("pipe"), Access::User).unwrap());
+        symlink(at("file"), at("link")).unwrap();
+        let open = |name, kind, access| open_ours(&at(name), OFlags::RDONLY, kind, &[access]);
+        open("file", Kind::File, Access::User).unwrap();
+        open("pipe", Kind::Pipe, Access::User).unwrap();
+        open(".", Kind::Directory, Access::User).unwrap();
+        open("file", Kind::Pipe, Access::User).unwrap_err();
+        open("pipe", Kind::File, Access::User).unwrap_err();
+        open("link", Kind::File, Access::User).unwrap_err();
+        open("file", Kind::File, Access::Group(54_321)).unwrap_err();
+        let one = open("file", Kind::File, Access::User).unwrap();
+        let pipe = open("pipe", Kind::Pipe, Access::User).unwrap();
+        assert!(is_same(&one, open("file", Kind::File, Access::User).unwrap()).unwrap());
+        assert!(!is_same(&one, &pipe).unwrap());
+        for (name, kind) in [("file", Kind::File), ("pipe", Kind::Pipe)] {
+            std::fs::hard_link(at(name), at("second")).unwrap();
+            let error = open(name, kind, Access::User).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            std::fs::remove_file(at("second")).unwrap();
+        }
+    }
+}

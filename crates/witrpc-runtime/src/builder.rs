@@ -1,0 +1,206 @@
+//! The two builders, for every transport: what they have in common is [`Common`].
+//!
+//! A transport adds its own words in an extension trait (`with_memory_mapped_file`, say) on top of `with_transport`; the
+//! builders know none of them.
+
+/// The settings that both builders have, once: methods on a type with a field `common`.
+macro_rules! common_settings {
+    ($builder:ty) => {
+        impl $builder {
+            /// Serializes arguments and results as JSON. The default.
+            #[cfg(feature = "json")]
+            pub fn with_json(mut self) -> Self {
+                self.common.codec = Some(witrpc_core::values::serializer::Codec::Json);
+                self
+            }
+
+            #[doc(hidden)]
+            #[cfg(not(feature = "json"))]
+            pub fn with_json(self) -> Self
+            where
+                for<'never> Self: $crate::builder::missing::Json,
+            {
+                self
+            }
+
+            /// Serializes arguments and results as MessagePack. Both sides must use it.
+            #[cfg(feature = "message-pack")]
+            pub fn with_message_pack(mut self) -> Self {
+                self.common.codec = Some(witrpc_core::values::serializer::Codec::MessagePack);
+                self
+            }
+
+            #[doc(hidden)]
+            #[cfg(not(feature = "message-pack"))]
+            pub fn with_message_pack(self) -> Self
+            where
+                for<'never> Self: $crate::builder::missing::MessagePack,
+            {
+                self
+            }
+
+            /// Serializes arguments and results as postcard. Both sides must use it, with the same types: postcard does not notice
+            /// when they differ.
+            #[cfg(feature = "postcard")]
+            pub fn with_postcard(mut self) -> Self {
+                self.common.codec = Some(witrpc_core::values::serializer::Codec::Postcard);
+                self
+            }
+
+            #[doc(hidden)]
+            #[cfg(not(feature = "postcard"))]
+            pub fn with_postcard(self) -> Self
+            where
+                for<'never> Self: $crate::builder::missing::Postcard,
+            {
+                self
+            }
+
+            /// Serializes arguments and results with a format of your own. Both sides must use it.
+            pub fn with_serializer(
+                mut self,
+                serializer: impl witrpc_core::values::serializer::Serializer,
+            ) -> Self {
+                self.common.set_serializer(serializer);
+                self
+            }
+
+            /// Sends in clear. The default.
+            pub fn without_encryption(mut self) -> Self {
+                self.common.without_encryption();
+                self
+            }
+
+            /// Encrypts and authenticates every frame: a Noise handshake, then AES-256-GCM. Both sides must use it.
+            pub fn with_encryption(mut self) -> Self {
+                self.common.set_encryptor(witrpc_core::security::cipher::NoiseEncryptor::new());
+                self
+            }
+
+            /// Encrypts with a scheme of your own. Both sides must use it.
+            pub fn with_encryptor(
+                mut self,
+                encryptor: impl witrpc_core::security::cipher::Encryptor,
+            ) -> Self {
+                self.common.set_encryptor(encryptor);
+                self
+            }
+
+            /// Accepts messages of at most `bytes` from the other side. The size of a message is that of its serialized values and
+            /// blobs, plus 64 bytes for each blob and 512 for each stream. Default 64 MiB.
+            pub fn with_max_message_size(mut self, bytes: u64) -> Self {
+                self.common.limits.set_max_message_size(bytes);
+                self
+            }
+
+            /// Accepts at most `calls` unanswered calls per connection; further calls wait at the caller. Default 1024.
+            ///
+            /// A handler that calls its caller back counts until it returns. If nested calls go back and forth, calls that wait for
+            /// one another can take all places; then they wait until one of them reaches its deadline. Allow as many calls as can be
+            /// nested at a time, or give them a deadline.
+            pub fn with_max_in_flight(mut self, calls: u32) -> Self {
+                self.common.limits.max_in_flight = calls;
+                self
+            }
+
+            /// Buffers at most `bytes` of messages per connection and direction; at that limit a sender waits. At least
+            /// `max_message_size`. Default twice that.
+            ///
+            /// Items of streams that nobody has read yet may use another 50 %: an eighth of that for the first stream, at most
+            /// 1 MiB, and less for each further one. Values that wait for subscriptions of the other side may use another
+            /// 100 %; see [`Event::with_capacity`](crate::Event::with_capacity).
+            ///
+            /// It limits nested calls, too: messages of calls that wait for one another must fit at the same time.
+            pub fn with_max_buffered(mut self, bytes: u64) -> Self {
+                self.common.limits.max_buffered = bytes;
+                self
+            }
+        }
+    };
+}
+
+mod client;
+pub mod missing;
+mod server;
+
+use std::sync::Arc;
+
+pub use client::WitClientBuilder;
+pub use server::WitServerBuilder;
+
+use crate::link::handshake::Setup;
+use crate::serving::service::Service;
+use crate::serving::services::Services;
+use witrpc_core::Error;
+use witrpc_core::limits::Limits;
+use witrpc_core::security::cipher::{Encryptor, PlainEncryptor};
+use witrpc_core::values::serializer::{Codec, Serializer};
+
+/// The services of one side.
+fn collect(added: Vec<Arc<dyn Service>>) -> Result<Services, Error> {
+    let mut services = Services::default();
+    for service in added {
+        services.add(service)?;
+    }
+    Ok(services)
+}
+
+fn names(services: &[Arc<dyn Service>]) -> Vec<&'static str> {
+    services.iter().map(|service| service.descriptor().name).collect()
+}
+
+/// Settings that both sides have.
+#[derive(Debug)]
+struct Common {
+    codec: Option<Codec>,
+    encryptor: Arc<dyn Encryptor>,
+    limits: Limits,
+    /// Whether the encryptor is one.
+    encrypted: bool,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            codec: Codec::preferred(),
+            encryptor: Arc::new(PlainEncryptor),
+            limits: Limits::default(),
+            encrypted: false,
+        }
+    }
+}
+
+impl Common {
+    fn set_encryptor(&mut self, encryptor: impl Encryptor) {
+        self.encryptor = Arc::new(encryptor);
+        self.encrypted = true;
+    }
+
+    fn without_encryption(&mut self) {
+        self.encryptor = Arc::new(PlainEncryptor);
+        self.encrypted = false;
+    }
+
+    /// What `setting` sends must be sealed.
+    fn require_encryption(&self, setting: &'static str) -> Result<(), Error> {
+        if self.encrypted {
+            return Ok(());
+        }
+        let advice = "tokens are only sent over an encrypted connection; add .with_encryption()";
+        Err(Error::config(setting, "without_encryption", advice))
+    }
+
+    fn set_serializer(&mut self, serializer: impl Serializer) {
+        self.codec = Some(Codec::custom(serializer));
+    }
+
+    fn into_setup<A: ?Sized>(self, authorization: Arc<A>) -> Result<Setup<A>, Error> {
+        self.limits.validate()?;
+        let codec = self.codec.ok_or_else(|| {
+            let advice =
+                "enable one of the features json, message-pack, postcard, or add .with_serializer(…)";
+            Error::config("serializer", "none", advice)
+        })?;
+        Ok(Setup { codec, encryptor: self.encryptor, authorization, limits: self.limits })
+    }
+}

@@ -1,0 +1,232 @@
+//! [`WitServerBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use witrpc_core::Error;
+use witrpc_core::security::authorization::{
+    AccessTokenValidator, ServerAuthorization, StaticToken, TokenValidator, WithoutAuthorization,
+};
+use witrpc_core::transport::ServerTransport;
+
+use crate::builder::Common;
+use crate::server::WitServer;
+use crate::serving::introspection::ServerDescription;
+use crate::serving::service::Service;
+
+/// How long a client that has been let in may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Builds a [`WitServer`]. What is not set has its default; nothing is opened before
+/// [`WitServer::start_waiting_for_connection`].
+///
+/// It needs a transport and at least one service:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use witrpc::transport::memory::MemoryTransport;
+/// use witrpc::{Result, WitClientBuilder, WitServerBuilder};
+///
+/// #[witrpc::service]
+/// trait Calc {
+///     async fn add(&self, a: i32, b: i32) -> Result<i32>;
+/// }
+///
+/// struct Adder;
+///
+/// impl Calc for Adder {
+///     async fn add(&self, a: i32, b: i32) -> Result<i32> {
+///         Ok(a + b)
+///     }
+/// }
+///
+/// // Between processes: .with_memory_mapped_file("MySharedMap"), from the crate witrpc.
+/// let transport = MemoryTransport::new();
+/// let server = WitServerBuilder::new()
+///     .with_service(CalcServer::new(Adder))
+///     .with_transport(transport.clone())
+///     .with_name("adder")
+///     .build()?;
+/// server.start_waiting_for_connection().await?;
+/// # let client = WitClientBuilder::new().with_transport(transport).build()?;
+/// # client.connect(std::time::Duration::from_secs(5)).await?;
+/// # assert_eq!(client.get_service::<CalcClient>().add(2, 3).await?, 5);
+/// # Ok::<(), witrpc::Error>(())
+/// # }).unwrap();
+/// ```
+#[must_use = "call build()"]
+pub struct WitServerBuilder {
+    common: Common,
+    services: Vec<Arc<dyn Service>>,
+    transport: Option<Box<dyn ServerTransport>>,
+    authorization: Authorization,
+    handshake_timeout: Duration,
+    dedicated_threads: bool,
+    name: Option<String>,
+    description: Option<String>,
+}
+
+/// What clients must prove.
+#[derive(Debug, Default)]
+enum Authorization {
+    #[default]
+    None,
+    /// Refused at `build`.
+    /// `None` is an empty one.
+    Token(Option<StaticToken>),
+    Validator(TokenValidator),
+}
+
+impl Default for WitServerBuilder {
+    fn default() -> Self {
+        Self {
+            common: Common::default(),
+            services: Vec::new(),
+            transport: None,
+            authorization: Authorization::None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            dedicated_threads: false,
+            name: None,
+            description: None,
+        }
+    }
+}
+
+impl fmt::Debug for WitServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WitServerBuilder")
+            .field("services", &super::names(&self.services))
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+common_settings!(WitServerBuilder);
+
+impl WitServerBuilder {
+    /// A builder with the defaults: JSON, no encryption, no authorization.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a service. May be repeated; each service needs its own name.
+    pub fn with_service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Listens on `transport`. For a memory-mapped file there is a shorter method: `with_memory_mapped_file`.
+    pub fn with_transport(mut self, transport: impl ServerTransport) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Accepts only clients that prove that they know `token`, and proves the same to them. The token is never sent,
+    /// encrypted or not, and not kept. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
+        self.authorization = Authorization::Token(StaticToken::of(token.as_ref()));
+        self
+    }
+
+    /// Accepts the clients whose token `validator` accepts. Requires encryption.
+    ///
+    /// The validator is a closure that returns a result, or a future of one: `Ok` with an identity of any type, which handlers read from
+    /// [`CallContext::identity`](crate::CallContext::identity), or an error, whose text is sent to the client. The library wipes its
+    /// copies of the token; the `String` that the validator receives is the validator's to wipe.
+    ///
+    /// ```
+    /// use witrpc::WitServerBuilder;
+    ///
+    /// let builder = WitServerBuilder::new().with_encryption().with_access_token_validator(|token: String| async move {
+    ///     token.strip_prefix("user:").map(str::to_owned).ok_or("who are you?")
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn with_access_token_validator<M>(
+        mut self,
+        validator: impl AccessTokenValidator<M>,
+    ) -> Self {
+        self.authorization = Authorization::Validator(TokenValidator::new(validator));
+        self
+    }
+
+    /// Accepts every client that can reach the endpoint. The default.
+    pub fn without_authorization(mut self) -> Self {
+        self.authorization = Authorization::None;
+        self
+    }
+
+    /// Sets a name that clients can ask for with [`WitClient::describe`](crate::WitClient::describe).
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets a description that clients can ask for with [`WitClient::describe`](crate::WitClient::describe).
+    pub fn with_description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Limits the time that an accepted client may take for its handshake. Default 5 s.
+    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Serves each connection on a thread of its own. Meant for few clients and the steadiest latency.
+    ///
+    /// Handlers start on that thread. A handler that is not done at its first poll, or takes long, continues on the runtime that
+    /// the server was started on; so do tasks that handlers spawn. A runtime that is dropped does not wait for these threads:
+    /// they end a moment later.
+    pub fn with_dedicated_threads(mut self) -> Self {
+        self.dedicated_threads = true;
+        self
+    }
+
+    /// Checks the settings and makes the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming the setting, the value and the way out.
+    pub fn build(self) -> Result<WitServer, Error> {
+        let transport = self.transport.ok_or_else(|| {
+            Error::config("transport", "none", "add .with_memory_mapped_file(\"name\")")
+        })?;
+        transport.validate()?;
+        let mut services = super::collect(self.services)?;
+        if services.is_empty() {
+            let advice = "add .with_service(XServer::new(implementation))";
+            return Err(Error::config("with_service", "none", advice));
+        }
+        let description =
+            ServerDescription::new(self.name, self.description, services.descriptors());
+        services.add_introspection(description);
+        if self.handshake_timeout.is_zero() {
+            let advice = "no client could ever get in; give some time, 5 s say";
+            return Err(Error::config("with_handshake_timeout", "0s", advice));
+        }
+        let authorization: Arc<dyn ServerAuthorization> = match self.authorization {
+            Authorization::None => Arc::new(WithoutAuthorization),
+            Authorization::Token(token) => {
+                let advice = "an empty token lets everybody in; give a long, random one, or use \
+                              without_authorization()";
+                let empty = || Error::config("with_access_token", "\"\"", advice);
+                Arc::new(token.ok_or_else(empty)?)
+            }
+            Authorization::Validator(validator) => {
+                self.common.require_encryption("with_access_token_validator")?;
+                Arc::new(validator)
+            }
+        };
+        let setup = self.common.into_setup(authorization)?;
+        Ok(WitServer::new(
+            transport,
+            services,
+            setup,
+            self.handshake_timeout,
+            self.dedicated_threads,
+        ))
+    }
+}

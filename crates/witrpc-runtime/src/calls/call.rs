@@ -1,0 +1,602 @@
+//! A call as its caller sees it: a handle to a remote service, and the future of one answer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::AcquireError;
+use tokio::task::coop;
+use witrpc_core::contract::descriptor::ServiceDescriptor;
+use witrpc_core::session::outbound::TooManyStreams;
+use witrpc_core::session::pending::{Answer, CallId};
+use witrpc_core::text::Escaped;
+use witrpc_core::transport::BoxFuture;
+use witrpc_core::values::buffers;
+use witrpc_core::values::content::Content;
+use witrpc_core::wire::status::status_error;
+use witrpc_core::{CloseReason, Error};
+
+use crate::calls::callee::Callee;
+use crate::calls::host::CallHost;
+use crate::calls::making::{BeginError, MakesCalls, Permits};
+use crate::calls::outcome::OutcomeOf;
+use crate::calls::retry::{Delays, RetryPolicy};
+use crate::events::event::Event;
+use crate::events::feed::RemoteEvent;
+use crate::link::fairness::{SMALL_SIZE, Step};
+use crate::link::poller::Poll as Polling;
+use crate::link::timers::{Gone, Timer};
+use crate::streams::reader::InletHandle;
+
+/// A contract on the other side, over whichever connection there is at the moment. Generated clients wrap it.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct Remote {
+    callee: Arc<dyn Callee>,
+    contract: Contract,
+    timeout: Option<Duration>,
+}
+
+/// How a call's method is known.
+#[derive(Clone)]
+enum Contract {
+    /// From generated code.
+    Known(&'static ServiceDescriptor),
+    /// By the names of service and method.
+    #[cfg(feature = "json")]
+    Named(Arc<(String, String)>),
+}
+
+impl Contract {
+    fn service(&self) -> &str {
+        match self {
+            Self::Known(descriptor) => descriptor.name,
+            #[cfg(feature = "json")]
+            Self::Named(names) => &names.0,
+        }
+    }
+
+    fn method(&self, method: usize) -> &str {
+        match self {
+            Self::Known(descriptor) => descriptor.methods[method].name,
+            #[cfg(feature = "json")]
+            Self::Named(names) => &names.1,
+        }
+    }
+
+    fn is_idempotent(&self, method: usize) -> bool {
+        match self {
+            Self::Known(descriptor) => descriptor.methods[method].idempotent,
+            #[cfg(feature = "json")]
+            Self::Named(_) => false,
+        }
+    }
+
+    fn route(&self, connection: &dyn CallHost, method: usize) -> Result<(u16, u16), Error> {
+        match self {
+            Self::Known(descriptor) => connection.calls().route(descriptor, method),
+            #[cfg(feature = "json")]
+            Self::Named(names) => connection.calls().route_by_name(&names.0, &names.1),
+        }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("service", &self.contract.service())
+            .field("callee", &self.callee)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+impl Remote {
+    pub(crate) fn new(
+        callee: Arc<dyn Callee>,
+        descriptor: &'static ServiceDescriptor,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { callee, contract: Contract::Known(descriptor), timeout }
+    }
+
+    /// A method by its name.
+    #[cfg(feature = "json")]
+    pub(crate) fn named(
+        callee: Arc<dyn Callee>,
+        service: &str,
+        method: &str,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let names = Arc::new((service.to_owned(), method.to_owned()));
+        Self { callee, contract: Contract::Named(names), timeout }
+    }
+
+    /// The same, with a deadline for every call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self.clone() }
+    }
+
+    /// The contract's event at `index`.
+    #[must_use]
+    pub fn event<T>(&self, index: usize) -> Event<T> {
+        match &self.contract {
+            Contract::Known(descriptor) => Event::remote(RemoteEvent::new(
+                Arc::clone(&self.callee).subscribable(),
+                descriptor,
+                index,
+            )),
+            #[cfg(feature = "json")]
+            Contract::Named(_) => unreachable!("generated code knows its contract"),
+        }
+    }
+
+    /// The task of this waker has made so many calls that it lets others run.
+    fn has_yielded(&self, waker: &Waker) {
+        if let Ok(connection) = self.callee.connection() {
+            connection.calls().has_yielded(waker);
+        }
+    }
+
+    /// A call that is sent when it is first polled.
+    pub fn call<A: Serialize, R>(&self, method: usize, args: &A, outcome: OutcomeOf<R>) -> Call<R> {
+        let codec = self.callee.codec();
+        let content = Content::write(buffers::take(), |out| codec.serialize(args, out));
+        let stage = match content {
+            Ok(content) => Stage::New(content),
+            Err(error) => Stage::Failed(Box::new(Error::Serialize {
+                what: format!(
+                    "the arguments of {}.{}",
+                    self.contract.service(),
+                    self.contract.method(method)
+                ),
+                serializer: codec.name().to_owned(),
+                reason: error.to_string(),
+            })),
+        };
+        let again = self.callee.retry().and_then(|policy| match &stage {
+            // There is one of each stream: such a call is not made twice.
+            Stage::New(content) if !content.has_streams() => {
+                Some(Box::new(Again::new(policy, content)))
+            }
+            _ => None,
+        });
+        Call { remote: self.clone(), method, stage, timer: None, again, outcome }
+    }
+}
+
+/// One call of a remote method: sent when first polled, answered when it completes.
+///
+/// Dropping it cancels the call: what has not been sent stays, and a handler that is running is dropped at its next
+/// await. The future can be spawned, and is independent of the handle that made it.
+#[must_use = "a call is sent when it is awaited"]
+pub struct Call<R> {
+    remote: Remote,
+    method: usize,
+    stage: Stage,
+    /// The deadline, if the call has one and has not been answered at once.
+    timer: Option<Box<Timer>>,
+    /// What it takes to make the call once more, if the client has a policy for that.
+    again: Option<Box<Again>>,
+    outcome: OutcomeOf<R>,
+}
+
+/// A call that may be made once more.
+struct Again {
+    content: Content,
+    delays: Delays,
+    /// Where to sleep until then: the last connection's.
+    runtime: Option<Handle>,
+    /// Why the connection ended over which an attempt may have been executed.
+    begun: Option<CloseReason>,
+    /// Why the last attempt failed.
+    last: Option<Error>,
+}
+
+impl Again {
+    fn new(policy: &RetryPolicy, content: &Content) -> Self {
+        Self {
+            content: content.copy(),
+            delays: policy.delays(),
+            runtime: None,
+            begun: None,
+            last: None,
+        }
+    }
+}
+
+enum Stage {
+    /// Its arguments could not be serialized.
+    Failed(Box<Error>),
+    New(Content),
+    /// It waits for its turn: for a place among the calls in flight, or in the sending queue.
+    Queued {
+        connection: Arc<dyn CallHost>,
+        route: (u16, u16),
+        content: Content,
+        turn: BoxFuture<'static, Turn>,
+    },
+    Sent(InFlight),
+    /// It failed, and will be made once more.
+    Paused(BoxFuture<'static, Result<(), Gone>>),
+    Finished,
+}
+
+/// What a call that has waited for its turn gets.
+type Turn = Result<Permits, AcquireError>;
+
+/// A call in a connection's table; cancelled when dropped.
+struct InFlight {
+    connection: Arc<dyn CallHost>,
+    id: CallId,
+    answered: bool,
+    /// The polling for its answer that it has interrupted.
+    polling: Option<Polling>,
+}
+
+impl InFlight {
+    fn poll(&mut self, waker: &Waker) -> Option<Result<Answer, Error>> {
+        let answer = self.connection.poll_answer(self.id, &mut self.polling, waker);
+        self.answered = answer.is_some();
+        answer
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.connection.abandon(self.id);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("method", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl<R> Call<R> {
+    /// The same call with this time limit, which counts from its next poll, instead of its handle's or its client's.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.remote.timeout = Some(timeout);
+        self.timer = None;
+        self
+    }
+
+    /// Whether it is about to send a message that is not small.
+    fn is_long(&self) -> bool {
+        matches!(&self.stage, Stage::New(content) if content.size() > SMALL_SIZE)
+    }
+
+    fn name(&self) -> String {
+        let contract = &self.remote.contract;
+        format!("{}.{}", contract.service(), contract.method(self.method))
+    }
+}
+
+impl<R> Future for Call<R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        // An answer is often there at the first poll: a task that makes one call after the other has to let others run.
+        let counted =
+            if self.is_long() || Step::Message.is_counted() || !coop::has_budget_remaining() {
+                let Poll::Ready(counted) = coop::poll_proceed(cx) else {
+                    self.remote.has_yielded(cx.waker());
+                    return Poll::Pending;
+                };
+                Some(counted)
+            } else {
+                None
+            };
+        let this = &mut *self;
+        let mut answer = None;
+        let result = loop {
+            let answered = match this.poll_answer(cx, &mut answer) {
+                Poll::Ready(answered) => answered,
+                Poll::Pending => {
+                    ready!(this.poll_deadline(cx));
+                    let after = this.remote.timeout.unwrap_or_default();
+                    Err(Error::TimedOut { after })
+                }
+            };
+            this.stage = Stage::Finished;
+            let result = answered.and_then(|()| this.decode(&mut answer));
+            if let Err(error) = &result {
+                this.log(error);
+                if this.pause(error) {
+                    answer = None;
+                    continue;
+                }
+            }
+            break result.map_err(|error| this.of_all_attempts(error));
+        };
+        if let Some(counted) = counted {
+            counted.made_progress();
+        }
+        this.timer = None;
+        this.again = None;
+        Poll::Ready(result.unwrap_or_else(|error| (this.outcome.failed)(error)))
+    }
+}
+
+impl<R> Call<R> {
+    /// Takes the call through its stages, and puts the answer there once it has come.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &mut Option<Answer>,
+    ) -> Poll<Result<(), Error>> {
+        loop {
+            if let Stage::Sent(call) = &mut self.stage {
+                let Some(outcome) = call.poll(cx.waker()) else { return Poll::Pending };
+                *answer = Some(outcome?);
+                return Poll::Ready(Ok(()));
+            }
+            match std::mem::replace(&mut self.stage, Stage::Finished) {
+                Stage::Failed(error) => return Poll::Ready(Err(*error)),
+                Stage::New(mut content) => self.start(&mut content, cx.waker(), answer)?,
+                Stage::Queued { connection, route, mut content, mut turn } => {
+                    let Poll::Ready(permits) = turn.as_mut().poll(cx) else {
+                        self.stage = Stage::Queued { connection, route, content, turn };
+                        return Poll::Pending;
+                    };
+                    let permits = permits.map_err(|_| never_sent(&*connection))?;
+                    let turn = Some(permits);
+                    self.send(connection, route, &mut content, turn, cx.waker(), answer)?;
+                }
+                Stage::Paused(mut pause) => {
+                    let Poll::Ready(over) = pause.as_mut().poll(cx) else {
+                        self.stage = Stage::Paused(pause);
+                        return Poll::Pending;
+                    };
+                    let Some(again) = &mut self.again else {
+                        unreachable!("a pause is made from it")
+                    };
+                    let last = again.last.take();
+                    if over.is_err() {
+                        if let Some(last) = last {
+                            // With its timer's runtime, there is nothing more to wait for.
+                            again.delays = Box::new(std::iter::empty());
+                            return Poll::Ready(Err(last));
+                        }
+                    }
+                    self.stage = Stage::New(again.content.copy());
+                }
+                Stage::Sent(_) | Stage::Finished => {
+                    panic!("a call was polled after it had completed")
+                }
+            }
+            if answer.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Stage::Sent(_) = self.stage {
+                return Poll::Pending; // It has looked.
+            }
+        }
+    }
+
+    /// What the caller is told: whether any of the attempts may have been executed, not the last alone.
+    fn of_all_attempts(&mut self, error: Error) -> Error {
+        let begun = self.again.as_mut().and_then(|again| again.begun.take());
+        match (begun, error) {
+            (Some(_), Error::Closed { reason, .. }) => {
+                Error::Closed { reason, maybe_executed: true }
+            }
+            (Some(reason), error) if error.is_surely_not_executed() => {
+                Error::Closed { reason, maybe_executed: true }
+            }
+            (_, error) => error,
+        }
+    }
+
+    /// Whether a call that failed so is made once more; then it waits for that.
+    fn pause(&mut self, error: &Error) -> bool {
+        let idempotent = self.remote.contract.is_idempotent(self.method);
+        let policy = self.remote.callee.retry();
+        let (Some(again), Some(policy)) = (self.again.as_mut(), policy) else { return false };
+        if !policy.applies(error, idempotent) {
+            return false;
+        }
+        if let Error::Closed { reason, maybe_executed: true } = error {
+            again.begun = Some(reason.clone());
+        }
+        let Some(delay) = again.delays.next() else { return false };
+        // Outside every runtime, and before the first connection, there is no timer.
+        let runtimes = [Handle::try_current().ok(), again.runtime.clone()];
+        let timer = |runtime: Handle| Timer::new(&runtime, delay).map(|timer| (timer, runtime));
+        let Some((mut timer, runtime)) = runtimes.into_iter().flatten().find_map(timer) else {
+            return false;
+        };
+        tracing::debug!(?delay, "it will be made once more");
+        // Another connection is what it waits for; any other trouble just takes its time.
+        let lost = matches!(error, Error::Closed { .. } | Error::NotConnected { .. });
+        let connected = lost.then(|| self.remote.callee.connected());
+        self.stage = Stage::Paused(Box::pin(async move {
+            let over = std::future::poll_fn(|cx| timer.poll(cx));
+            match connected {
+                None => over.await,
+                Some(connected) => tokio::select! {
+                    over = over => over,
+                    () = connected => Ok(()),
+                },
+            }
+        }));
+        again.runtime = Some(runtime);
+        again.last = Some(error.clone());
+        true
+    }
+
+    /// Finds where to send it, and sends it if it is its turn.
+    fn start(
+        &mut self,
+        content: &mut Content,
+        waker: &Waker,
+        answer: &mut Option<Answer>,
+    ) -> Result<(), Error> {
+        let connection = self.remote.callee.connection()?;
+        if let Some(again) = &mut self.again {
+            again.runtime = Some(connection.link().runtime.clone());
+        }
+        let route = self.remote.contract.route(&*connection, self.method)?;
+        let (size, limit) = (content.size(), connection.link().peer_limits.max_message_size);
+        if size > limit {
+            let what = format!("the arguments of {}", self.name());
+            return Err(Error::TooLarge { what, size, limit });
+        }
+        // Such take no place in the bound on the sending queue, as the in-flight limit bounds those.
+        if size <= SMALL_SIZE {
+            return self.send(connection, route, content, None, waker, answer);
+        }
+        // A message larger than the whole queue waits for all of it.
+        let place =
+            u32::try_from(size).unwrap_or(u32::MAX).min(connection.link().sending.queue_len);
+        self.stage = queue(connection, route, std::mem::take(content), Some(place));
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        connection: Arc<dyn CallHost>,
+        route: (u16, u16),
+        content: &mut Content,
+        permits: Option<Permits>,
+        waker: &Waker,
+        answer: &mut Option<Answer>,
+    ) -> Result<(), Error> {
+        let deadline = self.deadline(&*connection);
+        match connection.begin_call(content, route, deadline, permits, waker, answer) {
+            Ok(id) => {
+                tracing::trace!(
+                    service = self.remote.contract.service(),
+                    method = self.remote.contract.method(self.method),
+                    "call"
+                );
+                if answer.is_none() {
+                    let (answered, polling) = (false, None);
+                    self.stage = Stage::Sent(InFlight { connection, id, answered, polling });
+                }
+                Ok(())
+            }
+            Err(BeginError::NotYet) => {
+                self.stage = queue(connection, route, std::mem::take(content), None);
+                Ok(())
+            }
+            Err(BeginError::Failed(error)) => Err(error),
+            Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
+            Err(BeginError::TooManyStreams) => Err(self.not_serialized(&TooManyStreams)),
+        }
+    }
+
+    fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
+        Error::Serialize {
+            what: format!("the arguments of {}", self.name()),
+            serializer: self.remote.callee.codec().name().to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// The deadline on the peer's clock; 0 is none.
+    fn deadline(&self, connection: &dyn CallHost) -> u64 {
+        let Some(timeout) = self.remote.timeout else { return 0 };
+        let left = match &self.timer {
+            Some(timer) => timer.deadline().saturating_duration_since(tokio::time::Instant::now()),
+            None => timeout,
+        };
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX / 2);
+        connection.deadline_for_peer(left)
+    }
+
+    /// Completes when the deadline passes; never without one.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timeout) = self.remote.timeout else { return Poll::Pending };
+        let runtime = match &self.stage {
+            Stage::Queued { connection, .. } => &connection.link().runtime,
+            Stage::Sent(call) => &call.connection.link().runtime,
+            Stage::Paused(_) => {
+                match self.again.as_ref().and_then(|again| again.runtime.as_ref()) {
+                    Some(runtime) => runtime,
+                    None => return Poll::Pending,
+                }
+            }
+            _ => return Poll::Pending,
+        };
+        // The caller may be polled outside any runtime; the connection's has the timer.
+        if self.timer.is_none() {
+            self.timer = Timer::new(runtime, timeout).map(Box::new);
+        }
+        let polled = self.timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx));
+        match polled {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            // With its runtime, the connection ends, and so does the call: it is woken for that.
+            Poll::Ready(Err(Gone)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn decode(&self, answer: &mut Option<Answer>) -> Result<R, Error> {
+        let Some(Answer { status, content, .. }) = answer else { unreachable!("it has come") };
+        let status = *status;
+        let codec = self.remote.callee.codec();
+        if let Some(error) = status_error(status, content.body(), codec.name(), || self.name()) {
+            return Err(match error {
+                Error::TimedOut { .. } => {
+                    Error::TimedOut { after: self.remote.timeout.unwrap_or_default() }
+                }
+                error => error,
+            });
+        }
+        let mut arrived = content.take_arrived();
+        // As a subscription does: who reads a stream need not hold the client as well.
+        for stream in arrived.iter_mut().flat_map(|arrived| arrived.incoming.iter_mut().flatten()) {
+            if let Some(handle) = stream.inner_mut::<InletHandle>() {
+                handle.keep(Arc::clone(&self.remote.callee).kept_by_streams());
+            }
+        }
+        let result = (self.outcome.decode)(codec, status, content.body(), arrived);
+        buffers::give(std::mem::take(content).into_buffer());
+        *answer = None; // With its charge.
+        result.map_err(|error| Error::Deserialize {
+            what: format!("the result of {}", self.name()),
+            serializer: codec.name().to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn log(&self, error: &Error) {
+        tracing::debug!(method = self.name(), error = %Escaped(&error), "the call failed");
+    }
+}
+
+/// A call that waits for its turn; for `place` bytes in the sending queue first, if it needs any.
+fn queue(
+    connection: Arc<dyn CallHost>,
+    route: (u16, u16),
+    content: Content,
+    place: Option<u32>,
+) -> Stage {
+    let turn = Box::pin(wait_turn(Arc::clone(&connection), place));
+    Stage::Queued { connection, route, content, turn }
+}
+
+async fn wait_turn(connection: Arc<dyn CallHost>, place: Option<u32>) -> Turn {
+    // First the bytes: whoever holds a place among the calls in flight sends at once.
+    let bytes = match place {
+        Some(place) => {
+            Some(Arc::clone(&connection.link().sending.bytes).acquire_many_owned(place).await?)
+        }
+        None => None,
+    };
+    Ok(Permits { call: connection.calls().wait_for_place().await?, bytes })
+}
+
+fn never_sent(connection: &dyn CallHost) -> Error {
+    let reason = connection.link().closed().cloned().unwrap_or(CloseReason::Local);
+    Error::Closed { reason, maybe_executed: false }
+}

@@ -1,0 +1,296 @@
+//! Making a call: its slot, its request, and its answer.
+
+use std::task::Waker;
+
+use tokio::sync::OwnedSemaphorePermit;
+use witrpc_core::session::outbound::{Outgoing, TooManyStreams, Withdrawn};
+use witrpc_core::session::pending::{Answer, CallId, Completed};
+use witrpc_core::values::buffers;
+use witrpc_core::values::content::Content;
+use witrpc_core::wire::frame::Kind;
+use witrpc_core::wire::status::Status;
+use witrpc_core::{CloseReason, Error, fail_point};
+
+use crate::calls::host::CallHost;
+use crate::link::host::{Drained, Handled, Wanted};
+use crate::link::leading::Leads;
+use crate::link::poller::Poll;
+use crate::link::sending::Sends;
+use crate::link::sync::lock;
+use crate::streams::producer::start_streams;
+use crate::streams::writing::{WritesStreams, room};
+
+/// Calls in flight from which on others are likely to begin at once.
+const CROWD: usize = 8;
+
+/// What is done with calls that are made.
+pub(crate) trait MakesCalls: CallHost {
+    /// Takes a slot for a call, sends its request, and looks for the answer, which it puts there if it has come; else it wakes
+    /// `waker` later. Takes the content, unless the call has to wait for its turn.
+    fn begin_call(
+        &self,
+        content: &mut Content,
+        route: (u16, u16),
+        deadline: u64,
+        turn: Option<Permits>,
+        waker: &Waker,
+        found: &mut Option<Answer>,
+    ) -> Result<CallId, BeginError> {
+        let mut pending = lock(&self.calls().pending);
+        if turn.is_none() && pending.is_open() && !pending.take_place() {
+            return Err(BeginError::NotYet);
+        }
+        let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
+        // A peer that shares our CPU, and is woken for the first request, would run before those who are about to send more.
+        let in_crowd = pending.in_flight() >= CROWD && self.link().peer_is_on_our_cpu();
+        let id = pending.insert((!alone).then(|| waker.clone())).map_err(BeginError::Closed)?;
+        drop(pending);
+        let permit = turn.and_then(|Permits { call, bytes }| {
+            call.forget();
+            bytes
+        });
+        fail_point::at("call.begun");
+        let fields = (route.0, route.1, deadline);
+        let mut drained = Drained::default();
+        if content.has_streams() {
+            self.send_streaming(id, std::mem::take(content), fields, permit)?;
+            self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
+        } else {
+            let send = || {
+                self.with_outbound(|outbound| {
+                    if outbound.push_through(Kind::Request, id.0, content, fields)? {
+                        if in_crowd {
+                            self.link().receiving.leave_unpublished();
+                        } else {
+                            outbound.publish()?;
+                        }
+                        buffers::give(std::mem::take(content).into_buffer());
+                        return Ok(false);
+                    }
+                    let content = std::mem::take(content);
+                    outbound.push(Outgoing::new(
+                        Kind::Request,
+                        id.0,
+                        content,
+                        fields,
+                        permit.map(room),
+                    ))?;
+                    let pumped =
+                        if alone { outbound.pump_at_length() } else { outbound.pump(true) };
+                    self.after_pump(pumped)
+                });
+            };
+            self.lead_for_answer(id, alone, Some(send), &mut drained);
+        }
+        // The polling begins anew at the next look: it is longer by a slice.
+        self.interrupted(&mut drained, waker);
+        *found = drained.answer;
+        if alone && found.is_none() {
+            // Its waker is not in the table: somebody else may have taken the answer (C2).
+            *found = lock(&self.calls().pending)
+                .poll(id, waker)
+                .transpose()
+                .map_err(BeginError::Failed)?;
+        }
+        Ok(id)
+    }
+
+    /// Looks for the answer to `id`, leading the receiving for the length of this step if nobody else does. `polling` is what the
+    /// last look has left.
+    fn poll_answer(
+        &self,
+        id: CallId,
+        polling: &mut Option<Poll>,
+        waker: &Waker,
+    ) -> Option<Result<Answer, Error>> {
+        let mut pending = lock(&self.calls().pending);
+        if let Some(outcome) = pending.poll(id, waker) {
+            return Some(outcome);
+        }
+        let alone = pending.in_flight() == 1;
+        drop(pending);
+        let mut drained = Drained { polling: polling.take(), ..Drained::default() };
+        self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
+        *polling = self.interrupted(&mut drained, waker);
+        drained.answer.map(Ok)
+    }
+
+    /// Sends a request that has streams, and sees to these.
+    fn send_streaming(
+        &self,
+        id: CallId,
+        mut content: Content,
+        fields: (u16, u16, u64),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), BeginError> {
+        let mut opened = Ok(Vec::new());
+        self.with_outbound(|outbound| {
+            opened = self.announce_streams(outbound, &mut content);
+            if opened.is_ok() {
+                outbound.push(Outgoing::new(
+                    Kind::Request,
+                    id.0,
+                    content,
+                    fields,
+                    permit.map(room),
+                ))?;
+            }
+            let pumped = outbound.pump(true);
+            self.after_pump(pumped)
+        });
+        match opened {
+            Ok(opened) => {
+                start_streams(self, opened, false);
+                Ok(())
+            }
+            Err(TooManyStreams) => {
+                let mut pending = lock(&self.calls().pending);
+                drop(pending.abandon(id, true));
+                self.calls().give_place(pending);
+                Err(BeginError::TooManyStreams)
+            }
+        }
+    }
+
+    /// Sends a ping whose pong completes the returned call.
+    fn begin_ping(&self, waker: &Waker) -> Result<CallId, Error> {
+        let id = lock(&self.calls().pending).insert_ping(waker.clone());
+        let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
+        self.send(|outbound| {
+            outbound.push_control(Kind::Ping, id.0);
+            Ok(())
+        });
+        Ok(id)
+    }
+
+    /// The caller of `id` is gone: takes its request back or cancels it at the peer.
+    fn abandon(&self, id: CallId) {
+        let (mut unsent, mut streams) = (false, 0..0);
+        self.send(|outbound| {
+            let withdrawn;
+            (withdrawn, streams) = outbound.withdraw_request(id)?;
+            match withdrawn {
+                Withdrawn::Unsent => unsent = true,
+                Withdrawn::Partly => {}
+                Withdrawn::Sent => outbound.push_control(Kind::Cancel, id.0),
+            }
+            Ok(())
+        });
+        self.withdraw_streams(streams);
+        let mut pending = lock(&self.calls().pending);
+        let answer = pending.abandon(id, unsent);
+        if unsent {
+            self.calls().give_place(pending);
+        } else {
+            drop(pending);
+        }
+        drop(answer);
+    }
+
+    /// A ping that nobody waits for any more.
+    fn abandon_ping(&self, id: CallId) {
+        drop(lock(&self.calls().pending).abandon(id, false));
+    }
+
+    /// A response of the peer.
+    fn handle_response(
+        &self,
+        id: u64,
+        answer: Answer,
+        wanted: Wanted,
+        drained: &mut Drained,
+    ) -> Result<Handled, Error> {
+        self.complete(CallId(id), answer, wanted, true, drained)
+    }
+
+    /// The answer to a ping.
+    fn handle_pong(
+        &self,
+        id: u64,
+        wanted: Wanted,
+        drained: &mut Drained,
+    ) -> Result<Handled, Error> {
+        self.check_ping_has_left(id)?;
+        self.complete(CallId(id), Answer::empty(Status::Ok), wanted, false, drained)
+    }
+
+    /// Checks that a call was sent that the peer answers. Else a peer that reads nothing could have one made after the other, and
+    /// kept here. [wire.response.status]
+    fn check_has_left(&self, id: u64) -> Result<(), Error> {
+        let is_queued = self.link().ledger.unsent_requests() > 0
+            && lock(&self.link().sending.outbound)
+                .as_ref()
+                .is_some_and(|outbound| outbound.has_request(id));
+        if is_queued { Err(not_sent()) } else { Ok(()) }
+    }
+
+    fn check_ping_has_left(&self, id: u64) -> Result<(), Error> {
+        let is_queued = lock(&self.link().sending.outbound)
+            .as_ref()
+            .is_some_and(|outbound| outbound.has_ping(id));
+        if is_queued { Err(not_sent()) } else { Ok(()) }
+    }
+
+    /// Hands an answer in: to a call, which so gives its place back, or to a ping, which has none.
+    fn complete(
+        &self,
+        id: CallId,
+        answer: Answer,
+        wanted: Wanted,
+        to_call: bool,
+        drained: &mut Drained,
+    ) -> Result<Handled, Error> {
+        let wanted = if let Wanted::Call(wanted) = wanted { Some(wanted) } else { None };
+        let mut pending = lock(&self.calls().pending);
+        // A call is not answered by a pong, which would leave its place taken; nor a ping by a response.
+        if pending.is_ping(id) == to_call {
+            return Err(not_waiting());
+        }
+        let completed = pending.complete(id, answer, wanted, &mut drained.answer);
+        if to_call && completed.is_ok() {
+            self.calls().give_place(pending);
+        } else {
+            drop(pending);
+        }
+        match completed {
+            Ok(Completed::Mine) => Ok(Handled::Wanted),
+            Ok(Completed::Other(waker)) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(Handled::Woke)
+            }
+            Ok(Completed::Nobody) => Ok(Handled::Nothing),
+            Err(_) => Err(not_waiting()),
+        }
+    }
+}
+
+impl<H: CallHost + ?Sized> MakesCalls for H {}
+
+/// A place among the calls in flight, and, for a large message, one in the sending queue.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    pub(crate) call: OwnedSemaphorePermit,
+    pub(crate) bytes: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a call could not begin.
+#[derive(Debug)]
+pub(crate) enum BeginError {
+    /// There are as many in flight as the peer takes; it has to wait for its turn.
+    NotYet,
+    Closed(CloseReason),
+    /// It has failed already.
+    Failed(Error),
+    /// Its arguments have more streams than may be open.
+    TooManyStreams,
+}
+
+fn not_waiting() -> Error {
+    Error::Protocol("an answer to a call that was not waiting".to_owned())
+}
+
+fn not_sent() -> Error {
+    Error::Protocol("an answer to a call that it has not been sent".to_owned())
+}

@@ -1,0 +1,377 @@
+//! A connection: a link, and a part for each feature. Here they are put together, and nowhere else: no part knows another but through
+//! what it declares to need of its connection, nor the connection itself.
+//!
+//! | part | what it keeps | what is done with it |
+//! |---|---|---|
+//! | [`link`](crate::link) | the two halves of the session with their locks | sending, leading, the driver's turns, ending |
+//! | [`calls`](crate::calls) | calls that were made, routes | `calls::making` |
+//! | [`serving`](crate::serving) | calls that were taken, services | `serving::serve` |
+//! | [`events`](crate::events) | subscriptions, ours and the peer's | `events::subscribing`, `events::publishing` |
+//! | [`streams`](crate::streams) | streams, read and written | `streams::reading`, `streams::writing`, `streams::adopting` |
+//!
+//! Everything is a bounded step without an await; the one task that sleeps is the [driver](crate::link::driver). The
+//! receiving half is drained by whoever has a reason to: a caller that waits for its answer (it *leads* for the length
+//! of one poll), or the driver. Nobody holds that role between polls.
+//!
+//! # Locks
+//!
+//! `receiving`, then `feeds` or `sinks`, then an event's own, then `outbound`, then `pending` or the table of streams; that of calls
+//! taken is taken with none of them held. A lock is held for one
+//! bounded step; the longest is a leader's polling (see [`poller`](crate::link::poller)), during which others do not wait
+//! but leave.
+
+mod frames;
+mod peer;
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use witrpc_core::contract::descriptor::ServiceDescriptor;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::Holdings;
+use witrpc_core::limits::Limits;
+use witrpc_core::security::authorization::Identity;
+use witrpc_core::session::inbound::Incoming;
+use witrpc_core::session::outbound::Outbound;
+use witrpc_core::session::pending::CallId;
+use witrpc_core::values::serializer::Codec;
+use witrpc_core::wire::fields::u32_len;
+use witrpc_core::{CloseReason, Error, fail_point};
+
+use self::peer::ConnectedPeer;
+use crate::calls::callee::PeerCallee;
+use crate::calls::host::CallHost;
+use crate::calls::table::CallsMade;
+use crate::context::{CallContext, Peer};
+use crate::events::feed::FeedHost;
+use crate::events::host::EventHost;
+use crate::events::sink::{EventSink, SinkHost};
+use crate::events::subscriber::Registration;
+use crate::events::subscribing::Subscribes;
+use crate::events::table::Events;
+use crate::link::ending::{Ends, say_goodbye};
+use crate::link::halves::{Link, Receiving};
+use crate::link::handshake::{Opened, Rest};
+use crate::link::host::{Drained, Handled, Host, Request, Wanted};
+use crate::link::sync::lock;
+use crate::link::turns::Driven;
+use crate::serving::host::ServeHost;
+use crate::serving::serve::Serves;
+use crate::serving::table::Served;
+use crate::streams::host::StreamHost;
+use crate::streams::reading::ReadsStreams;
+use crate::streams::table::Streams;
+
+/// A connection to a peer.
+pub(crate) struct Connection {
+    link: Link,
+    calls: CallsMade,
+    serving: Served,
+    events: Events,
+    streams: Streams,
+    /// The other side, as handlers see it; and who it is, if a validator said.
+    peer: (Peer, Option<Identity>),
+    /// Our clock, and what to add to it to get the peer's; `None` if the two share none.
+    clock: (fn() -> u64, Option<u64>),
+    lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+    /// Becomes true when everything has been taken down.
+    ended: watch::Sender<bool>,
+    /// Ourselves, for what outlives a borrow.
+    this: Weak<Self>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer.0)
+            .field("closed", &self.link.closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// A connection over an open session. The caller spawns its driver.
+    pub(crate) fn new(
+        opened: Opened,
+        rest: Rest,
+        limits: Limits,
+        codec: Codec,
+        served: Served,
+        keep_feeds: bool,
+    ) -> Arc<Self> {
+        let calls = u32_len(opened.peer_limits.max_in_flight);
+        let clock = (rest.clock, opened.clock_offset);
+        let callee_codec = codec.clone();
+        let (link, catalog, identity) = Link::new(opened, rest.wait_strategy, limits, codec);
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let callee = ConnectedPeer::new(Weak::clone(this), callee_codec, limits.max_buffered);
+            let callee = Arc::new(PeerCallee(Arc::new(callee)));
+            let peer = Peer::new(link.id, rest.peer_process_id, callee);
+            Self {
+                link,
+                calls: CallsMade::new(calls, catalog),
+                serving: served,
+                events: Events::new(limits.max_buffered, keep_feeds),
+                streams: Streams::new(limits.max_buffered),
+                peer: (peer, identity),
+                clock,
+                lease: Mutex::new(Some(rest.lease)),
+                ended: watch::Sender::new(false),
+                this: Weak::clone(this),
+            }
+        })
+    }
+
+    /// The other side.
+    pub(crate) const fn peer(&self) -> &Peer {
+        &self.peer.0
+    }
+
+    /// Ends the connection in good order: events that wait leave as far as there is room at once, and subscribers are told of
+    /// those that do not.
+    pub(crate) fn end_in_order(&self, farewell: &str) {
+        if self.link.closed().is_some() {
+            return;
+        }
+        self.events.flush();
+        let marks = self.events.finish();
+        self.close_with(CloseReason::Local, |outbound| {
+            outbound.clear();
+            for (subscription, number) in marks {
+                outbound.push_last_mark(subscription, number);
+            }
+            say_goodbye(outbound, farewell);
+        });
+        self.link.wake_driver();
+    }
+
+    /// Sends what waits for the peer's subscribers, as far as they take it. Returns whether that was all.
+    pub(crate) fn flush_events(&self) -> bool {
+        self.events.flush()
+    }
+
+    /// Completes when everything has been taken down.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as this connection, so the only way to complete is the value.
+        drop(self.ended.subscribe().wait_for(|ended| *ended).await);
+    }
+
+    /// What is held for the peer, looked at where it lies. `None` once the connection has ended.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn held(&self) -> Option<Holdings> {
+        let mut holdings = Holdings::default();
+        // One lock at a time.
+        (holdings.partial, holdings.charged) = self.link.receiving.look(|r| r.inbound.held())?;
+        holdings.queued = lock(&self.link.sending.outbound).as_ref()?.held();
+        (holdings.answers, holdings.slots) = self.calls.held();
+        (holdings.requests, holdings.handlers) = self.serving.held();
+        self.streams.held(&mut holdings);
+        holdings.subscribed = self.events.held();
+        Some(holdings)
+    }
+
+    /// What is under way; for tests and gauges.
+    pub(crate) fn load(&self) -> Load {
+        // One lock at a time: within one expression they would all be held to its end, in an order of their own.
+        let calls = self.calls.in_flight();
+        let partial_count = |r: &Receiving| r.inbound.partial_count();
+        let partial_messages = self.link.receiving.look(partial_count).unwrap_or(0);
+        let own = self.events.feed_count();
+        let subscriptions = own + self.events.sink_count();
+        let read = self.streams.read_count();
+        let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
+        let (written, queued_bytes) =
+            lock(&self.link.sending.outbound).as_ref().map_or((0, 0), sending);
+        let (handlers, streams) = (self.serving.len(), read + written);
+        Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes }
+    }
+}
+
+impl Host for Connection {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn handle(
+        &self,
+        incoming: Incoming,
+        wanted: Wanted,
+        drained: &mut Drained,
+    ) -> Result<Handled, Error> {
+        frames::handle(self, incoming, wanted, drained)
+    }
+
+    fn put_aside(&self, request: Request) -> Result<(), Error> {
+        self.take_in(request)
+    }
+
+    fn before_pump(&self, outbound: &mut Outbound) {
+        self.cancel_unread(outbound);
+    }
+
+    fn end_parts(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
+        self.calls.close(reason, unsent);
+        self.streams.close(reason);
+        self.end_feeds(reason);
+    }
+
+    fn has_woken_caller(&self) -> bool {
+        self.calls.has_woken_caller()
+    }
+}
+
+impl StreamHost for Connection {
+    fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    fn handler_context(&self) -> CallContext {
+        self.context(None)
+    }
+
+    fn stream_host(&self) -> Weak<dyn StreamHost> {
+        Weak::clone(&self.this) as _
+    }
+}
+
+impl FeedHost for Connection {
+    fn forget_feed(&self, id: u32) -> bool {
+        self.events.forget_feed(id)
+    }
+}
+
+impl SinkHost for Connection {
+    fn hold_back(&self, subscription: u32) {
+        self.events.hold_back(subscription);
+        if !self.link.is_backed_up() {
+            self.link.wake_driver();
+        }
+    }
+}
+
+impl EventHost for Connection {
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
+    fn event_route(
+        &self,
+        contract: &'static ServiceDescriptor,
+        event: usize,
+    ) -> Result<(u16, u16), Error> {
+        self.calls.event_route(contract, event)
+    }
+
+    fn attach(&self, service: u16, event: u16, sink: EventSink) -> Option<Registration> {
+        self.serving.subscribe(service, event, sink)
+    }
+
+    fn feed_host(&self) -> Weak<dyn FeedHost> {
+        Weak::clone(&self.this) as _
+    }
+
+    fn sink_host(&self) -> Weak<dyn SinkHost> {
+        Weak::clone(&self.this) as _
+    }
+}
+
+impl CallHost for Connection {
+    fn calls(&self) -> &CallsMade {
+        &self.calls
+    }
+
+    fn deadline_for_peer(&self, left: u64) -> u64 {
+        let (clock, offset) = self.clock;
+        let deadline = match offset {
+            Some(offset) => clock().saturating_add(left).wrapping_add(offset),
+            None => left,
+        };
+        deadline.max(1)
+    }
+}
+
+impl ServeHost for Connection {
+    fn serving(&self) -> &Served {
+        &self.serving
+    }
+
+    fn time_left(&self, deadline: u64) -> Option<u64> {
+        let (clock, offset) = self.clock;
+        if offset.is_none() {
+            return Some(deadline);
+        }
+        deadline.checked_sub(clock()).filter(|left| *left > 0)
+    }
+
+    fn context(&self, deadline: Option<Instant>) -> CallContext {
+        CallContext::new(self.peer.0.clone(), self.peer.1.clone(), deadline)
+    }
+}
+
+impl Driven for Connection {
+    type Spare = Option<CallContext>;
+
+    fn is_served_next(&self, id: u64) {
+        self.serving.take_place(id);
+    }
+
+    fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool {
+        self.serve_in_place(request, publish, spare)
+    }
+
+    fn serve_deferred(self: &Arc<Self>, spare: &mut Self::Spare) {
+        self.serve_put_aside(spare);
+    }
+
+    fn resume_events(&self) {
+        if !self.link.is_backed_up() {
+            self.events.resume();
+        }
+    }
+
+    fn awaits_more_than_an_answer(&self) -> bool {
+        !self.serving.is_empty()
+            || self.calls.in_flight() > 1
+            || self.events.feed_count() > 0
+            || self.streams.are_busy()
+    }
+
+    fn has_put_aside(&self) -> bool {
+        self.serving.has_deferred() || self.events.has_held_back()
+    }
+
+    /// Frees the region, the descriptors and the place at the server.
+    fn take_down(&self) {
+        self.close(CloseReason::RuntimeGone);
+        self.serving.cancel_all();
+        self.events.drop_sinks();
+        let receiving = self.link.receiving.take();
+        let outbound = lock(&self.link.sending.outbound).take();
+        drop((receiving, outbound));
+        fail_point::at("connection.unmapped");
+        drop(lock(&self.lease).take());
+        fail_point::at("connection.ended");
+        self.ended.send_replace(true);
+    }
+}
+
+/// What a connection is holding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Calls of this side that the peer has not answered, cancelled ones that it has not acknowledged included.
+    pub calls: usize,
+    /// Messages of which only a part has arrived.
+    pub partial_messages: usize,
+    /// Requests of the peer that are being handled or wait for it.
+    pub handlers: usize,
+    /// Subscriptions, of this side and of the peer.
+    pub subscriptions: usize,
+    /// Streams that have not ended, of this side and of the peer.
+    pub streams: usize,
+    /// Bytes that wait to be sent, with a constant per message.
+    pub queued_bytes: u64,
+}

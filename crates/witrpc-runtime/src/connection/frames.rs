@@ -1,0 +1,100 @@
+//! Which part of a connection a frame is for: the one table.
+
+use witrpc_core::session::inbound::Incoming;
+use witrpc_core::session::pending::Answer;
+use witrpc_core::wire::frame::Kind;
+use witrpc_core::wire::message::Head;
+use witrpc_core::wire::status::Status;
+use witrpc_core::{CloseReason, Error};
+
+use crate::calls::host::CallHost;
+use crate::calls::making::MakesCalls;
+use crate::events::host::EventHost;
+use crate::events::publishing::Publishes;
+use crate::events::subscribing::Subscribes;
+use crate::link::ending::Ends;
+use crate::link::host::{Drained, Handled, Request, Wanted};
+use crate::link::sending::Sends;
+use crate::serving::host::ServeHost;
+use crate::serving::serve::Serves;
+use crate::streams::adopting::AdoptsStreams;
+use crate::streams::reading::ReadsStreams;
+use crate::streams::writing::WritesStreams;
+
+/// Hands a frame to its part. Requests are handed back: only the driver serves.
+pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
+    connection: &C,
+    incoming: Incoming,
+    wanted: Wanted,
+    drained: &mut Drained,
+) -> Result<Handled, Error> {
+    match incoming {
+        // Calls taken.
+        Incoming::Request { id, head, mut content, charge } => {
+            connection.adopt_streams(&mut content)?;
+            drained.request = Some(Request { id, head, content, charge });
+            return Ok(Handled::Serve);
+        }
+        Incoming::Aborted { id, request: true } => connection.refuse_aborted(id)?,
+        Incoming::Cancel(id) => connection.cancel_served(id)?,
+        // Calls made.
+        Incoming::Response { id, head, mut content, charge } => {
+            connection.check_has_left(id)?;
+            connection.adopt_streams(&mut content)?;
+            let answer = Answer { status: status(&head)?, content, _charge: charge };
+            return connection.handle_response(id, answer, wanted, drained);
+        }
+        Incoming::Aborted { id, request: false } => {
+            connection.check_has_left(id)?;
+            let answer = Answer::empty(Status::Cancelled);
+            return connection.handle_response(id, answer, wanted, drained);
+        }
+        Incoming::Pong(id) => return connection.handle_pong(id, wanted, drained),
+        // Events: of ours, and of the peer's.
+        Incoming::Event { id, head, content, charge } => {
+            return connection.handle_event(id, &head, content, charge).map(|()| Handled::Woke);
+        }
+        Incoming::EventLag { id, number } => {
+            return connection.handle_event_lag(id, number).map(|()| Handled::Woke);
+        }
+        Incoming::EventEnd { id, reason } => connection.handle_event_end(id, reason),
+        Incoming::Subscribe { id, service, event, window } => {
+            connection.handle_subscribe(id, (service, event), window)?;
+        }
+        Incoming::Unsubscribe(id) => connection.handle_unsubscribe(id),
+        Incoming::EventAck { id, values } => connection.handle_event_ack(id, values)?,
+        // Streams: read here, and written.
+        Incoming::StreamItem { id, head, content, charge } => {
+            return connection.handle_item(id, &head, content, charge, wanted);
+        }
+        Incoming::StreamEnd { id, head, content } => {
+            return connection.handle_stream_end(id, &head, &content, wanted);
+        }
+        Incoming::StreamCredit { id, items, bytes } => {
+            connection.handle_stream_credit(id, items, bytes)?;
+        }
+        Incoming::StreamCancel(id) => connection.handle_stream_cancel(id)?,
+        // The link.
+        Incoming::Credit(bytes) => connection.send(|outbound| {
+            outbound.add_credit(bytes);
+            Ok(())
+        }),
+        Incoming::Ping(id) => {
+            connection.send(|outbound| outbound.push_answer(Kind::Pong, id, Vec::new()));
+        }
+        Incoming::Goodbye(reason) => {
+            connection.close(CloseReason::Peer(reason));
+            connection.link().wake_driver();
+        }
+        Incoming::Part => {}
+        Incoming::Handshake { .. } => {
+            return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
+        }
+    }
+    Ok(Handled::Nothing)
+}
+
+fn status(head: &Head) -> Result<Status, Error> {
+    let unknown = || Error::Protocol("an unknown response status".to_owned());
+    Status::from_code(head.selector).ok_or_else(unknown)
+}

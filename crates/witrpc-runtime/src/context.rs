@@ -1,0 +1,318 @@
+//! What a handler can learn about the call that it answers.
+//!
+//! The context is set around every poll of the handler; a task that the handler spawns does not inherit it, but can be
+//! given a clone.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
+use witrpc_core::security::authorization::Identity;
+
+use crate::link::sync::lock;
+
+/// Subscribers that are remembered without a look at which of them are gone.
+const FEW: usize = 16;
+
+/// A subscriber at the other end of a connection, for whom something waits that a handler raised.
+pub(crate) trait RaisedTo: Send + Sync {
+    /// The id of its subscription.
+    fn id(&self) -> u32;
+
+    /// Whether it is gone.
+    fn is_ended(&self) -> bool;
+
+    /// Sends what waits, as far as the subscriber takes it. Returns the place of the last among the connection's events.
+    fn flush(&self) -> u64;
+}
+
+thread_local! {
+    /// Whether this thread is polling a handler in place.
+    static IN_PLACE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the first poll of a handler, which shows whether it is done at once: nothing it waits for wakes it.
+pub(crate) fn is_first_poll() -> bool {
+    IN_PLACE.get()
+}
+
+/// Runs a handler's first poll.
+pub(crate) fn first_poll<T>(poll: impl FnOnce() -> T) -> T {
+    IN_PLACE.set(true);
+    let polled = poll();
+    IN_PLACE.set(false);
+    polled
+}
+
+/// The call that the current handler answers.
+///
+/// Cheap to clone. It is set while the handler is polled. A task that the handler spawns does not inherit it: pass a clone.
+///
+/// ```
+/// use witrpc::{CallContext, Error, Result};
+///
+/// #[witrpc::service]
+/// trait Search {
+///     #[witrpc(blocking)]
+///     async fn count_primes(&self, below: u64) -> Result<u64>;
+/// }
+///
+/// struct Slow;
+///
+/// impl Search for Slow {
+///     async fn count_primes(&self, below: u64) -> Result<u64> {
+///         let call = CallContext::current();
+///         let mut primes = 0;
+///         for number in 2..below {
+///             if call.is_cancelled() {
+///                 return Err(Error::Cancelled); // Nobody hears it; what counts is to stop.
+///             }
+///             primes += u64::from((2..number).all(|divisor| number % divisor != 0));
+///         }
+///         Ok(primes)
+///     }
+/// }
+/// ```
+#[derive(Clone)]
+pub struct CallContext(Arc<State>);
+
+struct State {
+    peer: Peer,
+    identity: Option<Identity>,
+    deadline: Option<Instant>,
+    cancelled: AtomicBool,
+    notify: Notify,
+    /// The last event that this handler raised to the caller's connection, as its sending half counts.
+    last_event: AtomicU64,
+    /// Subscribers at that connection for whom something waits that this handler raised, by the ids of their subscriptions.
+    waiting: Mutex<HashMap<u32, Arc<dyn RaisedTo>>>,
+    /// Whether there are such; so that a call without any takes no lock.
+    has_waiting: AtomicBool,
+}
+
+/// The other side of a call's connection. Cheap to clone; it does not keep the connection alive.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Peer {
+    /// A number for the connection, unique in this process.
+    pub connection_id: u64,
+    /// The process id that the peer claims; not to be trusted. `None` within one process.
+    pub process_id: Option<u32>,
+    callee: Arc<dyn Any + Send + Sync>,
+}
+
+impl Peer {
+    pub(crate) const fn new(
+        connection_id: u64,
+        process_id: Option<u32>,
+        callee: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { connection_id, process_id, callee }
+    }
+
+    /// Who answers its services: `serving` knows what that is.
+    pub(crate) const fn callee(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.callee
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("connection_id", &self.connection_id)
+            .field("process_id", &self.process_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.connection_id == other.connection_id
+    }
+}
+
+impl Eq for Peer {}
+
+thread_local! {
+    /// The current handler's. A destructor of another thread-local of this thread may find it gone, and then there is none.
+    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+}
+
+impl CallContext {
+    pub(crate) fn new(peer: Peer, identity: Option<Identity>, deadline: Option<Instant>) -> Self {
+        let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
+        let (last_event, waiting) = (AtomicU64::new(0), Mutex::default());
+        let has_waiting = AtomicBool::new(false);
+        Self(Arc::new(State {
+            peer,
+            identity,
+            deadline,
+            cancelled,
+            notify,
+            last_event,
+            waiting,
+            has_waiting,
+        }))
+    }
+
+    /// The same for another call of that peer, if nobody has kept it.
+    pub(crate) fn renewed(mut self, deadline: Option<Instant>) -> Option<Self> {
+        let state = Arc::get_mut(&mut self.0)?;
+        // Whoever was told of a cancellation may have left traces in `notify`.
+        if *state.cancelled.get_mut() {
+            return None;
+        }
+        state.deadline = deadline;
+        *state.last_event.get_mut() = 0;
+        if std::mem::take(state.has_waiting.get_mut()) {
+            state.waiting.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        Some(self)
+    }
+
+    /// The context of the handler that is running.
+    ///
+    /// # Panics
+    ///
+    /// Outside a handler; see [`try_current`](Self::try_current).
+    #[must_use]
+    pub fn current() -> Self {
+        Self::try_current().expect(
+            "CallContext::current() was called outside of a handler, or in a task or thread that a handler started: call it in the handler itself and take the context along, or use try_current()",
+        )
+    }
+
+    /// The context of the handler that is running, if one is.
+    #[must_use]
+    pub fn try_current() -> Option<Self> {
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+
+    /// Who called.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.0.peer.clone()
+    }
+
+    /// Who the caller is, as the server's `with_access_token_validator` said; `None` if there is no validator or it says
+    /// another type.
+    #[must_use]
+    pub fn identity<I: Any + Send + Sync>(&self) -> Option<Arc<I>> {
+        Arc::clone(self.0.identity.as_ref()?).downcast().ok()
+    }
+
+    /// The call's deadline, if it has one.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Whether nobody waits for the response any more: the call was cancelled, timed out, or its connection has ended.
+    ///
+    /// An async handler is dropped at its next await when that happens; code that blocks asks here.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        // Relaxed: a hint, and it carries no other data.
+        self.0.cancelled.load(Ordering::Relaxed)
+            || self.0.deadline.is_some_and(|d| d <= Instant::now())
+    }
+
+    /// Completes when the call is cancelled or its connection is gone; for tasks that a handler has spawned.
+    pub async fn cancelled(&self) {
+        consume_budget().await;
+        let notified = self.0.notify.notified();
+        if !self.0.cancelled.load(Ordering::Relaxed) {
+            notified.await;
+        }
+    }
+
+    /// Looks at the current context, if its handler's answer goes to connection `id`.
+    fn with_caller(id: u64, look: impl FnOnce(&Self)) {
+        let look = |current: &RefCell<Option<Self>>| {
+            if let Some(context) = &*current.borrow() {
+                if context.0.peer.connection_id == id {
+                    look(context);
+                }
+            }
+        };
+        // Without a context, nobody answers.
+        CURRENT.try_with(look).ok();
+    }
+
+    /// Notes an event that was raised to connection `id`, if that is where the current handler's answer goes.
+    pub(crate) fn note_event(id: u64, event: u64) {
+        // Relaxed: read by whoever sends the answer, after the handler's last poll.
+        Self::with_caller(id, |context| {
+            context.0.last_event.fetch_max(event, Ordering::Relaxed);
+        });
+    }
+
+    /// Notes that what was raised waits for a subscriber at connection `id`, if that is where the current handler's answer
+    /// goes.
+    pub(crate) fn note_subscriber(id: u64, sink: &Arc<dyn RaisedTo>) {
+        Self::with_caller(id, |context| {
+            let mut waiting = lock(&context.0.waiting);
+            // A handler that raises for long outlives subscriptions: no more are kept than twice as many as are in force.
+            let is_new = !waiting.contains_key(&sink.id());
+            if is_new && waiting.len() >= FEW && waiting.len().is_power_of_two() {
+                waiting.retain(|_, sink| !sink.is_ended());
+            }
+            waiting.insert(sink.id(), Arc::clone(sink));
+            context.0.has_waiting.store(true, Ordering::Relaxed);
+        });
+    }
+
+    /// Has leave what the handler raised, as far as the caller's subscriptions take it; returns the last event that is to leave
+    /// before the answer.
+    pub(crate) fn flush_events(&self) -> u64 {
+        // Relaxed: as for the last event.
+        let last_event = self.0.last_event.load(Ordering::Relaxed);
+        if !self.0.has_waiting.load(Ordering::Relaxed) {
+            return last_event;
+        }
+        let waiting = std::mem::take(&mut *lock(&self.0.waiting));
+        let flushed = waiting.values().map(|subscriber| subscriber.flush()).max();
+        last_event.max(flushed.unwrap_or(0))
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.0.notify.notify_waiters();
+    }
+
+    /// Puts a context in the place of the current one, and that in its place: nothing is cloned.
+    pub(crate) fn swap_current(context: &mut Option<Self>) {
+        let swap = |current: &RefCell<_>| std::mem::swap(&mut *current.borrow_mut(), context);
+        CURRENT.try_with(swap).ok();
+    }
+
+    /// Runs `f` with this context as the current one.
+    pub(crate) fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Restore(Option<CallContext>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CallContext::swap_current(&mut self.0);
+            }
+        }
+        let mut context = Some(self.clone());
+        Self::swap_current(&mut context);
+        let _restore = Restore(context);
+        f()
+    }
+}
+
+impl fmt::Debug for CallContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallContext")
+            .field("peer", &self.0.peer)
+            .field("deadline", &self.0.deadline)
+            .field("cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,241 @@
+//! Values that wait for a subscriber, and what happens when they are too many.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::link::sync::lock;
+
+/// What happens when a value is raised and a subscriber has [`capacity`](crate::Event::with_capacity) values waiting, or as many
+/// bytes as may wait.
+///
+/// Other subscribers are not affected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// [`raise`](crate::Event::raise) waits until there is room, up to this long; then the value is dropped for the subscribers that
+    /// are still behind. [`raise`](crate::Event::raise) blocks its thread; use [`raise_async`](crate::Event::raise_async) in a task.
+    Block(Duration),
+    /// The subscriber's connection is closed.
+    Disconnect,
+    /// The new value is dropped.
+    DropNewest,
+    /// The value that has waited longest is dropped.
+    #[default]
+    DropOldest,
+}
+
+/// Where those who raise under [`Overflow::Block`] wait for room.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    lock: Mutex<()>,
+    condvar: Condvar,
+    pub(super) changed: Notify,
+}
+
+impl Room {
+    /// There may be room now.
+    pub(crate) fn made(&self) {
+        // Taking the lock orders this after the check of whoever is about to wait.
+        drop(lock(&self.lock));
+        self.condvar.notify_all();
+        self.changed.notify_waiters();
+    }
+
+    /// Blocks until there may be room; returns `false` at the deadline.
+    pub(super) fn wait_until(&self, deadline: Instant, behind: impl Fn() -> bool) -> bool {
+        let guard = lock(&self.lock);
+        if !behind() {
+            return true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        drop(self.condvar.wait_timeout(guard, left));
+        true
+    }
+}
+
+/// What waits for all subscribers of one connection together, in bytes.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// Relaxed throughout: it carries no other data, and each backlog may go beyond it by a value.
+    used: AtomicU64,
+    most: u64,
+}
+
+impl Account {
+    pub(crate) fn new(most: u64) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), most })
+    }
+
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.most
+    }
+}
+
+/// Values that wait for a subscriber, with their numbers (V1). Bounded by their number, and by what they cost together; and, but
+/// for the one value that may always wait, by what those of the connection's other subscribers have left of its account.
+#[derive(Debug)]
+pub(crate) struct Backlog<V> {
+    waiting: VecDeque<Waiting<V>>,
+    /// What they cost, in bytes.
+    cost: u64,
+    next: u64,
+    overflow: Overflow,
+    capacity: usize,
+    most_cost: u64,
+    account: Option<Arc<Account>>,
+}
+
+impl<V> Drop for Backlog<V> {
+    fn drop(&mut self) {
+        self.spend_less(self.cost);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Waiting<V> {
+    pub(crate) number: u64,
+    pub(crate) value: V,
+    cost: u64,
+}
+
+/// What a [`Backlog`] made of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Kept,
+    Dropped,
+    /// The subscriber must go.
+    Disconnect,
+}
+
+impl<V> Backlog<V> {
+    pub(crate) const fn new(overflow: Overflow, capacity: usize, most_cost: u64) -> Self {
+        let waiting = VecDeque::new();
+        Self { waiting, cost: 0, next: 0, overflow, capacity, most_cost, account: None }
+    }
+
+    /// The same within an account that several have in common.
+    pub(crate) fn within(mut self, account: Arc<Account>) -> Self {
+        self.account = Some(account);
+        self
+    }
+
+    /// The number of a value that is not queued.
+    pub(crate) const fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// The number of the next value.
+    pub(crate) const fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// Keeps a value that costs so much, or does not. What is not kept, of this value and of those before, is put into
+    /// `dropped`.
+    pub(crate) fn push(&mut self, value: V, cost: u64, dropped: &mut Vec<V>) -> Pushed {
+        let number = self.number();
+        while self.is_full() {
+            match self.overflow {
+                Overflow::DropOldest => match self.pop() {
+                    Some(oldest) => dropped.push(oldest.value),
+                    None => break,
+                },
+                Overflow::DropNewest | Overflow::Block(_) => {
+                    dropped.push(value);
+                    return Pushed::Dropped;
+                }
+                Overflow::Disconnect => {
+                    dropped.push(value);
+                    return Pushed::Disconnect;
+                }
+            }
+        }
+        self.cost += cost;
+        if let Some(account) = &self.account {
+            account.used.fetch_add(cost, Ordering::Relaxed);
+        }
+        self.waiting.push_back(Waiting { number, value, cost });
+        Pushed::Kept
+    }
+
+    /// The number of the value that has waited longest.
+    pub(crate) fn front_number(&self) -> Option<u64> {
+        self.waiting.front().map(|waiting| waiting.number)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Waiting<V>> {
+        let first = self.waiting.pop_front()?;
+        self.spend_less(first.cost);
+        Some(first)
+    }
+
+    fn spend_less(&mut self, cost: u64) {
+        self.cost -= cost;
+        if let Some(account) = &self.account {
+            account.used.fetch_sub(cost, Ordering::Relaxed);
+        }
+    }
+
+    /// The values that wait.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.waiting.iter().map(|waiting| &waiting.value)
+    }
+
+    /// Takes all values out: nobody waits for them any more.
+    pub(crate) fn take(&mut self) -> VecDeque<Waiting<V>> {
+        self.spend_less(self.cost);
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= self.capacity
+            || self.cost >= self.most_cost
+            || (!self.waiting.is_empty() && self.account.as_ref().is_some_and(|a| a.is_full()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Account;
+    use super::Backlog;
+    use super::Overflow;
+    use super::Pushed;
+
+    /// However many subscriptions a connection has, and whichever has most.
+    #[test]
+    fn what_waits_for_subscribers_of_one_connection_is_within_one_account() {
+        let account = Account::new(1000);
+        let backlog =
+            |overflow| Backlog::new(overflow, 100, 800).within(std::sync::Arc::clone(&account));
+        let mut dropped = Vec::new();
+        let mut first = backlog(Overflow::DropNewest);
+        assert_eq!(first.push(1, 800, &mut dropped), Pushed::Kept);
+        assert_eq!(first.push(2, 1, &mut dropped), Pushed::Dropped, "its share is used up");
+        let mut second = backlog(Overflow::DropOldest);
+        for value in 3..6 {
+            assert_eq!(second.push(value, 200, &mut dropped), Pushed::Kept);
+        }
+        assert_eq!(dropped, [2, 3, 4], "beyond the account, one value waits");
+        let mut third = backlog(Overflow::Disconnect);
+        assert_eq!(third.push(6, 500, &mut dropped), Pushed::Kept);
+        assert_eq!(third.push(7, 1, &mut dropped), Pushed::Disconnect);
+        drop(first);
+        assert_eq!(third.push(8, 100, &mut dropped), Pushed::Kept);
+        assert_eq!(second.pop().map(|waiting| waiting.value), Some(5));
+        assert_eq!(third.take().len(), 2);
+        assert!(!account.is_full() && account.used.load(super::Ordering::Relaxed) == 0);
+    }
+}

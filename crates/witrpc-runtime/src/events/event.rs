@@ -1,0 +1,302 @@
+//! [`Event`]: what a service raises and its clients subscribe to.
+//!
+//! An event is local (the service's own, made by [`Event::new`]) or remote (a client's view of one). Subscribers are
+//! sinks; those within this process are in [`local`](crate::events::event), those at the other end of a connection in
+//! [`sink`](crate::events::sink), and how a client receives is in [`feed`](crate::events::feed). This file decides who gets what, and
+//! what happens when a subscriber does not keep up.
+//!
+//! # Invariants
+//!
+//! - **V1** Values reach every subscriber in the order in which they were raised, with rising numbers; a value that is
+//!   dropped leaves a hole in the numbers, and only that subscriber sees it.
+//! - **V2** Raising never waits for a subscriber, except under [`Overflow::Block`], and then no longer than it says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::task::coop::consume_budget;
+use witrpc_core::Error;
+
+use crate::events::backlog::{Overflow, Room};
+use crate::events::feed::RemoteEvent;
+use crate::events::local::LocalFeed;
+use crate::events::sink::{Attached, EventSink, RemoteSink};
+use crate::events::subscriber::{Encoded, EventValue, Registration, Sink};
+use crate::events::subscription::Subscription;
+use crate::link::sync::lock;
+use crate::link::timers;
+
+/// Values that wait for one subscriber, unless the event says otherwise.
+const DEFAULT_CAPACITY: usize = 1024;
+
+/// An event of a service: values that the service pushes to its subscribers.
+///
+/// The service keeps it in a field and calls [`raise`](Self::raise). A clone is the same event; give one to a task that raises it. A
+/// client gets the event from the generated client, and calls [`subscribe`](Self::subscribe).
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use witrpc::Event;
+///
+/// let progress = Event::new();
+/// let mut values = progress.subscribe();
+/// progress.raise(0.5).unwrap();
+/// assert_eq!(values.next().await, Some(Ok(0.5)));
+/// # });
+/// ```
+pub struct Event<T> {
+    inner: Inner<T>,
+}
+
+enum Inner<T> {
+    Local(Arc<Local<T>>),
+    Remote(RemoteEvent, PhantomData<fn() -> T>),
+}
+
+impl<T> Clone for Event<T> {
+    fn clone(&self) -> Self {
+        let inner = match &self.inner {
+            Inner::Local(local) => Inner::Local(Arc::clone(local)),
+            Inner::Remote(remote, marker) => Inner::Remote(remote.clone(), *marker),
+        };
+        Self { inner }
+    }
+}
+
+impl<T> fmt::Debug for Event<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner {
+            Inner::Local(local) => f
+                .debug_struct("Event")
+                .field("overflow", &local.overflow)
+                .field("capacity", &local.capacity)
+                .field("subscribers", &local.count.load(Ordering::Relaxed))
+                .finish(),
+            Inner::Remote(remote, _) => remote.fmt(f),
+        }
+    }
+}
+
+impl<T: EventValue> Default for Event<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Event<T> {
+    pub(crate) const fn remote(remote: RemoteEvent) -> Self {
+        Self { inner: Inner::Remote(remote, PhantomData) }
+    }
+}
+
+impl<T: EventValue> Event<T> {
+    /// An event with [`Overflow::DropOldest`] and room for 1024 values per subscriber.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Overflow::default(), DEFAULT_CAPACITY)
+    }
+
+    /// Sets what happens when a subscriber does not keep up.
+    ///
+    /// Call it on a new event: existing clones and subscribers keep their setting.
+    #[must_use]
+    pub fn with_overflow(self, overflow: Overflow) -> Self {
+        let capacity = self.settings().map_or(DEFAULT_CAPACITY, |local| local.capacity);
+        Self::with(overflow, capacity)
+    }
+
+    /// Sets how many values may wait for one subscriber, at least one. Default 1024.
+    ///
+    /// Values that wait for a subscriber in another process are limited in bytes, too: to an eighth of `with_max_buffered`, the
+    /// server's or the client's, whichever is less. All subscriptions of one client together are limited to the server's
+    /// `with_max_buffered`. One value may always wait.
+    ///
+    /// Call it on a new event: existing clones and subscribers keep their setting.
+    #[must_use]
+    pub fn with_capacity(self, values: usize) -> Self {
+        let overflow = self.settings().map_or_else(Overflow::default, |local| local.overflow);
+        Self::with(overflow, values.max(1))
+    }
+
+    fn with(overflow: Overflow, capacity: usize) -> Self {
+        let local = Local {
+            overflow,
+            capacity,
+            count: AtomicUsize::new(0),
+            sinks: Mutex::new(Sinks { next: 0, list: BTreeMap::new() }),
+            room: Arc::new(Room::default()),
+        };
+        Self { inner: Inner::Local(Arc::new(local)) }
+    }
+
+    /// Sends `value` to every subscriber. Costs next to nothing when there is none.
+    ///
+    /// Never waits, except under [`Overflow::Block`]. If the caller of a handler has subscribed, the values that the handler
+    /// raises arrive before its response: as many as the event has [capacity](Self::with_capacity) for, and then the number of
+    /// values that were dropped. Values that together are larger than a quarter of `with_max_buffered`, the client's or the server's,
+    /// may arrive after the response.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RemoteEvent`] on a client's view of an event: only the service raises it. [`Error::Serialize`] if the
+    /// value cannot be serialized for a subscriber; the other subscribers receive it.
+    pub fn raise(&self, value: T) -> Result<(), Error> {
+        let local = self.local()?;
+        if !local.has_subscribers() {
+            return Ok(());
+        }
+        let Overflow::Block(limit) = local.overflow else { return local.deliver(&value) };
+        let deadline = timers::system_deadline(limit);
+        while local.is_behind() && local.room.wait_until(deadline, || local.is_behind()) {}
+        local.deliver(&value)
+    }
+
+    /// [`raise`](Self::raise) that waits without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`raise`](Self::raise). [`Error::NoRuntime`] if it has to wait outside of a tokio runtime with timers; then no subscriber
+    /// receives the value.
+    pub async fn raise_async(&self, value: T) -> Result<(), Error> {
+        consume_budget().await;
+        let local = self.local()?;
+        if let Overflow::Block(limit) = local.overflow {
+            let deadline = timers::deadline(limit);
+            loop {
+                let changed = local.room.changed.notified();
+                if !local.is_behind() {
+                    break;
+                }
+                timers::check("raise_async() of an event that is to wait for its subscribers")?;
+                if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                    break;
+                }
+            }
+        }
+        if local.has_subscribers() { local.deliver(&value) } else { Ok(()) }
+    }
+
+    /// Subscribes. The stream yields every value that is raised from now on. Dropping it unsubscribes.
+    ///
+    /// On a client, the subscription is in force at the server before any call made after it runs; while there is no
+    /// connection it waits for one.
+    #[must_use = "dropping the subscription ends it"]
+    pub fn subscribe(&self) -> Subscription<T> {
+        match &self.inner {
+            Inner::Remote(remote, _) => Subscription::remote(remote.subscribe()),
+            Inner::Local(local) => {
+                let feed = LocalFeed::new(local.overflow, local.capacity, Arc::clone(&local.room));
+                let registration = local.add(Arc::clone(&feed) as Arc<dyn Sink<T>>);
+                Subscription::local(feed, registration)
+            }
+        }
+    }
+
+    /// The number of subscribers. Always 0 for a client's view of an event.
+    #[must_use]
+    pub fn subscriber_count(&self) -> usize {
+        self.settings().map_or(0, |local| local.count.load(Ordering::Relaxed))
+    }
+
+    /// Adds a subscriber at the other end of a connection. `None` if the event is itself a remote one.
+    pub(crate) fn attach(&self, sink: Arc<RemoteSink>) -> Option<Registration> {
+        let local = self.local().ok()?;
+        sink.configure(local.overflow, local.capacity, Arc::clone(&local.room));
+        Some(local.add(Arc::new(Typed(sink))))
+    }
+
+    fn local(&self) -> Result<&Arc<Local<T>>, Error> {
+        match &self.inner {
+            Inner::Local(local) => Ok(local),
+            Inner::Remote(remote, _) => Err(Error::RemoteEvent { event: remote.name() }),
+        }
+    }
+
+    fn settings(&self) -> Option<&Arc<Local<T>>> {
+        self.local().ok()
+    }
+}
+
+/// A service's own event.
+struct Local<T> {
+    overflow: Overflow,
+    capacity: usize,
+    /// The length of the list, to be read without its lock.
+    count: AtomicUsize,
+    sinks: Mutex<Sinks<T>>,
+    room: Arc<Room>,
+}
+
+struct Sinks<T> {
+    next: u64,
+    /// In the order of subscribing.
+    list: BTreeMap<u64, Arc<dyn Sink<T>>>,
+}
+
+impl<T: EventValue> Local<T> {
+    fn has_subscribers(&self) -> bool {
+        // Acquire: pairs with the release in `add`, so whoever knows of a subscription raises to it.
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    fn is_behind(&self) -> bool {
+        lock(&self.sinks).list.values().any(|sink| sink.is_full())
+    }
+
+    /// The lock is held throughout: that is what gives all subscribers one order (V1).
+    fn deliver(&self, value: &T) -> Result<(), Error> {
+        let sinks = lock(&self.sinks);
+        let mut encoded = Encoded::default();
+        let mut result = Ok(());
+        for sink in sinks.list.values() {
+            if let Err(error) = sink.deliver(value, &mut encoded) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn add(self: &Arc<Self>, sink: Arc<dyn Sink<T>>) -> Registration {
+        let mut sinks = lock(&self.sinks);
+        let id = sinks.next;
+        sinks.next += 1;
+        sinks.list.insert(id, sink);
+        self.count.store(sinks.list.len(), Ordering::Release);
+        drop(sinks);
+        let event = Arc::downgrade(self);
+        Registration(Some(Box::new(move || {
+            let Some(event) = event.upgrade() else { return };
+            let mut sinks = lock(&event.sinks);
+            let removed = sinks.list.remove(&id);
+            event.count.store(sinks.list.len(), Ordering::Release);
+            drop(sinks);
+            drop(removed);
+            // Whoever waited for this subscriber need not any more.
+            event.room.made();
+        })))
+    }
+}
+
+/// A connection's subscriber, given the type of its values.
+struct Typed(Arc<RemoteSink>);
+
+impl<T: EventValue> Sink<T> for Typed {
+    fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error> {
+        self.0.deliver(encoded.get(self.0.codec(), value)?);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.is_full()
+    }
+}
+
+/// Attaches a subscriber to a service's event.
+#[doc(hidden)]
+#[must_use]
+pub fn attach<T: EventValue>(event: &Event<T>, sink: EventSink) -> Attached {
+    Attached(event.attach(sink.0))
+}

@@ -1,0 +1,450 @@
+//! A subscription as a client keeps it: it belongs to the client, and is carried from one connection to the next.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker, ready};
+
+use witrpc_core::contract::descriptor::{EventDescriptor, ServiceDescriptor};
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::Held;
+use witrpc_core::session::ledger::Charge;
+use witrpc_core::session::window::Window;
+use witrpc_core::values::content::Content;
+use witrpc_core::values::serializer::Codec;
+use witrpc_core::{CloseReason, Error};
+
+use crate::events::error::EventError;
+use crate::events::subscriber::EventValue;
+use crate::link::fairness::{Step, poll_counted};
+use crate::link::host::Host;
+use crate::link::sending::Sends;
+use crate::link::sync::lock;
+
+/// Values that a server may be ahead of a subscriber: enough for a burst, few enough to be forgotten.
+const WINDOW_VALUES: u32 = 256;
+/// Windows that an unread subscription keeps of earlier connections: for some restarts of a server, not for any number.
+const EARLIER_WINDOWS: u32 = 4;
+
+/// What a subscription needs of the connection that its values come over.
+pub(crate) trait FeedHost: Host {
+    /// Takes the subscription of this id out of the table; returns whether it was there.
+    fn forget_feed(&self, id: u32) -> bool;
+}
+
+/// Where subscriptions go: to a client, which keeps them over its connections, or to the peer of one connection.
+pub(crate) trait Subscribable: Send + Sync + fmt::Debug {
+    fn codec(&self) -> &Codec;
+
+    /// What this side holds for the other.
+    fn max_buffered(&self) -> u64;
+
+    /// Takes a new subscription in.
+    fn add_feed(&self, feed: &Arc<Feed>);
+
+    /// Forgets a subscription.
+    fn remove_feed(&self, feed: &Arc<Feed>);
+}
+
+/// A contract's event at a client.
+#[derive(Clone)]
+pub(crate) struct RemoteEvent {
+    callee: Arc<dyn Subscribable>,
+    descriptor: &'static ServiceDescriptor,
+    index: usize,
+}
+
+impl fmt::Debug for RemoteEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RemoteEvent").field(&self.name()).finish()
+    }
+}
+
+impl RemoteEvent {
+    pub(crate) fn new(
+        callee: Arc<dyn Subscribable>,
+        descriptor: &'static ServiceDescriptor,
+        index: usize,
+    ) -> Self {
+        Self { callee, descriptor, index }
+    }
+
+    /// `Service.event`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.descriptor.name, self.descriptor.events[self.index].name)
+    }
+
+    pub(crate) fn subscribe(&self) -> FeedHandle {
+        let feed = Arc::new(Feed {
+            descriptor: self.descriptor,
+            index: self.index,
+            max_buffered: self.callee.max_buffered(),
+            state: Mutex::new(State::default()),
+        });
+        self.callee.add_feed(&feed);
+        FeedHandle { callee: Arc::clone(&self.callee), feed }
+    }
+}
+
+/// One subscription. The connection pushes into it, the [`FeedHandle`] takes out.
+pub(crate) struct Feed {
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    pub(crate) index: usize,
+    /// What this side holds for the other.
+    max_buffered: u64,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("event", &self.event().name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    /// Values in front of the queue that came over connections before this one.
+    earlier: usize,
+    /// The number that the next value should have: of this connection, or of the one it came over.
+    expected: u64,
+    /// Where the values come from, under which id.
+    origin: Option<(Weak<dyn FeedHost>, u32)>,
+    /// Whether there was a connection before this one.
+    connected_before: bool,
+    /// Values, and their bytes, that have been taken and not yet acknowledged.
+    taken: u32,
+    taken_bytes: u64,
+    waiting: usize,
+    waiting_bytes: u64,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+enum Item {
+    Value {
+        number: u64,
+        content: Content,
+    },
+    /// The number of the next value: those before it that have not come will not come.
+    Mark(u64),
+    Other(EventError),
+}
+
+/// The server sent more than the window allows.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Overrun;
+
+impl Feed {
+    pub(crate) fn event(&self) -> &'static EventDescriptor {
+        &self.descriptor.events[self.index]
+    }
+
+    /// How far the server may run ahead, for a client that holds this much for it.
+    pub(crate) const fn window(max_buffered: u64) -> Window {
+        Window { values: WINDOW_VALUES, bytes: max_buffered / 8 + 1 }
+    }
+
+    /// From here on the values come from `connection`.
+    pub(crate) fn begin(&self, connection: Weak<dyn FeedHost>, id: u32) {
+        let mut state = lock(&self.state);
+        if state.connected_before {
+            state.earlier += state.waiting_here();
+            state.drop_earlier(Self::window(self.max_buffered).bytes * u64::from(EARLIER_WINDOWS));
+            if !matches!(state.queue.back(), Some(Item::Other(EventError::Reconnected))) {
+                state.queue.push_back(Item::Other(EventError::Reconnected));
+            }
+        }
+        state.connected_before = true;
+        state.origin = Some((connection, id));
+        (state.taken, state.taken_bytes) = (0, 0);
+        (state.waiting, state.waiting_bytes) = (0, 0);
+        state.wake();
+    }
+
+    pub(crate) fn push(
+        &self,
+        number: u64,
+        content: Content,
+        charge: Charge,
+        window: Window,
+    ) -> Result<(), Overrun> {
+        // From here on the window bounds it, not the connection's account: an unread subscription stalls no call.
+        drop(charge);
+        let mut state = lock(&self.state);
+        let size = content.size();
+        if !window.takes(state.waiting, state.waiting_bytes) {
+            return Err(Overrun);
+        }
+        state.waiting += 1;
+        state.waiting_bytes += size;
+        state.queue.push_back(Item::Value { number, content });
+        state.wake();
+        Ok(())
+    }
+
+    /// Values before this number that have not come will not come. At most one mark waits behind each value.
+    pub(crate) fn mark(&self, number: u64) {
+        let mut state = lock(&self.state);
+        if state.ended {
+            return;
+        }
+        match state.queue.back_mut() {
+            Some(Item::Mark(last)) => *last = number.max(*last),
+            _ => state.queue.push_back(Item::Mark(number)),
+        }
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing follows but `last`.
+    pub(crate) fn end(&self, last: EventError) {
+        let mut state = lock(&self.state);
+        if !std::mem::replace(&mut state.ended, true) {
+            state.queue.push_back(Item::Other(last));
+            state.wake();
+        }
+    }
+
+    /// Values, and what is in their place.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn held(&self) -> Held {
+        let item = |item: &Item| match item {
+            Item::Value { content, .. } => content.held(),
+            Item::Mark(_) | Item::Other(_) => Held::plain::<Item>(1),
+        };
+        lock(&self.state).queue.iter().map(item).sum()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        lock(&self.state).ended
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Values in the queue that came over this connection.
+    fn waiting_here(&self) -> usize {
+        let values = self.queue.iter().filter(|item| matches!(item, Item::Value { .. }));
+        values.count() - self.earlier
+    }
+
+    /// Lets the oldest values go if too many came over earlier connections: who does not read does not keep more
+    /// and more, however often its connection is made anew.
+    fn drop_earlier(&mut self, most_bytes: u64) {
+        let most = witrpc_core::wire::fields::u32_len(WINDOW_VALUES * EARLIER_WINDOWS);
+        let size = |item: &Item| match item {
+            Item::Value { content, .. } => content.size(),
+            Item::Mark(_) | Item::Other(_) => 0,
+        };
+        let (mut bytes, mut lost) = (self.queue.iter().map(size).sum::<u64>(), 0);
+        while self.earlier > most || (bytes > most_bytes && self.earlier > 0) {
+            match self.queue.pop_front() {
+                Some(Item::Value { number, content }) => {
+                    self.earlier -= 1;
+                    bytes -= content.size();
+                    // The number is the peer's word.
+                    lost += number.saturating_sub(self.expected).saturating_add(1);
+                    self.expected = number.saturating_add(1);
+                }
+                Some(Item::Mark(number)) => {
+                    lost += number.saturating_sub(self.expected);
+                    self.expected = number.max(self.expected);
+                }
+                Some(Item::Other(EventError::Lagged(before))) => lost += before,
+                Some(Item::Other(_)) => self.expected = 0, // Another mark is behind the values.
+                None => self.earlier = 0,
+            }
+        }
+        if lost > 0 {
+            self.queue.push_front(Item::Other(EventError::Lagged(lost)));
+        }
+    }
+
+    /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
+    fn take(&mut self, size: u64, window: Window) -> Option<(Arc<dyn FeedHost>, u32, u32)> {
+        if self.earlier > 0 {
+            // Its connection is gone; this one's server knows nothing of it.
+            self.earlier -= 1;
+            return None;
+        }
+        self.taken += 1;
+        self.taken_bytes += size;
+        let due = self.taken >= (window.values / 2).max(1) || self.taken_bytes >= window.bytes / 2;
+        if !due {
+            return None;
+        }
+        let taken = std::mem::take(&mut self.taken);
+        self.waiting = self.waiting.saturating_sub(witrpc_core::wire::fields::u32_len(taken));
+        self.waiting_bytes =
+            self.waiting_bytes.saturating_sub(std::mem::take(&mut self.taken_bytes));
+        let (connection, id) = self.origin.as_ref()?;
+        Some((connection.upgrade()?, *id, taken))
+    }
+}
+
+/// The subscriber's end of a [`Feed`].
+pub(crate) struct FeedHandle {
+    callee: Arc<dyn Subscribable>,
+    feed: Arc<Feed>,
+}
+
+impl fmt::Debug for FeedHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.feed.fmt(f)
+    }
+}
+
+impl FeedHandle {
+    pub(crate) fn poll<T: EventValue>(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, EventError>>> {
+        let size = |next: &Option<Result<Content, EventError>>| match next {
+            Some(Ok(content)) => content.size(),
+            Some(Err(_)) | None => 0,
+        };
+        let next = ready!(poll_counted(cx, Step::Value, |cx| self.take(cx), size));
+        Poll::Ready(next.map(|content| self.decode(content?)))
+    }
+
+    fn take(&self, cx: &Context<'_>) -> Poll<Option<Result<Content, EventError>>> {
+        let mut state = lock(&self.feed.state);
+        let expected = state.expected;
+        while let Some(Item::Mark(number)) = state.queue.front() {
+            if *number > expected {
+                break;
+            }
+            state.queue.pop_front();
+        }
+        match state.queue.front() {
+            Some(Item::Value { number, .. } | Item::Mark(number)) if *number > expected => {
+                let (number, lost) = (*number, *number - expected);
+                state.expected = number;
+                return Poll::Ready(Some(Err(EventError::Lagged(lost))));
+            }
+            Some(_) => {}
+            None if state.ended => return Poll::Ready(None),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        match state.queue.pop_front() {
+            Some(Item::Value { number, content }) => {
+                // The number is the peer's word.
+                state.expected = number.saturating_add(1);
+                let window = Feed::window(self.feed.max_buffered);
+                let ack = state.take(content.size(), window);
+                drop(state);
+                if let Some((connection, id, taken)) = ack {
+                    connection.send(|outbound| {
+                        outbound.acknowledge_event(id, taken);
+                        Ok(())
+                    });
+                }
+                Poll::Ready(Some(Ok(content)))
+            }
+            Some(Item::Other(other)) => {
+                if other == EventError::Reconnected {
+                    state.expected = 0;
+                }
+                Poll::Ready(Some(Err(other)))
+            }
+            Some(Item::Mark(_)) | None => Poll::Pending,
+        }
+    }
+
+    fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
+        let codec = self.callee.codec();
+        let arrived = content.take_arrived();
+        codec.deserialize(content.body(), arrived).map_err(|reason| {
+            EventError::Malformed(Error::Deserialize {
+                what: format!("event {}.{}", self.feed.descriptor.name, self.feed.event().name),
+                serializer: codec.name().to_owned(),
+                reason: reason.to_string(),
+            })
+        })
+    }
+}
+
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+impl FeedHandle {
+    pub(crate) fn held(&self) -> Held {
+        self.feed.held()
+    }
+}
+
+impl Drop for FeedHandle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.feed.state);
+        state.ended = true;
+        let origin = state.origin.take();
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(queue);
+        if let Some((connection, id)) = origin {
+            if let Some(connection) = connection.upgrade() {
+                if connection.forget_feed(id) {
+                    connection.send(|outbound| {
+                        outbound.unsubscribe(id);
+                        Ok(())
+                    });
+                }
+            }
+        }
+        self.callee.remove_feed(&self.feed);
+    }
+}
+
+/// The feeds of one connection, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Feeds {
+    next: u32,
+    live: std::collections::HashMap<u32, Arc<Feed>>,
+}
+
+impl Feeds {
+    /// Adds a feed; ids are never used again within a connection. `None` once there are no more.
+    pub(crate) fn add(&mut self, feed: Arc<Feed>) -> Option<u32> {
+        let id = self.next;
+        self.next = id.checked_add(1)?;
+        self.live.insert(id, feed);
+        Some(id)
+    }
+
+    /// The feed of this id; `Err` if there has never been one.
+    pub(crate) fn get(&self, id: u64) -> Result<Option<&Arc<Feed>>, Overrun> {
+        let id = u32::try_from(id).map_err(|_| Overrun)?;
+        if id >= self.next {
+            return Err(Overrun);
+        }
+        Ok(self.live.get(&id))
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Arc<Feed>> {
+        self.live.remove(&id)
+    }
+
+    /// Takes all feeds out: they end with this connection, or go on with the next.
+    pub(crate) fn take(&mut self) -> Vec<Arc<Feed>> {
+        self.live.drain().map(|(_, feed)| feed).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
+    }
+}
+
+/// Ends feeds with their connection.
+pub(crate) fn end_all(feeds: Vec<Arc<Feed>>, reason: &CloseReason) {
+    for feed in feeds {
+        feed.end(EventError::Closed(reason.clone()));
+    }
+}

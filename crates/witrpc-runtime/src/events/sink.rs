@@ -1,0 +1,365 @@
+//! A subscriber at the other end of a connection, as the raising side keeps it.
+//!
+//! Up to a window of values are under way: sent, and not yet taken by the subscriber. What is raised beyond that waits
+//! here, and overflows as the event says; so does what is raised while the connection is backed up. So a subscriber that is
+//! slow, or stopped, costs a bounded backlog and holds up nobody.
+//!
+//! Two things go beyond the window. What a handler raised leaves before its answer, as its caller may read only after the call.
+//! And before the connection is ended in good order, what waits leaves. Either way the subscriber knows a bound
+//! ([`Window::takes`]).
+//!
+//! A value that was dropped is a hole in the numbers. Where nothing follows the hole, a mark does: as soon as all that waited has
+//! left, the subscriber is told the number of the next value. [wire.event.lag]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::Held;
+use witrpc_core::session::outbound::{Outbound, Outgoing};
+use witrpc_core::session::window::{VALUE_COST, Window};
+use witrpc_core::values::content::Content;
+use witrpc_core::values::serializer::Codec;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::wire::fields::{u32_len, u64_len};
+use witrpc_core::wire::frame::Kind;
+
+use crate::context::{CallContext, RaisedTo};
+use crate::events::backlog::{Account, Backlog, Overflow, Pushed, Room};
+use crate::events::subscriber::Registration;
+use crate::link::ending::Ends;
+use crate::link::halves::Link;
+use crate::link::host::Host;
+use crate::link::sending::Sends;
+use crate::link::sync::lock;
+
+/// What a subscriber needs of its connection.
+pub(crate) trait SinkHost: Host {
+    /// Notes that values of this subscriber wait for nothing but room in the sending queue: there is no acknowledgement to come
+    /// that would send them. Said once until it is [resumed](RemoteSink::resume).
+    fn hold_back(&self, subscription: u32);
+}
+
+/// Sends a value to a subscriber of the peer; returns its place among the events, for as long as it waits.
+fn send_event(host: &dyn SinkHost, id: u32, number: u64, content: Content) -> u64 {
+    let event = Outgoing::new(Kind::Event, u64::from(id), content, (0, 0, number), None);
+    push_event(host, |outbound| outbound.push_event(event))
+}
+
+/// Tells a subscriber of the peer the number of its next value. `last` is the place of its last such mark.
+fn send_mark(host: &dyn SinkHost, id: u32, number: u64, last: u64) -> u64 {
+    push_event(host, |outbound| outbound.push_event_mark(id, number, last))
+}
+
+fn push_event(host: &dyn SinkHost, push: impl FnOnce(&mut Outbound) -> u64) -> u64 {
+    let mut place = 0;
+    host.with_outbound(|outbound| {
+        place = push(outbound);
+        CallContext::note_event(host.link().id, place);
+        let pumped = outbound.pump(true);
+        host.after_pump(pumped)
+    });
+    place
+}
+
+/// One subscriber.
+pub(crate) struct RemoteSink {
+    connection: Weak<dyn SinkHost>,
+    codec: Codec,
+    id: u32,
+    window: Window,
+    /// What may wait here, in bytes.
+    share: u64,
+    /// What may wait for all subscribers of the connection.
+    account: Arc<Account>,
+    max_message_size: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    backlog: Backlog<Content>,
+    /// The values under way, oldest first, and the sum of their sizes.
+    under_way: VecDeque<UnderWay>,
+    under_way_bytes: u64,
+    /// The number of the next value, as the subscriber knows it once all that was sent has come.
+    told: u64,
+    /// Where the last mark waits among the connection's events, until it has left.
+    mark: u64,
+    /// It is gone: nothing is sent to it any more.
+    ended: bool,
+    /// The connection has it among those that wait for room.
+    held_back: bool,
+    room: Option<Arc<Room>>,
+}
+
+/// A value that has been sent, and is not known to have been taken.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    size: u64,
+    /// Its place among the connection's events, under which it waits until it has left.
+    event: u64,
+}
+
+/// The subscriber acknowledged more than it was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooManyAcks;
+
+impl fmt::Debug for RemoteSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteSink").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl RemoteSink {
+    /// A subscriber for which no more than `share` bytes are to wait here, and no more than is left of the `account`.
+    pub(crate) fn new(
+        connection: Weak<dyn SinkHost>,
+        link: &Link,
+        id: u32,
+        window: Window,
+        share: u64,
+        account: &Arc<Account>,
+    ) -> Arc<Self> {
+        let state = State {
+            backlog: Backlog::new(Overflow::default(), 1, 1),
+            under_way: VecDeque::new(),
+            under_way_bytes: 0,
+            told: 0,
+            mark: 0,
+            ended: false,
+            held_back: false,
+            room: None,
+        };
+        Arc::new(Self {
+            connection,
+            codec: link.codec.clone(),
+            id,
+            window,
+            share: share.min(window.bytes),
+            account: Arc::clone(account),
+            max_message_size: link.peer_limits.max_message_size,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Takes over the event's settings, before the first value.
+    pub(crate) fn configure(&self, overflow: Overflow, capacity: usize, room: Arc<Room>) {
+        let mut state = lock(&self.state);
+        state.backlog =
+            Backlog::new(overflow, capacity, self.share).within(Arc::clone(&self.account));
+        state.room = Some(room);
+    }
+
+    pub(crate) const fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// Sends the value, or keeps it for later, or drops one.
+    pub(crate) fn deliver(self: &Arc<Self>, content: &Content) {
+        let Some(connection) = self.connection.upgrade() else { return };
+        let size = content.size();
+        let mut state = lock(&self.state);
+        if size > self.max_message_size {
+            let number = state.backlog.number();
+            self.mark(&mut state, &*connection);
+            drop(state);
+            tracing::warn!(
+                number,
+                size,
+                limit = self.max_message_size,
+                "an event is too large for a subscriber"
+            );
+            return;
+        }
+        if state.backlog.is_empty()
+            && state.may_send(self.window)
+            && !connection.link().is_backed_up()
+        {
+            let number = state.backlog.number();
+            state.send(&*connection, self.id, number, content.copy());
+            return;
+        }
+        let mut dropped = Vec::new();
+        let pushed = state.backlog.push(content.copy(), size + VALUE_COST, &mut dropped);
+        if pushed == Pushed::Disconnect {
+            drop(state);
+            connection.disconnect("a subscriber did not keep up with its event");
+            return;
+        }
+        self.hold_back(&mut state, &*connection);
+        drop(state);
+        drop(dropped);
+        let this: Arc<dyn RaisedTo> = Arc::clone(self) as _;
+        CallContext::note_subscriber(connection.link().id, &this);
+    }
+
+    /// Has the connection send what waits for nothing but room in its queue.
+    fn hold_back(&self, state: &mut State, connection: &dyn SinkHost) {
+        let waits = !state.backlog.is_empty() && state.may_send(self.window);
+        if waits && !std::mem::replace(&mut state.held_back, true) {
+            connection.hold_back(self.id);
+        }
+    }
+
+    /// The subscriber has gone: drops what waits for it here, and returns the places of those values that may wait for it in the
+    /// connection's queue.
+    pub(crate) fn end(&self) -> impl Iterator<Item = u64> {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        let under_way = std::mem::take(&mut state.under_way);
+        let waiting = state.backlog.take();
+        let mark = state.mark;
+        drop(state);
+        drop(waiting);
+        under_way.into_iter().map(|value| value.event).chain([mark])
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.state).backlog.is_full()
+    }
+
+    /// What waits here, and what is remembered of the values that were sent.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn held(&self) -> (Held, Held) {
+        let state = lock(&self.state);
+        let waiting = state.backlog.values().map(Content::held).sum();
+        (waiting, Held::plain::<UnderWay>(state.under_way.len()))
+    }
+
+    /// How many values may be under way: as many as the window says, and as many more as cost what this side holds, twice.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn most_under_way(&self) -> usize {
+        u32_len(self.window.values) + u64_len(2 * self.share / VALUE_COST) + 1
+    }
+
+    /// The subscriber has taken so many values: sends what waited for that.
+    pub(crate) fn acknowledge(&self, values: u32) -> Result<(), TooManyAcks> {
+        let Some(connection) = self.connection.upgrade() else { return Ok(()) };
+        let mut state = lock(&self.state);
+        for _ in 0..values {
+            let value = state.under_way.pop_front().ok_or(TooManyAcks)?;
+            state.under_way_bytes -= value.size;
+        }
+        self.send_waiting(state, &*connection);
+        Ok(())
+    }
+
+    /// Sends what waited for room in the connection's queue.
+    pub(crate) fn resume(&self) {
+        let Some(connection) = self.connection.upgrade() else { return };
+        let mut state = lock(&self.state);
+        state.held_back = false;
+        self.send_waiting(state, &*connection);
+    }
+
+    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &dyn SinkHost) {
+        while state.may_send(self.window) && !connection.link().is_backed_up() {
+            let Some(waiting) = state.backlog.pop() else { break };
+            state.send(connection, self.id, waiting.number, waiting.value);
+        }
+        self.mark(&mut state, connection);
+        self.hold_back(&mut state, connection);
+        self.made_room(state);
+    }
+
+    /// Sends what waits, beyond the window too, as far as the subscriber takes it. Returns the place of the last among the
+    /// connection's events, and whether that was all.
+    fn flush_to(&self, connection: &dyn SinkHost) -> (u64, bool) {
+        let mut state = lock(&self.state);
+        while self.may_flush(&state) {
+            let Some(waiting) = state.backlog.pop() else { break };
+            state.send(connection, self.id, waiting.number, waiting.value);
+        }
+        self.mark(&mut state, connection);
+        let value = state.under_way.back().map_or(0, |value| value.event);
+        let (last, done) = (value.max(state.mark), state.backlog.is_empty());
+        self.made_room(state);
+        (last, done)
+    }
+
+    /// Sends all that the subscriber takes; returns whether that was all.
+    pub(crate) fn flush_all(&self) -> bool {
+        self.connection.upgrade().is_none_or(|connection| self.flush_to(&*connection).1)
+    }
+
+    /// Whether one more value may leave beyond the window. What is beyond it is bounded by what this side holds, too: each value
+    /// under way costs something here, and the subscriber may say that it takes any number.
+    fn may_flush(&self, state: &State) -> bool {
+        let most = Window { bytes: self.share, ..self.window };
+        state.may_send(self.window) || most.takes(state.under_way.len(), state.under_way_bytes)
+    }
+
+    /// Nothing more is sent. Drops what waits, and returns the number of the next value, of which the subscriber is told.
+    pub(crate) fn finish(&self) -> u64 {
+        let mut state = lock(&self.state);
+        let next = state.backlog.next_number();
+        let waiting = state.backlog.take();
+        self.made_room(state);
+        drop(waiting);
+        next
+    }
+
+    /// Tells the subscriber of values that were dropped, if none waits that would show it.
+    fn mark(&self, state: &mut State, connection: &dyn SinkHost) {
+        let next = state.backlog.next_number();
+        if !state.ended && state.backlog.is_empty() && state.told < next {
+            state.mark = send_mark(connection, self.id, next, state.mark);
+            state.told = next;
+        }
+    }
+
+    fn made_room(&self, state: MutexGuard<'_, State>) {
+        let room = state.room.clone();
+        drop(state);
+        if let Some(room) = room {
+            room.made();
+        }
+    }
+}
+
+impl RaisedTo for RemoteSink {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn is_ended(&self) -> bool {
+        lock(&self.state).ended
+    }
+
+    fn flush(&self) -> u64 {
+        self.connection.upgrade().map_or(0, |connection| self.flush_to(&*connection).0)
+    }
+}
+
+impl State {
+    fn may_send(&self, window: Window) -> bool {
+        window.is_open(self.under_way.len(), self.under_way_bytes)
+    }
+
+    /// Within the lock, so that numbers leave in order.
+    fn send(&mut self, connection: &dyn SinkHost, id: u32, number: u64, content: Content) {
+        let size = content.size();
+        let event = send_event(connection, id, number, content);
+        self.under_way.push_back(UnderWay { size, event });
+        self.under_way_bytes += size;
+        self.told = number + 1;
+    }
+}
+
+/// A subscriber, on its way to its event.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct EventSink(pub(crate) Arc<RemoteSink>);
+
+/// A subscriber at its event, or the news that there is no such event.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Attached(pub(crate) Option<Registration>);
+
+/// The answer for an event that the service does not have.
+#[doc(hidden)]
+#[must_use]
+pub fn unknown_event(_sink: EventSink) -> Attached {
+    Attached(None)
+}

@@ -1,0 +1,22 @@
+//! What `fuzz/` runs, and `cargo test` replays over the corpus there, of what needs a runtime; see `fuzz_support` of `witrpc-core`.
+
+mod handshake;
+mod session;
+
+pub use handshake::handshake;
+pub use session::session;
+
+#[cfg(test)]
+mod tests {
+    use witrpc_core::fuzz_support::corpus::replay;
+
+    #[test]
+    fn handshake() {
+        replay("handshake", super::handshake);
+    }
+
+    #[test]
+    fn session() {
+        replay("session", super::session);
+    }
+}

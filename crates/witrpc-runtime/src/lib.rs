@@ -1,0 +1,74 @@
+//! Connections, services and builders of witrpc, for every transport.
+//!
+//! Most users depend on the `witrpc` crate, which brings a transport and the macro with it; this crate is for those who
+//! combine the parts themselves. What crosses is the business of [`witrpc_core`]; here is what waits, locks and wakes, on tokio.
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod calls;
+mod client;
+mod connection;
+mod context;
+mod events;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz_support;
+mod link;
+mod server;
+mod serving;
+mod streams;
+#[cfg(all(test, feature = "json"))]
+mod testing;
+pub mod transport;
+
+pub use builder::WitClientBuilder;
+pub use builder::WitServerBuilder;
+pub use calls::call::Call;
+pub use calls::outcome::Outcome;
+pub use calls::ping::Ping;
+pub use calls::retry::RetryPolicy;
+pub use client::WitClient;
+pub use client::reconnect::{ClientState, ReconnectOptions};
+pub use connection::Load;
+pub use context::{CallContext, Peer};
+pub use events::backlog::Overflow;
+pub use events::error::EventError;
+pub use events::event::Event;
+pub use events::subscriber::EventValue;
+pub use events::subscription::Subscription;
+#[doc(hidden)]
+pub use link::{rescue, reuse};
+pub use server::WitServer;
+pub use serving::introspection::{MemberDescription, ServerDescription, ServiceDescription};
+pub use serving::service::{Service, ServiceClient};
+pub use streams::streaming::Streaming;
+pub use witrpc_core::security::authorization::AccessTokenValidator;
+pub use witrpc_core::{
+    Blob, CipherError, CipherPair, CloseReason, Encryptor, Error, KeyAgreement, NoiseEncryptor,
+    Opener, Result, Role, Sealer, Secret, Serializer, SerializerError, ServiceDescriptor,
+    WaitStrategy, serde,
+};
+
+/// What generated code uses. Not for people: it changes without notice.
+#[doc(hidden)]
+pub mod __private {
+    pub use std::future::Future;
+    pub use std::sync::Arc;
+
+    pub use witrpc_core::contract::descriptor::{
+        EventDescriptor, MethodDescriptor, ServiceDescriptor,
+    };
+    pub use witrpc_core::security::authorization::{AsFuture, AtOnce};
+
+    pub use crate::builder::missing;
+    pub use crate::calls::call::{Call, Remote};
+    pub use crate::calls::outcome::{Outcome, OutcomeOf, ResultError, ResultValue, outcome};
+    pub use crate::events::event::{Event, attach};
+    pub use crate::events::sink::{Attached, EventSink, unknown_event};
+    pub use crate::events::subscriber::EventValue;
+    pub use crate::link::reply::Reply;
+    pub use crate::serving::service::{
+        Dispatch, Request, Service, ServiceClient, answer, unknown_method,
+    };
+}

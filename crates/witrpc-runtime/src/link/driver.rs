@@ -1,0 +1,208 @@
+//! The one task per connection that sleeps: it waits for the peer's ring, serves what comes, and takes the
+//! connection down when it ends.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use witrpc_core::text::Escaped;
+use witrpc_core::transport::{Waiter, Wake};
+use witrpc_core::user_code::caught;
+use witrpc_core::{CloseReason, Error};
+
+use crate::link::ending::Ends;
+use crate::link::poller::{Poll as Polling, Polled};
+use crate::link::rescue;
+use crate::link::sending::Sends;
+use crate::link::turns::{Driven, Turn, Turns};
+
+/// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
+const TURN_FRAMES: usize = 32;
+/// The same with a peer that shares our CPU: it runs once we are done, or once it is rung for the first of a batch.
+const TURN_FRAMES_ON_ONE_CPU: usize = 128;
+/// Chunks of what takes turns that are sent in one go, as long as nothing else is to be done.
+const TURN_PUMPS: usize = 24;
+/// How long a peer that has left no room may take to make some for the goodbye.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+/// How long polling may keep the runtime's thread before it lets other tasks run: more than a yield costs, for which tokio
+/// may wake another worker.
+const POLL_SLICE: Duration = Duration::from_micros(20);
+/// How long finding work again and again may keep it. Longer, as a small call is over sooner than the runtime's other tasks
+/// have had their turn.
+const BUSY_SLICE: Duration = Duration::from_micros(500);
+/// Rounds between two looks at the clock for that.
+const ROUNDS_PER_CLOCK: u32 = 16;
+
+/// Drives a connection to its end.
+pub(crate) async fn drive<D: Driven>(connection: Arc<D>, mut waiter: Box<dyn Waiter>) {
+    // Dropped with the runtime, too: then the connection ends here and now.
+    let guard = TakeDown(&*connection);
+    let result = caught(run(&connection, &mut *waiter)).await.unwrap_or_else(|message| {
+        // Some code of the user's that nobody expected to panic.
+        tracing::error!(
+            connection = connection.link().id,
+            panic = %Escaped(&message),
+            "the driver panicked"
+        );
+        Err(Error::fault(format!("the other side panicked as it drove the connection: {message}")))
+    });
+    if let Err(error) = &result {
+        tracing::warn!(
+            connection = connection.link().id,
+            error = %Escaped(&error),
+            "the connection failed"
+        );
+        connection.fail(error);
+    }
+    if connection.retry_goodbye() {
+        let farewell = say_goodbye(&*connection, &mut *waiter);
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!(connection = connection.link().id, "the peer took no goodbye");
+        }
+    }
+    drop(guard);
+    drop(waiter);
+}
+
+/// Waits until the peer has made room for the goodbye, or is gone.
+async fn say_goodbye<D: Driven>(connection: &D, waiter: &mut dyn Waiter) {
+    while connection.retry_goodbye() {
+        if !matches!(poll_fn(|cx| waiter.poll_wake(cx)).await, Ok(Wake::Rung)) {
+            return;
+        }
+    }
+}
+
+/// Takes the connection down, however its driving ends.
+pub(crate) struct TakeDown<'a, D: Driven>(pub(crate) &'a D);
+
+impl<D: Driven> Drop for TakeDown<'_, D> {
+    fn drop(&mut self) {
+        self.0.take_down();
+    }
+}
+
+async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<(), Error> {
+    // While there is nothing to do.
+    let mut polling: Option<Polling> = None;
+    let mut busy = Busy::default();
+    let mut spare = D::Spare::default();
+    while connection.link().closed().is_none() {
+        if connection.link().receiving.has_unpublished() {
+            busy.let_others_run().await;
+            connection.link().receiving.take_unpublished();
+        }
+        let on_one_cpu = connection.link().peer_is_on_our_cpu();
+        let frames = if on_one_cpu { TURN_FRAMES_ON_ONE_CPU } else { TURN_FRAMES };
+        let turn = connection.turn(frames, &mut spare)?;
+        // In this order: pumping makes the room that the others wait for.
+        let mut more = connection.pump_awake(false);
+        let mut pumps = 1;
+        while more && pumps < TURN_PUMPS && connection.keeps_nobody_waiting() {
+            more = connection.pump_awake(false);
+            pumps += 1;
+        }
+        connection.resume_events();
+        connection.serve_deferred(&mut spare);
+        if more || matches!(turn, Turn::More | Turn::Long | Turn::Woke) {
+            polling = None;
+            busy.let_others_run().await;
+            if (more || turn == Turn::Long) && connection.has_woken_caller() {
+                // Another of the runtime's threads has it, and may wait for our CPU.
+                std::thread::yield_now();
+            }
+            continue;
+        }
+        if turn == Turn::Empty {
+            let mut poll = match polling.take() {
+                Some(poll) => poll,
+                None => connection.driver_poll()?,
+            };
+            match connection.poll_slice(&mut poll, POLL_SLICE)? {
+                Polled::Ready => {
+                    if busy.is_over() {
+                        busy.let_others_run().await;
+                    }
+                    continue;
+                }
+                Polled::Again => {
+                    polling = Some(poll);
+                    busy.let_others_run().await;
+                    continue;
+                }
+                Polled::GaveUp => {}
+            }
+        }
+        polling = None;
+        busy = Busy::default();
+        // Nobody looks for room from here on (O5); and what was put aside for want of it had its turn before.
+        if connection.link().wants_room() && connection.pump() {
+            continue;
+        }
+        if sleep(&**connection, waiter).await? == Some(Wake::PeerGone) {
+            connection.last_words(&mut spare).await?;
+            connection.close(CloseReason::PeerGone);
+        }
+    }
+    Ok(())
+}
+
+/// Rounds that found work at once, since the runtime's other tasks had their turn.
+#[derive(Default)]
+struct Busy {
+    rounds: u32,
+    since: Option<Instant>,
+}
+
+impl Busy {
+    /// Counts one; returns whether it has been enough.
+    fn is_over(&mut self) -> bool {
+        self.rounds += 1;
+        if self.rounds % ROUNDS_PER_CLOCK != 0 {
+            return false;
+        }
+        let now = Instant::now();
+        now.saturating_duration_since(*self.since.get_or_insert(now)) >= BUSY_SLICE
+    }
+
+    async fn let_others_run(&mut self) {
+        *self = Self::default();
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sleeps until the peer rings or somebody on this side has something for the driver (`None`).
+async fn sleep<D: Driven>(connection: &D, waiter: &mut dyn Waiter) -> Result<Option<Wake>, Error> {
+    let sleep = until_woken(connection, waiter);
+    match rescue::interval() {
+        None => sleep.await,
+        Some(interval) => {
+            let woken = rescue::watched(sleep, interval, || connection.overlooked()).await;
+            woken.unwrap_or(Ok(None))
+        }
+    }
+}
+
+async fn until_woken<D: Driven>(
+    connection: &D,
+    waiter: &mut dyn Waiter,
+) -> Result<Option<Wake>, Error> {
+    let mut asleep = false;
+    poll_fn(|cx| {
+        if asleep {
+            // Whatever woke us: the next round finds out.
+            return match waiter.poll_wake(cx)? {
+                Poll::Ready(wake) => Poll::Ready(Ok(Some(wake))),
+                Poll::Pending => Poll::Ready(Ok(None)),
+            };
+        }
+        asleep = true;
+        let work = connection.link().register_driver(cx.waker())?;
+        if let Poll::Ready(wake) = waiter.poll_wake(cx)? {
+            return Poll::Ready(Ok(Some(wake)));
+        }
+        if work { Poll::Ready(Ok(None)) } else { Poll::Pending }
+    })
+    .await
+}

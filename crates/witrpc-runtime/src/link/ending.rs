@@ -1,0 +1,76 @@
+//! How a connection ends: why, and with which last words. What becomes of what was under way is the business of its parts.
+
+use std::collections::HashSet;
+
+use witrpc_core::fail_point;
+use witrpc_core::session::outbound::Outbound;
+use witrpc_core::text::Escaped;
+use witrpc_core::{CloseReason, Error};
+
+use crate::link::host::Host;
+use crate::link::sync::lock;
+
+/// The ways in which a connection ends.
+pub(crate) trait Ends: Host {
+    /// Ends the connection because of an error, telling the peer what it did wrong.
+    fn fail(&self, error: &Error) {
+        let farewell = error.to_string();
+        self.end(CloseReason::Failed(farewell.clone()), &farewell);
+    }
+
+    /// Ends the connection on this side's wish, telling the peer.
+    fn disconnect(&self, farewell: &str) {
+        self.end(CloseReason::Local, farewell);
+    }
+
+    /// Says goodbye and closes.
+    fn end(&self, reason: CloseReason, farewell: &str) {
+        self.close_with(reason, |outbound| {
+            outbound.clear();
+            say_goodbye(outbound, farewell);
+        });
+        self.link().wake_driver();
+    }
+
+    /// Tries once more to say goodbye; returns whether there is still reason to.
+    fn retry_goodbye(&self) -> bool {
+        let mut guard = lock(&self.link().sending.outbound);
+        let Some(outbound) = guard.as_mut() else { return false };
+        outbound.has_goodbye() && outbound.pump(true).is_ok() && outbound.has_goodbye()
+    }
+
+    /// Fails everything that waits. The halves stay until the driver takes them down.
+    fn close(&self, reason: CloseReason) {
+        self.close_with(reason, |_| ());
+    }
+
+    /// Closes, with some last words. The sending half is locked meanwhile, so that the driver, who takes it down once
+    /// it sees the reason, does not do so before they are spoken.
+    fn close_with(&self, reason: CloseReason, last_words: impl FnOnce(&mut Outbound)) {
+        let link = self.link();
+        let mut guard = lock(&link.sending.outbound);
+        if !link.set_closed(reason) {
+            return;
+        }
+        let mut unsent = HashSet::new();
+        if let Some(outbound) = guard.as_mut() {
+            unsent = outbound.unsent_requests();
+            last_words(outbound);
+        }
+        drop(guard);
+        fail_point::at("connection.closing");
+        let Some(reason) = link.closed() else { return };
+        link.sending.bytes.close();
+        self.end_parts(reason, &unsent);
+    }
+}
+
+impl<H: Host + ?Sized> Ends for H {}
+
+/// One attempt; the driver has a little more patience.
+pub(crate) fn say_goodbye(outbound: &mut Outbound, farewell: &str) {
+    outbound.push_goodbye(farewell);
+    if let Err(error) = outbound.pump(true) {
+        tracing::debug!(error = %Escaped(&error), "could not say goodbye");
+    }
+}

@@ -1,0 +1,248 @@
+//! The two halves of a session, each with its lock, and what is known of them without one.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Waker;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use witrpc_core::limits::Limits;
+use witrpc_core::security::authorization::Identity;
+use witrpc_core::session::inbound::Inbound;
+use witrpc_core::session::ledger::Ledger;
+use witrpc_core::session::outbound::Outbound;
+use witrpc_core::transport::WaitStrategy;
+use witrpc_core::values::serializer::Codec;
+use witrpc_core::wire::catalog::Catalog;
+use witrpc_core::wire::fields::u64_len;
+use witrpc_core::{CloseReason, Error};
+
+use crate::link::handshake::Opened;
+use crate::link::poller::Poller;
+use crate::link::reception::{Half, Reception};
+use crate::link::sync::lock;
+
+/// The two halves of one connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// A number for the connection, unique in this process.
+    pub(crate) id: u64,
+    pub(crate) codec: Codec,
+    /// What drives the connection.
+    pub(crate) runtime: Handle,
+    pub(crate) peer_limits: Limits,
+    pub(crate) receiving: Reception<Receiving>,
+    pub(crate) sending: Sending,
+    /// Whether the peer ran on our CPU when a caller or the driver last had to wait.
+    peer_on_our_cpu: AtomicBool,
+    pub(crate) ledger: Arc<Ledger>,
+    closed: OnceLock<CloseReason>,
+}
+
+/// The receiving half, and how its two kinds of visitor poll it.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    pub(crate) inbound: Inbound,
+    pub(crate) caller: Poller,
+    pub(crate) driver: Poller,
+    /// What the last caller polled for came in several frames.
+    pub(crate) answers_in_parts: bool,
+}
+
+/// The sending half, and the bounds on what waits in it.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    /// `None` once the connection has ended.
+    pub(crate) outbound: Mutex<Option<Outbound>>,
+    /// Whether something did not fit into the ring, for those who poll; changed under `outbound` only.
+    wants_room: AtomicBool,
+    /// Whether more than `queue_bound` waits to be sent; changed under `outbound` only.
+    backed_up: AtomicBool,
+    /// Bytes in the sending queue beyond which nothing is done that would add to it.
+    queue_bound: u64,
+    /// Notified when the sending queue is within its bound again after a step, for handlers that have not begun.
+    room: Notify,
+    /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
+    pub(crate) bytes: Arc<Semaphore>,
+    /// How many permits that has.
+    pub(crate) queue_len: u32,
+}
+
+impl Receiving {
+    pub(crate) fn disarm(&mut self) {
+        self.inbound.receiver.disarm();
+    }
+
+    /// Whether the driver would poll now.
+    pub(crate) fn driver_would_poll(&self) -> bool {
+        self.driver.is_willing() && self.inbound.receiver.worth_polling()
+    }
+}
+
+impl Half for Receiving {
+    type Error = Error;
+
+    fn is_ready(&mut self) -> Result<bool, Error> {
+        Ok(self.inbound.receiver.is_ready()?)
+    }
+
+    fn arm(&mut self) -> Result<bool, Error> {
+        Ok(self.inbound.receiver.arm()?)
+    }
+
+    fn release(&mut self) -> Result<(), Error> {
+        Ok(self.inbound.receiver.release()?)
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        Ok(self.inbound.receiver.stop()?)
+    }
+}
+
+impl Link {
+    /// The halves of a session that has been opened, with our own limits. Its driver runs on the current runtime.
+    /// Returns what else the handshake told: what the peer offers, and who it is.
+    pub(crate) fn new(
+        opened: Opened,
+        wait_strategy: WaitStrategy,
+        limits: Limits,
+        codec: Codec,
+    ) -> (Self, Catalog, Option<Identity>) {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let receiving = Receiving {
+            inbound: opened.inbound,
+            caller: Poller::new(wait_strategy),
+            driver: Poller::new(wait_strategy),
+            answers_in_parts: false,
+        };
+        let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
+        let sending = Sending {
+            outbound: Mutex::new(Some(opened.outbound)),
+            wants_room: AtomicBool::new(false),
+            backed_up: AtomicBool::new(false),
+            // The peer's limit is no bound on what we hold: it may announce any.
+            queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
+            room: Notify::new(),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            queue_len: u32::try_from(bytes).unwrap_or(u32::MAX),
+        };
+        let link = Self {
+            // Relaxed: only uniqueness matters.
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            codec,
+            runtime: Handle::current(),
+            peer_limits: opened.peer_limits,
+            receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
+            sending,
+            peer_on_our_cpu: AtomicBool::new(false),
+            ledger: opened.ledger,
+            closed: OnceLock::new(),
+        };
+        (link, opened.peer_catalog, opened.identity)
+    }
+
+    /// Why the connection ended, if it has.
+    pub(crate) fn closed(&self) -> Option<&CloseReason> {
+        self.closed.get()
+    }
+
+    /// It ends for this reason, unless it has already. Said with the sending half locked.
+    pub(crate) fn set_closed(&self, reason: CloseReason) -> bool {
+        self.closed.set(reason).is_ok()
+    }
+
+    /// Leaves word for the driver that there is something to do, and wakes it.
+    pub(crate) fn wake_driver(&self) {
+        self.receiving.wake_driver();
+    }
+
+    /// Makes `waker` the driver's, and returns whether there is work already.
+    pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, Error> {
+        self.receiving.register_driver(waker)
+    }
+
+    /// Answers that wait to be sent.
+    pub(crate) fn unsent_responses(&self) -> usize {
+        self.ledger.unsent_responses()
+    }
+
+    /// Whether the peer ran on our CPU when somebody last had to wait for it.
+    pub(crate) fn peer_is_on_our_cpu(&self) -> bool {
+        // Relaxed: a hint, no more.
+        self.peer_on_our_cpu.load(Ordering::Relaxed)
+    }
+
+    /// Polling is `worth` it while the peer runs on another CPU.
+    pub(crate) fn note_peers_cpu(&self, worth: bool) {
+        if worth == self.peer_is_on_our_cpu() {
+            self.peer_on_our_cpu.store(!worth, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something waits for room in the ring. A look from outside the lock, for who comes by again.
+    pub(crate) fn wants_room(&self) -> bool {
+        // Relaxed: it is only a reason to take the lock, or not yet.
+        self.sending.wants_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether something waits for room in the ring, and there is some; for who polls. Whoever holds the sending half looks
+    /// for itself.
+    pub(crate) fn has_room_again(&self) -> Result<bool, Error> {
+        if !self.wants_room() {
+            return Ok(false);
+        }
+        let Ok(mut guard) = self.sending.outbound.try_lock() else { return Ok(false) };
+        guard.as_mut().map_or(Ok(false), Outbound::look_for_room)
+    }
+
+    /// Whether a frame is there, or room.
+    pub(crate) fn has_come(&self, inbound: &mut Inbound) -> Result<bool, Error> {
+        Ok(inbound.receiver.is_ready()? || self.has_room_again()?)
+    }
+
+    /// Whether so much waits to be sent that what would add to it has to wait, too. Streams do not count: they have
+    /// bounds of their own, and hold up nobody.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.sending.backed_up.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is not [backed up](Self::is_backed_up).
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut room = pin!(self.sending.room.notified());
+            // Counted among the waiters before the look, so that room that is made in between is not missed.
+            room.as_mut().enable();
+            if !self.is_backed_up() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Runs a step on the sending half. `false` without one.
+    pub(crate) fn with_outbound(
+        &self,
+        step: impl FnOnce(&mut Outbound) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
+        let sending = &self.sending;
+        let mut guard = lock(&sending.outbound);
+        let Some(outbound) = guard.as_mut() else { return Ok(false) };
+        outbound.set_peer_near(self.peer_is_on_our_cpu());
+        let more = step(outbound)?;
+        if outbound.wants_room() != self.wants_room() {
+            sending.wants_room.store(outbound.wants_room(), Ordering::Relaxed);
+        }
+        let backed_up = outbound.backlog() > sending.queue_bound;
+        if backed_up != self.is_backed_up() {
+            // In this order: whoever is woken looks again.
+            sending.backed_up.store(backed_up, Ordering::SeqCst);
+            if !backed_up {
+                sending.room.notify_waiters();
+                // Whoever made the room: only the driver serves what was put aside, and resumes events.
+                self.wake_driver();
+            }
+        }
+        Ok(more)
+    }
+}

@@ -1,0 +1,36 @@
+//! How a request is answered, and how a stream ends.
+
+use std::fmt;
+
+use witrpc_core::values::buffers;
+use witrpc_core::values::content::Content;
+use witrpc_core::wire::fields::Put;
+use witrpc_core::wire::status::Status;
+
+/// What a call came to.
+#[doc(hidden)]
+pub struct Reply {
+    pub(crate) status: Status,
+    pub(crate) content: Content,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Reply {
+    /// A status and a text about it.
+    pub(crate) fn text(status: Status, text: &str) -> Self {
+        Self { status, content: Content::plain(buffers::take(), text.as_bytes()) }
+    }
+
+    /// The refusal of a result of `size` bytes where the caller takes `limit`.
+    pub(crate) fn too_large(size: u64, limit: u64) -> Self {
+        let mut body = Vec::new();
+        body.put_u64(size);
+        body.put_u64(limit);
+        Self { status: Status::TooLarge, content: Content::plain(Vec::new(), &body) }
+    }
+}

@@ -1,0 +1,255 @@
+//! Memory of long messages, kept for a moment for the next ones.
+//!
+//! The system clears memory that is new, which costs as much as copying into it. So the allocation that a long message was received into
+//! comes back here when nobody has it any more (its blob is dropped, its body is decoded), and the next message of about this length is
+//! received into it. It is the process's and no connection's, as a blob may outlive its connection.
+//!
+//! # Invariants
+//!
+//! - **U1** What is kept is empty. A `Vec` shows only what has been written since it was cleared: nobody can read what another message
+//!   has left in the allocation.
+//! - **U2** At most `MOST` bytes are kept, or one allocation.
+//! - **U3** Something is kept only while there is a `Keeper`: up to twice `IDLE` after the last long message.
+//! - **U4** Nobody waits for the lock to keep or to take something: who finds it taken does without. It is a leaf, and nothing long is
+//!   freed under it. A forked child may find it taken for ever; its parent's keeper is none there.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use witrpc_core::values::spare::{self, LONG};
+
+use crate::link::timers::Timer;
+
+/// Bytes that are kept.
+const MOST: usize = 256 << 20;
+/// How long nothing may be used before it is freed: longer than the pauses of who sends one long message after the other.
+const IDLE: Duration = Duration::from_secs(1);
+
+static POOL: Pool = Pool::new();
+
+#[derive(Debug)]
+struct Spare {
+    /// Empty, the one that was used last at the end (U1).
+    kept: VecDeque<Vec<u8>>,
+    /// Their capacities (U2).
+    bytes: usize,
+    /// The process that has a keeper (U3).
+    keeper: Option<u32>,
+    /// How often something was looked for; and found.
+    looks: u64,
+    found: u64,
+}
+
+impl Spare {
+    const fn new() -> Self {
+        Self { kept: VecDeque::new(), bytes: 0, keeper: None, looks: 0, found: 0 }
+    }
+
+    /// An allocation for so many bytes that has no more than a fourth beyond, as that is on nobody's account.
+    fn take(&mut self, len: usize) -> Option<Vec<u8>> {
+        self.looks += 1;
+        let fits = |spare: &Vec<u8>| (len..=len + len / 4).contains(&spare.capacity());
+        let at = self.kept.iter().rposition(fits)?;
+        let spare = self.kept.remove(at)?;
+        self.bytes -= spare.capacity();
+        self.found += 1;
+        Some(spare)
+    }
+
+    /// Keeps an allocation; returns those that have been kept longest, as far as there are too many.
+    fn put(&mut self, mut spare: Vec<u8>) -> Vec<Vec<u8>> {
+        spare.clear();
+        self.bytes += spare.capacity();
+        self.kept.push_back(spare);
+        let mut beyond = Vec::new();
+        while self.bytes > MOST && self.kept.len() > 1 {
+            let oldest = self.kept.pop_front().unwrap_or_default();
+            self.bytes -= oldest.capacity();
+            beyond.push(oldest);
+        }
+        beyond
+    }
+
+    fn take_all(&mut self) -> VecDeque<Vec<u8>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.kept)
+    }
+}
+
+/// What is kept, for whoever may reach it.
+#[derive(Debug)]
+struct Pool(Mutex<Spare>);
+
+impl Pool {
+    const fn new() -> Self {
+        Self(Mutex::new(Spare::new()))
+    }
+
+    /// The lock, if nobody has it. (U4)
+    fn try_lock(&self) -> Option<MutexGuard<'_, Spare>> {
+        match self.0.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spare> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, len: usize) -> Option<Vec<u8>> {
+        if len < LONG { None } else { self.try_lock()?.take(len) }
+    }
+
+    fn give(&self, spare: Vec<u8>) {
+        if spare.capacity() < LONG {
+            return;
+        }
+        let process = process::id();
+        let Some(mut state) = self.try_lock() else { return };
+        if state.keeper != Some(process) {
+            drop(state);
+            return;
+        }
+        let beyond = state.put(spare);
+        drop(state);
+        drop(beyond);
+    }
+
+    fn keep(&'static self, runtime: &Handle) {
+        let process = process::id();
+        let Some(mut state) = self.try_lock() else { return };
+        let is_kept = state.keeper.replace(process) == Some(process);
+        drop(state);
+        if !is_kept {
+            let keeper = Keeper { pool: self, process, runtime: runtime.clone() };
+            drop(runtime.spawn(keeper.run()));
+        }
+    }
+}
+
+/// While there is one, memory is kept. It ends with its runtime.
+struct Keeper {
+    pool: &'static Pool,
+    process: u32,
+    runtime: Handle,
+}
+
+impl Keeper {
+    async fn run(self) {
+        loop {
+            let looks = self.lock().map(|state| state.looks);
+            let Some(mut timer) = Timer::new(&self.runtime, IDLE) else { return };
+            let over = poll_fn(|cx| timer.poll(cx)).await;
+            if over.is_err() || self.lock().map(|state| state.looks) == looks {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the lock, except in a forked child (U4).
+    fn lock(&self) -> Option<MutexGuard<'static, Spare>> {
+        (self.process == process::id()).then(|| self.pool.lock())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let Some(mut state) = self.lock() else { return };
+        state.keeper = None;
+        let kept = state.take_all();
+        drop(state);
+        drop(kept);
+    }
+}
+
+/// A long message has come: from here on memory is kept, as long as others follow.
+pub(crate) fn keep(runtime: &Handle) {
+    spare::install(spare::Keeper { take: |len| POOL.take(len), give: |unused| POOL.give(unused) });
+    POOL.keep(runtime);
+}
+
+/// How many bytes are kept in this process, and how often they were used again. For tests.
+#[must_use]
+pub fn kept() -> (usize, u64) {
+    let state = POOL.lock();
+    (state.bytes, state.found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LONG;
+    use super::MOST;
+    use super::Pool;
+    use super::Spare;
+
+    fn spare(len: usize) -> Vec<u8> {
+        Vec::with_capacity(len)
+    }
+
+    #[test]
+    fn what_is_used_again_is_empty_and_of_about_the_length() {
+        let mut state = Spare::new();
+        let filled = vec![7; 2 * LONG];
+        let address = filled.as_ptr();
+        assert!(state.put(filled).is_empty());
+        assert!(state.take(LONG).is_none() && state.take(2 * LONG + 1).is_none());
+        let taken = state.take(2 * LONG - LONG / 4).unwrap();
+        assert_eq!((taken.len(), taken.as_ptr()), (0, address));
+        assert_eq!((state.bytes, state.found), (0, 1));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_be_and_what_was_used_last_stays() {
+        let mut state = Spare::new();
+        for n in 0..10 {
+            let beyond = state.put(spare(MOST / 4 + n));
+            assert!(state.bytes <= MOST && beyond.len() <= 1);
+        }
+        assert_eq!(state.take(MOST / 4).unwrap().capacity(), MOST / 4 + 9);
+        // One of any length.
+        let beyond = state.put(spare(3 * MOST));
+        assert_eq!((state.kept.len(), beyond.len()), (1, 2));
+        assert_eq!(state.take_all().len(), 1);
+        assert_eq!(state.bytes, 0);
+    }
+
+    #[test]
+    fn memory_is_kept_while_long_messages_come_and_a_runtime_drives_their_connection() {
+        static OWN: Pool = Pool::new();
+        let kept = || OWN.lock().bytes;
+        OWN.give(spare(LONG));
+        assert_eq!(kept(), 0, "no long message has come");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        OWN.keep(runtime.handle());
+        OWN.give(spare(LONG));
+        OWN.give(spare(LONG - 1));
+        assert_eq!(kept(), LONG);
+        OWN.give(spare(2 * LONG));
+        assert_eq!(kept(), 3 * LONG, "all of it");
+        assert!(OWN.take(2 * LONG).is_some_and(|taken| taken.is_empty()));
+        assert_eq!(kept(), LONG);
+        drop(runtime);
+        assert_eq!(kept(), 0, "its runtime has gone");
+        OWN.give(spare(LONG));
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn a_forked_child_keeps_nothing_for_its_parent_and_waits_for_nobody() {
+        static OWN: Pool = Pool::new();
+        let mut state = OWN.lock();
+        state.keeper = Some(std::process::id() + 1);
+        // It may have been forked while another thread had the lock.
+        OWN.give(spare(LONG));
+        assert!(OWN.take(LONG).is_none());
+        drop(state);
+        OWN.give(spare(LONG));
+        assert_eq!(OWN.lock().bytes, 0);
+    }
+}

@@ -1,0 +1,193 @@
+//! The driver's steps: it takes and serves what is there, and polls a while for more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use witrpc_core::Error;
+use witrpc_core::session::inbound::Incoming;
+
+use crate::link::halves::Receiving;
+use crate::link::host::{Drained, Handled, Host, Request, Wanted};
+use crate::link::leading::{LEAD_FRAMES, Leads};
+use crate::link::poller::{Poll, Polled};
+use crate::link::reception::{Half, Visit};
+use crate::link::sending::Sends;
+
+/// What a driver needs of its connection.
+pub(crate) trait Driven: Host {
+    /// What serving one request leaves for the next.
+    type Spare: Default + Send;
+
+    /// The driver has read this request, and serves it next. Said under the lock of the receiving half.
+    fn is_served_next(&self, id: u64);
+
+    /// Serves a request that [is next](Self::is_served_next). Returns whether it was answered, which is made visible if `publish`.
+    fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool;
+
+    /// Serves requests that were put aside, as far as there is room for answers.
+    fn serve_deferred(self: &Arc<Self>, spare: &mut Self::Spare);
+
+    /// Sends values of events that waited for room, once there is some.
+    fn resume_events(&self);
+
+    /// Whether there is more to poll for than the answer to one call, whose caller polls for itself.
+    fn awaits_more_than_an_answer(&self) -> bool;
+
+    /// Whether the parts have put something aside for want of room.
+    fn has_put_aside(&self) -> bool;
+
+    /// Frees everything. The driver's last step.
+    fn take_down(&self);
+}
+
+/// How a turn of the driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing more is there now.
+    Empty,
+    /// The same, and polling would keep somebody on this side from the work that came.
+    Woke,
+    /// There may be more; others had to get their turn.
+    More,
+    /// The same, and what is there takes long to copy.
+    Long,
+    /// A caller is leading; it wakes the driver, or leaves everything done (C1).
+    Led,
+}
+
+/// What the driver does with a connection.
+pub(crate) trait Turns: Driven {
+    /// One step of the driver: takes and serves what is there.
+    fn turn(self: &Arc<Self>, frames: usize, spare: &mut Self::Spare) -> Result<Turn, Error> {
+        let mut unpublished = false;
+        let mut woke = false;
+        let mut turn = Turn::More;
+        let mut drained = Drained::default();
+        for _ in 0..frames {
+            // What comes behind a goodbye is for nobody.
+            if self.link().closed().is_some() {
+                turn = Turn::Empty;
+                break;
+            }
+            let visit = self.link().receiving.visit(|receiving| {
+                let Some(incoming) = receiving.inbound.receive()? else {
+                    // First the answers: their callers wait for them, and for room only who is far ahead.
+                    if !unpublished {
+                        receiving.release()?;
+                    }
+                    return Ok(None);
+                };
+                // Not before: what has come has rung already, and then there is nothing to take back.
+                receiving.disarm();
+                let long = matches!(incoming, Incoming::Part);
+                let handled = self.take(receiving, incoming, Wanted::Nothing, &mut drained)?;
+                if let Some(request) = &drained.request {
+                    self.is_served_next(request.id);
+                }
+                // Who waits for an answer is not to wait for a chunk of something long.
+                let more = receiving.is_ready()? && receiving.inbound.partial_count() == 0;
+                Ok(Some((handled, long, more)))
+            })?;
+            turn = match visit {
+                Visit::Done(Some((handled, long, more))) => {
+                    woke |= handled == Handled::Woke;
+                    // Made visible here unless more answers are to follow at once.
+                    if let Some(request) = drained.request.take() {
+                        if self.serve(request, !more, spare) {
+                            unpublished = more;
+                        }
+                    }
+                    if unpublished && !more {
+                        self.publish();
+                        unpublished = false;
+                    }
+                    if long && (woke || self.has_woken_caller()) {
+                        turn = Turn::Long; // Who was woken goes first.
+                        break;
+                    }
+                    continue;
+                }
+                Visit::Done(None) => {
+                    let would_poll = |receiving: &mut Receiving| Ok(receiving.driver_would_poll());
+                    let woke = woke
+                        && matches!(self.link().receiving.visit(would_poll)?, Visit::Done(true));
+                    if woke { Turn::Woke } else { Turn::Empty }
+                }
+                Visit::Ended => Turn::Empty,
+                Visit::Led => Turn::Led,
+            };
+            break;
+        }
+        if unpublished || matches!(turn, Turn::More | Turn::Long) {
+            self.publish();
+            self.link().receiving.visit(Half::release)?;
+        }
+        Ok(turn)
+    }
+
+    /// Whether nothing waits for the driver's thread: no frame, and no caller for its turn.
+    fn keeps_nobody_waiting(&self) -> bool {
+        !self.link().receiving.has_unread() && !self.has_woken_caller()
+    }
+
+    /// How long the driver should poll before it sleeps.
+    fn driver_poll(&self) -> Result<Poll, Error> {
+        if !(self.link().wants_room() || self.awaits_more_than_an_answer()) {
+            return Ok(Poll::new(Duration::ZERO));
+        }
+        let visit = self.link().receiving.visit(|receiving| {
+            let worth = receiving.inbound.receiver.worth_polling();
+            self.link().note_peers_cpu(worth);
+            Ok(Poll::new(receiving.driver.budget(worth)))
+        })?;
+        Ok(if let Visit::Done(poll) = visit { poll } else { Poll::new(Duration::ZERO) })
+    }
+
+    /// Polls for frames, and for room, for a slice of the driver's budget.
+    fn poll_slice(&self, poll: &mut Poll, slice: Duration) -> Result<Polled, Error> {
+        let visit = self.link().receiving.visit(|receiving| {
+            if poll.has_budget() {
+                receiving.disarm();
+            }
+            let polled = poll.run(slice, || self.link().has_come(&mut receiving.inbound))?;
+            match polled {
+                Polled::Ready => receiving.driver.hit(poll.spent()),
+                Polled::GaveUp => receiving.driver.miss(),
+                Polled::Again => {}
+            }
+            Ok(polled)
+        })?;
+        Ok(if let Visit::Done(polled) = visit { polled } else { Polled::GaveUp })
+    }
+
+    /// The peer has gone, or hung up: takes what it has published by now, waiting for a leader to be done with its step. What it
+    /// publishes later is for nobody, and others get their turn in between: a peer may hang up and go on.
+    async fn last_words(self: &Arc<Self>, spare: &mut Self::Spare) -> Result<(), Error> {
+        self.link().receiving.stop()?;
+        loop {
+            match self.turn(LEAD_FRAMES, spare)? {
+                Turn::Empty => return Ok(()),
+                Turn::More | Turn::Long | Turn::Woke => tokio::task::yield_now().await,
+                Turn::Led => self.link().receiving.wait(),
+            }
+        }
+    }
+
+    /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::link::rescue). Looks only.
+    fn overlooked(&self) -> Option<&'static str> {
+        let link = self.link();
+        let unsent = || link.sending.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
+        if link.receiving.has_word() || link.receiving.has_unpublished() {
+            Some("word from this side")
+        } else if link.receiving.has_unread() {
+            Some("a frame to be read")
+        } else if unsent() == Some(true) {
+            Some("room for what waits to be sent")
+        } else {
+            (self.has_put_aside() && !link.is_backed_up())
+                .then_some("what was put aside for want of room")
+        }
+    }
+}
+
+impl<D: Driven> Turns for D {}

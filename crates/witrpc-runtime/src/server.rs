@@ -1,0 +1,298 @@
+//! The server: one endpoint, its services, and a connection for every client.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+use witrpc_core::Error;
+use witrpc_core::security::authorization::ServerAuthorization;
+use witrpc_core::text::Escaped;
+use witrpc_core::transport::{Channel, Listener, ServerTransport, Waiter};
+use witrpc_core::wire::catalog::Catalog;
+
+use crate::connection::{Connection, Load};
+use crate::link::dedicated;
+use crate::link::driver;
+use crate::link::ending::Ends;
+use crate::link::handshake::{self, ChannelHalves, Rest, Setup};
+use crate::link::host::Host;
+use crate::link::sync::lock;
+use crate::link::timers;
+use crate::link::trace::{Side, traced};
+use crate::serving::services::Services;
+use crate::serving::table::Served;
+
+/// How long to wait after a failed accept: what fails once (out of descriptors, say) may fail at once again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a server that is shutting down looks whether calls are still under way.
+const DRAIN_PAUSE: Duration = Duration::from_millis(2);
+
+/// A server. Dropping it ends its connections and frees its name.
+///
+/// Made by [`WitServerBuilder`](crate::WitServerBuilder).
+pub struct WitServer {
+    shared: Arc<Shared>,
+    transport: Box<dyn ServerTransport>,
+    accepting: tokio::sync::Mutex<Option<Accepting>>,
+}
+
+/// What the server and its tasks share.
+pub(crate) struct Shared {
+    endpoint: String,
+    services: Arc<Services>,
+    catalog: Catalog,
+    setup: Setup<dyn ServerAuthorization>,
+    handshake_timeout: Duration,
+    /// Each connection is driven by a thread of its own.
+    dedicated_threads: bool,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// Sent when the server is shut down, and when it is dropped. Who was let in before that ends, whether or not its connection
+    /// was in the table by then.
+    ended: watch::Sender<()>,
+}
+
+/// The task that lets clients in; dropping the sender stops it.
+struct Accepting {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl fmt::Debug for WitServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WitServer")
+            .field("endpoint", &self.shared.endpoint)
+            .field("services", &self.shared.services)
+            .field("clients", &self.client_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WitServer {
+    pub(crate) fn new(
+        transport: Box<dyn ServerTransport>,
+        services: Services,
+        setup: Setup<dyn ServerAuthorization>,
+        handshake_timeout: Duration,
+        dedicated_threads: bool,
+    ) -> Self {
+        let shared = Shared {
+            endpoint: transport.name().to_owned(),
+            catalog: services.catalog(),
+            services: Arc::new(services),
+            setup,
+            handshake_timeout,
+            dedicated_threads,
+            connections: Mutex::new(HashMap::new()),
+            ended: watch::Sender::new(()),
+        };
+        Self { shared: Arc::new(shared), transport, accepting: tokio::sync::Mutex::new(None) }
+    }
+
+    /// Takes the name, and accepts clients in the background from now on. Does nothing if it already does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameInUse`] if a live server holds the name; [`Error::Io`] if the endpoint cannot be made, saying where
+    /// and what to do; [`Error::NoRuntime`] outside of a tokio runtime with timers.
+    pub async fn start_waiting_for_connection(&self) -> Result<(), Error> {
+        timers::check("start_waiting_for_connection()")?;
+        let mut accepting = self.accepting.lock().await;
+        if accepting.as_ref().is_some_and(|accepting| !accepting.task.is_finished()) {
+            return Ok(());
+        }
+        let terms = self.shared.setup.server_terms();
+        let listener = self.transport.listen_with(&terms).await?;
+        tracing::info!(endpoint = self.shared.endpoint, services = ?self.shared.services, "waiting for clients");
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(accept_loop(Arc::clone(&self.shared), listener, stopped));
+        *accepting = Some(Accepting { stop, task });
+        Ok(())
+    }
+
+    /// Accepts no more clients and frees the name. Connected clients are still served. The server can be started again.
+    pub async fn stop_waiting_for_connection(&self) {
+        let mut accepting = self.accepting.lock().await;
+        let Some(Accepting { stop, task }) = accepting.take() else { return };
+        drop(stop);
+        if let Err(error) = task.await {
+            tracing::error!(error = %Escaped(&error), "the task that lets clients in failed");
+        }
+        tracing::info!(endpoint = self.shared.endpoint, "no longer waiting for clients");
+    }
+
+    /// Shuts the server down in good order: accepts no more clients, waits up to `grace` for calls under way to finish and for
+    /// raised events to be sent, and tells every client that the server is shutting down. Calls that arrive meanwhile are still
+    /// served. A subscriber to whom not all events could be sent gets
+    /// [`EventError::Lagged`](crate::EventError::Lagged) before its end.
+    ///
+    /// Outside of a tokio runtime with timers, it waits neither for calls nor for the end of the connections.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.stop_waiting_for_connection().await;
+        let timers = timers::check("shutdown()").is_ok();
+        let deadline = timers::deadline(grace);
+        while timers && !self.is_drained() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+        // In this order: a connection that is not in the table yet finds, once it is there, that this was sent.
+        self.shared.ended.send_replace(());
+        let connections = self.connections();
+        for connection in &connections {
+            connection.end_in_order("the server is shutting down");
+        }
+        // A driver says goodbye, with some patience, and takes the connection down. It may not run.
+        let deadline = timers::deadline(2 * driver::FAREWELL);
+        let in_table =
+            |c: &Arc<Connection>| lock(&self.shared.connections).contains_key(&c.link().id);
+        while timers && connections.iter().any(in_table) {
+            if tokio::time::Instant::now() >= deadline {
+                tracing::warn!("the runtime that drives the connections does not run");
+                return;
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
+    /// Whether nothing is under way for any client. Events that wait leave, as far as their subscribers take them.
+    fn is_drained(&self) -> bool {
+        self.connections().iter().all(|connection| {
+            let flushed = connection.flush_events();
+            let load = connection.load();
+            flushed && load.handlers == 0 && load.queued_bytes == 0
+        })
+    }
+
+    pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
+        lock(&self.shared.connections).values().cloned().collect()
+    }
+
+    /// The number of connected clients.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        lock(&self.shared.connections).len()
+    }
+
+    /// What each connection holds at the moment, one entry per connection.
+    #[must_use]
+    pub fn load(&self) -> Vec<Load> {
+        self.connections().iter().map(|connection| connection.load()).collect()
+    }
+}
+
+impl Drop for WitServer {
+    fn drop(&mut self) {
+        self.shared.ended.send_replace(());
+        if let Some(accepting) = self.accepting.get_mut().take() {
+            // The listener cleans up as its task is dropped.
+            accepting.task.abort();
+        }
+        let connections = std::mem::take(
+            &mut *self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        for connection in connections.into_values() {
+            connection.end_in_order("the server was dropped");
+        }
+    }
+}
+
+async fn accept_loop(
+    shared: Arc<Shared>,
+    mut listener: Box<dyn Listener>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        // Before the wait: what is sent while a client is let in is for that client as well.
+        let ended = shared.ended.subscribe();
+        let accepted = tokio::select! {
+            biased;
+            // The value never changes: what ends the wait is that its sender is dropped.
+            _ = stopped.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(channel) => {
+                let peer = channel.peer_process_id;
+                let span =
+                    tracing::info_span!("client", endpoint = shared.endpoint, process = peer);
+                tokio::spawn(serve(Arc::clone(&shared), channel, ended).instrument(span));
+            }
+            Err(error) => {
+                tracing::warn!(
+                    endpoint = shared.endpoint,
+                    error = %Escaped(&error),
+                    "could not let a client in"
+                );
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One client, from its hello to its end.
+async fn serve(shared: Arc<Shared>, channel: Channel, mut ended: watch::Receiver<()>) {
+    let (endpoint, encryptor) = (shared.endpoint.as_str(), &*shared.setup.encryptor);
+    let channel = traced(channel, Side::Server, endpoint, encryptor, &shared.catalog);
+    let mut waiter = None;
+    let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
+    let on_hello = std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()));
+    let patience = shared.handshake_timeout;
+    let handshake = handshake::accept(halves, &shared.setup, &shared.catalog, patience, on_hello);
+    let opened = tokio::select! {
+        biased;
+        // Without a word: to the client this is a server that has died, and it looks for the next one.
+        _ = ended.changed() => return,
+        opened = handshake => opened,
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => return tracing::warn!(error = %Escaped(&error), "a client was turned away"),
+    };
+    let Some(waiter) = waiter else { unreachable!("split() put it there") };
+    run(&shared, opened, rest, waiter, &ended).await;
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    opened: handshake::Opened,
+    rest: Rest,
+    waiter: Box<dyn Waiter>,
+    server_ended: &watch::Receiver<()>,
+) {
+    let limits = shared.setup.limits;
+    let served = Served::new(Arc::clone(&shared.services), limits.max_in_flight);
+    let codec = shared.setup.codec.clone();
+    let connection = Connection::new(opened, rest, limits, codec, served, false);
+    let id = connection.link().id;
+    lock(&shared.connections).insert(id, Arc::clone(&connection));
+    // Who shuts the server down, or drops it, may have looked into the table before.
+    if server_ended.has_changed().unwrap_or(true) {
+        connection.disconnect("the server is shutting down");
+    }
+    tracing::info!(connection = id, "a client connected");
+    let ended = Ended { shared, id };
+    let driven = Arc::clone(&connection);
+    if shared.dedicated_threads {
+        dedicated::drive(driven, waiter).await;
+    } else {
+        driver::drive(driven, waiter).await;
+    }
+    drop(ended);
+    if let Some(reason) = connection.link().closed() {
+        tracing::info!(connection = id, reason = %Escaped(&reason), "a client disconnected");
+    }
+}
+
+/// Takes a connection out of the table, also when its task is dropped with the runtime.
+struct Ended<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        drop(lock(&self.shared.connections).remove(&self.id));
+    }
+}

@@ -1,0 +1,104 @@
+//! What a server says about itself: a service that every server has, and the types of its answer.
+//!
+//! Written by hand where users would use the macro: the macro's output is made for crates that depend on this one.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use witrpc_core::Error;
+use witrpc_core::contract::descriptor::ServiceDescriptor;
+use witrpc_core::contract::introspection::DESCRIPTOR;
+
+use crate::calls::outcome::outcome;
+use crate::events::sink::{Attached, EventSink, unknown_event};
+use crate::serving::service::{Dispatch, Request, Service, answer, unknown_method};
+
+/// What a server says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServerDescription {
+    /// The name that the server's builder set by `with_name`.
+    pub name: Option<String>,
+    /// The description that the server's builder set by `with_description`.
+    pub description: Option<String>,
+    /// Its services.
+    pub services: Vec<ServiceDescription>,
+}
+
+/// What a server says about one of its services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServiceDescription {
+    /// The name on the wire.
+    pub name: String,
+    /// The documentation of the trait.
+    pub docs: String,
+    /// Its methods.
+    pub methods: Vec<MemberDescription>,
+    /// Its events.
+    pub events: Vec<MemberDescription>,
+}
+
+/// What a server says about a method or an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MemberDescription {
+    /// Its name.
+    pub name: String,
+    /// Its signature as text.
+    pub signature: String,
+    /// Its documentation.
+    pub docs: String,
+}
+
+impl ServerDescription {
+    pub(crate) fn new(
+        name: Option<String>,
+        description: Option<String>,
+        services: impl Iterator<Item = &'static ServiceDescriptor>,
+    ) -> Self {
+        let services = services.map(ServiceDescription::new).collect();
+        Self { name, description, services }
+    }
+}
+
+impl ServiceDescription {
+    fn new(service: &ServiceDescriptor) -> Self {
+        let member = |name: &str, signature: &str, docs: &str| MemberDescription {
+            name: name.to_owned(),
+            signature: signature.to_owned(),
+            docs: docs.to_owned(),
+        };
+        Self {
+            name: service.name.to_owned(),
+            docs: service.docs.to_owned(),
+            methods: service.methods.iter().map(|m| member(m.name, m.signature, m.docs)).collect(),
+            events: service.events.iter().map(|e| member(e.name, e.signature, e.docs)).collect(),
+        }
+    }
+}
+
+/// The built-in service.
+pub(crate) struct Introspection(pub(crate) Arc<ServerDescription>);
+
+impl Service for Introspection {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &DESCRIPTOR
+    }
+
+    fn call(&self, method: usize, request: Request) -> Dispatch {
+        let description = Arc::clone(&self.0);
+        match method {
+            0 => answer(
+                request,
+                outcome(),
+                |()| async move { Ok::<_, Error>((*description).clone()) },
+            ),
+            _ => unknown_method(request),
+        }
+    }
+
+    fn subscribe(&self, _event: usize, sink: EventSink) -> Attached {
+        unknown_event(sink)
+    }
+}

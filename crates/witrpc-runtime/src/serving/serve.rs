@@ -1,0 +1,389 @@
+//! Serving: from a request to its response.
+//!
+//! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
+//! has been slow at that (two of the last eight that were timed, over `SLOW`) is handed over at once, and tried in place
+//! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
+//! exactly once: whoever removes its entry from the table answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+use witrpc_core::Error;
+use witrpc_core::session::ledger::Charge;
+use witrpc_core::session::outbound::{Outgoing, Withdrawn};
+use witrpc_core::text::Escaped;
+use witrpc_core::user_code::{Guarded, catch};
+use witrpc_core::values::buffers;
+use witrpc_core::values::content::Content;
+use witrpc_core::wire::frame::Kind;
+use witrpc_core::wire::status::Status;
+
+use crate::context::{CallContext, first_poll};
+use crate::link::ending::Ends;
+use crate::link::host::Request;
+use crate::link::reply::Reply;
+use crate::link::sending::Sends;
+use crate::link::sync::lock;
+use crate::serving::host::ServeHost;
+use crate::serving::service::{Dispatch, Request as ServiceRequest};
+use crate::serving::table::{Goes, Stopped};
+use crate::streams::producer::start_streams;
+use crate::streams::writing::WritesStreams;
+
+/// A first poll that takes longer keeps others waiting noticeably.
+const SLOW: Duration = Duration::from_micros(50);
+
+/// Where a handler goes on that is not done at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    Task { has_begun: bool },
+    Thread,
+}
+
+/// What is done with calls that are taken.
+pub(crate) trait Serves: ServeHost {
+    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
+    /// is unanswered whatever the peer thinks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it may not.
+    fn admit(&self, id: u64) -> Result<(), Error> {
+        self.serving().admit(id, self.link().unsent_responses())
+    }
+
+    /// Puts aside what somebody else than the driver has read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if the peer may not make this call.
+    fn take_in(&self, request: Request) -> Result<(), Error> {
+        self.serving().take_in(request, self.link().unsent_responses())
+    }
+
+    /// Serves a request that is [in place](Served::take_place). Returns whether it was answered, which is made visible if
+    /// `publish`. `spare` is the context of an earlier one.
+    fn serve_in_place(
+        self: &Arc<Self>,
+        request: Request,
+        publish: bool,
+        spare: &mut Option<CallContext>,
+    ) -> bool {
+        if let Err(error) =
+            self.serving().admit_in_place(request.id, self.link().unsent_responses())
+        {
+            self.fail(&error);
+            return false;
+        }
+        // Answers wait for a peer that does not read: let its requests wait too, on its own account.
+        if self.link().is_backed_up() {
+            self.serving().defer(request);
+            return false;
+        }
+        self.serve_now(request, publish, spare)
+    }
+
+    /// Serves requests that were put aside, as far as there is room for answers.
+    fn serve_put_aside(self: &Arc<Self>, spare: &mut Option<CallContext>) {
+        while !self.link().is_backed_up() {
+            let Some(request) = self.serving().next_deferred() else { return };
+            self.serve_now(request, true, spare);
+        }
+    }
+
+    fn serve_now(
+        self: &Arc<Self>,
+        request: Request,
+        publish: bool,
+        spare: &mut Option<CallContext>,
+    ) -> bool {
+        let Request { id, head, content, charge } = request;
+        let Some((entry, method, polls)) = self.serving().services.find(&head) else {
+            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0, publish);
+            return true;
+        };
+        let deadline = match self.deadline(head.stamp) {
+            Ok(deadline) => deadline,
+            Err(Expired) => {
+                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0, publish);
+                return true;
+            }
+        };
+        let context = spare
+            .take()
+            .and_then(|spare| spare.renewed(deadline))
+            .unwrap_or_else(|| self.context(deadline));
+        let service = entry.service.descriptor().name;
+        let span = tracing::debug_span!("call", service, method = method.name, id);
+        let request = ServiceRequest { content, codec: self.link().codec.clone() };
+        let dispatch = catch(|| entry.service.call(usize::from(head.member), request));
+        let future = match dispatch {
+            Ok(Dispatch::Running(future)) => future,
+            Ok(Dispatch::Ready(reply)) => {
+                self.reply_in_place(id, reply, 0, publish);
+                return true;
+            }
+            Err(message) => {
+                self.reply_in_place(id, panicked(service, method.name, &message), 0, publish);
+                return true;
+            }
+        };
+        let mut handling = Handling {
+            future: Guarded::new("a handler", future),
+            context: Some(context),
+            span,
+            service,
+            method: method.name,
+            _charge: charge,
+        };
+        if method.blocking {
+            return self.hand_over(id, handling, Next::Thread, publish);
+        }
+        let in_place = polls.in_place();
+        if in_place {
+            let began = polls.is_timed().then(Instant::now);
+            let mut nobody = Context::from_waker(Waker::noop());
+            let polled = first_poll(|| Pin::new(&mut handling).poll(&mut nobody));
+            if let Some(began) = began {
+                polls.note(began.elapsed() > SLOW);
+            }
+            if let Poll::Ready(reply) = polled {
+                // The future, which may have held the context too, has been dropped.
+                let Handling { context, .. } = handling;
+                let event = context.as_ref().map_or(0, |context| context.flush_events());
+                self.reply_in_place(id, reply, event, publish);
+                *spare = context;
+                return true;
+            }
+        }
+        self.hand_over(id, handling, Next::Task { has_begun: in_place }, publish)
+    }
+
+    /// Lets a handler go on elsewhere. Returns whether it was answered instead.
+    fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next, publish: bool) -> bool {
+        match (self.serving().insert(id, handling.context()), next) {
+            (Goes::On, Next::Thread) => self.spawn_blocking(id, handling),
+            (Goes::On, Next::Task { has_begun }) => self.spawn(id, handling, has_begun),
+            (Goes::Cancelled, _) => {
+                drop(handling);
+                self.reply(id, Reply::text(Status::Cancelled, ""), 0, publish);
+                return true;
+            }
+            (Goes::Nowhere, _) => {}
+        }
+        false
+    }
+
+    /// Answers the request that is served in place. A cancel that has come meanwhile crosses the answer.
+    fn reply_in_place(&self, id: u64, reply: Reply, event: u64, publish: bool) {
+        self.reply(id, reply, event, publish);
+        self.serving().leave_place();
+    }
+
+    /// A request's deadline as our clock's and as tokio's.
+    fn deadline(&self, stamp: u64) -> Result<Option<tokio::time::Instant>, Expired> {
+        if stamp == 0 {
+            return Ok(None);
+        }
+        let left = self.time_left(stamp).ok_or(Expired)?;
+        // Further off than a clock can say is as good as none.
+        Ok(tokio::time::Instant::now().checked_add(Duration::from_nanos(left)))
+    }
+
+    /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
+    /// caused is not lost. One that has not begun waits for room first.
+    fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
+        let connection = Arc::clone(self);
+        let task = self.link().runtime.spawn(async move {
+            let context = handling.context();
+            let room = async {
+                if !has_begun {
+                    connection.link().room().await;
+                }
+            };
+            let reply = handling.within_deadline(room).await;
+            connection.finish(id, reply, &context);
+        });
+        self.serving().set_task(id, task.abort_handle());
+    }
+
+    /// Runs a handler on the pool for blocking work.
+    fn spawn_blocking(self: &Arc<Self>, id: u64, handling: Handling) {
+        let connection = Arc::clone(self);
+        let runtime = self.link().runtime.clone();
+        let task = self.link().runtime.spawn_blocking(move || {
+            let context = handling.context();
+            // It does not wait for room: its thread is one of those that all clients share.
+            let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
+            connection.finish(id, reply, &context);
+        });
+        self.serving().set_task(id, task.abort_handle());
+    }
+
+    /// Answers a handler that was handed over, if its answer is still wanted.
+    fn finish(self: &Arc<Self>, id: u64, reply: Reply, context: &CallContext) {
+        if self.serving().finish(id) {
+            let event = context.flush_events();
+            self.reply(id, reply, event, true);
+        }
+        if self.serving().has_deferred() {
+            self.link().wake_driver();
+        }
+    }
+
+    /// Answers a request, after `event` has left.
+    fn reply(&self, id: u64, reply: Reply, event: u64, publish: bool) {
+        let (size, limit) = (reply.content.size(), self.link().peer_limits.max_message_size);
+        let reply = if size > limit { Reply::too_large(size, limit) } else { reply };
+        self.respond(id, reply.status, reply.content, event, publish);
+    }
+
+    /// Sends the answer to a request of the peer, not before an event that its handler raised has left. `publish` can
+    /// wait if more will follow at once.
+    fn respond(
+        &self,
+        id: u64,
+        status: Status,
+        mut content: Content,
+        after_event: u64,
+        publish: bool,
+    ) {
+        let mut opened = Vec::new();
+        let (mut status, mut refused) = (status, None);
+        let fields = (status.code(), 0, 0);
+        self.with_outbound(|outbound| {
+            // Where nothing waits, `after_event` has left too.
+            if outbound.push_through(Kind::Response, id, &mut content, fields)? {
+                buffers::give(std::mem::take(&mut content).into_buffer());
+                if publish {
+                    outbound.publish()?;
+                }
+                return Ok(false);
+            }
+            match self.announce_streams(outbound, &mut content) {
+                Ok(added) => opened = added,
+                Err(error) => {
+                    status = Status::BadResult;
+                    let reason = Content::plain(buffers::take(), error.to_string().as_bytes());
+                    refused = Some(std::mem::replace(&mut content, reason));
+                }
+            }
+            let content = std::mem::take(&mut content);
+            let response = Outgoing::new(Kind::Response, id, content, (status.code(), 0, 0), None);
+            outbound.push(response.after_event(after_event))?;
+            let pumped = outbound.pump(publish);
+            self.after_pump(pumped)
+        });
+        // The user's streams are dropped with no lock held.
+        drop(refused);
+        start_streams(self, opened, true);
+    }
+
+    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
+    fn cancel_served(&self, id: u64) -> Result<(), Error> {
+        match self.serving().cancel(id) {
+            Stopped::Now => {
+                self.acknowledge_cancel(id);
+                return Ok(());
+            }
+            Stopped::Soon => return Ok(()),
+            Stopped::No => {}
+        }
+        let mut guard = lock(&self.link().sending.outbound);
+        let Some(outbound) = guard.as_mut() else { return Ok(()) };
+        let (withdrawn, streams) = outbound.withdraw_response(id)?;
+        drop(guard);
+        self.withdraw_streams(streams);
+        match withdrawn {
+            Withdrawn::Unsent => self.acknowledge_cancel(id),
+            Withdrawn::Partly => self.send(|_| Ok(())),
+            // The answer crossed the cancel; it is the acknowledgement.
+            Withdrawn::Sent => {}
+        }
+        Ok(())
+    }
+
+    /// The rest of a request will not come: it is answered as cancelled.
+    fn refuse_aborted(&self, id: u64) -> Result<(), Error> {
+        self.admit(id)?;
+        self.acknowledge_cancel(id);
+        Ok(())
+    }
+
+    fn acknowledge_cancel(&self, id: u64) {
+        self.respond(id, Status::Cancelled, Content::default(), 0, true);
+    }
+}
+
+impl<H: ServeHost> Serves for H {}
+
+/// The deadline had passed before the handler was polled.
+#[derive(Debug)]
+pub(crate) struct Expired;
+
+/// A handler, with what is set around every poll of it. Never panics.
+pub(crate) struct Handling {
+    future: Guarded<dyn Future<Output = Reply> + Send>,
+    /// `None` while it is polled: then it is the current one.
+    context: Option<CallContext>,
+    span: Span,
+    service: &'static str,
+    method: &'static str,
+    /// The request's bytes stay on the peer's account until the handler has ended.
+    _charge: Charge,
+}
+
+impl Handling {
+    fn context(&self) -> CallContext {
+        let Some(context) = &self.context else { unreachable!("it is not being polled") };
+        context.clone()
+    }
+
+    /// Runs it once there is `room` for its answer.
+    async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
+        let context = self.context();
+        let reply = async {
+            room.await;
+            self.await
+        };
+        let Some(deadline) = context.deadline() else { return reply.await };
+        let reply = tokio::time::timeout_at(deadline, reply).await;
+        match reply {
+            Ok(reply) if tokio::time::Instant::now() < deadline => reply,
+            // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.
+            _ => {
+                context.cancel();
+                Reply::text(Status::TimedOut, "")
+            }
+        }
+    }
+}
+
+impl Future for Handling {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let this = &mut *self;
+        let _span = this.span.enter();
+        CallContext::swap_current(&mut this.context);
+        let polled = this.future.poll(cx);
+        CallContext::swap_current(&mut this.context);
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(reply)) => {
+                tracing::debug!(status = ?reply.status, "answered");
+                Poll::Ready(reply)
+            }
+            Poll::Ready(Err(message)) => Poll::Ready(panicked(this.service, this.method, &message)),
+        }
+    }
+}
+
+fn panicked(service: &str, method: &str, message: &str) -> Reply {
+    tracing::error!(service, method, panic = %Escaped(message), "a handler panicked");
+    Reply::text(Status::Panicked, message)
+}

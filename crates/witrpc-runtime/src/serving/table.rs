@@ -1,0 +1,354 @@
+//! Which of the peer's requests are being served, and how far each has got. The lock is held for a look at the table only.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hashlink::LinkedHashMap;
+use tokio::task::AbortHandle;
+use witrpc_core::Error;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::{self, Held};
+
+use crate::context::CallContext;
+use crate::events::sink::EventSink;
+use crate::events::subscriber::Registration;
+use crate::link::host::Request;
+use crate::link::sync::lock;
+use crate::serving::services::Services;
+
+/// The requests of one connection that are being served.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) services: Arc<Services>,
+    max_in_flight: usize,
+    /// The request that the driver is at, whose handler is polled in place; [`NOTHING`] if it is at none. Written by the
+    /// driver: when it takes a request, under the lock of the receiving half or of the table, so that a cancel, which is
+    /// read after it, finds it; and when it is done.
+    in_place: AtomicU64,
+    table: Mutex<Table>,
+    /// Requests in the table; changed under its lock. Taken in under the lock of the receiving half, so that the driver,
+    /// which reads the next request under it, sees those before.
+    others: AtomicUsize,
+    /// Whether requests were put aside; changed under the lock. Whoever is not the driver and puts one aside wakes it
+    /// afterwards, so that it sees this.
+    has_deferred: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The last request that was cancelled while it was served in place.
+    cancelled: Option<u64>,
+    running: HashMap<u64, Running>,
+    /// Requests that wait until the answers before them have left, by their ids.
+    deferred: LinkedHashMap<u64, Request>,
+    closed: bool,
+}
+
+const TWO_WITH_ONE_ID: &str = "two calls with one id";
+/// No request. A peer that gives it to a call can not cancel that.
+const NOTHING: u64 = u64::MAX;
+
+/// What a cancel came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The handler will not answer: the caller of this does.
+    Now,
+    /// The handler is being polled in place; who polls it answers, as cancelled if it is not done at once.
+    Soon,
+    /// It has been answered, or never was.
+    No,
+}
+
+/// Whether a handler that is not done at once goes on.
+#[derive(Debug)]
+pub(crate) enum Goes {
+    On,
+    /// It was cancelled in place, and is to be answered so.
+    Cancelled,
+    /// Nobody waits for any answer.
+    Nowhere,
+}
+
+#[derive(Debug)]
+struct Running {
+    context: CallContext,
+    task: Option<AbortHandle>,
+}
+
+impl Served {
+    pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
+        let max_in_flight = witrpc_core::wire::fields::u32_len(max_in_flight);
+        Self {
+            services,
+            max_in_flight,
+            in_place: AtomicU64::new(NOTHING),
+            table: Mutex::default(),
+            others: AtomicUsize::new(0),
+            has_deferred: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether there is nothing to serve.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// Attaches a subscriber; `None` if there is no such event here.
+    pub(crate) fn subscribe(
+        &self,
+        service: u16,
+        event: u16,
+        sink: EventSink,
+    ) -> Option<Registration> {
+        self.services.subscribe(service, event, sink)
+    }
+
+    /// The driver has read a request, and serves it next. Said under the lock of the receiving half.
+    pub(crate) fn take_place(&self, id: u64) {
+        self.in_place.store(id, Ordering::Relaxed);
+    }
+
+    /// The driver is done with the request that it served in place.
+    pub(crate) fn leave_place(&self) {
+        self.in_place.store(NOTHING, Ordering::Relaxed);
+    }
+
+    /// Checks that the request in place may be served, while so many answers have not left.
+    pub(crate) fn admit_in_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
+        // Relaxed: ordered by the lock of the receiving half.
+        if self.others.load(Ordering::Relaxed) == 0 && unsent < self.max_in_flight {
+            return Ok(());
+        }
+        self.check(&lock(&self.table), id, unsent)
+    }
+
+    /// Puts the request aside that was to be served in place.
+    pub(crate) fn defer(&self, request: Request) {
+        let mut table = lock(&self.table);
+        self.leave_place();
+        table.deferred.insert(request.id, request);
+        self.note(&table);
+    }
+
+    /// Puts a request aside for the driver.
+    pub(crate) fn take_in(&self, request: Request, unsent: usize) -> Result<(), Error> {
+        let mut table = lock(&self.table);
+        self.check_all(&table, request.id, unsent)?;
+        table.deferred.insert(request.id, request);
+        self.note(&table);
+        Ok(())
+    }
+
+    /// A request that was put aside, to be served in place.
+    pub(crate) fn next_deferred(&self) -> Option<Request> {
+        if !self.has_deferred() {
+            return None;
+        }
+        let mut table = lock(&self.table);
+        let request = table.deferred.pop_front();
+        self.note(&table);
+        let (_, request) = request?;
+        self.take_place(request.id);
+        Some(request)
+    }
+
+    /// Says what is in the table, after a change of that; `table` is the locked one.
+    fn note(&self, table: &Table) {
+        self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
+        self.others.store(table.len(), Ordering::Relaxed);
+    }
+
+    /// Whether requests were put aside.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.has_deferred.load(Ordering::Relaxed)
+    }
+
+    /// Requests being handled or put aside.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// Requests that were put aside, and handlers.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn held(&self) -> (Held, usize) {
+        let table = lock(&self.table);
+        let request = |request: &Request| {
+            Held { memory: held::bytes::<Request>(1), ..Held::default() } + request.content.held()
+        };
+        (table.deferred.values().map(request).sum(), table.running.len())
+    }
+
+    /// Stops a handler.
+    pub(crate) fn cancel(&self, id: u64) -> Stopped {
+        let mut table = lock(&self.table);
+        if self.is_in_place(id) {
+            table.cancelled = Some(id);
+            return Stopped::Soon;
+        }
+        let request = table.deferred.remove(&id);
+        let running = table.running.remove(&id);
+        self.note(&table);
+        drop(table);
+        let found = request.is_some() || running.is_some();
+        drop(request);
+        if let Some(running) = running {
+            running.cancel();
+        }
+        if found { Stopped::Now } else { Stopped::No }
+    }
+
+    /// Stops all handlers: nobody waits for them any more.
+    pub(crate) fn cancel_all(&self) {
+        let mut table = lock(&self.table);
+        table.closed = true;
+        let running = std::mem::take(&mut table.running);
+        let deferred = std::mem::take(&mut table.deferred);
+        self.note(&table);
+        drop(table);
+        drop(deferred);
+        running.into_values().for_each(Running::cancel);
+    }
+
+    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
+    pub(crate) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
+        self.check_all(&lock(&self.table), id, unsent)
+    }
+
+    /// The same, of all requests but the one in place.
+    fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
+        if table.len() + unsent >= self.max_in_flight {
+            return Err(Error::Protocol("more calls in flight than announced".to_owned()));
+        }
+        if table.running.contains_key(&id) || table.deferred.contains_key(&id) {
+            return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Checks that one more may be served beside what is in place.
+    fn check_all(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
+        if self.is_in_place(id) {
+            return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
+        }
+        let in_place = usize::from(!self.is_in_place(NOTHING));
+        self.check(table, id, unsent + in_place)
+    }
+
+    /// Whether the driver is at this request.
+    fn is_in_place(&self, id: u64) -> bool {
+        // Relaxed: ordered by the lock of the receiving half, or of the table.
+        self.in_place.load(Ordering::Relaxed) == id
+    }
+
+    /// The request that was served in place is not done.
+    pub(crate) fn insert(&self, id: u64, context: CallContext) -> Goes {
+        let mut table = lock(&self.table);
+        self.leave_place();
+        let cancelled = table.cancelled.take() == Some(id);
+        if table.closed {
+            return Goes::Nowhere;
+        }
+        if cancelled {
+            return Goes::Cancelled;
+        }
+        table.running.insert(id, Running { context, task: None });
+        self.note(&table);
+        Goes::On
+    }
+
+    pub(crate) fn set_task(&self, id: u64, task: AbortHandle) {
+        match lock(&self.table).running.get_mut(&id) {
+            Some(running) => running.task = Some(task),
+            // It has finished already, or was cancelled before its task was known.
+            None => task.abort(),
+        }
+    }
+
+    /// Whether the handler's answer is still wanted.
+    pub(crate) fn finish(&self, id: u64) -> bool {
+        let mut table = lock(&self.table);
+        let wanted = table.running.remove(&id).is_some();
+        self.note(&table);
+        wanted
+    }
+}
+
+impl Table {
+    fn len(&self) -> usize {
+        self.running.len() + self.deferred.len()
+    }
+}
+
+impl Running {
+    fn cancel(self) {
+        self.context.cancel();
+        if let Some(task) = self.task {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(all(test, feature = "json"))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Goes;
+    use super::Served;
+    use super::Stopped;
+    use crate::context::{CallContext, Peer};
+    use crate::link::host::Request;
+    use crate::serving::services::Services;
+    use witrpc_core::session::ledger::Charge;
+    use witrpc_core::values::content::Content;
+    use witrpc_core::wire::message::Head;
+
+    fn served() -> Served {
+        Served::new(Arc::new(Services::default()), 2)
+    }
+
+    fn request(id: u64) -> Request {
+        let (head, content) = (Head::default(), Content::default());
+        Request { id, head, content, charge: Charge::none() }
+    }
+
+    fn context() -> CallContext {
+        CallContext::new(Peer::new(1, None, Arc::new(())), None, None)
+    }
+
+    #[test]
+    fn a_cancel_that_comes_right_behind_its_request_stops_the_handler() {
+        let served = served();
+        served.take_place(7);
+        assert_eq!(served.cancel(7), Stopped::Soon, "before its handler is made");
+        served.admit_in_place(7, 0).unwrap();
+        assert!(matches!(served.insert(7, context()), Goes::Cancelled));
+        assert_eq!(served.cancel(7), Stopped::No);
+    }
+
+    #[test]
+    fn a_cancel_of_one_call_in_place_does_not_reach_the_next() {
+        let served = served();
+        served.take_place(7);
+        assert_eq!(served.cancel(7), Stopped::Soon);
+        served.leave_place();
+        served.take_place(8);
+        assert!(matches!(served.insert(8, context()), Goes::On));
+        assert_eq!(served.cancel(8), Stopped::Now);
+    }
+
+    #[test]
+    fn what_is_in_place_counts_for_everybody_else() {
+        let served = served();
+        served.take_place(7);
+        assert!(served.take_in(request(7), 0).is_err(), "two with one id");
+        served.take_in(request(8), 0).unwrap();
+        assert!(served.take_in(request(9), 0).is_err(), "more than two");
+        served.leave_place();
+        served.take_place(8);
+        assert!(served.admit_in_place(8, 0).is_err(), "one with this id was put aside");
+        served.take_place(9);
+        served.admit_in_place(9, 0).unwrap();
+        assert!(served.admit_in_place(9, 1).is_err(), "an answer has not left");
+    }
+}

@@ -1,0 +1,207 @@
+//! The task that polls a user's stream for items, as far as the peer has given credit, and sends them.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use witrpc_core::text::Escaped;
+use witrpc_core::user_code::{catch, dispose};
+use witrpc_core::values::attachments::OutgoingStream;
+use witrpc_core::values::content::Content;
+use witrpc_core::wire::fields::len_u64;
+use witrpc_core::wire::status::Status;
+
+use crate::context::CallContext;
+use crate::link::reply::Reply;
+use crate::streams::host::StreamHost;
+use crate::streams::outlet::{BATCH, BATCH_BYTES, Cancelled, Outlet, Produce, QUEUED_ITEM, Source};
+use crate::streams::writing::WritesStreams;
+
+/// Starts streams that have been announced: each waits for its first credit. Those of a handler are polled within a context as it had.
+pub(crate) fn start_streams<H: StreamHost + ?Sized>(
+    host: &H,
+    added: Vec<(Arc<Outlet>, OutgoingStream)>,
+    of_handler: bool,
+) {
+    if added.is_empty() {
+        return;
+    }
+    let Some(shared) = host.shared_stream_host() else { return };
+    for (outlet, source) in added {
+        let context = of_handler.then(|| host.handler_context());
+        host.link().runtime.spawn(produce(Arc::clone(&shared), outlet, source, context));
+    }
+}
+
+/// Polls a stream to its end, and sends what it yields. `context` is that of the handler which returned it.
+async fn produce(
+    connection: Arc<dyn StreamHost>,
+    outlet: Arc<Outlet>,
+    source: OutgoingStream,
+    context: Option<CallContext>,
+) {
+    let Some(Source(stream)) = source.into_inner() else { unreachable!("a message has no other") };
+    let mut producer = Producer { stream, connection, outlet, context, number: 0 };
+    if let Ok(end) = producer.run().await {
+        producer.connection.end_stream(&producer.outlet, end);
+    }
+    let Producer { stream, context, .. } = producer;
+    if let Some(context) = &context {
+        context.cancel();
+    }
+    dispose("a stream", stream);
+}
+
+struct Producer {
+    stream: Box<dyn Produce>,
+    connection: Arc<dyn StreamHost>,
+    outlet: Arc<Outlet>,
+    context: Option<CallContext>,
+    /// Of the last item.
+    number: u64,
+}
+
+impl Producer {
+    async fn run(&mut self) -> Result<Reply, Cancelled> {
+        let (mut items, mut turn) = (Vec::new(), None);
+        loop {
+            let polled = poll_fn(|cx| {
+                let polled = self.poll_batch(cx, turn.is_some(), &mut items);
+                if polled.is_pending() {
+                    turn = None; // For others, until there is something.
+                }
+                polled
+            });
+            let Polled::Batch { bytes, end } = polled.await? else {
+                let turns = &self.connection.streams().crowd.turn;
+                turn = Some(acquire(&self.outlet, turns, 1).await?);
+                continue;
+            };
+            if !items.is_empty() {
+                let is_full = self.is_full(items.len(), bytes);
+                let permit = room(&self.outlet, &*self.connection, bytes).await?;
+                let first = self.number + 1;
+                self.number += len_u64(items.len());
+                if !self.connection.send_items(&self.outlet, first, items.drain(..), permit) {
+                    return Err(Cancelled);
+                }
+                turn = None;
+                if is_full && end.is_none() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Takes what the user's stream has ready and the consumer has given credit for; then its end, if it has come to it. Polls
+    /// nothing without the turn while items of others wait for room.
+    fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_turn: bool,
+        items: &mut Vec<Content>,
+    ) -> Poll<Result<Polled, Cancelled>> {
+        let mut left = self.outlet.poll_allowance(cx)?;
+        if left.is_left() && !has_turn && self.connection.streams().crowd.is_there() {
+            return Poll::Ready(Ok(Polled::Crowded));
+        }
+        let (mut bytes, mut end) = (0, None);
+        while end.is_none() && !self.is_full(items.len(), bytes) && left.is_left() {
+            match self.poll_item(cx) {
+                Poll::Ready(Ok(item)) => {
+                    left.spend(item.size());
+                    bytes += item.size() + QUEUED_ITEM;
+                    items.push(item);
+                }
+                Poll::Ready(Err(reply)) => end = Some(reply),
+                Poll::Pending => break,
+            }
+        }
+        self.outlet.spend(items);
+        if items.is_empty() && end.is_none() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(Polled::Batch { bytes, end }))
+    }
+
+    /// Whether a batch of so many items, and bytes, takes no further one.
+    fn is_full(&self, items: usize, bytes: u64) -> bool {
+        items >= BATCH
+            || bytes >= BATCH_BYTES.min(u64::from(self.connection.link().sending.queue_len))
+    }
+
+    /// The next item, or how the stream ends.
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Content, Reply>> {
+        let codec = &self.connection.link().codec;
+        let stream = &mut self.stream;
+        let mut poll = || catch(|| stream.poll_item(cx, codec));
+        let polled = match &self.context {
+            Some(context) => context.enter(poll),
+            None => poll(),
+        };
+        let limit = self.connection.link().peer_limits.max_message_size;
+        Poll::Ready(match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Some(Ok(item)))) if item.size() > limit => {
+                Err(Reply::too_large(item.size(), limit))
+            }
+            Ok(Poll::Ready(Some(item))) => item,
+            Ok(Poll::Ready(None)) => Err(Reply::text(Status::Ok, "")),
+            Err(message) => {
+                tracing::error!(panic = %Escaped(&message), "a stream panicked");
+                Err(Reply::text(Status::Panicked, &message))
+            }
+        })
+    }
+}
+
+/// What polling a stream came to.
+enum Polled {
+    /// Items, which take up so many bytes in the sending queue; and how the stream ends, if it has come to that.
+    Batch { bytes: u64, end: Option<Reply> },
+    /// Nothing was polled: it is not our turn.
+    Crowded,
+}
+
+/// Waits for a place in the sending queue, unless the stream is cancelled.
+async fn room(
+    outlet: &Outlet,
+    connection: &dyn StreamHost,
+    bytes: u64,
+) -> Result<OwnedSemaphorePermit, Cancelled> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    // What alone is more than the whole queue waits for all of it.
+    let bytes = bytes.min(connection.link().sending.queue_len);
+    let queue = &connection.link().sending.bytes;
+    if let Ok(permit) = Arc::clone(queue).try_acquire_many_owned(bytes) {
+        return Ok(permit);
+    }
+    let _joined = connection.streams().crowd.join();
+    acquire(outlet, queue, bytes).await
+}
+
+/// Waits for these permits, unless the stream is cancelled.
+async fn acquire(
+    outlet: &Outlet,
+    semaphore: &Arc<Semaphore>,
+    permits: u32,
+) -> Result<OwnedSemaphorePermit, Cancelled> {
+    let mut permit = pin!(Arc::clone(semaphore).acquire_many_owned(permits));
+    poll_fn(|cx| {
+        outlet.poll_allowance(cx)?;
+        permit.as_mut().poll(cx).map_err(|_: AcquireError| Cancelled)
+    })
+    .await
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("outlet", &self.outlet).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+//! What whoever reads a stream holds.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::Held;
+use witrpc_core::session::stream_receiver::Next;
+use witrpc_core::values::content::Content;
+use witrpc_core::values::serializer::Codec;
+use witrpc_core::{CloseReason, Error};
+
+use crate::context::is_first_poll;
+use crate::link::fairness::{Step, poll_counted};
+use crate::link::leading::Leads;
+use crate::link::poller::Poll as Polling;
+use crate::link::sync::lock;
+use crate::streams::host::StreamHost;
+use crate::streams::inlet::Inlet;
+use crate::streams::reading::ReadsStreams;
+
+/// What whoever reads the stream holds. Dropping it cancels the stream.
+pub(crate) struct InletHandle {
+    inlet: Arc<Inlet>,
+    connection: Weak<dyn StreamHost>,
+    codec: Codec,
+    /// Items that the reader wants the producer to be ahead; 0 if it does not say.
+    wanted: u32,
+    /// What must live as long as somebody reads: a client.
+    keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// The polling for an item that it has interrupted.
+    polling: Option<Polling>,
+}
+
+impl fmt::Debug for InletHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InletHandle").field("inlet", &self.inlet).finish_non_exhaustive()
+    }
+}
+
+impl InletHandle {
+    pub(crate) const fn new(
+        inlet: Arc<Inlet>,
+        connection: Weak<dyn StreamHost>,
+        codec: Codec,
+    ) -> Self {
+        Self { inlet, connection, codec, wanted: 0, keep: None, polling: None }
+    }
+
+    pub(crate) const fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// Has no effect once the stream has been polled.
+    pub(crate) const fn set_window(&mut self, items: u32) {
+        self.wanted = items;
+    }
+
+    /// Items that were not taken, if the stream has ended.
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
+        let state = lock(&self.inlet.state);
+        state.stream.has_ended().then(|| state.stream.held())
+    }
+
+    /// Keeps this alive for as long as the stream is read.
+    pub(crate) fn keep(&mut self, what: Option<Arc<dyn Any + Send + Sync>>) {
+        self.keep = what;
+    }
+
+    /// The next item; an error is the last but `None`.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Content, Error>>> {
+        poll_counted(cx, Step::Message, |cx| self.poll_item(cx), size)
+    }
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Content, Error>>> {
+        if let Some(next) = self.take() {
+            return Poll::Ready(next);
+        }
+        if let Some(connection) = self.connection.upgrade() {
+            connection.open_stream(&self.inlet, self.wanted);
+            // Whoever polls a handler to see whether it is done at once does not wait for what comes later.
+            if !is_first_poll() {
+                connection.lead_for_stream(self.inlet.id, &mut self.polling, cx.waker());
+            }
+        } else {
+            self.inlet.close(&CloseReason::Local);
+        }
+        if let Some(next) = self.take() {
+            return Poll::Ready(next);
+        }
+        let mut state = lock(&self.inlet.state);
+        if state.stream.is_ready() {
+            // It came between the two looks.
+            drop(state);
+            return self.take().map_or(Poll::Pending, Poll::Ready);
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// What is there: an item, the end, or nothing yet.
+    fn take(&self) -> Option<Option<Result<Content, Error>>> {
+        let mut state = lock(&self.inlet.state);
+        let waker = state.waker.take();
+        let next = state.stream.take();
+        state.give_share_back();
+        drop(state);
+        drop(waker);
+        match next? {
+            Next::End(error) => Some(error.map(Err)),
+            Next::Item(content, charge, credit) => {
+                drop(charge);
+                if let Some((items, bytes)) = credit {
+                    if let Some(connection) = self.connection.upgrade() {
+                        connection.grant(self.inlet.id, items, bytes);
+                    }
+                }
+                Some(Some(Ok(content)))
+            }
+        }
+    }
+}
+
+fn size(item: &Option<Result<Content, Error>>) -> u64 {
+    match item {
+        Some(Ok(content)) => content.size(),
+        Some(Err(_)) | None => 0,
+    }
+}
+
+impl Drop for InletHandle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.inlet.state);
+        let (unread, ended) = (state.stream.cancel(), state.stream.has_ended());
+        state.give_share_back();
+        let waker = state.waker.take();
+        drop(state);
+        drop((unread, waker));
+        if !ended {
+            if let Some(connection) = self.connection.upgrade() {
+                connection.leave_cancel(self.inlet.id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Inlet;
+    use super::InletHandle;
+    use crate::connection::Connection;
+    use crate::streams::windows::Windows;
+    use std::future::poll_fn;
+    use std::sync::{Arc, Weak};
+    use std::task::Poll;
+    use witrpc_core::session::ledger::Charge;
+    use witrpc_core::session::stream_receiver::Broken;
+    use witrpc_core::values::content::Content;
+    use witrpc_core::values::serializer::Codec;
+    use witrpc_core::wire::message::StreamEntry;
+
+    fn inlet(most: u32) -> Arc<Inlet> {
+        Inlet::new(StreamEntry { id: 1, window: most })
+    }
+
+    fn push(inlet: &Inlet, number: u64, len: usize, charge: Charge) -> Result<(), Broken> {
+        inlet.push(number, Content::plain(Vec::new(), &vec![0; len]), charge)
+    }
+
+    /// A stream may end long before what came of it is taken, and until then that is held here.
+    #[test]
+    fn a_window_is_for_others_once_nothing_is_held_and_nothing_can_come() {
+        let windows = Windows::new(16_000);
+        let handle = |inlet: &Arc<Inlet>| {
+            let share = windows.take();
+            inlet.open(0, share.bytes());
+            inlet.keep_share(share);
+            assert_eq!(push(inlet, 1, 10, Charge::none()), Ok(()));
+            InletHandle::new(Arc::clone(inlet), Weak::<Connection>::new(), Codec::Json)
+        };
+        let whole = windows.take().bytes();
+        let [read, dropped, cancelled] = [inlet(0), inlet(0), inlet(0)];
+        let handles = [&read, &dropped, &cancelled].map(handle);
+        read.end(None);
+        dropped.end(None);
+        assert!(windows.take().bytes() < whole, "all have something");
+        let [read, dropped, cancelled] = handles;
+        assert!(matches!(read.take(), Some(Some(Ok(_)))));
+        drop(dropped);
+        drop(cancelled);
+        assert_eq!(windows.take().bytes(), whole);
+    }
+
+    /// A reader whose items are there leaves other tasks their turn all the same.
+    #[test]
+    fn reading_uses_up_the_tasks_budget() {
+        const ITEMS: usize = 200;
+        const LEN: usize = 5 << 10;
+        let inlet = inlet(0);
+        inlet.open(0, 2 << 20);
+        (1..).take(ITEMS).for_each(|n| assert_eq!(push(&inlet, n, LEN, Charge::none()), Ok(())));
+        let mut handle = InletHandle::new(inlet, Weak::<Connection>::new(), Codec::Json);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut read = 0;
+        let reads = poll_fn(|cx| {
+            while let Poll::Ready(Some(Ok(_))) = handle.poll(cx) {
+                read += 1;
+            }
+            Poll::Ready(())
+        });
+        runtime.block_on(reads);
+        assert!(read > 1 && read < ITEMS, "{read} of {ITEMS} in one go");
+    }
+}

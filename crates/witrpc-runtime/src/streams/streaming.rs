@@ -1,0 +1,290 @@
+//! [`Streaming`]: a stream as an argument or a result, on either side of a connection or on none.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::mpsc;
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+use witrpc_core::held::Held;
+use witrpc_core::values::attachments;
+use witrpc_core::values::buffers;
+use witrpc_core::values::content::Content;
+use witrpc_core::values::serializer::Codec;
+use witrpc_core::wire::status::Status;
+use witrpc_core::{Error, Result};
+
+use crate::link::fairness::{Step, poll_counted};
+use crate::link::reply::Reply;
+use crate::link::sync::lock;
+use crate::streams::outlet::{Produce, Source};
+use crate::streams::reader::InletHandle;
+
+/// A stream of values that crosses a connection as an argument or a result of a method.
+///
+/// The sender makes it from any [`Stream`]. The receiver gets a `Streaming`, too: a [`Stream`] of [`Result`]s, with a method
+/// [`next`](Self::next) so that no extension trait is needed. It may be a method's argument or result, or anywhere within one, but not
+/// within an event or within another stream's items. It can be sent once.
+///
+/// * It is lazy: the sender's stream is not polled before the receiver polls, and then at most one window ahead
+///   (see [`with_window`](Self::with_window)). A reader that does not read stops its own writer, and nothing else.
+/// * It outlives its call, and the call's deadline does not apply to it.
+/// * Dropping it, on either side, drops it on the other. [`CallContext`](crate::CallContext) is set while a handler's
+///   stream is polled; that one has no deadline, and is cancelled when the stream is.
+/// * `None` is its end, as the sender's stream came to it. An error is the last item but `None`: one of the sender's own
+///   arrives as [`Error::Fault`], a panic of its stream as [`Error::Panicked`], an item that cannot cross as
+///   [`Error::Serialize`] or [`Error::TooLarge`]. [`Error::Closed`] says that the connection was lost: what came before
+///   is read first, and it does not go on with the next connection.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use witrpc::{Result, Streaming};
+///
+/// #[witrpc::service]
+/// trait Numbers {
+///     async fn count(&self, to: u32) -> Result<Streaming<u32>>;
+///     async fn sum(&self, numbers: Streaming<u32>) -> Result<u32>;
+/// }
+///
+/// struct Local;
+///
+/// impl Numbers for Local {
+///     async fn count(&self, to: u32) -> Result<Streaming<u32>> {
+///         Ok(Streaming::iter(1..=to))
+///     }
+///
+///     async fn sum(&self, mut numbers: Streaming<u32>) -> Result<u32> {
+///         let mut sum = 0;
+///         while let Some(number) = numbers.next().await {
+///             sum += number?;
+///         }
+///         Ok(sum)
+///     }
+/// }
+///
+/// // With a `NumbersClient` it is the same.
+/// let numbers = Local.count(4).await?;
+/// assert_eq!(Local.sum(numbers).await?, 10);
+/// # Ok::<(), witrpc::Error>(())
+/// # }).unwrap();
+/// ```
+pub struct Streaming<T> {
+    /// `None` once it has been sent. Within a lock because `Serialize` takes it out of a borrow.
+    inner: Mutex<Option<Inner<T>>>,
+    /// As `with_window` says; 0 if it was not called.
+    window: u32,
+}
+
+enum Inner<T> {
+    /// It has not crossed a connection.
+    Local(Pin<Box<dyn Stream<Item = Result<T>> + Send>>),
+    Remote {
+        inlet: InletHandle,
+        decode: fn(&Codec, Content) -> Result<T>,
+    },
+    /// It has come to its end.
+    Ended,
+}
+
+impl<T> fmt::Debug for Streaming<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &*lock(&self.inner) {
+            Some(Inner::Local(_)) => "Streaming(local)",
+            Some(Inner::Remote { .. }) => "Streaming(remote)",
+            Some(Inner::Ended) => "Streaming(ended)",
+            None => "Streaming(sent)",
+        })
+    }
+}
+
+impl<T: Send + 'static> Streaming<T> {
+    /// Sends what `stream` yields.
+    #[must_use]
+    pub fn new(stream: impl Stream<Item = T> + Send + 'static) -> Self {
+        Self::of(Box::pin(Fallible(Box::pin(stream))))
+    }
+
+    /// Sends what `stream` yields, up to the first error, which is the last item.
+    #[must_use]
+    pub fn try_new(stream: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
+        Self::of(Box::pin(stream))
+    }
+
+    /// Sends what `items` has.
+    #[must_use]
+    pub fn iter<I>(items: I) -> Self
+    where
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Send + 'static,
+    {
+        Self::of(Box::pin(Iter(items.into_iter())))
+    }
+
+    fn of(stream: Pin<Box<dyn Stream<Item = Result<T>> + Send>>) -> Self {
+        Self { inner: Mutex::new(Some(Inner::Local(stream))), window: 0 }
+    }
+}
+
+impl<T> Streaming<T> {
+    /// Lets the sender be at most `items` ahead of the receiver, which must be at least 1. Default 256.
+    ///
+    /// Either side may set it; the smaller value applies, and the sender can only lower it. The receiver sets it before its first
+    /// poll. Beside that there is a window in bytes, 1 MiB or less (see `with_max_buffered` on the
+    /// builders), which allows an item for each 128 bytes of it, 8192 at most; an item larger than that crosses alone.
+    #[must_use]
+    pub fn with_window(mut self, items: u32) -> Self {
+        let items = items.max(1);
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Inner::Remote { inlet, .. }) = inner {
+            inlet.set_window(items);
+        }
+        self.window = items;
+        self
+    }
+
+    /// The next item; `None` when nothing follows. Cancel-safe. Within a task of tokio's it takes part in cooperative scheduling, as
+    /// tokio's channels do: it can be pending once although an item is there.
+    pub async fn next(&mut self) -> Option<Result<T>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(inner) = inner else { return Poll::Ready(None) };
+        let next = ready!(inner.poll(cx));
+        if !matches!(next, Some(Ok(_))) {
+            *inner = Inner::Ended;
+        }
+        Poll::Ready(next)
+    }
+}
+
+#[cfg(all(feature = "json", any(test, fuzzing)))]
+impl<T> Streaming<T> {
+    /// Items that came over a connection and were not taken, of a stream that has ended there: on the messages' account, and
+    /// on that of the windows.
+    pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
+        match &*lock(&self.inner) {
+            Some(Inner::Remote { inlet, .. }) => inlet.held_beyond_its_end(),
+            _ => None,
+        }
+    }
+}
+
+impl<T> Inner<T> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
+        match self {
+            // How large its items are is not known here.
+            Self::Local(stream) => {
+                poll_counted(cx, Step::Message, |cx| stream.as_mut().poll_next(cx), |_| 0)
+            }
+            Self::Remote { inlet, decode } => {
+                let next = ready!(inlet.poll(cx));
+                Poll::Ready(next.map(|item| decode(inlet.codec(), item?)))
+            }
+            Self::Ended => Poll::Ready(None),
+        }
+    }
+}
+
+impl<T> Stream for Streaming<T> {
+    type Item = Result<T>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
+    }
+}
+
+/// What is sent through the channel; the stream ends when all senders are dropped.
+impl<T: Send + 'static> From<mpsc::Receiver<T>> for Streaming<T> {
+    fn from(receiver: mpsc::Receiver<T>) -> Self {
+        Self::new(Received(receiver))
+    }
+}
+
+struct Received<T>(mpsc::Receiver<T>);
+
+impl<T> Stream for Received<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// A stream that has no errors.
+struct Fallible<S>(Pin<Box<S>>);
+
+impl<S: Stream> Stream for Fallible<S> {
+    type Item = Result<S::Item>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(cx).map(|item| item.map(Ok))
+    }
+}
+
+struct Iter<I>(I);
+
+/// The iterator is never pinned.
+impl<I> Unpin for Iter<I> {}
+
+impl<I: Iterator> Stream for Iter<I> {
+    type Item = Result<I::Item>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
+}
+
+/// Within a message, a stream is a reference to the stream table; elsewhere it cannot be.
+impl<T: Serialize + 'static> Serialize for Streaming<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let take = || Some(Source::outgoing(Encode(lock(&self.inner).take()?), self.window));
+        attachments::write_stream(std::ptr::from_ref(self).addr(), take, serializer)
+    }
+}
+
+impl<'de, T: DeserializeOwned + 'static> Deserialize<'de> for Streaming<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let inlet = attachments::read_stream(deserializer)?.into_inner::<InletHandle>();
+        let Some(inlet) = inlet else { unreachable!("a message has no other") };
+        let inner = Inner::Remote { inlet, decode: decode::<T> };
+        Ok(Self { inner: Mutex::new(Some(inner)), window: 0 })
+    }
+}
+
+/// The items of a stream as they cross.
+struct Encode<T>(Inner<T>);
+
+impl<T: Serialize> Produce for Encode<T> {
+    fn poll_item(
+        &mut self,
+        cx: &mut Context<'_>,
+        codec: &Codec,
+    ) -> Poll<Option<std::result::Result<Content, Reply>>> {
+        Poll::Ready(match ready!(self.0.poll(cx)) {
+            None => None,
+            Some(Ok(item)) => {
+                let content =
+                    Content::write(buffers::take(), |out| codec.serialize_item(&item, out));
+                Some(content.map_err(|e| Reply::text(Status::BadResult, &e.to_string())))
+            }
+            Some(Err(error)) => Some(Err(Reply::text(Status::Fault, &error.to_string()))),
+        })
+    }
+}
+
+fn decode<T: DeserializeOwned + 'static>(codec: &Codec, mut content: Content) -> Result<T> {
+    let arrived = content.take_arrived();
+    let item = codec.deserialize(content.body(), arrived);
+    buffers::give(content.into_buffer());
+    item.map_err(|reason| Error::Deserialize {
+        what: "an item of a stream".to_owned(),
+        serializer: codec.name().to_owned(),
+        reason: reason.to_string(),
+    })
+}

@@ -1,0 +1,5 @@
+//! What a transport is, and one within a process.
+
+pub use witrpc_core::transport::*;
+
+pub mod memory;

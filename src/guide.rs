@@ -1,0 +1,87 @@
+//! The guide: how to use witrpc, chapter by chapter.
+//!
+//! Read *Concepts* and *Writing a program* in order. Look up the rest when you need it.
+//!
+//! | | chapter | what it covers |
+//! |---|---|---|
+//! | **Concepts** | [`concepts`] | server, client, endpoint, connection, region; what happens during a call |
+//! | **Writing a program** | [`contract`] | the trait, what the macro generates, contracts of different age |
+//! | | [`builders`] | every setting of server and client, with its default |
+//! | | [`errors`] | what a call returns, and error types of your own |
+//! | | [`events`] | values that a service pushes to its subscribers |
+//! | | [`callbacks`] | services that a client offers to its server |
+//! | | [`streams`] | sequences of values with backpressure, as arguments and results |
+//! | | [`blobs`] | raw bytes, without serialization |
+//! | | [`testing`] | testing a service without a second process |
+//! | **Running it** | [`deadlines`] | deadlines, and cancelling a call |
+//! | | [`reconnecting`] | automatic reconnection, and retrying calls |
+//! | | [`security`] | who can connect, access tokens, encryption |
+//! | | [`sizing`] | region size, memory limits, wait strategies, what costs time |
+//! | | [`files`] | where the endpoint's files are, and sharing them with a group |
+//! | | [`introspection`] | listing servers, describing a server, calling without a contract |
+//! | **Reference** | [`serializers`] | JSON, MessagePack, postcard, or your own; what each cannot express |
+//! | | [`troubleshooting`] | every error, its cause and its cure |
+//! | | [`migrating`] | for users of the .NET packages: a table of words, and what differs |
+//!
+//! The repository has more. Its `examples` directory has programs for each capability: start with
+//! `cargo run --release --example quickstart`. Its `docs` directory describes the system below the API:
+//! [the wire protocol](https://docs.rs/crate/witrpc/latest/source/docs/wire.md),
+//! [files and region layout](https://docs.rs/crate/witrpc/latest/source/docs/segment.md),
+//! [reliability](https://docs.rs/crate/witrpc/latest/source/docs/reliability.md),
+//! [security](https://docs.rs/crate/witrpc/latest/source/docs/security.md),
+//! [performance](https://docs.rs/crate/witrpc/latest/source/docs/performance.md) and
+//! [platforms](https://docs.rs/crate/witrpc/latest/source/docs/platforms.md).
+
+#[doc = include_str!("guide/blobs.md")]
+pub mod blobs {}
+
+#[doc = include_str!("guide/builders.md")]
+pub mod builders {}
+
+#[doc = include_str!("guide/callbacks.md")]
+pub mod callbacks {}
+
+#[doc = include_str!("guide/concepts.md")]
+pub mod concepts {}
+
+#[doc = include_str!("guide/contract.md")]
+pub mod contract {}
+
+#[doc = include_str!("guide/deadlines.md")]
+pub mod deadlines {}
+
+#[doc = include_str!("guide/errors.md")]
+pub mod errors {}
+
+#[doc = include_str!("guide/events.md")]
+pub mod events {}
+
+#[doc = include_str!("guide/files.md")]
+pub mod files {}
+
+#[doc = include_str!("guide/introspection.md")]
+pub mod introspection {}
+
+#[doc = include_str!("guide/migrating.md")]
+pub mod migrating {}
+
+#[doc = include_str!("guide/reconnecting.md")]
+pub mod reconnecting {}
+
+#[doc = include_str!("guide/security.md")]
+pub mod security {}
+
+#[doc = include_str!("guide/serializers.md")]
+pub mod serializers {}
+
+#[doc = include_str!("guide/sizing.md")]
+pub mod sizing {}
+
+#[doc = include_str!("guide/streams.md")]
+pub mod streams {}
+
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("guide/troubleshooting.md")]
+pub mod troubleshooting {}
