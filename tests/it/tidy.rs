@@ -384,3 +384,34 @@ fn tests_that_documents_name_exist() {
         }
     }
 }
+
+/// Short forms of folders, as the tables of `ARCHITECTURE.md` have them.
+const FOLDERS: [(&str, &str); 3] = [
+    ("core/", "crates/witrpc-core/src/"),
+    ("runtime/", "crates/witrpc-runtime/src/"),
+    ("mmf/", "crates/witrpc-mmf/src/"),
+];
+
+#[test]
+fn files_that_the_architecture_names_exist() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    assert!(text.len() <= 12_000, "{} bytes: details belong to the heads of files", text.len());
+    let full = |name: &str| {
+        FOLDERS
+            .iter()
+            .find_map(|(short, long)| Some(format!("{long}{}", name.strip_prefix(short)?)))
+    };
+    let is_below_a_crate =
+        |name: &str| FOLDERS.iter().any(|(_, source)| root().join(source).join(name).exists());
+    let mut found = 0;
+    for name in text.split('`').skip(1).step_by(2) {
+        let is_path = (name.contains('/') || name.ends_with(".rs")) && !name.starts_with("//");
+        if is_path && !name.contains([' ', '\n']) {
+            let path = full(name).unwrap_or_else(|| name.to_owned());
+            let exists = root().join(path).exists() || is_below_a_crate(name);
+            assert!(exists, "ARCHITECTURE.md names {name}");
+            found += 1;
+        }
+    }
+    assert!(found > 50, "the files were not found");
+}

@@ -1,9 +1,12 @@
-//! Named steps at which a test may have this process killed or stopped. Used by this crate and `witrpc-mmf`; not for
-//! people.
+//! Named steps at which a test may have this process killed or stopped. Used by this crate, `witrpc-runtime`
+//! and `witrpc-mmf`; not for people.
 //!
 //! Without the feature `fail-points`, which nothing but the tests of this workspace asks for, [`at`] is empty and no build
 //! has anything of it. With the feature it is one relaxed load until a test installs what is to happen; that is the test's own,
-//! so nothing here knows of processes or signals.
+//! so nothing here knows of processes or signals. An example that is built by itself has no fail points; a build of the whole workspace
+//! has them, a few per call.
+//!
+//! The crate `fail` would take a lock at each step, and cannot end the process by SIGKILL.
 
 #[cfg(feature = "fail-points")]
 pub use armed::{at, install};

@@ -1,4 +1,8 @@
 //! The client: one endpoint to connect to, at most one connection at a time, any number of services.
+//!
+//! `core` keeps the connection that calls go to, and the subscriptions, which belong to the client and not to a connection. `reconnect` is
+//! the one task that connects again; it holds the client weakly, so dropping the client ends it. Which calls are made once more is said in
+//! `calls::retry`; `calls::call` keeps their arguments for that.
 
 mod core;
 pub(crate) mod reconnect;

@@ -13,6 +13,7 @@
 //!   them: `windows` does.
 //! - On Unix an event is stuck for ever when a process dies at the wrong moment, for who rings as for who waits. So no task ever
 //!   touches one: who rings is a thread, too, and nobody waits for a thread to end.
+//! - On Unix a peer can spoil one, also on purpose. So both sides must have chosen this kind.
 //! - On Unix nothing is taken down on drop. Nothing needs to be: it is memory, which goes with the region.
 //!
 //! # Invariants

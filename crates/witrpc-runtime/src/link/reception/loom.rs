@@ -1,7 +1,7 @@
 //! Every interleaving, up to a bound of preemptions, of callers that lead, a driver that sleeps, and a peer that answers;
 //! over the real [`Reception`] and the real table of calls. A lost wake-up is a deadlock, which loom reports.
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test -p witrpc-core --release loom`. The ring is a model: its own loom tests are in
+//! Run by `RUSTFLAGS="--cfg loom" cargo test -p witrpc-runtime --release loom`. The ring is a model: its own loom tests are in
 //! `witrpc-mmf`. The last model leaves out one thing, and must fail: it shows that the others could.
 
 #![cfg(loom)]
