@@ -1,13 +1,13 @@
 //! The guide: how to use witrpc, chapter by chapter.
 //!
-//! Read *Concepts* and *Writing a program* in order. Look up the rest when you need it.
+//! Read *Concepts* and *Writing a program* first, in this order. Use the other parts to look things up.
 //!
 //! | | chapter | what it covers |
 //! |---|---|---|
-//! | **Concepts** | [`concepts`] | server, client, endpoint, connection, region; what happens during a call |
-//! | **Writing a program** | [`contract`] | the trait, what the macro generates, contracts of different age |
+//! | **Concepts** | [`concepts`] | server, client, endpoint, connection, region, and what happens during a call |
+//! | **Writing a program** | [`contract`] | the trait, what the macro generates, programs with different versions of a contract |
 //! | | [`builders`] | every setting of server and client, with its default |
-//! | | [`errors`] | what a call returns, and error types of your own |
+//! | | [`errors`] | what a call returns, and how to use your own error types |
 //! | | [`events`] | values that a service pushes to its subscribers |
 //! | | [`callbacks`] | services that a client offers to its server |
 //! | | [`streams`] | sequences of values with backpressure, as arguments and results |
@@ -17,14 +17,14 @@
 //! | | [`reconnecting`] | automatic reconnection, and retrying calls |
 //! | | [`security`] | who can connect, access tokens, encryption |
 //! | | [`sizing`] | region size, memory limits, wait strategies, what costs time |
-//! | | [`files`] | where the endpoint's files are, and sharing them with a group |
+//! | | [`files`] | where an endpoint's files are, and how to share an endpoint with a group |
 //! | | [`introspection`] | listing servers, describing a server, calling without a contract |
 //! | **Reference** | [`serializers`] | JSON, MessagePack, postcard, or your own; what each cannot express |
 //! | | [`troubleshooting`] | every error, its cause and its cure |
-//! | | [`migrating`] | for users of the .NET packages: a table of words, and what differs |
+//! | | [`migrating`] | for users of the .NET packages: corresponding names, and the differences |
 //!
-//! The repository has more. Its `examples` directory has programs for each capability: start with
-//! `cargo run --release --example quickstart`. Its `docs` directory describes the system below the API:
+//! The directory `examples` of the repository has programs for each capability. Start with
+//! `cargo run --release --example quickstart`. The directory `docs` describes the internals:
 //! [the wire protocol](https://docs.rs/crate/witrpc/latest/source/docs/wire.md),
 //! [files and region layout](https://docs.rs/crate/witrpc/latest/source/docs/segment.md),
 //! [reliability](https://docs.rs/crate/witrpc/latest/source/docs/reliability.md),

@@ -1,7 +1,7 @@
 //! Typed async RPC between processes on one machine, over a ring buffer in a named memory-mapped file.
 //!
-//! You write a trait. witrpc generates the server that serves it, and the client that calls it from another process. Requests,
-//! responses and events cross through shared memory; the operating system is only needed to wake a process that sleeps.
+//! You write a trait. witrpc generates a server that serves it and a client that calls it from another process. Requests,
+//! responses and events travel through shared memory. A system call is needed only to wake a process that sleeps.
 //!
 //! ```no_run
 //! use witrpc::prelude::*;
@@ -19,7 +19,7 @@
 //!     }
 //! }
 //!
-//! // In one process.
+//! // In the server's process.
 //! async fn serve() -> witrpc::Result<WitServer> {
 //!     let server = WitServerBuilder::new()
 //!         .with_service(GreeterServer::new(Polite))
@@ -29,7 +29,7 @@
 //!     Ok(server)
 //! }
 //!
-//! // In another one.
+//! // In the client's process.
 //! async fn call() -> witrpc::Result<String> {
 //!     let client = WitClientBuilder::new().with_memory_mapped_file("greeter").build()?;
 //!     client.connect(Duration::from_secs(5)).await?;
@@ -37,20 +37,20 @@
 //! }
 //! ```
 //!
-//! The [guide] explains everything, chapter by chapter; begin with [its concepts](guide::concepts). When something goes wrong, see
+//! The [guide] explains the library, chapter by chapter. Begin with [concepts](guide::concepts). For errors and other problems, see
 //! [troubleshooting](guide::troubleshooting).
 //!
-//! witrpc is an independent project. It mirrors the vocabulary of the .NET packages of WitRPC and has none of their code; the two are
-//! not compatible on the wire. See [migrating](guide::migrating).
+//! witrpc is an independent project. Its builders use the names of the .NET packages of WitRPC. It contains none of their code, and the
+//! two are not compatible on the wire. See [migrating](guide::migrating).
 //!
 //! # Map of this crate
 //!
 //! * To write a contract: [`macro@service`], [`Result`], [`Error`].
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
-//! * To send more than one response: [`Event`], [`Subscription`], [`Streaming`]. To send bytes: [`Blob`].
-//! * To choose where and how: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
-//! * To look at servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
+//! * To send many values: [`Event`], [`Subscription`], [`Streaming`]. To send bytes: [`Blob`].
+//! * To configure the endpoint and the connection: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
+//! * To list and inspect servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
 //! * To test within one process, or to write a transport of your own: [`transport`].
 //!
 //! # Features
@@ -82,7 +82,7 @@ pub use witrpc_runtime::{
     WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
 };
 
-/// Everything that most programs need, in one line: `use witrpc::prelude::*;`.
+/// The types and traits that most programs need: `use witrpc::prelude::*;`.
 pub mod prelude {
     pub use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub mod prelude {
     pub use witrpc_mmf_server::WithMemoryMappedFile as _;
 }
 
-/// Its demo compiles.
+/// Checks that the README's program compiles.
 #[cfg(all(doctest, feature = "json"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
