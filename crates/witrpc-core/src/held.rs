@@ -69,7 +69,7 @@ pub struct Queued {
 /// What waits for the peer's subscribers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subscribed {
-    pub sinks: Held,
+    pub subscribers: Held,
     pub backlogs: Held,
     /// Values that were sent, and not acknowledged: what is remembered of each.
     pub under_way: Held,
@@ -115,10 +115,10 @@ impl Holdings {
     /// All of it, in bytes of memory.
     pub fn memory(&self) -> u64 {
         let Queued { control, notices, events, messages, of_streams, lanes } = self.queued;
-        let Subscribed { sinks, backlogs, under_way, held_back, .. } = self.subscribed;
+        let Subscribed { subscribers, backlogs, under_way, held_back, .. } = self.subscribed;
         let received = self.on_account() + self.items + self.inlets + self.unread + self.slots;
         let sent = control + notices + events + messages + of_streams + lanes;
-        let events = sinks + backlogs + under_way + held_back;
+        let events = subscribers + backlogs + under_way + held_back;
         (received + sent + events + self.outlets + self.polled).memory
     }
 }

@@ -119,10 +119,10 @@ fn print_service(service: &Service) -> TokenStream {
                 }
             }
 
-            fn subscribe(&self, event: ::core::primitive::usize, sink: #private::EventSink) -> #private::Attached {
+            fn subscribe(&self, event: ::core::primitive::usize, subscriber: #private::EventSubscriber) -> #private::Attached {
                 match event {
                     #(#event_arms)*
-                    _ => #private::unknown_event(sink),
+                    _ => #private::unknown_event(subscriber),
                 }
             }
         }
@@ -158,7 +158,7 @@ fn event_arm(service: &Service, index: usize, event: &Event) -> TokenStream {
     quote_spanned! {span=>
         #index => #private::attach(
             <#implementor as #interface<#arguments>>::#source(&*self.service),
-            sink,
+            subscriber,
         ),
     }
 }

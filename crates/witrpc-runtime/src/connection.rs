@@ -15,10 +15,9 @@
 //!
 //! # Locks
 //!
-//! `receiving`, then `feeds` or `sinks`, then an event's own, then `outbound`, then `pending` or the table of streams; that of calls
-//! taken is taken with none of them held. A lock is held for one
-//! bounded step; the longest is a leader's polling (see [`poller`](crate::link::poller)), during which others do not wait
-//! but leave.
+//! Locks are taken in this order: `receiving`, then `subscriptions` or `subscribers`, then an event's own, then `outbound`, then
+//! `pending` or the table of streams. The table of calls being served is locked with none of them held. A lock is held for one
+//! bounded step. The longest is a leader's polling (see [`poller`](crate::link::poller)); others do not wait for it, but leave.
 
 mod frames;
 mod peer;
@@ -46,9 +45,9 @@ use crate::calls::callee::PeerCallee;
 use crate::calls::host::CallHost;
 use crate::calls::table::CallsMade;
 use crate::context::{CallContext, Peer};
-use crate::events::feed::FeedHost;
+use crate::events::client_subscription::SubscriptionHost;
 use crate::events::host::EventHost;
-use crate::events::sink::{EventSink, SinkHost};
+use crate::events::remote_subscriber::{EventSubscriber, SubscriberHost};
 use crate::events::subscriber::Registration;
 use crate::events::subscribing::Subscribes;
 use crate::events::table::Events;
@@ -100,7 +99,7 @@ impl Connection {
         limits: Limits,
         codec: Codec,
         served: Served,
-        keep_feeds: bool,
+        keep_subscriptions: bool,
     ) -> Arc<Self> {
         let calls = u32_len(opened.peer_limits.max_in_flight);
         let clock = (rest.clock, opened.clock_offset);
@@ -114,7 +113,7 @@ impl Connection {
                 link,
                 calls: CallsMade::new(calls, catalog),
                 serving: served,
-                events: Events::new(limits.max_buffered, keep_feeds),
+                events: Events::new(limits.max_buffered, keep_subscriptions),
                 streams: Streams::new(limits.max_buffered),
                 peer: (peer, identity),
                 clock,
@@ -179,8 +178,8 @@ impl Connection {
         let calls = self.calls.in_flight();
         let partial_count = |r: &Receiving| r.inbound.partial_count();
         let partial_messages = self.link.receiving.look(partial_count).unwrap_or(0);
-        let own = self.events.feed_count();
-        let subscriptions = own + self.events.sink_count();
+        let own = self.events.subscription_count();
+        let subscriptions = own + self.events.subscriber_count();
         let read = self.streams.read_count();
         let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
         let (written, queued_bytes) =
@@ -215,7 +214,7 @@ impl Host for Connection {
     fn end_parts(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
         self.calls.close(reason, unsent);
         self.streams.close(reason);
-        self.end_feeds(reason);
+        self.end_subscriptions(reason);
     }
 
     fn has_woken_caller(&self) -> bool {
@@ -237,13 +236,13 @@ impl StreamHost for Connection {
     }
 }
 
-impl FeedHost for Connection {
-    fn forget_feed(&self, id: u32) -> bool {
-        self.events.forget_feed(id)
+impl SubscriptionHost for Connection {
+    fn forget_subscription(&self, id: u32) -> bool {
+        self.events.forget_subscription(id)
     }
 }
 
-impl SinkHost for Connection {
+impl SubscriberHost for Connection {
     fn hold_back(&self, subscription: u32) {
         self.events.hold_back(subscription);
         if !self.link.is_backed_up() {
@@ -265,15 +264,20 @@ impl EventHost for Connection {
         self.calls.event_route(contract, event)
     }
 
-    fn attach(&self, service: u16, event: u16, sink: EventSink) -> Option<Registration> {
-        self.serving.subscribe(service, event, sink)
+    fn attach(
+        &self,
+        service: u16,
+        event: u16,
+        subscriber: EventSubscriber,
+    ) -> Option<Registration> {
+        self.serving.subscribe(service, event, subscriber)
     }
 
-    fn feed_host(&self) -> Weak<dyn FeedHost> {
+    fn subscription_host(&self) -> Weak<dyn SubscriptionHost> {
         Weak::clone(&self.this) as _
     }
 
-    fn sink_host(&self) -> Weak<dyn SinkHost> {
+    fn subscriber_host(&self) -> Weak<dyn SubscriberHost> {
         Weak::clone(&self.this) as _
     }
 }
@@ -335,7 +339,7 @@ impl Driven for Connection {
     fn awaits_more_than_an_answer(&self) -> bool {
         !self.serving.is_empty()
             || self.calls.in_flight() > 1
-            || self.events.feed_count() > 0
+            || self.events.subscription_count() > 0
             || self.streams.are_busy()
     }
 
@@ -347,7 +351,7 @@ impl Driven for Connection {
     fn take_down(&self) {
         self.close(CloseReason::RuntimeGone);
         self.serving.cancel_all();
-        self.events.drop_sinks();
+        self.events.drop_subscribers();
         let receiving = self.link.receiving.take();
         let outbound = lock(&self.link.sending.outbound).take();
         drop((receiving, outbound));

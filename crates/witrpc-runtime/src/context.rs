@@ -255,15 +255,15 @@ impl CallContext {
 
     /// Notes that what was raised waits for a subscriber at connection `id`, if that is where the current handler's answer
     /// goes.
-    pub(crate) fn note_subscriber(id: u64, sink: &Arc<dyn RaisedTo>) {
+    pub(crate) fn note_subscriber(id: u64, subscriber: &Arc<dyn RaisedTo>) {
         Self::with_caller(id, |context| {
             let mut waiting = lock(&context.0.waiting);
             // A handler that raises for long outlives subscriptions: no more are kept than twice as many as are in force.
-            let is_new = !waiting.contains_key(&sink.id());
+            let is_new = !waiting.contains_key(&subscriber.id());
             if is_new && waiting.len() >= FEW && waiting.len().is_power_of_two() {
-                waiting.retain(|_, sink| !sink.is_ended());
+                waiting.retain(|_, subscriber| !subscriber.is_ended());
             }
-            waiting.insert(sink.id(), Arc::clone(sink));
+            waiting.insert(subscriber.id(), Arc::clone(subscriber));
             context.0.has_waiting.store(true, Ordering::Relaxed);
         });
     }

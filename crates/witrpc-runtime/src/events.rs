@@ -18,13 +18,13 @@
 //!    keeps a few windows.
 
 pub(crate) mod backlog;
+pub(crate) mod client_subscription;
 pub(crate) mod error;
 pub(crate) mod event;
-pub(crate) mod feed;
 pub(crate) mod host;
-mod local;
+mod local_subscriber;
 pub(crate) mod publishing;
-pub(crate) mod sink;
+pub(crate) mod remote_subscriber;
 pub(crate) mod subscriber;
 pub(crate) mod subscribing;
 pub(crate) mod subscription;

@@ -65,7 +65,7 @@ pub mod __private {
     pub use crate::calls::call::{Call, Remote};
     pub use crate::calls::outcome::{Outcome, OutcomeOf, ResultError, ResultValue, outcome};
     pub use crate::events::event::{Event, attach};
-    pub use crate::events::sink::{Attached, EventSink, unknown_event};
+    pub use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
     pub use crate::events::subscriber::EventValue;
     pub use crate::link::reply::Reply;
     pub use crate::serving::service::{

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::events::sink::{Attached, EventSink, unknown_event};
+use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
 use crate::serving::service::{Dispatch, Request, unknown_method};
 use crate::transport::memory::MemoryTransport;
 use crate::{Service, ServiceDescriptor, WitClient, WitClientBuilder, WitServer, WitServerBuilder};
@@ -36,8 +36,8 @@ impl Service for Nothing {
         unknown_method(request)
     }
 
-    fn subscribe(&self, _: usize, sink: EventSink) -> Attached {
-        unknown_event(sink)
+    fn subscribe(&self, _: usize, subscriber: EventSubscriber) -> Attached {
+        unknown_event(subscriber)
     }
 }
 

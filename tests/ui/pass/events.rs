@@ -84,7 +84,7 @@ trait Names {
     #[event]
     fn self_(&self) -> &Event<u8>;
     #[event]
-    fn sink(&self) -> &Event<u8>;
+    fn subscriber(&self) -> &Event<u8>;
     #[event]
     fn event(&self) -> &Event<u8>;
     #[event]
@@ -101,7 +101,7 @@ mod shadowed {
     #![no_implicit_prelude]
 
     pub(crate) struct Event;
-    pub(crate) struct EventSink;
+    pub(crate) struct EventSubscriber;
     pub(crate) struct Attached;
     #[expect(non_camel_case_types, reason = "the name of a primitive")]
     pub(crate) struct usize;

@@ -11,7 +11,7 @@ use witrpc_core::values::serializer::Codec;
 
 use crate::calls::host::CallHost;
 use crate::calls::retry::RetryPolicy;
-use crate::events::feed::Subscribable;
+use crate::events::client_subscription::Subscribable;
 
 /// See the module.
 pub(crate) trait Callee: Send + Sync + fmt::Debug + 'static {

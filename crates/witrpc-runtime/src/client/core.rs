@@ -4,7 +4,7 @@
 //!
 //! [`Current`] has the connection, the state that users see, and the task that connects again; they change together, under
 //! one lock. A *disconnect* is final: it raises the epoch, and whatever began to connect in an earlier epoch installs
-//! nothing, however far it has come. Locks: `feeds`, then `current`; nothing of the user's runs under either.
+//! nothing, however far it has come. Locks: `subscriptions`, then `current`; nothing of the user's runs under either.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -31,8 +31,8 @@ use crate::calls::host::CallHost;
 use crate::calls::retry::RetryPolicy;
 use crate::client::reconnect::{ClientState, ReconnectOptions, Reconnecting, Reconnects};
 use crate::connection::Connection;
-use crate::events::feed::Subscribable;
-use crate::events::feed::{self, Feed};
+use crate::events::client_subscription::Subscribable;
+use crate::events::client_subscription::{self, ClientSubscription};
 use crate::events::subscribing::Subscribes;
 use crate::link::driver;
 use crate::link::ending::Ends;
@@ -77,7 +77,7 @@ pub(crate) struct ClientCore {
     shown: watch::Sender<ClientState>,
     /// Subscriptions by their addresses, wherever their values come from at the moment. Locked around every change of the
     /// connection, so that each subscription is on the connection that calls go to.
-    feeds: std::sync::Mutex<HashMap<usize, Weak<Feed>>>,
+    subscriptions: std::sync::Mutex<HashMap<usize, Weak<ClientSubscription>>>,
     /// Held while connecting, so that two tasks that connect at once share the outcome.
     connecting: Mutex<()>,
     /// Calls of `connect` that wait, or are at it. An automatic attempt makes way for them.
@@ -158,7 +158,7 @@ impl ClientCore {
             this: Weak::clone(this),
             current: RwLock::default(),
             shown: watch::Sender::new(ClientState::Disconnected),
-            feeds: std::sync::Mutex::default(),
+            subscriptions: std::sync::Mutex::default(),
             connecting: Mutex::new(()),
             urgent: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -318,8 +318,8 @@ impl ClientCore {
         let limits = self.setup.limits;
         let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
         let codec = self.setup.codec.clone();
-        let keep_feeds = self.habits.reconnect.is_some();
-        let connection = Connection::new(opened, rest, limits, codec, served, keep_feeds);
+        let keep_subscriptions = self.habits.reconnect.is_some();
+        let connection = Connection::new(opened, rest, limits, codec, served, keep_subscriptions);
         // Before anybody knows of the connection, and before its task is made, which may be dropped before it is polled.
         let driving = Driving { client: Weak::clone(&self.this), connection };
         if !self.install(&driving.connection, epoch) {
@@ -333,15 +333,17 @@ impl ClientCore {
 
     /// Makes a connection the current one, with all subscriptions on it. Returns whether it still is of this epoch.
     fn install(&self, connection: &Arc<Connection>, epoch: u64) -> bool {
-        let mut feeds = lock(&self.feeds);
-        feeds.retain(|_, feed| feed.upgrade().is_some_and(|feed| !feed.is_ended()));
+        let mut subscriptions = lock(&self.subscriptions);
+        subscriptions.retain(|_, subscription| {
+            subscription.upgrade().is_some_and(|subscription| !subscription.is_ended())
+        });
         // Locked meanwhile: who hears that its subscription goes on, and calls, is to find this connection and not the last.
         let mut current = self.write();
         if current.epoch != epoch {
             return false;
         }
-        for feed in feeds.values().filter_map(Weak::upgrade) {
-            connection.subscribe(&feed);
+        for subscription in subscriptions.values().filter_map(Weak::upgrade) {
+            connection.subscribe(&subscription);
         }
         let last = current.connection.replace(Arc::clone(connection));
         current.state = ClientState::Connected;
@@ -406,7 +408,7 @@ impl ClientCore {
     /// From here on there is no connection, and none that is being made. Returns the epoch that begins, and the connection
     /// that is to be ended.
     fn let_go(&self, survive: bool) -> (u64, Option<Arc<Connection>>) {
-        let feeds = lock(&self.feeds);
+        let subscriptions = lock(&self.subscriptions);
         let mut current = self.write();
         current.epoch += 1;
         let epoch = current.epoch;
@@ -415,20 +417,20 @@ impl ClientCore {
         drop(current);
         let ended: Vec<_> = match &connection {
             Some(connection) if survive => {
-                connection.release_feeds();
+                connection.release_subscriptions();
                 Vec::new()
             }
-            Some(_) => feeds.values().filter_map(Weak::upgrade).collect(),
+            Some(_) => subscriptions.values().filter_map(Weak::upgrade).collect(),
             // Without a connection, they wait for one.
             None => Vec::new(),
         };
-        drop(feeds);
+        drop(subscriptions);
         if let Some(task) = task {
             task.abort();
         }
         self.changed.notify_waiters();
         self.show();
-        feed::end_all(ended, &CloseReason::Local);
+        client_subscription::end_all(ended, &CloseReason::Local);
         (epoch, connection)
     }
 }
@@ -454,8 +456,8 @@ const fn disconnected() -> Result<(), Error> {
 struct MadeWay;
 
 /// What a client knows a subscription by. No other has the address as long as somebody holds it, weakly too.
-fn address(feed: &Arc<Feed>) -> usize {
-    Arc::as_ptr(feed).addr()
+fn address(subscription: &Arc<ClientSubscription>) -> usize {
+    Arc::as_ptr(subscription).addr()
 }
 
 /// A user connects.
@@ -551,18 +553,18 @@ impl Reconnects for ClientCore {
     }
 
     fn give_up(&self, task: u64, state: ClientState, reason: &CloseReason) -> bool {
-        let feeds = lock(&self.feeds);
+        let subscriptions = lock(&self.subscriptions);
         let mut current = self.write();
         if !current.has_task(task) {
             return false;
         }
         current.task = None;
         current.state = state;
-        let ended: Vec<_> = feeds.values().filter_map(Weak::upgrade).collect();
+        let ended: Vec<_> = subscriptions.values().filter_map(Weak::upgrade).collect();
         drop(current);
-        drop(feeds);
+        drop(subscriptions);
         self.show();
-        feed::end_all(ended, reason);
+        client_subscription::end_all(ended, reason);
         true
     }
 }
@@ -615,15 +617,15 @@ impl Subscribable for ClientCore {
         self.setup.limits.max_buffered
     }
 
-    fn add_feed(&self, feed: &Arc<Feed>) {
-        let mut feeds = lock(&self.feeds);
-        feeds.insert(address(feed), Arc::downgrade(feed));
+    fn add_subscription(&self, subscription: &Arc<ClientSubscription>) {
+        let mut subscriptions = lock(&self.subscriptions);
+        subscriptions.insert(address(subscription), Arc::downgrade(subscription));
         if let Ok(connection) = self.connection() {
-            connection.subscribe(feed);
+            connection.subscribe(subscription);
         }
     }
 
-    fn remove_feed(&self, feed: &Arc<Feed>) {
-        drop(lock(&self.feeds).remove(&address(feed)));
+    fn remove_subscription(&self, subscription: &Arc<ClientSubscription>) {
+        drop(lock(&self.subscriptions).remove(&address(subscription)));
     }
 }

@@ -11,8 +11,8 @@ use witrpc_core::{CloseReason, Error};
 use crate::calls::callee::Callee;
 use crate::calls::host::CallHost;
 use crate::calls::retry::RetryPolicy;
+use crate::events::client_subscription::{ClientSubscription, Subscribable};
 use crate::events::error::EventError;
-use crate::events::feed::{Feed, Subscribable};
 use crate::events::host::EventHost;
 use crate::events::subscribing::Subscribes;
 
@@ -78,12 +78,12 @@ impl<C: EventHost + fmt::Debug> Subscribable for ConnectedPeer<C> {
         self.max_buffered
     }
 
-    fn add_feed(&self, feed: &Arc<Feed>) {
+    fn add_subscription(&self, subscription: &Arc<ClientSubscription>) {
         match self.upgrade() {
-            Ok(connection) => connection.subscribe(feed),
-            Err(_) => feed.end(EventError::Closed(CloseReason::PeerGone)),
+            Ok(connection) => connection.subscribe(subscription),
+            Err(_) => subscription.end(EventError::Closed(CloseReason::PeerGone)),
         }
     }
 
-    fn remove_feed(&self, _feed: &Arc<Feed>) {}
+    fn remove_subscription(&self, _subscription: &Arc<ClientSubscription>) {}
 }

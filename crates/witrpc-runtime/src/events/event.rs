@@ -1,9 +1,10 @@
 //! [`Event`]: what a service raises and its clients subscribe to.
 //!
-//! An event is local (the service's own, made by [`Event::new`]) or remote (a client's view of one). Subscribers are
-//! sinks; those within this process are in [`local`](crate::events::event), those at the other end of a connection in
-//! [`sink`](crate::events::sink), and how a client receives is in [`feed`](crate::events::feed). This file decides who gets what, and
-//! what happens when a subscriber does not keep up.
+//! An event is local (the service's own, made by [`Event::new`]) or remote (a client's view of one). Its subscribers
+//! are in [`local_subscriber`](crate::events::local_subscriber) (within this process) and
+//! [`remote_subscriber`](crate::events::remote_subscriber) (at the other end of a connection). How a client receives values is in
+//! [`client_subscription`](crate::events::client_subscription). This file decides which subscribers get a value, and what happens when
+//! one does not keep up.
 //!
 //! # Invariants
 //!
@@ -21,10 +22,10 @@ use tokio::task::coop::consume_budget;
 use witrpc_core::Error;
 
 use crate::events::backlog::{Overflow, Room};
-use crate::events::feed::RemoteEvent;
-use crate::events::local::LocalFeed;
-use crate::events::sink::{Attached, EventSink, RemoteSink};
-use crate::events::subscriber::{Encoded, EventValue, Registration, Sink};
+use crate::events::client_subscription::RemoteEvent;
+use crate::events::local_subscriber::LocalSubscriber;
+use crate::events::remote_subscriber::{Attached, EventSubscriber, RemoteSubscriber};
+use crate::events::subscriber::{Encoded, EventValue, Registration, Subscriber};
 use crate::events::subscription::Subscription;
 use crate::link::sync::lock;
 use crate::link::timers;
@@ -126,7 +127,7 @@ impl<T: EventValue> Event<T> {
             overflow,
             capacity,
             count: AtomicUsize::new(0),
-            sinks: Mutex::new(Sinks { next: 0, list: BTreeMap::new() }),
+            subscribers: Mutex::new(Subscribers { next: 0, list: BTreeMap::new() }),
             room: Arc::new(Room::default()),
         };
         Self { inner: Inner::Local(Arc::new(local)) }
@@ -188,9 +189,10 @@ impl<T: EventValue> Event<T> {
         match &self.inner {
             Inner::Remote(remote, _) => Subscription::remote(remote.subscribe()),
             Inner::Local(local) => {
-                let feed = LocalFeed::new(local.overflow, local.capacity, Arc::clone(&local.room));
-                let registration = local.add(Arc::clone(&feed) as Arc<dyn Sink<T>>);
-                Subscription::local(feed, registration)
+                let subscription =
+                    LocalSubscriber::new(local.overflow, local.capacity, Arc::clone(&local.room));
+                let registration = local.add(Arc::clone(&subscription) as Arc<dyn Subscriber<T>>);
+                Subscription::local(subscription, registration)
             }
         }
     }
@@ -202,10 +204,10 @@ impl<T: EventValue> Event<T> {
     }
 
     /// Adds a subscriber at the other end of a connection. `None` if the event is itself a remote one.
-    pub(crate) fn attach(&self, sink: Arc<RemoteSink>) -> Option<Registration> {
+    pub(crate) fn attach(&self, subscriber: Arc<RemoteSubscriber>) -> Option<Registration> {
         let local = self.local().ok()?;
-        sink.configure(local.overflow, local.capacity, Arc::clone(&local.room));
-        Some(local.add(Arc::new(Typed(sink))))
+        subscriber.configure(local.overflow, local.capacity, Arc::clone(&local.room));
+        Some(local.add(Arc::new(Typed(subscriber))))
     }
 
     fn local(&self) -> Result<&Arc<Local<T>>, Error> {
@@ -226,14 +228,14 @@ struct Local<T> {
     capacity: usize,
     /// The length of the list, to be read without its lock.
     count: AtomicUsize,
-    sinks: Mutex<Sinks<T>>,
+    subscribers: Mutex<Subscribers<T>>,
     room: Arc<Room>,
 }
 
-struct Sinks<T> {
+struct Subscribers<T> {
     next: u64,
     /// In the order of subscribing.
-    list: BTreeMap<u64, Arc<dyn Sink<T>>>,
+    list: BTreeMap<u64, Arc<dyn Subscriber<T>>>,
 }
 
 impl<T: EventValue> Local<T> {
@@ -243,36 +245,36 @@ impl<T: EventValue> Local<T> {
     }
 
     fn is_behind(&self) -> bool {
-        lock(&self.sinks).list.values().any(|sink| sink.is_full())
+        lock(&self.subscribers).list.values().any(|subscriber| subscriber.is_full())
     }
 
     /// The lock is held throughout: that is what gives all subscribers one order (V1).
     fn deliver(&self, value: &T) -> Result<(), Error> {
-        let sinks = lock(&self.sinks);
+        let subscribers = lock(&self.subscribers);
         let mut encoded = Encoded::default();
         let mut result = Ok(());
-        for sink in sinks.list.values() {
-            if let Err(error) = sink.deliver(value, &mut encoded) {
+        for subscriber in subscribers.list.values() {
+            if let Err(error) = subscriber.deliver(value, &mut encoded) {
                 result = Err(error);
             }
         }
         result
     }
 
-    fn add(self: &Arc<Self>, sink: Arc<dyn Sink<T>>) -> Registration {
-        let mut sinks = lock(&self.sinks);
-        let id = sinks.next;
-        sinks.next += 1;
-        sinks.list.insert(id, sink);
-        self.count.store(sinks.list.len(), Ordering::Release);
-        drop(sinks);
+    fn add(self: &Arc<Self>, subscriber: Arc<dyn Subscriber<T>>) -> Registration {
+        let mut subscribers = lock(&self.subscribers);
+        let id = subscribers.next;
+        subscribers.next += 1;
+        subscribers.list.insert(id, subscriber);
+        self.count.store(subscribers.list.len(), Ordering::Release);
+        drop(subscribers);
         let event = Arc::downgrade(self);
         Registration(Some(Box::new(move || {
             let Some(event) = event.upgrade() else { return };
-            let mut sinks = lock(&event.sinks);
-            let removed = sinks.list.remove(&id);
-            event.count.store(sinks.list.len(), Ordering::Release);
-            drop(sinks);
+            let mut subscribers = lock(&event.subscribers);
+            let removed = subscribers.list.remove(&id);
+            event.count.store(subscribers.list.len(), Ordering::Release);
+            drop(subscribers);
             drop(removed);
             // Whoever waited for this subscriber need not any more.
             event.room.made();
@@ -281,9 +283,9 @@ impl<T: EventValue> Local<T> {
 }
 
 /// A connection's subscriber, given the type of its values.
-struct Typed(Arc<RemoteSink>);
+struct Typed(Arc<RemoteSubscriber>);
 
-impl<T: EventValue> Sink<T> for Typed {
+impl<T: EventValue> Subscriber<T> for Typed {
     fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error> {
         self.0.deliver(encoded.get(self.0.codec(), value)?);
         Ok(())
@@ -297,6 +299,6 @@ impl<T: EventValue> Sink<T> for Typed {
 /// Attaches a subscriber to a service's event.
 #[doc(hidden)]
 #[must_use]
-pub fn attach<T: EventValue>(event: &Event<T>, sink: EventSink) -> Attached {
-    Attached(event.attach(sink.0))
+pub fn attach<T: EventValue>(event: &Event<T>, subscriber: EventSubscriber) -> Attached {
+    Attached(event.attach(subscriber.0))
 }

@@ -5,13 +5,13 @@ use std::sync::Weak;
 use witrpc_core::Error;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 
-use crate::events::feed::FeedHost;
-use crate::events::sink::{EventSink, SinkHost};
+use crate::events::client_subscription::SubscriptionHost;
+use crate::events::remote_subscriber::{EventSubscriber, SubscriberHost};
 use crate::events::subscriber::Registration;
 use crate::events::table::Events;
 
 /// See the module.
-pub(crate) trait EventHost: SinkHost + FeedHost {
+pub(crate) trait EventHost: SubscriberHost + SubscriptionHost {
     fn events(&self) -> &Events;
 
     /// Where the peer has a contract's event.
@@ -22,11 +22,12 @@ pub(crate) trait EventHost: SinkHost + FeedHost {
     ) -> Result<(u16, u16), Error>;
 
     /// Attaches a subscriber of the peer to one of our events; `None` if there is no such event here.
-    fn attach(&self, service: u16, event: u16, sink: EventSink) -> Option<Registration>;
+    fn attach(&self, service: u16, event: u16, subscriber: EventSubscriber)
+    -> Option<Registration>;
 
     /// The connection, as its subscriptions see it.
-    fn feed_host(&self) -> Weak<dyn FeedHost>;
+    fn subscription_host(&self) -> Weak<dyn SubscriptionHost>;
 
     /// The connection, as the peer's subscribers see it.
-    fn sink_host(&self) -> Weak<dyn SinkHost>;
+    fn subscriber_host(&self) -> Weak<dyn SubscriberHost>;
 }

@@ -8,7 +8,7 @@ use witrpc_core::{Error, fail_point};
 
 use crate::context::RaisedTo as _;
 use crate::events::host::EventHost;
-use crate::events::sink::{EventSink, RemoteSink};
+use crate::events::remote_subscriber::{EventSubscriber, RemoteSubscriber};
 use crate::events::table::{MAX_SUBSCRIPTIONS, MAX_WINDOW, too_many};
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
@@ -23,33 +23,33 @@ pub(crate) trait Publishes: EventHost {
     ) -> Result<(), Error> {
         let id32 =
             u32::try_from(id).map_err(|_| Error::Protocol("a subscription's id".to_owned()))?;
-        let mut sinks = lock(&self.events().sinks);
-        if sinks.contains_key(&id32) {
+        let mut subscribers = lock(&self.events().subscribers);
+        if subscribers.contains_key(&id32) {
             return Err(Error::Protocol("two subscriptions with one id".to_owned()));
         }
-        let refusal = if sinks.len() >= MAX_SUBSCRIPTIONS {
+        let refusal = if subscribers.len() >= MAX_SUBSCRIPTIONS {
             Some(too_many())
         } else if window.values > MAX_WINDOW {
             Some(format!("the server takes windows of at most {MAX_WINDOW} values"))
         } else {
-            let sink = RemoteSink::new(
-                self.sink_host(),
+            let subscriber = RemoteSubscriber::new(
+                self.subscriber_host(),
                 self.link(),
                 id32,
                 window,
                 self.events().window.bytes,
                 &self.events().backlogs,
             );
-            match self.attach(service, event, EventSink(Arc::clone(&sink))) {
+            match self.attach(service, event, EventSubscriber(Arc::clone(&subscriber))) {
                 Some(registration) => {
-                    sinks.insert(id32, (sink, registration));
+                    subscribers.insert(id32, (subscriber, registration));
                     fail_point::at("subscribe.taken");
                     None
                 }
                 None => Some("the server has no such event of its own".to_owned()),
             }
         };
-        drop(sinks);
+        drop(subscribers);
         if let Some(reason) = refusal {
             let reason = reason.into_bytes();
             self.send(|outbound| outbound.push_answer(Kind::EventEnd, id, reason));
@@ -58,14 +58,15 @@ pub(crate) trait Publishes: EventHost {
     }
 
     fn handle_unsubscribe(&self, id: u64) {
-        let sink = u32::try_from(id).ok().and_then(|id| lock(&self.events().sinks).remove(&id));
+        let subscriber =
+            u32::try_from(id).ok().and_then(|id| lock(&self.events().subscribers).remove(&id));
         // One that was refused is unknown here, and its subscriber may not have heard yet.
-        if let Some((sink, registration)) = sink {
+        if let Some((subscriber, registration)) = subscriber {
             drop(registration);
-            let events = sink.end();
+            let events = subscriber.end();
             // From here on it puts itself there no more: nothing waits for it. Else a peer that subscribes anew, again and again,
             // and does not read, would leave one behind each time.
-            self.events().let_go(sink.id());
+            self.events().let_go(subscriber.id());
             self.send(|outbound| {
                 outbound.drop_events(events);
                 Ok(())
@@ -74,9 +75,10 @@ pub(crate) trait Publishes: EventHost {
     }
 
     fn handle_event_ack(&self, id: u32, values: u32) -> Result<(), Error> {
-        let sink = lock(&self.events().sinks).get(&id).map(|(sink, _)| Arc::clone(sink));
-        let Some(sink) = sink else { return Ok(()) };
-        sink.acknowledge(values).map_err(|_| {
+        let subscriber =
+            lock(&self.events().subscribers).get(&id).map(|(subscriber, _)| Arc::clone(subscriber));
+        let Some(subscriber) = subscriber else { return Ok(()) };
+        subscriber.acknowledge(values).map_err(|_| {
             Error::Protocol("an acknowledgement of values that were not sent".to_owned())
         })
     }

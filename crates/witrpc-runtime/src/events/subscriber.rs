@@ -22,7 +22,7 @@ pub trait EventValue: Clone + Serialize + DeserializeOwned + Send + 'static {}
 impl<T: Clone + Serialize + DeserializeOwned + Send + 'static> EventValue for T {}
 
 /// A subscriber as an event sees it.
-pub(crate) trait Sink<T>: Send + Sync {
+pub(crate) trait Subscriber<T>: Send + Sync {
     /// Takes a value, or drops one, as the event's [`Overflow`] says. Never waits.
     fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error>;
 

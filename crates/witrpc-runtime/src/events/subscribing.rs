@@ -10,8 +10,8 @@ use witrpc_core::wire::frame::Kind;
 use witrpc_core::wire::message::Head;
 use witrpc_core::{CloseReason, Error, fail_point};
 
+use crate::events::client_subscription::{self, ClientSubscription};
 use crate::events::error::EventError;
-use crate::events::feed::{self, Feed};
 use crate::events::host::EventHost;
 use crate::events::table::{MAX_SUBSCRIPTIONS, too_many};
 use crate::link::sending::Sends;
@@ -20,29 +20,29 @@ use crate::link::sync::lock;
 /// What is done with our subscriptions.
 pub(crate) trait Subscribes: EventHost {
     /// Carries a subscription from here on: it is in force before any later call of ours runs.
-    fn subscribe(&self, feed: &Arc<Feed>) {
-        let (service, event) = match self.event_route(feed.descriptor, feed.index) {
+    fn subscribe(&self, subscription: &Arc<ClientSubscription>) {
+        let (service, event) = match self.event_route(subscription.descriptor, subscription.index) {
             Ok(route) => route,
-            Err(error) => return feed.end(EventError::Refused(error)),
+            Err(error) => return subscription.end(EventError::Refused(error)),
         };
-        let mut feeds = lock(&self.events().feeds);
+        let mut subscriptions = lock(&self.events().subscriptions);
         if let Some(reason) = self.link().closed() {
-            if keeps_feeds(self) {
+            if keeps_subscriptions(self) {
                 return;
             }
-            return feed.end(EventError::Closed(reason.clone()));
+            return subscription.end(EventError::Closed(reason.clone()));
         }
-        if feeds.len() >= MAX_SUBSCRIPTIONS {
+        if subscriptions.len() >= MAX_SUBSCRIPTIONS {
             // The peer would say the same, and need not be asked.
-            return feed.end(EventError::Refused(Error::Fault { message: too_many() }));
+            return subscription.end(EventError::Refused(Error::Fault { message: too_many() }));
         }
-        let Some(id) = feeds.add(Arc::clone(feed)) else {
+        let Some(id) = subscriptions.add(Arc::clone(subscription)) else {
             let message = "a connection has 4294967295 subscriptions in its life".to_owned();
-            return feed.end(EventError::Refused(Error::Fault { message }));
+            return subscription.end(EventError::Refused(Error::Fault { message }));
         };
-        feed.begin(self.feed_host(), id);
-        drop(feeds);
-        let payload = subscription(service, event, self.events().window);
+        subscription.begin(self.subscription_host(), id);
+        drop(subscriptions);
+        let payload = subscribe_payload(service, event, self.events().window);
         self.send(|outbound| {
             outbound.push_control_with(Kind::Subscribe, u64::from(id), payload);
             Ok(())
@@ -51,9 +51,9 @@ pub(crate) trait Subscribes: EventHost {
     }
 
     /// Lets our subscriptions go, to be carried by another connection.
-    fn release_feeds(&self) {
-        let feeds = lock(&self.events().feeds).take();
-        drop(feeds);
+    fn release_subscriptions(&self) {
+        let subscriptions = lock(&self.events().subscriptions).take();
+        drop(subscriptions);
     }
 
     fn handle_event(
@@ -65,36 +65,38 @@ pub(crate) trait Subscribes: EventHost {
     ) -> Result<(), Error> {
         let never =
             |_| Error::Protocol("a value of an event that was not subscribed to".to_owned());
-        let feed = lock(&self.events().feeds).get(id).map_err(never)?.cloned();
+        let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
         fail_point::at("event.taken");
         // One that was dropped a moment ago: what was under way is of no interest.
-        let Some(feed) = feed else { return Ok(()) };
-        feed.push(head.stamp, content, charge, self.events().window)
+        let Some(subscription) = subscription else { return Ok(()) };
+        subscription
+            .push(head.stamp, content, charge, self.events().window)
             .map_err(|_| Error::Protocol("more values than the window allows".to_owned()))
     }
 
     /// Values before this number that have not come will not come. [wire.event.lag]
     fn handle_event_lag(&self, id: u64, number: u64) -> Result<(), Error> {
         let never = |_| Error::Protocol("a mark of an event that was not subscribed to".to_owned());
-        let feed = lock(&self.events().feeds).get(id).map_err(never)?.cloned();
-        if let Some(feed) = feed {
-            feed.mark(number);
+        let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
+        if let Some(subscription) = subscription {
+            subscription.mark(number);
         }
         Ok(())
     }
 
     fn handle_event_end(&self, id: u64, reason: String) {
-        let feed = u32::try_from(id).ok().and_then(|id| lock(&self.events().feeds).remove(id));
-        if let Some(feed) = feed {
-            feed.end(EventError::Refused(Error::Fault { message: reason }));
+        let subscription =
+            u32::try_from(id).ok().and_then(|id| lock(&self.events().subscriptions).remove(id));
+        if let Some(subscription) = subscription {
+            subscription.end(EventError::Refused(Error::Fault { message: reason }));
         }
     }
 
     /// Ends our subscriptions with the connection, unless they outlast it.
-    fn end_feeds(&self, reason: &CloseReason) {
-        let feeds = lock(&self.events().feeds).take();
-        if !keeps_feeds(self) {
-            feed::end_all(feeds, reason);
+    fn end_subscriptions(&self, reason: &CloseReason) {
+        let subscriptions = lock(&self.events().subscriptions).take();
+        if !keeps_subscriptions(self) {
+            client_subscription::end_all(subscriptions, reason);
         }
     }
 }
@@ -102,8 +104,8 @@ pub(crate) trait Subscribes: EventHost {
 impl<H: EventHost + ?Sized> Subscribes for H {}
 
 /// Whether subscriptions outlast the end of this connection: it was lost, and another will take its place.
-fn keeps_feeds<H: EventHost + ?Sized>(host: &H) -> bool {
-    host.events().keep_feeds
+fn keeps_subscriptions<H: EventHost + ?Sized>(host: &H) -> bool {
+    host.events().keep_subscriptions
         && !matches!(
             host.link().closed(),
             None | Some(CloseReason::Local | CloseReason::RuntimeGone)
@@ -111,7 +113,7 @@ fn keeps_feeds<H: EventHost + ?Sized>(host: &H) -> bool {
 }
 
 /// The payload of a subscribe. [wire.subscribe]
-fn subscription(service: u16, event: u16, window: Window) -> Vec<u8> {
+fn subscribe_payload(service: u16, event: u16, window: Window) -> Vec<u8> {
     let mut payload = Vec::with_capacity(16);
     payload.put_u16(service);
     payload.put_u16(event);
@@ -123,12 +125,12 @@ fn subscription(service: u16, event: u16, window: Window) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::Window;
-    use super::subscription;
+    use super::subscribe_payload;
 
     /// A frozen vector: what `docs/wire.md` shows.
     #[test]
     fn subscribe_is_frozen() {
-        let payload = subscription(2, 1, Window { values: 256, bytes: 1 << 16 });
+        let payload = subscribe_payload(2, 1, Window { values: 256, bytes: 1 << 16 });
         assert_eq!(payload, [2, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
     }
 }

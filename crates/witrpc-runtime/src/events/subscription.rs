@@ -9,9 +9,9 @@ use futures_core::Stream;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Held;
 
+use crate::events::client_subscription::SubscriptionHandle;
 use crate::events::error::EventError;
-use crate::events::feed::FeedHandle;
-use crate::events::local::LocalFeed;
+use crate::events::local_subscriber::LocalSubscriber;
 use crate::events::subscriber::{EventValue, Registration};
 
 /// The values of an event, from the moment of subscribing on. Dropping it unsubscribes.
@@ -41,26 +41,31 @@ pub struct Subscription<T> {
 }
 
 enum Source<T> {
-    Local { feed: Arc<LocalFeed<T>>, _registration: Registration },
-    Remote(FeedHandle),
+    Local { subscription: Arc<LocalSubscriber<T>>, _registration: Registration },
+    Remote(SubscriptionHandle),
 }
 
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Local { .. } => f.write_str("Subscription(local)"),
-            Source::Remote(feed) => f.debug_tuple("Subscription").field(feed).finish(),
+            Source::Remote(subscription) => {
+                f.debug_tuple("Subscription").field(subscription).finish()
+            }
         }
     }
 }
 
 impl<T: EventValue> Subscription<T> {
-    pub(super) const fn local(feed: Arc<LocalFeed<T>>, registration: Registration) -> Self {
-        Self { source: Source::Local { feed, _registration: registration } }
+    pub(super) const fn local(
+        subscription: Arc<LocalSubscriber<T>>,
+        registration: Registration,
+    ) -> Self {
+        Self { source: Source::Local { subscription, _registration: registration } }
     }
 
-    pub(crate) const fn remote(feed: FeedHandle) -> Self {
-        Self { source: Source::Remote(feed) }
+    pub(crate) const fn remote(subscription: SubscriptionHandle) -> Self {
+        Self { source: Source::Remote(subscription) }
     }
 
     /// The next value, or what came in its place; `None` when nothing follows. Cancel-safe. Within a task of tokio's it takes part in
@@ -75,14 +80,14 @@ impl<T: EventValue> Subscription<T> {
     pub(crate) fn held(&self) -> Held {
         match &self.source {
             Source::Local { .. } => Held::default(),
-            Source::Remote(feed) => feed.held(),
+            Source::Remote(subscription) => subscription.held(),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, EventError>>> {
         match &mut self.source {
-            Source::Local { feed, .. } => feed.poll(cx).map(Some),
-            Source::Remote(feed) => feed.poll(cx),
+            Source::Local { subscription, .. } => subscription.poll(cx).map(Some),
+            Source::Remote(subscription) => subscription.poll(cx),
         }
     }
 }

@@ -11,8 +11,8 @@ use witrpc_core::session::window::Window;
 
 use crate::context::RaisedTo as _;
 use crate::events::backlog::Account;
-use crate::events::feed::{Feed, Feeds};
-use crate::events::sink::RemoteSink;
+use crate::events::client_subscription::{ClientSubscription, ClientSubscriptions};
+use crate::events::remote_subscriber::RemoteSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::sync::lock;
 
@@ -26,13 +26,13 @@ pub(super) const MAX_WINDOW: u32 = 4096;
 #[derive(Debug)]
 pub(crate) struct Events {
     /// Our subscriptions at the peer.
-    pub(super) feeds: Mutex<Feeds>,
+    pub(super) subscriptions: Mutex<ClientSubscriptions>,
     /// Whether they wait for another connection when this one is lost.
-    pub(super) keep_feeds: bool,
+    pub(super) keep_subscriptions: bool,
     /// How far the peer may run ahead of our subscribers.
     pub(super) window: Window,
     /// The peer's subscriptions here.
-    pub(super) sinks: Mutex<HashMap<u32, (Arc<RemoteSink>, Registration)>>,
+    pub(super) subscribers: Mutex<HashMap<u32, (Arc<RemoteSubscriber>, Registration)>>,
     /// What waits for those, together.
     pub(super) backlogs: Arc<Account>,
     /// Those of them whose values wait for room in the sending queue, by their ids. Taken with the lock of such a one held.
@@ -43,12 +43,12 @@ pub(crate) struct Events {
 
 impl Events {
     /// For a side that holds so many bytes for its peer.
-    pub(crate) fn new(max_buffered: u64, keep_feeds: bool) -> Self {
+    pub(crate) fn new(max_buffered: u64, keep_subscriptions: bool) -> Self {
         Self {
-            feeds: Mutex::default(),
-            keep_feeds,
-            window: Feed::window(max_buffered),
-            sinks: Mutex::default(),
+            subscriptions: Mutex::default(),
+            keep_subscriptions,
+            window: ClientSubscription::window(max_buffered),
+            subscribers: Mutex::default(),
             backlogs: Account::new(max_buffered),
             held_back: Mutex::default(),
             has_held_back: AtomicBool::new(false),
@@ -56,30 +56,30 @@ impl Events {
     }
 
     /// Our subscriptions.
-    pub(crate) fn feed_count(&self) -> usize {
-        lock(&self.feeds).len()
+    pub(crate) fn subscription_count(&self) -> usize {
+        lock(&self.subscriptions).len()
     }
 
     /// The peer's.
-    pub(crate) fn sink_count(&self) -> usize {
-        lock(&self.sinks).len()
+    pub(crate) fn subscriber_count(&self) -> usize {
+        lock(&self.subscribers).len()
     }
 
     /// Takes the subscription of this id out of the table; returns whether it was there.
-    pub(crate) fn forget_feed(&self, id: u32) -> bool {
-        let feed = lock(&self.feeds).remove(id);
-        feed.is_some()
+    pub(crate) fn forget_subscription(&self, id: u32) -> bool {
+        let subscription = lock(&self.subscriptions).remove(id);
+        subscription.is_some()
     }
 
     /// The peer's subscribers.
-    pub(super) fn sinks(&self) -> Vec<Arc<RemoteSink>> {
-        lock(&self.sinks).values().map(|(sink, _)| Arc::clone(sink)).collect()
+    pub(super) fn subscribers(&self) -> Vec<Arc<RemoteSubscriber>> {
+        lock(&self.subscribers).values().map(|(subscriber, _)| Arc::clone(subscriber)).collect()
     }
 
     /// Lets the peer's subscribers go: the connection has ended.
-    pub(crate) fn drop_sinks(&self) {
-        let sinks = std::mem::take(&mut *lock(&self.sinks));
-        drop(sinks);
+    pub(crate) fn drop_subscribers(&self) {
+        let subscribers = std::mem::take(&mut *lock(&self.subscribers));
+        drop(subscribers);
     }
 
     /// Notes that values of a subscriber wait for room in the sending queue. Whoever makes room says so, and wakes the driver, which
@@ -107,9 +107,10 @@ impl Events {
         }
         let held_back = std::mem::take(&mut *lock(&self.held_back));
         for id in held_back {
-            let sink = lock(&self.sinks).get(&id).map(|(sink, _)| Arc::clone(sink));
-            if let Some(sink) = sink {
-                sink.resume();
+            let subscriber =
+                lock(&self.subscribers).get(&id).map(|(subscriber, _)| Arc::clone(subscriber));
+            if let Some(subscriber) = subscriber {
+                subscriber.resume();
             }
         }
     }
@@ -117,28 +118,28 @@ impl Events {
     /// Sends what waits for the peer's subscribers, as far as they take it. Returns whether that was all.
     pub(crate) fn flush(&self) -> bool {
         let mut all = true;
-        for sink in self.sinks() {
-            all &= sink.flush_all();
+        for subscriber in self.subscribers() {
+            all &= subscriber.flush_all();
         }
         all
     }
 
     /// What the peer's subscribers are told last, each the number of its next value. Nothing more is sent to them.
     pub(crate) fn finish(&self) -> Vec<(u32, u64)> {
-        self.sinks().iter().map(|sink| (sink.id(), sink.finish())).collect()
+        self.subscribers().iter().map(|subscriber| (subscriber.id(), subscriber.finish())).collect()
     }
 
     /// What is held for the peer's subscribers.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> Subscribed {
-        let sinks = self.sinks();
+        let subscribers = self.subscribers();
         let mut held = Subscribed {
-            sinks: Held::plain::<(RemoteSink, [usize; 3])>(sinks.len()),
+            subscribers: Held::plain::<(RemoteSubscriber, [usize; 3])>(subscribers.len()),
             held_back: Held::plain::<(u32, [usize; 3])>(lock(&self.held_back).len()),
-            most_under_way: sinks.iter().map(|sink| sink.most_under_way()).sum(),
+            most_under_way: subscribers.iter().map(|subscriber| subscriber.most_under_way()).sum(),
             ..Subscribed::default()
         };
-        for (backlog, under_way) in sinks.iter().map(|sink| sink.held()) {
+        for (backlog, under_way) in subscribers.iter().map(|subscriber| subscriber.held()) {
             held.backlogs += backlog;
             held.under_way += under_way;
         }

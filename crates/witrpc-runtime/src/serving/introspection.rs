@@ -10,7 +10,7 @@ use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::contract::introspection::DESCRIPTOR;
 
 use crate::calls::outcome::outcome;
-use crate::events::sink::{Attached, EventSink, unknown_event};
+use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
 use crate::serving::service::{Dispatch, Request, Service, answer, unknown_method};
 
 /// What a server says about itself.
@@ -98,7 +98,7 @@ impl Service for Introspection {
         }
     }
 
-    fn subscribe(&self, _event: usize, sink: EventSink) -> Attached {
-        unknown_event(sink)
+    fn subscribe(&self, _event: usize, subscriber: EventSubscriber) -> Attached {
+        unknown_event(subscriber)
     }
 }

@@ -15,7 +15,7 @@ use witrpc_core::wire::status::Status;
 
 use crate::calls::call::Remote;
 use crate::calls::outcome::OutcomeOf;
-use crate::events::sink::{Attached, EventSink};
+use crate::events::remote_subscriber::{Attached, EventSubscriber};
 use crate::link::reply::Reply;
 
 /// A service: what `XServer` implements for the implementation of `X` that it wraps.
@@ -29,7 +29,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Attaches a subscriber to the event at `event` in [`ServiceDescriptor::events`].
     #[doc(hidden)]
-    fn subscribe(&self, event: usize, sink: EventSink) -> Attached;
+    fn subscribe(&self, event: usize, subscriber: EventSubscriber) -> Attached;
 }
 
 /// The client side of a contract: what `XClient` implements.

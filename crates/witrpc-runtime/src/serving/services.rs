@@ -12,7 +12,7 @@ use witrpc_core::user_code::catch;
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::wire::message::Head;
 
-use crate::events::sink::EventSink;
+use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::serving::introspection::{Introspection, ServerDescription};
 use crate::serving::service::Service;
@@ -93,10 +93,10 @@ impl Services {
         &self,
         service: u16,
         event: u16,
-        sink: EventSink,
+        subscriber: EventSubscriber,
     ) -> Option<Registration> {
         let entry = self.entries.get(usize::from(service))?;
-        catch(|| entry.service.subscribe(usize::from(event), sink).0).ok().flatten()
+        catch(|| entry.service.subscribe(usize::from(event), subscriber).0).ok().flatten()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -11,7 +11,7 @@ use witrpc_core::Error;
 use witrpc_core::held::{self, Held};
 
 use crate::context::CallContext;
-use crate::events::sink::EventSink;
+use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::host::Request;
 use crate::link::sync::lock;
@@ -99,9 +99,9 @@ impl Served {
         &self,
         service: u16,
         event: u16,
-        sink: EventSink,
+        subscriber: EventSubscriber,
     ) -> Option<Registration> {
-        self.services.subscribe(service, event, sink)
+        self.services.subscribe(service, event, subscriber)
     }
 
     /// The driver has read a request, and serves it next. Said under the lock of the receiving half.

@@ -26,7 +26,7 @@ use witrpc_core::limits::Limits;
 use witrpc_core::session::outbound::{MAX_ANSWERS, MAX_STREAMS};
 use witrpc_core::wire::fields::{len_u64, u32_len, u64_len};
 
-use crate::events::feed::Feed;
+use crate::events::client_subscription::ClientSubscription;
 use crate::events::table::MAX_SUBSCRIPTIONS;
 use crate::fuzz_support::session::LIMITS;
 use crate::streams::outlet::{BATCH, BATCH_BYTES};
@@ -79,7 +79,7 @@ pub(super) fn check(mut held: Holdings, theirs: &Limits, program: &Program) {
 ///
 /// [`Window::takes`]: witrpc_core::session::window::Window::takes
 pub(super) fn check_values(held: Held) {
-    let window = Feed::window(LIMITS.max_buffered);
+    let window = ClientSubscription::window(LIMITS.max_buffered);
     let values = u32_len(window.values);
     let size = 2 * window.bytes + VALUE * len_u64(values);
     let most = values + u64_len(2 * window.bytes / VALUE) + 1;
@@ -105,16 +105,16 @@ fn received(held: &Holdings, program: &Program) -> u64 {
 fn sent(held: &Holdings, theirs: &Limits, program: &Program) -> u64 {
     let (ours, in_flight) = (LIMITS.max_buffered, u64::from(LIMITS.max_in_flight));
     let (queued, subscribed) = (&held.queued, &held.subscribed);
-    let sinks = len_u64(subscribed.sinks.entries);
-    let capacity = program.capacity * subscribed.sinks.entries;
-    let backlogs = ours + sinks * (program.value + VALUE);
+    let subscribers = len_u64(subscribed.subscribers.entries);
+    let capacity = program.capacity * subscribed.subscribers.entries;
+    let backlogs = ours + subscribers * (program.value + VALUE);
     let backlog = subscribed.backlogs.size + VALUE * len_u64(subscribed.backlogs.entries);
     assert!(backlog <= backlogs, "{held:?}");
     // With the answer of a handler, what waits for all subscribers.
-    let values = sinks * (ours / 8 + program.value) + QUEUED * len_u64(capacity);
+    let values = subscribers * (ours / 8 + program.value) + QUEUED * len_u64(capacity);
     let answers = (in_flight + 1) * (program.answer + QUEUED + values);
     let requests = len_u64(program.calls) * (program.request + QUEUED);
-    let marks = QUEUED * sinks;
+    let marks = QUEUED * subscribers;
     let queue = ours.min(theirs.max_buffered);
     let most = queue + program.value + QUEUED + marks + answers + requests;
     let all = queued.events + queued.messages;
@@ -147,9 +147,9 @@ fn tables(held: &Holdings, program: &Program) -> u64 {
         ("streams unread", held.unread, held.inlets.entries + program.streams + TURN),
         ("streams written", held.outlets, queued.lanes.entries),
         ("lanes", queued.lanes, MAX_STREAMS),
-        ("subscribers", subscribed.sinks, MAX_SUBSCRIPTIONS),
+        ("subscribers", subscribed.subscribers, MAX_SUBSCRIPTIONS),
         ("values under way", subscribed.under_way, subscribed.most_under_way),
-        ("subscribers that wait", subscribed.held_back, subscribed.sinks.entries),
+        ("subscribers that wait", subscribed.held_back, subscribed.subscribers.entries),
     ];
     for (what, held, most) in entries {
         assert!(held.entries <= most, "{most} {what}, and not {held:?}");

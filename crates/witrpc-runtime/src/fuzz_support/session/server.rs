@@ -20,7 +20,7 @@ use witrpc_core::wire::status::Status;
 use crate::builder::WitServerBuilder;
 use crate::events::backlog::Overflow;
 use crate::events::event::{Event, attach};
-use crate::events::sink::{Attached, EventSink};
+use crate::events::remote_subscriber::{Attached, EventSubscriber};
 use crate::fuzz_support::session::peer::{Peer, limits};
 use crate::fuzz_support::session::{LIMITS, ROUNDS, bounds, burst, read_some, rounds};
 use crate::link::reply::Reply;
@@ -283,11 +283,11 @@ impl Service for Program {
         }
     }
 
-    fn subscribe(&self, event: usize, sink: EventSink) -> Attached {
+    fn subscribe(&self, event: usize, subscriber: EventSubscriber) -> Attached {
         match event {
-            0 => attach(&self.small, sink),
-            1 => attach(&self.fussy, sink),
-            _ => crate::events::sink::unknown_event(sink),
+            0 => attach(&self.small, subscriber),
+            1 => attach(&self.fussy, subscriber),
+            _ => crate::events::remote_subscriber::unknown_event(subscriber),
         }
     }
 }

@@ -35,24 +35,24 @@ use crate::link::sending::Sends;
 use crate::link::sync::lock;
 
 /// What a subscriber needs of its connection.
-pub(crate) trait SinkHost: Host {
+pub(crate) trait SubscriberHost: Host {
     /// Notes that values of this subscriber wait for nothing but room in the sending queue: there is no acknowledgement to come
-    /// that would send them. Said once until it is [resumed](RemoteSink::resume).
+    /// that would send them. Said once until it is [resumed](RemoteSubscriber::resume).
     fn hold_back(&self, subscription: u32);
 }
 
 /// Sends a value to a subscriber of the peer; returns its place among the events, for as long as it waits.
-fn send_event(host: &dyn SinkHost, id: u32, number: u64, content: Content) -> u64 {
+fn send_event(host: &dyn SubscriberHost, id: u32, number: u64, content: Content) -> u64 {
     let event = Outgoing::new(Kind::Event, u64::from(id), content, (0, 0, number), None);
     push_event(host, |outbound| outbound.push_event(event))
 }
 
 /// Tells a subscriber of the peer the number of its next value. `last` is the place of its last such mark.
-fn send_mark(host: &dyn SinkHost, id: u32, number: u64, last: u64) -> u64 {
+fn send_mark(host: &dyn SubscriberHost, id: u32, number: u64, last: u64) -> u64 {
     push_event(host, |outbound| outbound.push_event_mark(id, number, last))
 }
 
-fn push_event(host: &dyn SinkHost, push: impl FnOnce(&mut Outbound) -> u64) -> u64 {
+fn push_event(host: &dyn SubscriberHost, push: impl FnOnce(&mut Outbound) -> u64) -> u64 {
     let mut place = 0;
     host.with_outbound(|outbound| {
         place = push(outbound);
@@ -64,8 +64,8 @@ fn push_event(host: &dyn SinkHost, push: impl FnOnce(&mut Outbound) -> u64) -> u
 }
 
 /// One subscriber.
-pub(crate) struct RemoteSink {
-    connection: Weak<dyn SinkHost>,
+pub(crate) struct RemoteSubscriber {
+    connection: Weak<dyn SubscriberHost>,
     codec: Codec,
     id: u32,
     window: Window,
@@ -105,16 +105,16 @@ struct UnderWay {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooManyAcks;
 
-impl fmt::Debug for RemoteSink {
+impl fmt::Debug for RemoteSubscriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteSink").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("RemoteSubscriber").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-impl RemoteSink {
+impl RemoteSubscriber {
     /// A subscriber for which no more than `share` bytes are to wait here, and no more than is left of the `account`.
     pub(crate) fn new(
-        connection: Weak<dyn SinkHost>,
+        connection: Weak<dyn SubscriberHost>,
         link: &Link,
         id: u32,
         window: Window,
@@ -195,7 +195,7 @@ impl RemoteSink {
     }
 
     /// Has the connection send what waits for nothing but room in its queue.
-    fn hold_back(&self, state: &mut State, connection: &dyn SinkHost) {
+    fn hold_back(&self, state: &mut State, connection: &dyn SubscriberHost) {
         let waits = !state.backlog.is_empty() && state.may_send(self.window);
         if waits && !std::mem::replace(&mut state.held_back, true) {
             connection.hold_back(self.id);
@@ -253,7 +253,7 @@ impl RemoteSink {
         self.send_waiting(state, &*connection);
     }
 
-    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &dyn SinkHost) {
+    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &dyn SubscriberHost) {
         while state.may_send(self.window) && !connection.link().is_backed_up() {
             let Some(waiting) = state.backlog.pop() else { break };
             state.send(connection, self.id, waiting.number, waiting.value);
@@ -265,7 +265,7 @@ impl RemoteSink {
 
     /// Sends what waits, beyond the window too, as far as the subscriber takes it. Returns the place of the last among the
     /// connection's events, and whether that was all.
-    fn flush_to(&self, connection: &dyn SinkHost) -> (u64, bool) {
+    fn flush_to(&self, connection: &dyn SubscriberHost) -> (u64, bool) {
         let mut state = lock(&self.state);
         while self.may_flush(&state) {
             let Some(waiting) = state.backlog.pop() else { break };
@@ -301,7 +301,7 @@ impl RemoteSink {
     }
 
     /// Tells the subscriber of values that were dropped, if none waits that would show it.
-    fn mark(&self, state: &mut State, connection: &dyn SinkHost) {
+    fn mark(&self, state: &mut State, connection: &dyn SubscriberHost) {
         let next = state.backlog.next_number();
         if !state.ended && state.backlog.is_empty() && state.told < next {
             state.mark = send_mark(connection, self.id, next, state.mark);
@@ -318,7 +318,7 @@ impl RemoteSink {
     }
 }
 
-impl RaisedTo for RemoteSink {
+impl RaisedTo for RemoteSubscriber {
     fn id(&self) -> u32 {
         self.id
     }
@@ -338,7 +338,7 @@ impl State {
     }
 
     /// Within the lock, so that numbers leave in order.
-    fn send(&mut self, connection: &dyn SinkHost, id: u32, number: u64, content: Content) {
+    fn send(&mut self, connection: &dyn SubscriberHost, id: u32, number: u64, content: Content) {
         let size = content.size();
         let event = send_event(connection, id, number, content);
         self.under_way.push_back(UnderWay { size, event });
@@ -350,7 +350,7 @@ impl State {
 /// A subscriber, on its way to its event.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct EventSink(pub(crate) Arc<RemoteSink>);
+pub struct EventSubscriber(pub(crate) Arc<RemoteSubscriber>);
 
 /// A subscriber at its event, or the news that there is no such event.
 #[doc(hidden)]
@@ -360,6 +360,6 @@ pub struct Attached(pub(crate) Option<Registration>);
 /// The answer for an event that the service does not have.
 #[doc(hidden)]
 #[must_use]
-pub fn unknown_event(_sink: EventSink) -> Attached {
+pub fn unknown_event(_subscriber: EventSubscriber) -> Attached {
     Attached(None)
 }

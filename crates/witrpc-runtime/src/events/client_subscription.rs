@@ -27,9 +27,9 @@ const WINDOW_VALUES: u32 = 256;
 const EARLIER_WINDOWS: u32 = 4;
 
 /// What a subscription needs of the connection that its values come over.
-pub(crate) trait FeedHost: Host {
+pub(crate) trait SubscriptionHost: Host {
     /// Takes the subscription of this id out of the table; returns whether it was there.
-    fn forget_feed(&self, id: u32) -> bool;
+    fn forget_subscription(&self, id: u32) -> bool;
 }
 
 /// Where subscriptions go: to a client, which keeps them over its connections, or to the peer of one connection.
@@ -40,10 +40,10 @@ pub(crate) trait Subscribable: Send + Sync + fmt::Debug {
     fn max_buffered(&self) -> u64;
 
     /// Takes a new subscription in.
-    fn add_feed(&self, feed: &Arc<Feed>);
+    fn add_subscription(&self, subscription: &Arc<ClientSubscription>);
 
     /// Forgets a subscription.
-    fn remove_feed(&self, feed: &Arc<Feed>);
+    fn remove_subscription(&self, subscription: &Arc<ClientSubscription>);
 }
 
 /// A contract's event at a client.
@@ -74,20 +74,20 @@ impl RemoteEvent {
         format!("{}.{}", self.descriptor.name, self.descriptor.events[self.index].name)
     }
 
-    pub(crate) fn subscribe(&self) -> FeedHandle {
-        let feed = Arc::new(Feed {
+    pub(crate) fn subscribe(&self) -> SubscriptionHandle {
+        let subscription = Arc::new(ClientSubscription {
             descriptor: self.descriptor,
             index: self.index,
             max_buffered: self.callee.max_buffered(),
             state: Mutex::new(State::default()),
         });
-        self.callee.add_feed(&feed);
-        FeedHandle { callee: Arc::clone(&self.callee), feed }
+        self.callee.add_subscription(&subscription);
+        SubscriptionHandle { callee: Arc::clone(&self.callee), subscription }
     }
 }
 
-/// One subscription. The connection pushes into it, the [`FeedHandle`] takes out.
-pub(crate) struct Feed {
+/// One subscription. The connection pushes into it, the [`SubscriptionHandle`] takes out.
+pub(crate) struct ClientSubscription {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) index: usize,
     /// What this side holds for the other.
@@ -95,9 +95,11 @@ pub(crate) struct Feed {
     state: Mutex<State>,
 }
 
-impl fmt::Debug for Feed {
+impl fmt::Debug for ClientSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feed").field("event", &self.event().name).finish_non_exhaustive()
+        f.debug_struct("ClientSubscription")
+            .field("event", &self.event().name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +111,7 @@ struct State {
     /// The number that the next value should have: of this connection, or of the one it came over.
     expected: u64,
     /// Where the values come from, under which id.
-    origin: Option<(Weak<dyn FeedHost>, u32)>,
+    origin: Option<(Weak<dyn SubscriptionHost>, u32)>,
     /// Whether there was a connection before this one.
     connected_before: bool,
     /// Values, and their bytes, that have been taken and not yet acknowledged.
@@ -135,7 +137,7 @@ enum Item {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
-impl Feed {
+impl ClientSubscription {
     pub(crate) fn event(&self) -> &'static EventDescriptor {
         &self.descriptor.events[self.index]
     }
@@ -146,7 +148,7 @@ impl Feed {
     }
 
     /// From here on the values come from `connection`.
-    pub(crate) fn begin(&self, connection: Weak<dyn FeedHost>, id: u32) {
+    pub(crate) fn begin(&self, connection: Weak<dyn SubscriptionHost>, id: u32) {
         let mut state = lock(&self.state);
         if state.connected_before {
             state.earlier += state.waiting_here();
@@ -268,7 +270,7 @@ impl State {
     }
 
     /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
-    fn take(&mut self, size: u64, window: Window) -> Option<(Arc<dyn FeedHost>, u32, u32)> {
+    fn take(&mut self, size: u64, window: Window) -> Option<(Arc<dyn SubscriptionHost>, u32, u32)> {
         if self.earlier > 0 {
             // Its connection is gone; this one's server knows nothing of it.
             self.earlier -= 1;
@@ -289,19 +291,19 @@ impl State {
     }
 }
 
-/// The subscriber's end of a [`Feed`].
-pub(crate) struct FeedHandle {
+/// The subscriber's end of a [`ClientSubscription`].
+pub(crate) struct SubscriptionHandle {
     callee: Arc<dyn Subscribable>,
-    feed: Arc<Feed>,
+    subscription: Arc<ClientSubscription>,
 }
 
-impl fmt::Debug for FeedHandle {
+impl fmt::Debug for SubscriptionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.feed.fmt(f)
+        self.subscription.fmt(f)
     }
 }
 
-impl FeedHandle {
+impl SubscriptionHandle {
     pub(crate) fn poll<T: EventValue>(
         &self,
         cx: &mut Context<'_>,
@@ -315,7 +317,7 @@ impl FeedHandle {
     }
 
     fn take(&self, cx: &Context<'_>) -> Poll<Option<Result<Content, EventError>>> {
-        let mut state = lock(&self.feed.state);
+        let mut state = lock(&self.subscription.state);
         let expected = state.expected;
         while let Some(Item::Mark(number)) = state.queue.front() {
             if *number > expected {
@@ -340,7 +342,7 @@ impl FeedHandle {
             Some(Item::Value { number, content }) => {
                 // The number is the peer's word.
                 state.expected = number.saturating_add(1);
-                let window = Feed::window(self.feed.max_buffered);
+                let window = ClientSubscription::window(self.subscription.max_buffered);
                 let ack = state.take(content.size(), window);
                 drop(state);
                 if let Some((connection, id, taken)) = ack {
@@ -366,7 +368,11 @@ impl FeedHandle {
         let arrived = content.take_arrived();
         codec.deserialize(content.body(), arrived).map_err(|reason| {
             EventError::Malformed(Error::Deserialize {
-                what: format!("event {}.{}", self.feed.descriptor.name, self.feed.event().name),
+                what: format!(
+                    "event {}.{}",
+                    self.subscription.descriptor.name,
+                    self.subscription.event().name
+                ),
                 serializer: codec.name().to_owned(),
                 reason: reason.to_string(),
             })
@@ -375,15 +381,15 @@ impl FeedHandle {
 }
 
 #[cfg(all(feature = "json", any(test, fuzzing)))]
-impl FeedHandle {
+impl SubscriptionHandle {
     pub(crate) fn held(&self) -> Held {
-        self.feed.held()
+        self.subscription.held()
     }
 }
 
-impl Drop for FeedHandle {
+impl Drop for SubscriptionHandle {
     fn drop(&mut self) {
-        let mut state = lock(&self.feed.state);
+        let mut state = lock(&self.subscription.state);
         state.ended = true;
         let origin = state.origin.take();
         let queue = std::mem::take(&mut state.queue);
@@ -391,7 +397,7 @@ impl Drop for FeedHandle {
         drop(queue);
         if let Some((connection, id)) = origin {
             if let Some(connection) = connection.upgrade() {
-                if connection.forget_feed(id) {
+                if connection.forget_subscription(id) {
                     connection.send(|outbound| {
                         outbound.unsubscribe(id);
                         Ok(())
@@ -399,28 +405,28 @@ impl Drop for FeedHandle {
                 }
             }
         }
-        self.callee.remove_feed(&self.feed);
+        self.callee.remove_subscription(&self.subscription);
     }
 }
 
-/// The feeds of one connection, by id.
+/// The subscriptions of one connection, by id.
 #[derive(Debug, Default)]
-pub(crate) struct Feeds {
+pub(crate) struct ClientSubscriptions {
     next: u32,
-    live: std::collections::HashMap<u32, Arc<Feed>>,
+    live: std::collections::HashMap<u32, Arc<ClientSubscription>>,
 }
 
-impl Feeds {
-    /// Adds a feed; ids are never used again within a connection. `None` once there are no more.
-    pub(crate) fn add(&mut self, feed: Arc<Feed>) -> Option<u32> {
+impl ClientSubscriptions {
+    /// Adds a subscription; ids are never used again within a connection. `None` once there are no more.
+    pub(crate) fn add(&mut self, subscription: Arc<ClientSubscription>) -> Option<u32> {
         let id = self.next;
         self.next = id.checked_add(1)?;
-        self.live.insert(id, feed);
+        self.live.insert(id, subscription);
         Some(id)
     }
 
-    /// The feed of this id; `Err` if there has never been one.
-    pub(crate) fn get(&self, id: u64) -> Result<Option<&Arc<Feed>>, Overrun> {
+    /// The subscription of this id; `Err` if there has never been one.
+    pub(crate) fn get(&self, id: u64) -> Result<Option<&Arc<ClientSubscription>>, Overrun> {
         let id = u32::try_from(id).map_err(|_| Overrun)?;
         if id >= self.next {
             return Err(Overrun);
@@ -428,13 +434,13 @@ impl Feeds {
         Ok(self.live.get(&id))
     }
 
-    pub(crate) fn remove(&mut self, id: u32) -> Option<Arc<Feed>> {
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Arc<ClientSubscription>> {
         self.live.remove(&id)
     }
 
-    /// Takes all feeds out: they end with this connection, or go on with the next.
-    pub(crate) fn take(&mut self) -> Vec<Arc<Feed>> {
-        self.live.drain().map(|(_, feed)| feed).collect()
+    /// Takes all subscriptions out: they end with this connection, or go on with the next.
+    pub(crate) fn take(&mut self) -> Vec<Arc<ClientSubscription>> {
+        self.live.drain().map(|(_, subscription)| subscription).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -442,9 +448,9 @@ impl Feeds {
     }
 }
 
-/// Ends feeds with their connection.
-pub(crate) fn end_all(feeds: Vec<Arc<Feed>>, reason: &CloseReason) {
-    for feed in feeds {
-        feed.end(EventError::Closed(reason.clone()));
+/// Ends subscriptions with their connection.
+pub(crate) fn end_all(subscriptions: Vec<Arc<ClientSubscription>>, reason: &CloseReason) {
+    for subscription in subscriptions {
+        subscription.end(EventError::Closed(reason.clone()));
     }
 }

@@ -7,12 +7,12 @@ use witrpc_core::{CloseReason, Error};
 
 use crate::events::backlog::{Backlog, Overflow, Pushed, Room, Waiting};
 use crate::events::error::EventError;
-use crate::events::subscriber::{Encoded, EventValue, Sink};
+use crate::events::subscriber::{Encoded, EventValue, Subscriber};
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::sync::lock;
 
 /// A subscriber in the process of the service.
-pub(super) struct LocalFeed<T> {
+pub(super) struct LocalSubscriber<T> {
     state: Mutex<LocalState<T>>,
     room: Arc<Room>,
 }
@@ -25,7 +25,7 @@ struct LocalState<T> {
     disconnected: bool,
 }
 
-impl<T> LocalFeed<T> {
+impl<T> LocalSubscriber<T> {
     pub(super) fn new(overflow: Overflow, capacity: usize, room: Arc<Room>) -> Arc<Self> {
         // What a value takes in memory is not known here.
         let backlog = Backlog::new(overflow, capacity, u64::MAX);
@@ -63,7 +63,7 @@ impl<T> LocalFeed<T> {
     }
 }
 
-impl<T: EventValue> Sink<T> for LocalFeed<T> {
+impl<T: EventValue> Subscriber<T> for LocalSubscriber<T> {
     fn deliver(&self, value: &T, _encoded: &mut Encoded) -> Result<(), Error> {
         let value = value.clone();
         let mut dropped = Vec::new();
