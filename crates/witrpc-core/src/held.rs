@@ -92,13 +92,13 @@ pub struct Holdings {
     pub answers: Held,
     pub slots: Held,
     /// Streams that are read here, and of these the items that are on the messages' account, and on that of the windows.
-    pub inlets: Held,
+    pub receivers: Held,
     pub charged_items: Held,
     pub items: Held,
     /// Streams that nobody reads, of which the peer has not been told.
     pub unread: Held,
     /// Streams that are written here, and items that were polled and wait for room in the queue.
-    pub outlets: Held,
+    pub senders: Held,
     pub polled: Held,
     pub queued: Queued,
     pub subscribed: Subscribed,
@@ -116,9 +116,9 @@ impl Holdings {
     pub fn memory(&self) -> u64 {
         let Queued { control, notices, events, messages, of_streams, lanes } = self.queued;
         let Subscribed { subscribers, backlogs, under_way, held_back, .. } = self.subscribed;
-        let received = self.on_account() + self.items + self.inlets + self.unread + self.slots;
+        let received = self.on_account() + self.items + self.receivers + self.unread + self.slots;
         let sent = control + notices + events + messages + of_streams + lanes;
         let events = subscribers + backlogs + under_way + held_back;
-        (received + sent + events + self.outlets + self.polled).memory
+        (received + sent + events + self.senders + self.polled).memory
     }
 }

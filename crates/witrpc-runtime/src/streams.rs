@@ -3,8 +3,8 @@
 //! 1. Serializing a value takes each `Streaming` out of it, and leaves a reference to the message's attachments in its place. Dropping
 //!    the message before it is queued drops the user's stream.
 //! 2. When the message is queued, in one step under `outbound`, each of its streams gets an id and a lane of its own, and a stream
-//!    sender in the connection's table (`writing`). Then each gets a task (`producer`), which waits for credit.
-//! 3. The receiving side learns of the streams from the message's head, and makes a stream receiver for each (`adopting`). Its handle
+//!    sender in the connection's table (`writing`, `sender`). Then each gets a task (`producer`), which waits for credit.
+//! 3. The receiving side learns of the streams from the message's head, and makes a stream receiver for each (`adopting`). Its reader
 //!    stays with the content until somebody deserializes it. Dropping the handle cancels the stream, wherever that happens: in a call
 //!    that is gone, arguments that do not deserialize, an answer that nobody waits for. As any lock may be held then, the destructor
 //!    only leaves word for the driver.
@@ -27,11 +27,11 @@
 
 pub(crate) mod adopting;
 pub(crate) mod host;
-pub(crate) mod inlet;
-pub(crate) mod outlet;
 pub(crate) mod producer;
 pub(crate) mod reader;
 pub(crate) mod reading;
+pub(crate) mod receiver;
+pub(crate) mod sender;
 pub(crate) mod streaming;
 pub(crate) mod table;
 pub(crate) mod windows;

@@ -1,8 +1,8 @@
-//! The receiving end of a stream: what has come and has not been taken, and how much more may.
+//! The receiving end of a stream: items that have arrived and were not taken, and the credit for more.
 //!
-//! An item that its window covers is on the window's account, which the connection bounds as a whole, and no longer on that
-//! of the messages: so a stream that nobody reads holds up nobody else. Only the one item that may exceed a window stays on the
-//! messages' account until it is taken.
+//! An item that the window covers is charged to the window, and no longer to the connection's account for messages. The connection
+//! bounds all windows together. So a stream that is not read blocks nothing else. Only the one item that may exceed a window stays on
+//! the account for messages until it is taken.
 
 use std::collections::VecDeque;
 
@@ -13,26 +13,26 @@ use crate::session::ledger::Charge;
 use crate::session::window::{Allowance, Window, signed};
 use crate::values::content::Content;
 
-/// Items that a sender may be ahead, unless one of the two sides says otherwise.
+/// The default window, in items, unless either side sets another.
 const WINDOW_ITEMS: u32 = 256;
-/// What an item takes in memory beside its size, about: so many bytes of a window it takes for each item that it allows.
+/// About what an item takes in memory in addition to its size. A window has one item for each of these bytes.
 const ITEM_COST: u64 = 128;
 
-/// A stream that comes from the peer.
+/// The state of a stream that the peer sends.
 #[derive(Debug)]
-pub struct StreamReceiver {
-    /// The largest window that the sender takes; 0 is any.
+pub struct ReceiverState {
+    /// The largest window, in items, that the sender allows; 0 is no limit.
     most: u32,
     queue: VecDeque<(Content, Charge)>,
-    /// The number of the item that came last.
+    /// The number of the item that arrived last.
     last: u64,
-    /// Known once the first credit has been given.
+    /// `None` until the first credit.
     window: Option<Window>,
     left: Allowance,
-    /// What has been taken since credit was given.
+    /// Items and bytes that were taken since the last credit.
     taken: (u32, u64),
     end: Option<End>,
-    /// Nobody takes it any more; it stays in the table until the sender has ended it.
+    /// The reader is gone. The stream stays in the table until the sender has ended it.
     cancelled: bool,
 }
 
@@ -40,21 +40,21 @@ pub struct StreamReceiver {
 #[derive(Debug)]
 struct End(Option<Error>);
 
-/// The sender broke a rule; the text says which.
+/// The sender broke the rule that the text names.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken(pub &'static str);
 
-/// What a reader gets of a stream.
+/// What a reader takes from a stream.
 #[derive(Debug)]
 pub enum Next {
-    /// An item, its place on the messages' account, and the credit to give back, if that is worth a frame.
+    /// An item, its charge on the account for messages, and the credit to return, if it is enough for a frame.
     Item(Content, Charge, Option<(u32, u64)>),
-    /// Its end. An error is told once.
+    /// The end of the stream. An error is returned once.
     End(Option<Error>),
 }
 
-impl StreamReceiver {
-    /// A stream whose sender lets its reader be so many items behind; 0 if it does not say.
+impl ReceiverState {
+    /// A stream whose sender allows a window of at most `most` items; 0 is no limit.
     #[must_use]
     pub fn new(most: u32) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl StreamReceiver {
         }
     }
 
-    /// Takes an item in; it comes back if nobody reads the stream any more. [wire.stream.item]
+    /// Stores an item. Returns the item if the stream is not read any more. [wire.stream.item]
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl StreamReceiver {
         Ok(None)
     }
 
-    /// Nothing follows what has come. Counts once; returns whether it does.
+    /// Ends the stream. Returns whether this was the first call; later ones have no effect.
     pub fn end(&mut self, error: Option<Error>) -> bool {
         let is_first = self.end.is_none();
         if is_first {
@@ -107,7 +107,7 @@ impl StreamReceiver {
         is_first
     }
 
-    /// Opens it by its first credit, within `bytes`; returns that credit. [wire.stream.credit]
+    /// Grants the first credit, at most `bytes`; returns it. [wire.stream.credit]
     pub fn open(&mut self, wanted: u32, bytes: u64) -> Window {
         let items = if wanted == 0 { WINDOW_ITEMS } else { wanted };
         let most = if self.most == 0 { u32::MAX } else { self.most };
@@ -124,7 +124,7 @@ impl StreamReceiver {
         self.window.is_some()
     }
 
-    /// Whether it has ended; what has come may still be there.
+    /// Whether the stream has ended; items may still be waiting.
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         self.end.is_some()
@@ -136,13 +136,13 @@ impl StreamReceiver {
         !self.queue.is_empty() || self.has_ended()
     }
 
-    /// Whether nothing is held, and nothing can come.
+    /// Whether no item is held and none can arrive.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.queue.is_empty() && (self.has_ended() || self.cancelled)
     }
 
-    /// What is there: an item, the end, or nothing yet.
+    /// Takes the next item, or the end; `None` if neither has arrived.
     pub fn take(&mut self) -> Option<Next> {
         if let Some((content, charge)) = self.queue.pop_front() {
             let credit = self.take_credit(content.size());
@@ -151,7 +151,7 @@ impl StreamReceiver {
         self.end.as_mut().map(|end| Next::End(end.0.take()))
     }
 
-    /// Notes that an item was taken; returns the credit to give back, if that is worth a frame.
+    /// Notes that an item was taken. Returns the credit to send, if it is enough for a frame.
     fn take_credit(&mut self, size: u64) -> Option<(u32, u64)> {
         let window = self.window?;
         self.taken.0 += 1;
@@ -165,13 +165,13 @@ impl StreamReceiver {
         Some((items, bytes))
     }
 
-    /// Nobody reads it any more; returns what was not taken, for the caller to drop.
+    /// Notes that the reader is gone. Returns the items that were not taken, for the caller to drop.
     pub fn cancel(&mut self) -> VecDeque<(Content, Charge)> {
         self.cancelled = true;
         std::mem::take(&mut self.queue)
     }
 
-    /// Items on the messages' account, and on the window's.
+    /// Items that are charged to the account for messages, and those that the window covers.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     #[must_use]
     pub fn held(&self) -> (Held, Held) {
@@ -187,16 +187,16 @@ impl StreamReceiver {
 
 #[cfg(test)]
 mod tests {
-    use super::{Broken, StreamReceiver};
+    use super::{Broken, ReceiverState};
     use crate::session::ledger::{Charge, Ledger};
     use crate::values::content::Content;
 
-    fn stream(most: u32) -> StreamReceiver {
-        StreamReceiver::new(most)
+    fn stream(most: u32) -> ReceiverState {
+        ReceiverState::new(most)
     }
 
     fn push(
-        stream: &mut StreamReceiver,
+        stream: &mut ReceiverState,
         number: u64,
         len: usize,
         charge: Charge,

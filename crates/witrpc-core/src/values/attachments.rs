@@ -250,10 +250,10 @@ pub fn read_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Incomin
         ));
     }
     let place = read_reference(deserializer, Kind::Stream)?;
-    let inlet = with_tables(|Tables { arrived, .. }| {
+    let stream = with_tables(|Tables { arrived, .. }| {
         arrived.as_mut()?.incoming.get_mut(crate::wire::fields::u32_len(place))?.take()
     });
-    inlet.ok_or_else(|| {
+    stream.ok_or_else(|| {
         serde::de::Error::custom(format!("there is no stream {place}, or it was taken before"))
     })
 }

@@ -31,7 +31,7 @@ use crate::events::event::Event;
 use crate::link::fairness::{SMALL_SIZE, Step};
 use crate::link::poller::Poll as Polling;
 use crate::link::timers::{Gone, Timer};
-use crate::streams::reader::InletHandle;
+use crate::streams::reader::StreamReader;
 
 /// A contract on the other side, over whichever connection there is at the moment. Generated clients wrap it.
 #[doc(hidden)]
@@ -555,7 +555,7 @@ impl<R> Call<R> {
         let mut arrived = content.take_arrived();
         // As a subscription does: who reads a stream need not hold the client as well.
         for stream in arrived.iter_mut().flat_map(|arrived| arrived.incoming.iter_mut().flatten()) {
-            if let Some(handle) = stream.inner_mut::<InletHandle>() {
+            if let Some(handle) = stream.inner_mut::<StreamReader>() {
                 handle.keep(Arc::clone(&self.remote.callee).kept_by_streams());
             }
         }

@@ -1,4 +1,4 @@
-//! Streams that come with a message.
+//! Streams within a message that has arrived.
 
 use std::sync::Arc;
 
@@ -10,41 +10,44 @@ use witrpc_core::wire::message::StreamEntry;
 
 use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
-use crate::streams::inlet::Inlet;
-use crate::streams::reader::InletHandle;
+use crate::streams::reader::StreamReader;
+use crate::streams::receiver::StreamReceiver;
 
-/// What is done with the streams of a message that has come.
+/// Registers the streams of messages that arrive.
 pub(crate) trait AdoptsStreams: StreamHost {
-    /// Takes note of the streams of a message that has come, whether anybody will read them or not. [wire.streams]
+    /// Registers the streams of a message, whether they will be read or not. [wire.streams]
     fn adopt_streams(&self, content: &mut Content) -> Result<(), Error> {
         let Some(StreamTable::Table(table)) = content.streams() else { return Ok(()) };
         if table.is_empty() {
             return Ok(());
         }
-        let inlets = self.add_inlets(table)?;
-        // Made with no lock held: dropping a handle takes `unread`.
-        let handle = |inlet| InletHandle::new(inlet, self.stream_host(), self.link().codec.clone());
-        let handles =
-            inlets.into_iter().map(|inlet| Some(IncomingStream::new(handle(inlet)))).collect();
+        let receivers = self.add_receivers(table)?;
+        // Created with no lock held: dropping a `StreamReader` takes the lock of `unread`.
+        let handle =
+            |receiver| StreamReader::new(receiver, self.stream_host(), self.link().codec.clone());
+        let handles = receivers
+            .into_iter()
+            .map(|receiver| Some(IncomingStream::new(handle(receiver))))
+            .collect();
         content.set_streams(StreamTable::Incoming(handles));
         Ok(())
     }
 
-    fn add_inlets(&self, table: &[StreamEntry]) -> Result<Vec<Arc<Inlet>>, Error> {
+    fn add_receivers(&self, table: &[StreamEntry]) -> Result<Vec<Arc<StreamReceiver>>, Error> {
         let mut streams = lock(&self.streams().table);
-        if streams.inlets.len() + table.len() > MAX_STREAMS {
+        if streams.receivers.len() + table.len() > MAX_STREAMS {
             return Err(Error::Protocol("more streams than may be open".to_owned()));
         }
         let mut added = Vec::with_capacity(table.len());
         for entry in table {
-            let inlet = Inlet::new(*entry);
+            let receiver = StreamReceiver::new(*entry);
             if let Some(reason) = self.link().closed().filter(|_| streams.closed) {
-                // It came as the connection ended: whoever reads it is to hear of that.
-                inlet.close(reason);
-            } else if streams.inlets.insert(entry.id, Arc::clone(&inlet)).is_some() {
+                // The stream arrived as the connection ended: its reader gets the reason.
+                receiver.close(reason);
+            } else if streams.receivers.insert(entry.id, Arc::clone(&receiver)).is_some() {
                 return Err(Error::Protocol("two streams with one id".to_owned()));
             }
-            added.push(inlet);
+            added.push(receiver);
         }
         Ok(added)
     }
@@ -61,7 +64,7 @@ mod tests {
     use std::sync::Arc;
     use witrpc_core::wire::message::StreamEntry;
 
-    /// A driver takes `streams` with `unread` in its hands no more than a message takes `unread` with `streams`.
+    /// Neither the driver nor a message ever holds the locks of `streams` and `unread` at the same time.
     #[tokio::test]
     async fn streams_of_a_message_that_is_refused_are_dropped_with_no_lock_held() {
         let (_server, client) = crate::testing::connected().await;
@@ -77,7 +80,7 @@ mod tests {
             }
         });
         let is_free =
-            || connection.streams().table.try_lock().is_ok_and(|s| s.inlets.contains_key(&1));
+            || connection.streams().table.try_lock().is_ok_and(|s| s.receivers.contains_key(&1));
         crate::testing::until("the table of streams is free", is_free);
         drop(unread);
         assert!(adopting.join().unwrap().to_string().contains("two streams with one id"));

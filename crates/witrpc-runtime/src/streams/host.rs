@@ -1,4 +1,4 @@
-//! What streams need of their connection.
+//! The interface by which streams use their connection.
 
 use std::sync::{Arc, Weak};
 
@@ -6,17 +6,17 @@ use crate::context::CallContext;
 use crate::link::host::Host;
 use crate::streams::table::Streams;
 
-/// See the module.
+/// A connection as its streams see it.
 pub(crate) trait StreamHost: Host {
     fn streams(&self) -> &Streams;
 
-    /// A context as handlers of this connection have it, without a deadline.
+    /// A context like that of this connection's handlers, without a deadline.
     fn handler_context(&self) -> CallContext;
 
-    /// The connection, for what outlives a borrow.
+    /// A weak reference to the connection.
     fn stream_host(&self) -> Weak<dyn StreamHost>;
 
-    /// The same, kept alive; `None` once it is gone.
+    /// A strong reference to the connection; `None` once it has been dropped.
     fn shared_stream_host(&self) -> Option<Arc<dyn StreamHost>> {
         self.stream_host().upgrade()
     }

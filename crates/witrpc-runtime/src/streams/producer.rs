@@ -1,4 +1,4 @@
-//! The task that polls a user's stream for items, as far as the peer has given credit, and sends them.
+//! The task that polls a user's stream while the peer has given credit, and sends its items.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -17,36 +17,39 @@ use witrpc_core::wire::status::Status;
 use crate::context::CallContext;
 use crate::link::reply::Reply;
 use crate::streams::host::StreamHost;
-use crate::streams::outlet::{BATCH, BATCH_BYTES, Cancelled, Outlet, Produce, QUEUED_ITEM, Source};
+use crate::streams::sender::{
+    BATCH, BATCH_BYTES, Cancelled, Produce, QUEUED_ITEM, Source, StreamSender,
+};
 use crate::streams::writing::WritesStreams;
 
-/// Starts streams that have been announced: each waits for its first credit. Those of a handler are polled within a context as it had.
+/// Spawns a task for each stream that a sent message announced; it waits for the first credit. A handler's stream is polled within a
+/// context like that of the handler.
 pub(crate) fn start_streams<H: StreamHost + ?Sized>(
     host: &H,
-    added: Vec<(Arc<Outlet>, OutgoingStream)>,
+    added: Vec<(Arc<StreamSender>, OutgoingStream)>,
     of_handler: bool,
 ) {
     if added.is_empty() {
         return;
     }
     let Some(shared) = host.shared_stream_host() else { return };
-    for (outlet, source) in added {
+    for (sender, source) in added {
         let context = of_handler.then(|| host.handler_context());
-        host.link().runtime.spawn(produce(Arc::clone(&shared), outlet, source, context));
+        host.link().runtime.spawn(produce(Arc::clone(&shared), sender, source, context));
     }
 }
 
-/// Polls a stream to its end, and sends what it yields. `context` is that of the handler which returned it.
+/// Polls a stream to its end and sends its items. `context` is the context for a stream that a handler returned.
 async fn produce(
     connection: Arc<dyn StreamHost>,
-    outlet: Arc<Outlet>,
+    sender: Arc<StreamSender>,
     source: OutgoingStream,
     context: Option<CallContext>,
 ) {
     let Some(Source(stream)) = source.into_inner() else { unreachable!("a message has no other") };
-    let mut producer = Producer { stream, connection, outlet, context, number: 0 };
+    let mut producer = Producer { stream, connection, sender, context, number: 0 };
     if let Ok(end) = producer.run().await {
-        producer.connection.end_stream(&producer.outlet, end);
+        producer.connection.end_stream(&producer.sender, end);
     }
     let Producer { stream, context, .. } = producer;
     if let Some(context) = &context {
@@ -58,9 +61,9 @@ async fn produce(
 struct Producer {
     stream: Box<dyn Produce>,
     connection: Arc<dyn StreamHost>,
-    outlet: Arc<Outlet>,
+    sender: Arc<StreamSender>,
     context: Option<CallContext>,
-    /// Of the last item.
+    /// The number of the last item.
     number: u64,
 }
 
@@ -71,21 +74,21 @@ impl Producer {
             let polled = poll_fn(|cx| {
                 let polled = self.poll_batch(cx, turn.is_some(), &mut items);
                 if polled.is_pending() {
-                    turn = None; // For others, until there is something.
+                    turn = None; // Others may poll until this stream has an item.
                 }
                 polled
             });
             let Polled::Batch { bytes, end } = polled.await? else {
-                let turns = &self.connection.streams().crowd.turn;
-                turn = Some(acquire(&self.outlet, turns, 1).await?);
+                let turns = &self.connection.streams().queue_waiters.turn;
+                turn = Some(acquire(&self.sender, turns, 1).await?);
                 continue;
             };
             if !items.is_empty() {
                 let is_full = self.is_full(items.len(), bytes);
-                let permit = room(&self.outlet, &*self.connection, bytes).await?;
+                let permit = room(&self.sender, &*self.connection, bytes).await?;
                 let first = self.number + 1;
                 self.number += len_u64(items.len());
-                if !self.connection.send_items(&self.outlet, first, items.drain(..), permit) {
+                if !self.connection.send_items(&self.sender, first, items.drain(..), permit) {
                     return Err(Cancelled);
                 }
                 turn = None;
@@ -99,17 +102,17 @@ impl Producer {
         }
     }
 
-    /// Takes what the user's stream has ready and the consumer has given credit for; then its end, if it has come to it. Polls
-    /// nothing without the turn while items of others wait for room.
+    /// Polls the user's stream for as many items as are ready and covered by credit, and for its end. While other streams wait for
+    /// room, polls only if this task holds the turn.
     fn poll_batch(
         &mut self,
         cx: &mut Context<'_>,
         has_turn: bool,
         items: &mut Vec<Content>,
     ) -> Poll<Result<Polled, Cancelled>> {
-        let mut left = self.outlet.poll_allowance(cx)?;
-        if left.is_left() && !has_turn && self.connection.streams().crowd.is_there() {
-            return Poll::Ready(Ok(Polled::Crowded));
+        let mut left = self.sender.poll_allowance(cx)?;
+        if left.is_left() && !has_turn && self.connection.streams().queue_waiters.any() {
+            return Poll::Ready(Ok(Polled::OthersWait));
         }
         let (mut bytes, mut end) = (0, None);
         while end.is_none() && !self.is_full(items.len(), bytes) && left.is_left() {
@@ -123,20 +126,20 @@ impl Producer {
                 Poll::Pending => break,
             }
         }
-        self.outlet.spend(items);
+        self.sender.spend(items);
         if items.is_empty() && end.is_none() {
             return Poll::Pending;
         }
         Poll::Ready(Ok(Polled::Batch { bytes, end }))
     }
 
-    /// Whether a batch of so many items, and bytes, takes no further one.
+    /// Whether a batch with this many items and bytes takes no further item.
     fn is_full(&self, items: usize, bytes: u64) -> bool {
         items >= BATCH
             || bytes >= BATCH_BYTES.min(u64::from(self.connection.link().sending.queue_len))
     }
 
-    /// The next item, or how the stream ends.
+    /// Polls for the next item; `Err` is the end of the stream.
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Content, Reply>> {
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
@@ -161,40 +164,40 @@ impl Producer {
     }
 }
 
-/// What polling a stream came to.
+/// The result of polling a stream.
 enum Polled {
-    /// Items, which take up so many bytes in the sending queue; and how the stream ends, if it has come to that.
+    /// Items that take `bytes` in the sending queue, and the end of the stream if it was reached.
     Batch { bytes: u64, end: Option<Reply> },
-    /// Nothing was polled: it is not our turn.
-    Crowded,
+    /// Nothing was polled: other streams wait for room, and this task does not hold the turn.
+    OthersWait,
 }
 
-/// Waits for a place in the sending queue, unless the stream is cancelled.
+/// Waits for room in the sending queue, unless the stream is cancelled.
 async fn room(
-    outlet: &Outlet,
+    sender: &StreamSender,
     connection: &dyn StreamHost,
     bytes: u64,
 ) -> Result<OwnedSemaphorePermit, Cancelled> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    // What alone is more than the whole queue waits for all of it.
+    // A batch that is larger than the whole queue waits until the queue is empty.
     let bytes = bytes.min(connection.link().sending.queue_len);
     let queue = &connection.link().sending.bytes;
     if let Ok(permit) = Arc::clone(queue).try_acquire_many_owned(bytes) {
         return Ok(permit);
     }
-    let _joined = connection.streams().crowd.join();
-    acquire(outlet, queue, bytes).await
+    let _waiting = connection.streams().queue_waiters.enter();
+    acquire(sender, queue, bytes).await
 }
 
 /// Waits for these permits, unless the stream is cancelled.
 async fn acquire(
-    outlet: &Outlet,
+    sender: &StreamSender,
     semaphore: &Arc<Semaphore>,
     permits: u32,
 ) -> Result<OwnedSemaphorePermit, Cancelled> {
     let mut permit = pin!(Arc::clone(semaphore).acquire_many_owned(permits));
     poll_fn(|cx| {
-        outlet.poll_allowance(cx)?;
+        sender.poll_allowance(cx)?;
         permit.as_mut().poll(cx).map_err(|_: AcquireError| Cancelled)
     })
     .await
@@ -202,6 +205,6 @@ async fn acquire(
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("outlet", &self.outlet).finish_non_exhaustive()
+        f.debug_struct("Producer").field("sender", &self.sender).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What whoever reads a stream holds.
+//! [`StreamReader`]: the handle by which a task reads a stream of the peer.
 
 use std::any::Any;
 use std::fmt;
@@ -18,59 +18,59 @@ use crate::link::leading::Leads;
 use crate::link::poller::Poll as Polling;
 use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
-use crate::streams::inlet::Inlet;
 use crate::streams::reading::ReadsStreams;
+use crate::streams::receiver::StreamReceiver;
 
-/// What whoever reads the stream holds. Dropping it cancels the stream.
-pub(crate) struct InletHandle {
-    inlet: Arc<Inlet>,
+/// The handle of the task that reads a stream. Dropping it cancels the stream.
+pub(crate) struct StreamReader {
+    receiver: Arc<StreamReceiver>,
     connection: Weak<dyn StreamHost>,
     codec: Codec,
-    /// Items that the reader wants the producer to be ahead; 0 if it does not say.
+    /// How many items the sender may be ahead, as the reader wants it; 0 is the default.
     wanted: u32,
-    /// What must live as long as somebody reads: a client.
+    /// The client of the stream, which must live as long as the stream is read.
     keep: Option<Arc<dyn Any + Send + Sync>>,
-    /// The polling for an item that it has interrupted.
+    /// A busy-poll for an item that was interrupted.
     polling: Option<Polling>,
 }
 
-impl fmt::Debug for InletHandle {
+impl fmt::Debug for StreamReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InletHandle").field("inlet", &self.inlet).finish_non_exhaustive()
+        f.debug_struct("StreamReader").field("receiver", &self.receiver).finish_non_exhaustive()
     }
 }
 
-impl InletHandle {
+impl StreamReader {
     pub(crate) const fn new(
-        inlet: Arc<Inlet>,
+        receiver: Arc<StreamReceiver>,
         connection: Weak<dyn StreamHost>,
         codec: Codec,
     ) -> Self {
-        Self { inlet, connection, codec, wanted: 0, keep: None, polling: None }
+        Self { receiver, connection, codec, wanted: 0, keep: None, polling: None }
     }
 
     pub(crate) const fn codec(&self) -> &Codec {
         &self.codec
     }
 
-    /// Has no effect once the stream has been polled.
+    /// Sets the window, in items. Has no effect once the stream has been polled.
     pub(crate) const fn set_window(&mut self, items: u32) {
         self.wanted = items;
     }
 
-    /// Items that were not taken, if the stream has ended.
+    /// The items that were not taken, if the stream has ended.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
-        let state = lock(&self.inlet.state);
+        let state = lock(&self.receiver.state);
         state.stream.has_ended().then(|| state.stream.held())
     }
 
-    /// Keeps this alive for as long as the stream is read.
+    /// Keeps `what` alive for as long as the stream is read.
     pub(crate) fn keep(&mut self, what: Option<Arc<dyn Any + Send + Sync>>) {
         self.keep = what;
     }
 
-    /// The next item; an error is the last but `None`.
+    /// Polls for the next item. Only `None` follows an error.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Content, Error>>> {
         poll_counted(cx, Step::Message, |cx| self.poll_item(cx), size)
     }
@@ -80,18 +80,18 @@ impl InletHandle {
             return Poll::Ready(next);
         }
         if let Some(connection) = self.connection.upgrade() {
-            connection.open_stream(&self.inlet, self.wanted);
-            // Whoever polls a handler to see whether it is done at once does not wait for what comes later.
+            connection.open_stream(&self.receiver, self.wanted);
+            // The first poll of a handler runs on the driver, which must not wait here.
             if !is_first_poll() {
-                connection.lead_for_stream(self.inlet.id, &mut self.polling, cx.waker());
+                connection.lead_for_stream(self.receiver.id, &mut self.polling, cx.waker());
             }
         } else {
-            self.inlet.close(&CloseReason::Local);
+            self.receiver.close(&CloseReason::Local);
         }
         if let Some(next) = self.take() {
             return Poll::Ready(next);
         }
-        let mut state = lock(&self.inlet.state);
+        let mut state = lock(&self.receiver.state);
         if state.stream.is_ready() {
             // It came between the two looks.
             drop(state);
@@ -103,7 +103,7 @@ impl InletHandle {
 
     /// What is there: an item, the end, or nothing yet.
     fn take(&self) -> Option<Option<Result<Content, Error>>> {
-        let mut state = lock(&self.inlet.state);
+        let mut state = lock(&self.receiver.state);
         let waker = state.waker.take();
         let next = state.stream.take();
         state.give_share_back();
@@ -115,7 +115,7 @@ impl InletHandle {
                 drop(charge);
                 if let Some((items, bytes)) = credit {
                     if let Some(connection) = self.connection.upgrade() {
-                        connection.grant(self.inlet.id, items, bytes);
+                        connection.grant(self.receiver.id, items, bytes);
                     }
                 }
                 Some(Some(Ok(content)))
@@ -131,9 +131,9 @@ fn size(item: &Option<Result<Content, Error>>) -> u64 {
     }
 }
 
-impl Drop for InletHandle {
+impl Drop for StreamReader {
     fn drop(&mut self) {
-        let mut state = lock(&self.inlet.state);
+        let mut state = lock(&self.receiver.state);
         let (unread, ended) = (state.stream.cancel(), state.stream.has_ended());
         state.give_share_back();
         let waker = state.waker.take();
@@ -141,7 +141,7 @@ impl Drop for InletHandle {
         drop((unread, waker));
         if !ended {
             if let Some(connection) = self.connection.upgrade() {
-                connection.leave_cancel(self.inlet.id);
+                connection.leave_cancel(self.receiver.id);
             }
         }
     }
@@ -149,8 +149,8 @@ impl Drop for InletHandle {
 
 #[cfg(test)]
 mod tests {
-    use super::Inlet;
-    use super::InletHandle;
+    use super::StreamReader;
+    use super::StreamReceiver;
     use crate::connection::Connection;
     use crate::streams::windows::Windows;
     use std::future::poll_fn;
@@ -162,27 +162,32 @@ mod tests {
     use witrpc_core::values::serializer::Codec;
     use witrpc_core::wire::message::StreamEntry;
 
-    fn inlet(most: u32) -> Arc<Inlet> {
-        Inlet::new(StreamEntry { id: 1, window: most })
+    fn receiver(most: u32) -> Arc<StreamReceiver> {
+        StreamReceiver::new(StreamEntry { id: 1, window: most })
     }
 
-    fn push(inlet: &Inlet, number: u64, len: usize, charge: Charge) -> Result<(), Broken> {
-        inlet.push(number, Content::plain(Vec::new(), &vec![0; len]), charge)
+    fn push(
+        receiver: &StreamReceiver,
+        number: u64,
+        len: usize,
+        charge: Charge,
+    ) -> Result<(), Broken> {
+        receiver.push(number, Content::plain(Vec::new(), &vec![0; len]), charge)
     }
 
     /// A stream may end long before what came of it is taken, and until then that is held here.
     #[test]
     fn a_window_is_for_others_once_nothing_is_held_and_nothing_can_come() {
         let windows = Windows::new(16_000);
-        let handle = |inlet: &Arc<Inlet>| {
+        let handle = |receiver: &Arc<StreamReceiver>| {
             let share = windows.take();
-            inlet.open(0, share.bytes());
-            inlet.keep_share(share);
-            assert_eq!(push(inlet, 1, 10, Charge::none()), Ok(()));
-            InletHandle::new(Arc::clone(inlet), Weak::<Connection>::new(), Codec::Json)
+            receiver.open(0, share.bytes());
+            receiver.keep_share(share);
+            assert_eq!(push(receiver, 1, 10, Charge::none()), Ok(()));
+            StreamReader::new(Arc::clone(receiver), Weak::<Connection>::new(), Codec::Json)
         };
         let whole = windows.take().bytes();
-        let [read, dropped, cancelled] = [inlet(0), inlet(0), inlet(0)];
+        let [read, dropped, cancelled] = [receiver(0), receiver(0), receiver(0)];
         let handles = [&read, &dropped, &cancelled].map(handle);
         read.end(None);
         dropped.end(None);
@@ -199,10 +204,10 @@ mod tests {
     fn reading_uses_up_the_tasks_budget() {
         const ITEMS: usize = 200;
         const LEN: usize = 5 << 10;
-        let inlet = inlet(0);
-        inlet.open(0, 2 << 20);
-        (1..).take(ITEMS).for_each(|n| assert_eq!(push(&inlet, n, LEN, Charge::none()), Ok(())));
-        let mut handle = InletHandle::new(inlet, Weak::<Connection>::new(), Codec::Json);
+        let receiver = receiver(0);
+        receiver.open(0, 2 << 20);
+        (1..).take(ITEMS).for_each(|n| assert_eq!(push(&receiver, n, LEN, Charge::none()), Ok(())));
+        let mut handle = StreamReader::new(receiver, Weak::<Connection>::new(), Codec::Json);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut read = 0;
         let reads = poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! Streams of the peer's, read here: their items, ends, and credit.
+//! Streams that the peer sends: their items, ends, and credit.
 
 use std::sync::Arc;
 
@@ -13,24 +13,24 @@ use crate::link::host::{Handled, Wanted};
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
-use crate::streams::inlet::Inlet;
+use crate::streams::receiver::StreamReceiver;
 
-/// What is done with streams that are read here.
+/// Operations on streams that the peer sends.
 pub(crate) trait ReadsStreams: StreamHost {
-    /// Gives a stream's first credit, if it has none. [wire.stream.credit]
-    fn open_stream(&self, inlet: &Inlet, wanted: u32) {
+    /// Sends a stream's first credit, unless it was sent already. [wire.stream.credit]
+    fn open_stream(&self, receiver: &StreamReceiver, wanted: u32) {
         let streams = lock(&self.streams().table);
-        if inlet.is_opened() || !streams.inlets.contains_key(&inlet.id) {
+        if receiver.is_opened() || !streams.receivers.contains_key(&receiver.id) {
             return;
         }
         let share = streams.windows.take();
-        let window = inlet.open(wanted, share.bytes());
-        inlet.keep_share(share);
+        let window = receiver.open(wanted, share.bytes());
+        receiver.keep_share(share);
         drop(streams);
-        self.grant(inlet.id, window.values, window.bytes);
+        self.grant(receiver.id, window.values, window.bytes);
     }
 
-    /// Lets the producer of a stream send this much more. [wire.stream.credit]
+    /// Sends credit for more of a stream. [wire.stream.credit]
     fn grant(&self, id: u64, items: u32, bytes: u64) {
         self.send(|outbound| {
             outbound.grant(id, items, bytes);
@@ -38,22 +38,22 @@ pub(crate) trait ReadsStreams: StreamHost {
         });
     }
 
-    /// Leaves word that nobody reads a stream any more. The driver passes it on: this may be called with any lock held.
+    /// Notes that a stream is not read any more, and wakes the driver, which tells the peer. May be called with any lock held.
     fn leave_cancel(&self, id: u64) {
         self.streams().note_unread(id);
         self.link().wake_driver();
     }
 
-    /// Tells the peer which of its streams nobody reads any more. [wire.stream.cancel]
+    /// Queues a cancel for each stream that is not read any more. [wire.stream.cancel]
     fn cancel_unread(&self, outbound: &mut Outbound) {
-        // One lock at a time: handles are dropped, and so `unread` taken, with other locks held.
+        // One lock at a time: a `StreamReader` takes the lock of `unread` when it is dropped, with other locks held.
         let unread = self.streams().take_unread();
         if unread.is_empty() {
             return;
         }
         let streams = lock(&self.streams().table);
         for id in unread {
-            if streams.inlets.contains_key(&id) {
+            if streams.receivers.contains_key(&id) {
                 outbound.refuse_stream(id);
             }
         }
@@ -67,9 +67,9 @@ pub(crate) trait ReadsStreams: StreamHost {
         charge: Charge,
         wanted: Wanted,
     ) -> Result<Handled, Error> {
-        let inlet = lock(&self.streams().table).inlets.get(&id).map(Arc::clone);
-        let inlet = inlet.ok_or_else(not_open)?;
-        let pushed = inlet.push(head.stamp, content, charge);
+        let receiver = lock(&self.streams().table).receivers.get(&id).map(Arc::clone);
+        let receiver = receiver.ok_or_else(not_open)?;
+        let pushed = receiver.push(head.stamp, content, charge);
         pushed.map_err(|broken| Error::Protocol(broken.0.to_owned()))?;
         Ok(if wanted == Wanted::Stream(id) { Handled::Wanted } else { Handled::Woke })
     }
@@ -82,13 +82,13 @@ pub(crate) trait ReadsStreams: StreamHost {
         content: &Content,
         wanted: Wanted,
     ) -> Result<Handled, Error> {
-        let inlet = lock(&self.streams().table).inlets.remove(&id).ok_or_else(not_open)?;
+        let receiver = lock(&self.streams().table).receivers.remove(&id).ok_or_else(not_open)?;
         let status = Status::from_code(head.selector);
         let error = status
             .and_then(|status| stream_error(status, content.body(), self.link().codec.name()));
         let error = error
             .ok_or_else(|| Error::Protocol("an unknown status of a stream's end".to_owned()))?;
-        inlet.end(error);
+        receiver.end(error);
         self.with_outbound(|outbound| {
             outbound.forget_stream_of_peer(id);
             Ok(false)

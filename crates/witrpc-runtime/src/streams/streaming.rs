@@ -21,8 +21,8 @@ use witrpc_core::{Error, Result};
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::reply::Reply;
 use crate::link::sync::lock;
-use crate::streams::outlet::{Produce, Source};
-use crate::streams::reader::InletHandle;
+use crate::streams::reader::StreamReader;
+use crate::streams::sender::{Produce, Source};
 
 /// A stream of values that crosses a connection as an argument or a result of a method.
 ///
@@ -75,18 +75,18 @@ use crate::streams::reader::InletHandle;
 pub struct Streaming<T> {
     /// `None` once it has been sent. Within a lock because `Serialize` takes it out of a borrow.
     inner: Mutex<Option<Inner<T>>>,
-    /// As `with_window` says; 0 if it was not called.
+    /// The items of `with_window`; 0 if it was not called.
     window: u32,
 }
 
 enum Inner<T> {
-    /// It has not crossed a connection.
+    /// The user's stream, which has not crossed a connection.
     Local(Pin<Box<dyn Stream<Item = Result<T>> + Send>>),
     Remote {
-        inlet: InletHandle,
+        reader: StreamReader,
         decode: fn(&Codec, Content) -> Result<T>,
     },
-    /// It has come to its end.
+    /// The stream has ended.
     Ended,
 }
 
@@ -139,8 +139,8 @@ impl<T> Streaming<T> {
     pub fn with_window(mut self, items: u32) -> Self {
         let items = items.max(1);
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Inner::Remote { inlet, .. }) = inner {
-            inlet.set_window(items);
+        if let Some(Inner::Remote { reader, .. }) = inner {
+            reader.set_window(items);
         }
         self.window = items;
         self
@@ -165,11 +165,11 @@ impl<T> Streaming<T> {
 
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 impl<T> Streaming<T> {
-    /// Items that came over a connection and were not taken, of a stream that has ended there: on the messages' account, and
-    /// on that of the windows.
+    /// The items that were not taken of a remote stream that has ended: those charged to the connection's account for messages, and
+    /// those covered by the window.
     pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
         match &*lock(&self.inner) {
-            Some(Inner::Remote { inlet, .. }) => inlet.held_beyond_its_end(),
+            Some(Inner::Remote { reader, .. }) => reader.held_beyond_its_end(),
             _ => None,
         }
     }
@@ -178,13 +178,13 @@ impl<T> Streaming<T> {
 impl<T> Inner<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
         match self {
-            // How large its items are is not known here.
+            // The size of its items is not known here.
             Self::Local(stream) => {
                 poll_counted(cx, Step::Message, |cx| stream.as_mut().poll_next(cx), |_| 0)
             }
-            Self::Remote { inlet, decode } => {
-                let next = ready!(inlet.poll(cx));
-                Poll::Ready(next.map(|item| decode(inlet.codec(), item?)))
+            Self::Remote { reader, decode } => {
+                let next = ready!(reader.poll(cx));
+                Poll::Ready(next.map(|item| decode(reader.codec(), item?)))
             }
             Self::Ended => Poll::Ready(None),
         }
@@ -240,7 +240,7 @@ impl<I: Iterator> Stream for Iter<I> {
     }
 }
 
-/// Within a message, a stream is a reference to the stream table; elsewhere it cannot be.
+/// A stream is serialized as a reference to its message's stream table; outside of a message that is an error.
 impl<T: Serialize + 'static> Serialize for Streaming<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let take = || Some(Source::outgoing(Encode(lock(&self.inner).take()?), self.window));
@@ -250,14 +250,14 @@ impl<T: Serialize + 'static> Serialize for Streaming<T> {
 
 impl<'de, T: DeserializeOwned + 'static> Deserialize<'de> for Streaming<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let inlet = attachments::read_stream(deserializer)?.into_inner::<InletHandle>();
-        let Some(inlet) = inlet else { unreachable!("a message has no other") };
-        let inner = Inner::Remote { inlet, decode: decode::<T> };
+        let reader = attachments::read_stream(deserializer)?.into_inner::<StreamReader>();
+        let Some(reader) = reader else { unreachable!("a message has no other") };
+        let inner = Inner::Remote { reader, decode: decode::<T> };
         Ok(Self { inner: Mutex::new(Some(inner)), window: 0 })
     }
 }
 
-/// The items of a stream as they cross.
+/// Serializes the items of a stream.
 struct Encode<T>(Inner<T>);
 
 impl<T: Serialize> Produce for Encode<T> {

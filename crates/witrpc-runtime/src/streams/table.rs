@@ -1,4 +1,4 @@
-//! Which streams a connection has, in both directions.
+//! The table of a connection's open streams, in both directions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,37 +10,37 @@ use witrpc_core::values::attachments::OutgoingStream;
 use witrpc_core::{CloseReason, Error};
 
 use crate::link::sync::lock;
-use crate::streams::inlet::Inlet;
-use crate::streams::outlet::{Crowd, Outlet};
+use crate::streams::receiver::StreamReceiver;
+use crate::streams::sender::{QueueWaiters, StreamSender};
 use crate::streams::windows::Windows;
 
-/// A connection's part for streams.
+/// The streams of a connection.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// Taken last of all; nothing is done under it but a look at the table.
+    /// Its lock is the innermost; it is held for a lookup only.
     pub(super) table: Mutex<Table>,
-    /// Streams of the peer's that were dropped here, and of which it has not been told. Taken with any lock held.
+    /// Ids of the peer's streams whose readers were dropped and that were not cancelled yet. Its lock may be taken with any other held.
     pub(super) unread: Mutex<Vec<u64>>,
-    /// Whether there are such. Whoever sets it wakes the driver afterwards, which so sees it.
+    /// Whether `unread` has ids. The driver is woken after this was set, and so sees it.
     has_unread: AtomicBool,
-    /// Those of our streams whose items wait for room in the sending queue.
-    pub(super) crowd: Crowd,
+    /// Our streams whose items wait for room in the sending queue.
+    pub(super) queue_waiters: QueueWaiters,
 }
 
 impl Streams {
-    /// Streams whose windows have half of `max_buffered` together.
+    /// An empty table. The windows of all streams together have half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Self {
         Self {
             table: Mutex::new(Table::new(max_buffered)),
             unread: Mutex::default(),
             has_unread: AtomicBool::new(false),
-            crowd: Crowd::default(),
+            queue_waiters: QueueWaiters::default(),
         }
     }
 
-    /// Ends all, with their connection.
+    /// Ends all streams: the connection has ended.
     pub(crate) fn close(&self, reason: &CloseReason) {
-        self.crowd.close();
+        self.queue_waiters.close();
         lock(&self.table).close(reason);
     }
 
@@ -49,19 +49,19 @@ impl Streams {
         lock(&self.table).is_busy()
     }
 
-    /// Streams of the peer's that have not ended.
+    /// The number of the peer's streams that have not ended.
     pub(crate) fn read_count(&self) -> usize {
-        lock(&self.table).inlet_count()
+        lock(&self.table).receiver_count()
     }
 
-    /// Notes that nobody reads a stream of the peer's any more.
+    /// Notes that a stream of the peer is not read any more.
     pub(super) fn note_unread(&self, id: u64) {
         let mut unread = lock(&self.unread);
         unread.push(id);
         self.has_unread.store(true, Ordering::Relaxed);
     }
 
-    /// Streams that nobody reads, which the peer is told now.
+    /// Takes the ids of the streams that are to be cancelled.
     pub(super) fn take_unread(&self) -> Vec<u64> {
         if !self.has_unread.load(Ordering::Relaxed) {
             return Vec::new();
@@ -71,7 +71,7 @@ impl Streams {
         std::mem::take(&mut *unread)
     }
 
-    /// What is held of them.
+    /// The memory that the streams hold.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self, holdings: &mut Holdings) {
         lock(&self.table).held(holdings);
@@ -82,80 +82,80 @@ impl Streams {
 /// The streams of one connection that have not ended.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(super) inlets: HashMap<u64, Arc<Inlet>>,
-    pub(super) outlets: HashMap<u64, Arc<Outlet>>,
-    /// Above all ids of our own.
+    pub(super) receivers: HashMap<u64, Arc<StreamReceiver>>,
+    pub(super) senders: HashMap<u64, Arc<StreamSender>>,
+    /// Greater than the ids of all our streams so far.
     next: u64,
-    /// What those that are read share.
+    /// The windows that the receivers share.
     pub(super) windows: Arc<Windows>,
     pub(super) closed: bool,
 }
 
 impl Table {
-    /// Streams whose windows have half of `max_buffered` together.
+    /// An empty table. The windows of all streams together have half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Self {
         Self {
-            inlets: HashMap::new(),
-            outlets: HashMap::new(),
+            receivers: HashMap::new(),
+            senders: HashMap::new(),
             next: 0,
             windows: Windows::new(max_buffered),
             closed: false,
         }
     }
 
-    /// Streams of the peer's that have not ended.
-    pub(crate) fn inlet_count(&self) -> usize {
-        self.inlets.len()
+    /// The number of the peer's streams that have not ended.
+    pub(crate) fn receiver_count(&self) -> usize {
+        self.receivers.len()
     }
 
-    /// What is held of them: of those that are read here, and of those that are written.
+    /// The memory that receivers and senders hold.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self, holdings: &mut Holdings) {
-        for (charged, covered) in self.inlets.values().map(|inlet| inlet.held()) {
+        for (charged, covered) in self.receivers.values().map(|receiver| receiver.held()) {
             holdings.charged_items += charged;
             holdings.items += covered;
         }
-        // An `Arc` has two counts in front.
-        holdings.inlets = Held::plain::<(u64, Inlet, [usize; 3])>(self.inlets.len());
-        holdings.outlets = Held::plain::<(u64, Outlet, [usize; 3])>(self.outlets.len());
-        holdings.polled = self.outlets.values().map(|outlet| outlet.polled()).sum();
+        // An `Arc` has two counters in front of its value.
+        holdings.receivers = Held::plain::<(u64, StreamReceiver, [usize; 3])>(self.receivers.len());
+        holdings.senders = Held::plain::<(u64, StreamSender, [usize; 3])>(self.senders.len());
+        holdings.polled = self.senders.values().map(|sender| sender.polled()).sum();
     }
 
     /// Whether any stream is open.
     pub(crate) fn is_busy(&self) -> bool {
-        !(self.inlets.is_empty() && self.outlets.is_empty())
+        !(self.receivers.is_empty() && self.senders.is_empty())
     }
 
-    pub(super) fn add_outlets(
+    pub(super) fn add_senders(
         &mut self,
         opened: Vec<(u64, OutgoingStream)>,
-    ) -> Vec<(Arc<Outlet>, OutgoingStream)> {
+    ) -> Vec<(Arc<StreamSender>, OutgoingStream)> {
         let mut added = Vec::with_capacity(opened.len());
         for (id, source) in opened {
-            let outlet = Outlet::new(id, &source);
+            let sender = StreamSender::new(id, &source);
             self.next = id + 1;
             if self.closed {
-                outlet.cancel();
+                sender.cancel();
             } else {
-                self.outlets.insert(id, Arc::clone(&outlet));
+                self.senders.insert(id, Arc::clone(&sender));
             }
-            added.push((outlet, source));
+            added.push((sender, source));
         }
         added
     }
 
-    /// Our stream of this id; `None` if it has ended.
-    pub(super) fn outlet(&self, id: u64) -> Result<Option<&Arc<Outlet>>, Error> {
+    /// The sender with this id; `None` if its stream has ended.
+    pub(super) fn sender(&self, id: u64) -> Result<Option<&Arc<StreamSender>>, Error> {
         if id >= self.next {
             return Err(Error::Protocol("a word about a stream that never was".to_owned()));
         }
-        Ok(self.outlets.get(&id))
+        Ok(self.senders.get(&id))
     }
 
-    /// Ends all, with their connection.
+    /// Ends all streams: the connection has ended.
     pub(crate) fn close(&mut self, reason: &CloseReason) {
         self.closed = true;
-        self.inlets.drain().for_each(|(_, inlet)| inlet.close(reason));
-        self.outlets.drain().for_each(|(_, outlet)| outlet.cancel());
+        self.receivers.drain().for_each(|(_, receiver)| receiver.close(reason));
+        self.senders.drain().for_each(|(_, sender)| sender.cancel());
     }
 }

@@ -1,29 +1,29 @@
-//! What the windows of a connection's streams may have together: a stream that is read takes a share of it, for as long as
-//! anything of the stream can be held here.
+//! The bound on the windows of a connection's streams together. Each stream that is read takes a share, and keeps it for as long as
+//! this side can hold items of the stream.
 
 use std::sync::{Arc, Mutex};
 
 use crate::link::sync::lock;
 
-/// The most bytes that a producer may be ahead: as much as fills a ring, and no more than a cache likes.
+/// The largest window, in bytes: enough to fill a ring, and small enough to stay in a CPU cache.
 const MOST: u64 = 1 << 20;
 
-/// The share of a stream for which nothing is left: one item at a time, on the messages' account.
+/// The window of a stream for which no bytes are left: one item at a time, charged to the connection's account for messages.
 const NOTHING: u64 = 1;
 
-/// The account. Its lock is taken last of all.
+/// The bytes that shares are taken from. Its lock is the innermost.
 #[derive(Debug)]
 pub(crate) struct Windows(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// What no share has.
+    /// Bytes that are in no share.
     free: u64,
-    /// Shares that there are.
+    /// The number of shares.
     shares: u64,
 }
 
-/// A stream's share, given back when it is dropped.
+/// A stream's share, returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     bytes: u64,
@@ -31,12 +31,12 @@ pub(crate) struct Share {
 }
 
 impl Windows {
-    /// Windows that have half of `max_buffered` together.
+    /// Shares of half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { free: max_buffered / 2, shares: 0 })))
     }
 
-    /// One share more: the more there are, the less each has.
+    /// Takes a share. The more shares there are, the smaller each new one is.
     pub(crate) fn take(self: &Arc<Self>) -> Share {
         let mut state = lock(&self.0);
         let bytes = (state.free / (state.shares + 8)).min(MOST);
@@ -48,7 +48,7 @@ impl Windows {
 }
 
 impl Share {
-    /// Bytes that its window may have.
+    /// The size of the stream's window, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.max(NOTHING)
     }
@@ -68,7 +68,7 @@ mod tests {
     use super::Windows;
     use super::lock;
 
-    /// Windows share what there is, each has something, and all of it comes back.
+    /// Shares stay within the bound, none is empty, and all bytes are returned.
     #[test]
     fn however_many_windows_stay_within_their_share() {
         const ALL: u64 = 128 << 20;

@@ -1,4 +1,4 @@
-//! Our streams, read by the peer: announced, sent, and ended.
+//! Streams that this side sends: announced, sent, and ended.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,41 +14,41 @@ use crate::link::reply::Reply;
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
-use crate::streams::outlet::Outlet;
+use crate::streams::sender::StreamSender;
 
-/// What is done with streams that the peer reads.
+/// Operations on streams that this side sends.
 pub(crate) trait WritesStreams: StreamHost {
-    /// Gives the streams of a message that is about to be queued their ids, and puts them in the table. The caller
-    /// starts what it gets once it has let go of the lock.
+    /// Assigns ids to the streams of a message that is about to be queued, and puts them in the table. The caller starts the
+    /// returned streams after it has released the lock of `outbound`.
     fn announce_streams(
         &self,
         outbound: &mut Outbound,
         content: &mut Content,
-    ) -> Result<Vec<(Arc<Outlet>, OutgoingStream)>, TooManyStreams> {
+    ) -> Result<Vec<(Arc<StreamSender>, OutgoingStream)>, TooManyStreams> {
         if !content.has_streams() {
             return Ok(Vec::new());
         }
         let opened = outbound.open_streams(content)?;
-        Ok(lock(&self.streams().table).add_outlets(opened))
+        Ok(lock(&self.streams().table).add_senders(opened))
     }
 
-    /// The message that announced these has been taken back.
+    /// Cancels streams whose message was withdrawn before it was sent.
     fn withdraw_streams(&self, ids: Range<u64>) {
         if ids.is_empty() {
             return;
         }
         let mut streams = lock(&self.streams().table);
         for id in ids {
-            if let Some(outlet) = streams.outlets.remove(&id) {
-                outlet.cancel();
+            if let Some(sender) = streams.senders.remove(&id) {
+                sender.cancel();
             }
         }
     }
 
-    /// Sends items from number `first` on; returns `false` if nobody takes them any more.
+    /// Queues items, the first with number `first`. Returns `false` if the stream was cancelled.
     fn send_items(
         &self,
-        outlet: &Outlet,
+        sender: &StreamSender,
         first: u64,
         items: impl ExactSizeIterator<Item = Content>,
         permit: OwnedSemaphorePermit,
@@ -58,42 +58,42 @@ pub(crate) trait WritesStreams: StreamHost {
         let mut sent = true;
         self.send(|outbound| {
             for (number, item) in (first..).zip(items) {
-                // The room they take up is free again when the last has left.
+                // The permit is released when the last item has been sent.
                 let permit = if number == last { permit.take() } else { None };
-                sent &= outbound.push_item(outlet.id, number, item, permit);
+                sent &= outbound.push_item(sender.id, number, item, permit);
             }
             #[cfg(all(feature = "json", any(test, fuzzing)))]
-            outlet.have_queued();
+            sender.have_queued();
             Ok(())
         });
         sent
     }
 
-    /// Our stream has come to its end.
-    fn end_stream(&self, outlet: &Outlet, end: Reply) {
+    /// Queues the end of a stream, and removes it from the table.
+    fn end_stream(&self, sender: &StreamSender, end: Reply) {
         self.send(|outbound| {
-            outbound.push_stream_end(outlet.id, end.status, end.content);
+            outbound.push_stream_end(sender.id, end.status, end.content);
             Ok(())
         });
-        lock(&self.streams().table).outlets.remove(&outlet.id);
+        lock(&self.streams().table).senders.remove(&sender.id);
     }
 
     fn handle_stream_credit(&self, id: u64, items: u32, bytes: u64) -> Result<(), Error> {
-        let outlet = lock(&self.streams().table).outlet(id)?.map(Arc::clone);
-        // One that has ended: the credit crossed its end.
-        let Some(outlet) = outlet else { return Ok(()) };
-        outlet
+        let sender = lock(&self.streams().table).sender(id)?.map(Arc::clone);
+        // The stream has ended: the credit was sent before its end arrived.
+        let Some(sender) = sender else { return Ok(()) };
+        sender
             .credit(items, bytes)
             .map_err(|_| Error::Protocol("credit for more of a stream than was sent".to_owned()))
     }
 
     fn handle_stream_cancel(&self, id: u64) -> Result<(), Error> {
         let mut streams = lock(&self.streams().table);
-        streams.outlet(id)?;
-        let outlet = streams.outlets.remove(&id);
+        streams.sender(id)?;
+        let sender = streams.senders.remove(&id);
         drop(streams);
-        if let Some(outlet) = outlet {
-            outlet.cancel();
+        if let Some(sender) = sender {
+            sender.cancel();
         }
         self.send(|outbound| {
             outbound.cancel_stream(id);
@@ -105,7 +105,7 @@ pub(crate) trait WritesStreams: StreamHost {
 
 impl<H: StreamHost + ?Sized> WritesStreams for H {}
 
-/// Room in the sending queue, as a message carries it.
+/// Turns a permit of the sending queue into the [`Room`] that a message holds.
 pub(crate) fn room(permit: OwnedSemaphorePermit) -> Room {
     Box::new(permit)
 }

@@ -9,7 +9,7 @@ use crate::session::ledger::Charge;
 use crate::session::outbound::{Outgoing, Pumped, Withdrawn};
 use crate::session::pending::CallId;
 use crate::session::simulation::{LIMITS, Peer, Random};
-use crate::session::stream_receiver::{Next, StreamReceiver};
+use crate::session::stream_receiver::{Next, ReceiverState};
 use crate::session::window::Allowance;
 use crate::session::window::Window;
 use crate::values::attachments::OutgoingStream;
@@ -31,7 +31,7 @@ struct Writer {
 /// A stream as its consumer sees it: the real state, and what the simulation has taken.
 struct Reader {
     id: u64,
-    stream: StreamReceiver,
+    stream: ReceiverState,
     opened: bool,
     cancelled: bool,
     taken: u64,
@@ -205,7 +205,7 @@ impl Reader {
     fn new(entry: StreamEntry) -> Self {
         Self {
             id: entry.id,
-            stream: StreamReceiver::new(entry.window),
+            stream: ReceiverState::new(entry.window),
             opened: false,
             cancelled: false,
             taken: 0,

@@ -9,7 +9,7 @@
 //! | received messages: partial, put aside, answers not taken, items larger than their windows | what was charged and not given back, at most *B* | *F* + 1 partial, *F* put aside, the calls that the program makes, an item for each stream |
 //! | items of streams that are read | *B* / 2, and one for each stream | an item for 128 bytes of that, and one for each stream |
 //! | items of streams that are written, in the queue | *B*, and the last item; the ends have nothing in them | |
-//! | the same, polled and waiting for the queue | a batch of the thread that polls, and one more ([`outlet`](crate::streams::outlet)) | |
+//! | the same, polled and waiting for the queue | a batch of the thread that polls, and one more ([`sender`](crate::streams::sender)) | |
 //! | requests, responses and events in the queue | *Q*; and what nothing holds back: the program's requests, *F* answers, of handlers that ran already, the backlogs of all subscribers with each of those answers, and an event | |
 //! | backlogs of subscribers | *B*, and a value for each | the event's capacity for each |
 //! | values under way to subscribers | | what their windows say, and 2 · *B* / 8 / 64 |
@@ -29,7 +29,7 @@ use witrpc_core::wire::fields::{len_u64, u32_len, u64_len};
 use crate::events::client_subscription::ClientSubscription;
 use crate::events::table::MAX_SUBSCRIPTIONS;
 use crate::fuzz_support::session::LIMITS;
-use crate::streams::outlet::{BATCH, BATCH_BYTES};
+use crate::streams::sender::{BATCH, BATCH_BYTES};
 
 /// What a message takes in memory beside twice its size: head, tables, an idle part of its buffer, its entry in a queue.
 const MESSAGE: u64 = 480;
@@ -89,7 +89,7 @@ pub(super) fn check_values(held: Held) {
 /// What the peer has sent; returns what it may take in memory.
 fn received(held: &Holdings, program: &Program) -> u64 {
     let (ours, in_flight) = (LIMITS.max_buffered, u32_len(LIMITS.max_in_flight));
-    let streams = held.inlets.entries + program.streams;
+    let streams = held.receivers.entries + program.streams;
     assert!(held.charged <= ours, "{held:?}");
     assert!(held.partial.entries <= in_flight + 1, "{held:?}");
     assert!(held.requests.entries + held.handlers <= in_flight, "{held:?}");
@@ -141,11 +141,11 @@ fn tables(held: &Holdings, program: &Program) -> u64 {
     let own = 2 * (program.begun + program.subscribed);
     let entries = [
         ("control frames", queued.control, MAX_ANSWERS + own),
-        ("notices", queued.notices, held.inlets.entries + program.subscriptions),
+        ("notices", queued.notices, held.receivers.entries + program.subscriptions),
         ("calls", held.slots, program.begun),
-        ("streams read", held.inlets, MAX_STREAMS),
-        ("streams unread", held.unread, held.inlets.entries + program.streams + TURN),
-        ("streams written", held.outlets, queued.lanes.entries),
+        ("streams read", held.receivers, MAX_STREAMS),
+        ("streams unread", held.unread, held.receivers.entries + program.streams + TURN),
+        ("streams written", held.senders, queued.lanes.entries),
         ("lanes", queued.lanes, MAX_STREAMS),
         ("subscribers", subscribed.subscribers, MAX_SUBSCRIPTIONS),
         ("values under way", subscribed.under_way, subscribed.most_under_way),

@@ -1,7 +1,7 @@
-//! The consuming end of a stream on a connection: what has come and has not been taken, and how much more may.
+//! The receiving end of a stream on a connection: items that have arrived and were not taken, and the credit for more.
 //!
-//! The stream's [`Share`] of the connection's windows is given back once nothing of the stream is held and nothing can come: not with its
-//! end, which may come long before its items are taken.
+//! A stream holds a [`Share`] of the connection's windows until it holds no item and none can arrive. The end of the stream alone
+//! does not return the share: it may arrive long before the items are taken.
 
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -9,7 +9,7 @@ use std::task::Waker;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Held;
 use witrpc_core::session::ledger::Charge;
-use witrpc_core::session::stream_receiver::{Broken, StreamReceiver};
+use witrpc_core::session::stream_receiver::{Broken, ReceiverState};
 use witrpc_core::session::window::Window;
 use witrpc_core::values::content::Content;
 use witrpc_core::wire::message::StreamEntry;
@@ -18,28 +18,28 @@ use witrpc_core::{CloseReason, Error};
 use crate::link::sync::lock;
 use crate::streams::windows::Share;
 
-/// What a connection knows of a stream that comes from its peer.
+/// A connection's state of a stream that the peer sends.
 #[derive(Debug)]
-pub(crate) struct Inlet {
+pub(crate) struct StreamReceiver {
     pub(crate) id: u64,
     pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) stream: StreamReceiver,
-    /// What it has of the connection's windows.
+    pub(super) stream: ReceiverState,
+    /// The stream's part of the connection's windows.
     share: Option<Share>,
     pub(super) waker: Option<Waker>,
 }
 
-impl Inlet {
+impl StreamReceiver {
     pub(crate) fn new(entry: StreamEntry) -> Arc<Self> {
-        let state = State { stream: StreamReceiver::new(entry.window), share: None, waker: None };
+        let state = State { stream: ReceiverState::new(entry.window), share: None, waker: None };
         Arc::new(Self { id: entry.id, state: Mutex::new(state) })
     }
 
-    /// Takes an item in. [wire.stream.item]
+    /// Stores an item that has arrived. [wire.stream.item]
     pub(crate) fn push(&self, number: u64, content: Content, charge: Charge) -> Result<(), Broken> {
         let mut state = lock(&self.state);
         let unread = state.stream.push(number, content, charge)?;
@@ -49,7 +49,7 @@ impl Inlet {
         Ok(())
     }
 
-    /// Nothing follows what has come. Counts once.
+    /// Ends the stream: no further item arrives. Only the first call has an effect.
     pub(crate) fn end(&self, error: Option<Error>) {
         let mut state = lock(&self.state);
         if !state.stream.end(error) {
@@ -61,9 +61,9 @@ impl Inlet {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// It ends with its connection.
+    /// Ends the stream because its connection has ended.
     pub(crate) fn close(&self, reason: &CloseReason) {
-        // That the call which made the stream was executed is certain; what became of the stream's items is not.
+        // The call that made the stream was executed; whether the peer processed the stream's items is unknown.
         self.end(Some(Error::Closed { reason: reason.clone(), maybe_executed: true }));
     }
 
@@ -72,25 +72,25 @@ impl Inlet {
         lock(&self.state).stream.is_opened()
     }
 
-    /// Keeps this for as long as anything is held.
+    /// Keeps `share` until the stream holds no item and none can arrive.
     pub(crate) fn keep_share(&self, share: Share) {
         lock(&self.state).share = Some(share);
     }
 
-    /// Items on the messages' account, and on the window's.
+    /// Items that are charged to the connection's account for messages, and those that the window covers.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
         lock(&self.state).stream.held()
     }
 
-    /// Opens it by its first credit, within `bytes`; returns that credit.
+    /// Grants the first credit, at most `bytes`; returns it.
     pub(crate) fn open(&self, wanted: u32, bytes: u64) -> Window {
         lock(&self.state).stream.open(wanted, bytes)
     }
 }
 
 impl State {
-    /// Once nothing is held, and nothing can come.
+    /// Returns the share, if the stream holds no item and none can arrive.
     pub(super) fn give_share_back(&mut self) {
         if self.stream.is_over() {
             self.share = None;

@@ -1,15 +1,15 @@
-//! The producing end of a stream on a connection: what is polled for items, how far it may run ahead, and the task
-//! that does it.
+//! The sending end of a stream on a connection: the user's stream, the peer's credit, and the streams that wait for the sending
+//! queue. The task that polls the user's stream is in [`producer`](crate::streams::producer).
 //!
-//! The user's stream is polled only while the peer has given credit for what it yields, and dropped as soon as nobody
-//! takes it any more: that is why the task holds it, and no table.
+//! The user's stream is polled only while the peer has given credit, and dropped as soon as the peer cancels it. So the task owns
+//! it; no table does.
 //!
-//! # What is held
+//! # Bound on memory
 //!
-//! What an item takes up is known once it has been polled; then it waits for room in the connection's sending queue. Beside
-//! the queue there are so at most as many batches as threads were polling streams when the first of them found no room, and
-//! one more: while any waits, only who has the turn polls ([`Crowd`]). A batch is [`BATCH_BYTES`], and what its last item
-//! has beyond.
+//! The size of an item is known only after it has been polled. The item then waits for room in the connection's sending queue.
+//! While any item waits, only the task that holds the turn polls its stream ([`QueueWaiters`]). So outside of the queue there is at
+//! most one batch for each thread that was polling a stream when the first one found no room, and one more. A batch is
+//! [`BATCH_BYTES`], and the excess of its last item.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,16 +26,16 @@ use witrpc_core::values::serializer::Codec;
 use crate::link::reply::Reply;
 use crate::link::sync::lock;
 
-/// Items that are handed over in one step, before other tasks get their turn.
+/// Items that are queued in one step, before the task yields to others.
 pub(crate) const BATCH: usize = 32;
-/// Bytes from which on a batch takes no further item, unless the whole queue has less.
+/// A batch of this many bytes takes no further item; the limit is less if the whole queue is smaller.
 pub(crate) const BATCH_BYTES: u64 = 64 << 10;
-/// What a queued item costs beyond its bytes, for the bound on the queue.
+/// What a queued item costs in addition to its bytes, for the bound on the queue.
 pub(super) const QUEUED_ITEM: u64 = 256;
 
-/// A user's stream whose items come out serialized.
+/// A user's stream that yields serialized items.
 pub(crate) trait Produce: Send {
-    /// The next item; `Err` is an end with a reason, and `None` one without. Not polled again after either.
+    /// Polls for the next item. `Err` ends the stream with a reason, `None` without one. Not polled again after either.
     fn poll_item(
         &mut self,
         cx: &mut Context<'_>,
@@ -43,7 +43,7 @@ pub(crate) trait Produce: Send {
     ) -> Poll<Option<Result<Content, Reply>>>;
 }
 
-/// A user's stream on its way to a connection, as a message carries it.
+/// A user's stream within a message that has not been queued yet.
 pub(crate) struct Source(pub(super) Box<dyn Produce>);
 
 impl Source {
@@ -52,44 +52,44 @@ impl Source {
     }
 }
 
-/// What a connection knows of a stream that it produces.
+/// A connection's state of a stream that it sends.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct StreamSender {
     pub(crate) id: u64,
-    /// The largest window that it takes; 0 is any.
+    /// The largest window, in items, that the peer may choose; 0 is no limit.
     most: u32,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Known from the first credit on.
+    /// `None` until the first credit.
     window: Option<Window>,
     left: Allowance,
     cancelled: bool,
     waker: Option<Waker>,
-    /// Items that were polled, and are not queued.
+    /// Items that were polled and are not queued yet.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     polled: Held,
 }
 
-/// The consumer gave credit that it cannot have had.
+/// The receiver gave more credit than its window has.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Overdrawn;
+pub(crate) struct TooMuchCredit;
 
-impl Outlet {
+impl StreamSender {
     pub(crate) fn new(id: u64, source: &OutgoingStream) -> Arc<Self> {
         Arc::new(Self { id, most: source.window(), state: Mutex::default() })
     }
 
-    /// The consumer takes this much more. [wire.stream.credit]
-    pub(crate) fn credit(&self, items: u32, bytes: u64) -> Result<(), Overdrawn> {
+    /// Adds credit from the receiver. [wire.stream.credit]
+    pub(crate) fn credit(&self, items: u32, bytes: u64) -> Result<(), TooMuchCredit> {
         let mut state = lock(&self.state);
         match state.window {
             None => {
                 let too_wide = self.most != 0 && items > self.most;
                 if items == 0 || bytes == 0 || too_wide {
-                    return Err(Overdrawn);
+                    return Err(TooMuchCredit);
                 }
                 let window = Window { values: items, bytes };
                 state.left = Allowance::of(window);
@@ -99,7 +99,7 @@ impl Outlet {
                 state.left.add(items, bytes);
                 let whole = Allowance::of(window);
                 if state.left.items > whole.items || state.left.bytes > whole.bytes {
-                    return Err(Overdrawn);
+                    return Err(TooMuchCredit);
                 }
             }
         }
@@ -107,14 +107,14 @@ impl Outlet {
         Ok(())
     }
 
-    /// Nobody takes it any more: the task drops the user's stream.
+    /// Cancels the stream: its task drops the user's stream.
     pub(crate) fn cancel(&self) {
         let mut state = lock(&self.state);
         state.cancelled = true;
         state.wake();
     }
 
-    /// What may be sent now. The task is woken when it becomes more, or the stream is cancelled.
+    /// The credit that is left. The task is woken when there is more, or when the stream is cancelled.
     pub(super) fn poll_allowance(&self, cx: &Context<'_>) -> Result<Allowance, Cancelled> {
         let mut state = lock(&self.state);
         if state.cancelled {
@@ -136,13 +136,13 @@ impl Outlet {
         (state.polled = items.iter().map(Content::held).sum());
     }
 
-    /// Items that were polled, and are not queued.
+    /// Items that were polled and are not queued yet.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn polled(&self) -> Held {
         lock(&self.state).polled
     }
 
-    /// They are queued now.
+    /// Notes that the polled items have been queued.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn have_queued(&self) {
         lock(&self.state).polled = Held::default();
@@ -159,41 +159,41 @@ impl State {
 
 pub(super) struct Cancelled;
 
-/// The streams of a connection whose items wait for room in its sending queue.
+/// The streams of a connection that wait for room in its sending queue.
 #[derive(Debug)]
-pub(crate) struct Crowd {
-    /// How many there are. Relaxed: it carries no other data, and a look that comes too late costs one batch more.
+pub(crate) struct QueueWaiters {
+    /// The number of waiting streams. Relaxed: it orders no other data, and a stale value costs one more batch at most.
     waiting: AtomicUsize,
-    /// The turn to poll while there are any.
+    /// The permit to poll a stream while any stream waits.
     pub(super) turn: Arc<Semaphore>,
 }
 
-impl Default for Crowd {
+impl Default for QueueWaiters {
     fn default() -> Self {
         Self { waiting: AtomicUsize::new(0), turn: Arc::new(Semaphore::new(1)) }
     }
 }
 
-impl Crowd {
-    pub(super) fn is_there(&self) -> bool {
+impl QueueWaiters {
+    pub(super) fn any(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Counts one more until what is returned is dropped.
-    pub(super) fn join(&self) -> Joined<'_> {
+    /// Counts one waiting stream until the guard is dropped.
+    pub(super) fn enter(&self) -> WaitGuard<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Joined(self)
+        WaitGuard(self)
     }
 
-    /// Nothing waits any more: the connection has ended.
+    /// Fails all waiting streams: the connection has ended.
     pub(crate) fn close(&self) {
         self.turn.close();
     }
 }
 
-pub(super) struct Joined<'a>(&'a Crowd);
+pub(super) struct WaitGuard<'a>(&'a QueueWaiters);
 
-impl Drop for Joined<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -201,10 +201,10 @@ impl Drop for Joined<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Outlet;
-    use super::Overdrawn;
     use super::Produce;
     use super::Source;
+    use super::StreamSender;
+    use super::TooMuchCredit;
     use crate::link::reply::Reply;
     use std::sync::Arc;
     use std::task::{Context, Poll};
@@ -224,29 +224,29 @@ mod tests {
         }
     }
 
-    fn outlet(most: u32) -> Arc<Outlet> {
-        Outlet::new(0, &Source::outgoing(Nothing, most))
+    fn sender(most: u32) -> Arc<StreamSender> {
+        StreamSender::new(0, &Source::outgoing(Nothing, most))
     }
 
     #[test]
     fn no_more_credit_is_taken_than_was_spent() {
-        let outlet = outlet(0);
-        assert_eq!(outlet.credit(4, 100), Ok(()));
-        assert_eq!(outlet.credit(1, 0), Err(Overdrawn));
+        let sender = sender(0);
+        assert_eq!(sender.credit(4, 100), Ok(()));
+        assert_eq!(sender.credit(1, 0), Err(TooMuchCredit));
         let items = [Content::plain(Vec::new(), &[0; 60]), Content::plain(Vec::new(), &[0; 70])];
-        let outlet = self::outlet(0);
-        assert_eq!(outlet.credit(4, 100), Ok(()));
-        outlet.spend(&items);
-        assert_eq!(outlet.credit(2, 130), Ok(()));
-        assert_eq!(outlet.credit(0, 1), Err(Overdrawn));
+        let sender = self::sender(0);
+        assert_eq!(sender.credit(4, 100), Ok(()));
+        sender.spend(&items);
+        assert_eq!(sender.credit(2, 130), Ok(()));
+        assert_eq!(sender.credit(0, 1), Err(TooMuchCredit));
     }
 
     #[test]
     fn the_window_is_something_and_within_the_producers() {
-        assert_eq!(outlet(0).credit(0, 1), Err(Overdrawn));
-        assert_eq!(outlet(0).credit(1, 0), Err(Overdrawn));
-        assert_eq!(outlet(8).credit(9, 1), Err(Overdrawn));
-        assert_eq!(outlet(8).credit(8, u64::MAX), Ok(()));
+        assert_eq!(sender(0).credit(0, 1), Err(TooMuchCredit));
+        assert_eq!(sender(0).credit(1, 0), Err(TooMuchCredit));
+        assert_eq!(sender(8).credit(9, 1), Err(TooMuchCredit));
+        assert_eq!(sender(8).credit(8, u64::MAX), Ok(()));
     }
 
     #[test]
