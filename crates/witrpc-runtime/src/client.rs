@@ -20,7 +20,7 @@ use crate::calls::callee::Callee as _;
 use crate::calls::dynamic::{Arguments, DynamicFault, DynamicResult};
 use crate::calls::outcome::outcome;
 use crate::calls::ping::Ping;
-pub(crate) use crate::client::core::{ClientCore, Habits};
+pub(crate) use crate::client::core::{ClientCore, ClientSettings};
 use crate::client::reconnect::ClientState;
 use crate::connection::Load;
 use crate::context::CallContext;
@@ -126,7 +126,7 @@ impl WitClient {
     #[must_use]
     pub fn get_service<C: ServiceClient>(&self) -> C {
         let core = Arc::clone(&self.core);
-        let timeout = core.habits.timeout;
+        let timeout = core.settings.timeout;
         C::from_remote(Remote::new(core, C::descriptor(), timeout))
     }
 
@@ -138,7 +138,7 @@ impl WitClient {
     ///
     /// [`Error::NotConnected`], [`Error::Closed`] or [`Error::TimedOut`].
     pub fn ping(&self) -> Ping {
-        Ping::new(Arc::clone(&self.core) as _, self.core.habits.timeout)
+        Ping::new(Arc::clone(&self.core) as _, self.core.settings.timeout)
     }
 
     /// Asks the server for its name and description, and for its services with their methods, events and documentation. It obeys
@@ -149,7 +149,7 @@ impl WitClient {
     /// As any call.
     pub fn describe(&self) -> Call<Result<ServerDescription, Error>> {
         let core = Arc::clone(&self.core);
-        let timeout = core.habits.timeout;
+        let timeout = core.settings.timeout;
         let remote = Remote::new(core, &DESCRIPTOR, timeout);
         remote.call(0, &(), outcome())
     }
@@ -181,7 +181,7 @@ impl WitClient {
             ));
         };
         let core = Arc::clone(&self.core);
-        let timeout = core.habits.timeout;
+        let timeout = core.settings.timeout;
         let args = Arguments::new(name, args)?;
         let remote = Remote::named(core, service, method, timeout);
         let call = remote.call(0, &args, outcome::<Result<DynamicResult, DynamicFault>>());

@@ -59,7 +59,7 @@ use crate::link::sync::lock;
 use crate::link::turns::Driven;
 use crate::serving::host::ServeHost;
 use crate::serving::serve::Serves;
-use crate::serving::table::Served;
+use crate::serving::table::CallsTaken;
 use crate::streams::host::StreamHost;
 use crate::streams::reading::ReadsStreams;
 use crate::streams::table::Streams;
@@ -68,7 +68,7 @@ use crate::streams::table::Streams;
 pub(crate) struct Connection {
     link: Link,
     calls: CallsMade,
-    serving: Served,
+    serving: CallsTaken,
     events: Events,
     streams: Streams,
     /// The other side, as handlers see it; and who it is, if a validator said.
@@ -98,7 +98,7 @@ impl Connection {
         rest: Rest,
         limits: Limits,
         codec: Codec,
-        served: Served,
+        calls_taken: CallsTaken,
         keep_subscriptions: bool,
     ) -> Arc<Self> {
         let calls = u32_len(opened.peer_limits.max_in_flight);
@@ -112,7 +112,7 @@ impl Connection {
             Self {
                 link,
                 calls: CallsMade::new(calls, catalog),
-                serving: served,
+                serving: calls_taken,
                 events: Events::new(limits.max_buffered, keep_subscriptions),
                 streams: Streams::new(limits.max_buffered),
                 peer: (peer, identity),
@@ -298,7 +298,7 @@ impl CallHost for Connection {
 }
 
 impl ServeHost for Connection {
-    fn serving(&self) -> &Served {
+    fn serving(&self) -> &CallsTaken {
         &self.serving
     }
 
@@ -318,8 +318,8 @@ impl ServeHost for Connection {
 impl Driven for Connection {
     type Spare = Option<CallContext>;
 
-    fn is_served_next(&self, id: u64) {
-        self.serving.take_place(id);
+    fn note_next_request(&self, id: u64) {
+        self.serving.begin_in_place(id);
     }
 
     fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool {

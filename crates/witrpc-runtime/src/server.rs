@@ -24,7 +24,7 @@ use crate::link::sync::lock;
 use crate::link::timers;
 use crate::link::trace::{Side, traced};
 use crate::serving::services::Services;
-use crate::serving::table::Served;
+use crate::serving::table::CallsTaken;
 
 /// How long to wait after a failed accept: what fails once (out of descriptors, say) may fail at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -262,9 +262,9 @@ async fn run(
     server_ended: &watch::Receiver<()>,
 ) {
     let limits = shared.setup.limits;
-    let served = Served::new(Arc::clone(&shared.services), limits.max_in_flight);
+    let calls_taken = CallsTaken::new(Arc::clone(&shared.services), limits.max_in_flight);
     let codec = shared.setup.codec.clone();
-    let connection = Connection::new(opened, rest, limits, codec, served, false);
+    let connection = Connection::new(opened, rest, limits, codec, calls_taken, false);
     let id = connection.link().id;
     lock(&shared.connections).insert(id, Arc::clone(&connection));
     // Who shuts the server down, or drops it, may have looked into the table before.

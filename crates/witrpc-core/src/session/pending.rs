@@ -1,6 +1,6 @@
 //! The calls that this side has made and that the peer has not answered.
 //!
-//! Pure: a table of slots, and the places for calls in flight that nobody has taken. An id is a slot and a generation; the
+//! Pure: a table of slots, and the permits for calls in flight that nobody has taken. An id is a slot and a generation; the
 //! slot is used again only when its answer, or the acknowledgement of its cancel, has come, so a late answer never reaches
 //! a later call.
 //!
@@ -79,11 +79,11 @@ pub struct Pending {
     free: Option<u32>,
     used: usize,
     /// How many more calls the peer takes, as far as nobody waits for them; the others are with the semaphore.
-    places: usize,
+    permits: usize,
     /// Callers that wait at the semaphore.
     queued: usize,
     /// Slots that are `Done`: their callers were woken, and have not come for the answers.
-    untaken: usize,
+    woken: usize,
     closed: Option<CloseReason>,
 }
 
@@ -95,7 +95,7 @@ pub struct Unexpected;
 #[derive(Debug)]
 pub enum Completed {
     /// The leader's own; handed over at once, its slot is free.
-    Mine,
+    Wanted,
     /// Stored, and its caller must be woken.
     Other(Option<Waker>),
     /// Its caller is gone; the slot is free.
@@ -104,22 +104,22 @@ pub enum Completed {
 
 impl Pending {
     /// A table of a peer that takes so many calls at a time.
-    pub fn new(places: usize) -> Self {
-        Self { places, ..Self::default() }
+    pub fn new(permits: usize) -> Self {
+        Self { permits, ..Self::default() }
     }
 
     /// Takes a place, if nobody waits for it.
-    pub const fn take_place(&mut self) -> bool {
-        let free = self.places > 0;
-        self.places -= free as usize;
+    pub const fn take_permit(&mut self) -> bool {
+        let free = self.permits > 0;
+        self.permits -= free as usize;
         free
     }
 
     /// Gives a place back. Returns `true` if somebody waits: then it is for the semaphore to give away.
     #[must_use]
-    pub const fn give_place(&mut self) -> bool {
+    pub const fn return_permit(&mut self) -> bool {
         let wanted = self.queued > 0;
-        self.places += !wanted as usize;
+        self.permits += !wanted as usize;
         wanted
     }
 
@@ -127,7 +127,7 @@ impl Pending {
     #[must_use]
     pub const fn join_queue(&mut self) -> bool {
         self.queued += 1;
-        self.take_place()
+        self.take_permit()
     }
 
     /// A caller no longer waits at the semaphore. What that has left over goes to those that ask next.
@@ -177,25 +177,25 @@ impl Pending {
         self.get(id).is_some_and(|slot| slot.is_ping)
     }
 
-    /// Hands an answer in. `mine` is the call of whoever is asking; it is not woken, and gets its own into `found`.
+    /// Hands an answer in. `wanted` is the call of whoever is asking; it is not woken, and gets its own into `found`.
     pub fn complete(
         &mut self,
         id: CallId,
         answer: Answer,
-        mine: Option<CallId>,
+        wanted: Option<CallId>,
         found: &mut Option<Answer>,
     ) -> Result<Completed, Unexpected> {
         let slot = self.get(id).ok_or(Unexpected)?;
         match &mut slot.state {
-            State::Waiting { .. } if mine == Some(id) => {
+            State::Waiting { .. } if wanted == Some(id) => {
                 *found = Some(answer);
                 self.release(id);
-                Ok(Completed::Mine)
+                Ok(Completed::Wanted)
             }
             State::Waiting { waker } => {
                 let waker = waker.take();
                 slot.state = State::Done(Ok(answer));
-                self.untaken += 1;
+                self.woken += 1;
                 Ok(Completed::Other(waker))
             }
             State::Abandoned => {
@@ -223,7 +223,7 @@ impl Pending {
                 else {
                     unreachable!("matched above")
                 };
-                self.untaken -= 1;
+                self.woken -= 1;
                 self.release(id);
                 Some(outcome)
             }
@@ -237,7 +237,7 @@ impl Pending {
         let slot = self.get(id)?;
         match std::mem::replace(&mut slot.state, State::Abandoned) {
             State::Done(outcome) => {
-                self.untaken -= 1;
+                self.woken -= 1;
                 self.release(id);
                 outcome.ok()
             }
@@ -261,7 +261,7 @@ impl Pending {
                 let maybe_executed = !unsent.contains(&id);
                 slot.state =
                     State::Done(Err(Error::Closed { reason: reason.clone(), maybe_executed }));
-                self.untaken += 1;
+                self.woken += 1;
             }
         }
         wakers
@@ -273,8 +273,8 @@ impl Pending {
     }
 
     /// Whether somebody was woken for an answer, and has not had its turn yet.
-    pub const fn has_untaken(&self) -> bool {
-        self.untaken > 0
+    pub const fn has_woken_caller(&self) -> bool {
+        self.woken > 0
     }
 
     /// Slots that are not free.
@@ -326,14 +326,14 @@ mod tests {
     #[test]
     fn places_are_never_lost_between_those_that_wait_and_those_that_do_not() {
         let mut pending = Pending::new(2);
-        assert!(pending.take_place() && pending.take_place());
-        assert!(!pending.take_place());
+        assert!(pending.take_permit() && pending.take_permit());
+        assert!(!pending.take_permit());
         assert!(!pending.join_queue(), "there is none to hand over");
-        assert!(pending.give_place(), "somebody waits for it");
+        assert!(pending.return_permit(), "somebody waits for it");
         pending.leave_queue();
-        assert!(!pending.give_place());
+        assert!(!pending.return_permit());
         assert!(pending.join_queue(), "the one that came back");
-        assert!(!pending.take_place());
+        assert!(!pending.take_permit());
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
         let first = pending.insert(Some(Waker::noop().clone())).unwrap();
         let mut found = None;
         let completed = pending.complete(first, answer(), Some(first), &mut found);
-        assert!(matches!(completed, Ok(Completed::Mine)) && found.is_some());
+        assert!(matches!(completed, Ok(Completed::Wanted)) && found.is_some());
         let second = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
@@ -365,12 +365,12 @@ mod tests {
         let mut pending = Pending::default();
         let ids = [(); 3].map(|()| pending.insert(Some(Waker::noop().clone())).unwrap());
         let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
-        assert!(matches!(completed, Ok(Completed::Mine)) && !pending.has_untaken());
+        assert!(matches!(completed, Ok(Completed::Wanted)) && !pending.has_woken_caller());
         for id in [ids[1], ids[2]] {
             assert!(pending.complete(id, answer(), None, &mut None).is_ok());
         }
-        assert!(pending.poll(ids[1], Waker::noop()).is_some() && pending.has_untaken());
-        assert!(pending.abandon(ids[2], false).is_some() && !pending.has_untaken());
+        assert!(pending.poll(ids[1], Waker::noop()).is_some() && pending.has_woken_caller());
+        assert!(pending.abandon(ids[2], false).is_some() && !pending.has_woken_caller());
     }
 
     #[test]

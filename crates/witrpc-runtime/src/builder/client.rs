@@ -15,7 +15,7 @@ use witrpc_core::transport::ClientTransport;
 use crate::builder::Common;
 use crate::calls::retry::RetryPolicy;
 use crate::client::reconnect::ReconnectOptions;
-use crate::client::{ClientCore, Habits, WitClient};
+use crate::client::{ClientCore, ClientSettings, WitClient};
 use crate::serving::service::Service;
 use crate::serving::services::Services;
 
@@ -243,7 +243,8 @@ impl WitClientBuilder {
             }
         };
         let setup = self.common.into_setup(authorization)?;
-        let habits = Habits { timeout: self.timeout, reconnect: self.reconnect, retry: self.retry };
-        Ok(WitClient::new(ClientCore::new(transport, setup, habits, services)))
+        let settings =
+            ClientSettings { timeout: self.timeout, reconnect: self.reconnect, retry: self.retry };
+        Ok(WitClient::new(ClientCore::new(transport, setup, settings, services)))
     }
 }

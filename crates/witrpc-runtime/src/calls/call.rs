@@ -593,7 +593,7 @@ async fn wait_turn(connection: Arc<dyn CallHost>, place: Option<u32>) -> Turn {
         }
         None => None,
     };
-    Ok(Permits { call: connection.calls().wait_for_place().await?, bytes })
+    Ok(Permits { call: connection.calls().wait_for_permit().await?, bytes })
 }
 
 fn never_sent(connection: &dyn CallHost) -> Error {

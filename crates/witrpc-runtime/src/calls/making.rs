@@ -37,7 +37,7 @@ pub(crate) trait MakesCalls: CallHost {
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
         let mut pending = lock(&self.calls().pending);
-        if turn.is_none() && pending.is_open() && !pending.take_place() {
+        if turn.is_none() && pending.is_open() && !pending.take_permit() {
             return Err(BeginError::NotYet);
         }
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
@@ -146,7 +146,7 @@ pub(crate) trait MakesCalls: CallHost {
             Err(TooManyStreams) => {
                 let mut pending = lock(&self.calls().pending);
                 drop(pending.abandon(id, true));
-                self.calls().give_place(pending);
+                self.calls().return_permit(pending);
                 Err(BeginError::TooManyStreams)
             }
         }
@@ -180,7 +180,7 @@ pub(crate) trait MakesCalls: CallHost {
         let mut pending = lock(&self.calls().pending);
         let answer = pending.abandon(id, unsent);
         if unsent {
-            self.calls().give_place(pending);
+            self.calls().return_permit(pending);
         } else {
             drop(pending);
         }
@@ -248,12 +248,12 @@ pub(crate) trait MakesCalls: CallHost {
         }
         let completed = pending.complete(id, answer, wanted, &mut drained.answer);
         if to_call && completed.is_ok() {
-            self.calls().give_place(pending);
+            self.calls().return_permit(pending);
         } else {
             drop(pending);
         }
         match completed {
-            Ok(Completed::Mine) => Ok(Handled::Wanted),
+            Ok(Completed::Wanted) => Ok(Handled::Wanted),
             Ok(Completed::Other(waker)) => {
                 if let Some(waker) = waker {
                     waker.wake();

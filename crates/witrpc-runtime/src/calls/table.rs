@@ -27,8 +27,8 @@ use crate::link::sync::lock;
 #[derive(Debug)]
 pub(crate) struct CallsMade {
     pub(super) pending: Mutex<Pending>,
-    /// Where callers wait for one of the places for calls in flight; free ones that nobody waits for are in `pending`.
-    places: Arc<Semaphore>,
+    /// Where callers wait for one of the permits for calls in flight; free ones that nobody waits for are in `pending`.
+    permits: Arc<Semaphore>,
     /// A task whose calls were answered so fast that it was made to let others run. Whoever calls next, and is another, does
     /// not poll for its answer: there may be more of them, whose calls could all be under way. Taken last of all.
     yielded: Mutex<Option<Waker>>,
@@ -43,7 +43,7 @@ impl CallsMade {
     pub(crate) fn new(max_in_flight: usize, catalog: Catalog) -> Self {
         Self {
             pending: Mutex::new(Pending::new(max_in_flight)),
-            places: Arc::new(Semaphore::new(0)),
+            permits: Arc::new(Semaphore::new(0)),
             yielded: Mutex::new(None),
             has_yielded: AtomicBool::new(false),
             catalog,
@@ -84,7 +84,7 @@ impl CallsMade {
 
     /// Whether a caller was woken for its answer, and has not had its turn yet.
     pub(crate) fn has_woken_caller(&self) -> bool {
-        lock(&self.pending).has_untaken()
+        lock(&self.pending).has_woken_caller()
     }
 
     /// What is held: answers that their callers have not taken, and the table.
@@ -95,7 +95,7 @@ impl CallsMade {
 
     /// The connection has ended: fails all calls. Requests with these ids have not left.
     pub(crate) fn close(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
-        self.places.close();
+        self.permits.close();
         let wakers = lock(&self.pending).close(reason, unsent);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -105,7 +105,7 @@ impl CallsMade {
     /// # Errors
     ///
     /// The connection has ended.
-    pub(crate) async fn wait_for_place(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+    pub(crate) async fn wait_for_permit(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
         struct InQueue<'a>(&'a CallsMade);
         impl Drop for InQueue<'_> {
             fn drop(&mut self) {
@@ -115,17 +115,17 @@ impl CallsMade {
         let free = lock(&self.pending).join_queue();
         let _queued = InQueue(self);
         if free {
-            self.places.add_permits(1);
+            self.permits.add_permits(1);
         }
-        Arc::clone(&self.places).acquire_owned().await
+        Arc::clone(&self.permits).acquire_owned().await
     }
 
     /// Gives a place among the calls in flight back.
-    pub(super) fn give_place(&self, mut pending: MutexGuard<'_, Pending>) {
-        let wanted = pending.give_place();
+    pub(super) fn return_permit(&self, mut pending: MutexGuard<'_, Pending>) {
+        let wanted = pending.return_permit();
         drop(pending);
         if wanted {
-            self.places.add_permits(1);
+            self.permits.add_permits(1);
         }
     }
 

@@ -44,7 +44,7 @@ use crate::link::timers::{self, Timer};
 use crate::link::trace::{Side, traced};
 use crate::link::turns::Driven;
 use crate::serving::services::Services;
-use crate::serving::table::Served;
+use crate::serving::table::CallsTaken;
 
 /// How long a disconnect waits for the connection's task to take everything down.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 /// What a client does without being told each time.
 #[derive(Debug)]
-pub(crate) struct Habits {
+pub(crate) struct ClientSettings {
     /// Every call's deadline, unless its handle has another.
     pub(crate) timeout: Option<Duration>,
     pub(crate) reconnect: Option<ReconnectOptions>,
@@ -66,7 +66,7 @@ pub(crate) struct Habits {
 pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
-    pub(crate) habits: Habits,
+    pub(crate) settings: ClientSettings,
     /// What the server may call.
     services: Arc<Services>,
     catalog: Catalog,
@@ -145,14 +145,14 @@ impl ClientCore {
     pub(crate) fn new(
         transport: Box<dyn ClientTransport>,
         setup: Setup<dyn ClientAuthorization>,
-        habits: Habits,
+        settings: ClientSettings,
         services: Services,
     ) -> Arc<Self> {
         let catalog = catalog_of(services.descriptors());
         Arc::new_cyclic(|this| Self {
             transport,
             setup,
-            habits,
+            settings,
             services: Arc::new(services),
             catalog,
             this: Weak::clone(this),
@@ -316,10 +316,11 @@ impl ClientCore {
         waiter: Box<dyn Waiter>,
     ) -> Result<(), Error> {
         let limits = self.setup.limits;
-        let served = Served::new(Arc::clone(&self.services), limits.max_in_flight);
+        let calls_taken = CallsTaken::new(Arc::clone(&self.services), limits.max_in_flight);
         let codec = self.setup.codec.clone();
-        let keep_subscriptions = self.habits.reconnect.is_some();
-        let connection = Connection::new(opened, rest, limits, codec, served, keep_subscriptions);
+        let keep_subscriptions = self.settings.reconnect.is_some();
+        let connection =
+            Connection::new(opened, rest, limits, codec, calls_taken, keep_subscriptions);
         // Before anybody knows of the connection, and before its task is made, which may be dropped before it is polled.
         let driving = Driving { client: Weak::clone(&self.this), connection };
         if !self.install(&driving.connection, epoch) {
@@ -360,7 +361,7 @@ impl ClientCore {
         }
         let lost = match connection.link().closed() {
             None | Some(CloseReason::Local | CloseReason::RuntimeGone) => None,
-            Some(_) => self.habits.reconnect.clone(),
+            Some(_) => self.settings.reconnect.clone(),
         };
         let last = current.task.take();
         let task = lost.map(|options| {
@@ -595,7 +596,7 @@ impl Callee for ClientCore {
     }
 
     fn retry(&self) -> Option<&RetryPolicy> {
-        self.habits.retry.as_ref()
+        self.settings.retry.as_ref()
     }
 
     fn subscribable(self: Arc<Self>) -> Arc<dyn Subscribable> {

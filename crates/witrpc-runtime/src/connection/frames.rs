@@ -36,7 +36,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             return Ok(Handled::Serve);
         }
         Incoming::Aborted { id, request: true } => connection.refuse_aborted(id)?,
-        Incoming::Cancel(id) => connection.cancel_served(id)?,
+        Incoming::Cancel(id) => connection.handle_cancel(id)?,
         // Calls made.
         Incoming::Response { id, head, mut content, charge } => {
             connection.check_has_left(id)?;

@@ -64,14 +64,14 @@ pub fn handshake(data: &[u8]) {
 
     let mut there = Direction::default();
     let mut back = Direction::default();
-    let (mut client_bell, mut server_bell) = (Bell::default(), Bell::default());
-    let bells = [client_bell.clone(), server_bell.clone()];
+    let (mut client_waiter, mut server_waiter) = (FakeWaiter::default(), FakeWaiter::default());
+    let waiters = [client_waiter.clone(), server_waiter.clone()];
     let offered = Catalog::default();
-    let connecting = connect(halves(&there, &back, &mut client_bell), &client_setup, &offered);
+    let connecting = connect(halves(&there, &back, &mut client_waiter), &client_setup, &offered);
     // The deadline needs a timer, which never gets a turn: here nobody waits for anything.
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
-    let halves_there = halves(&back, &there, &mut server_bell);
+    let halves_there = halves(&back, &there, &mut server_waiter);
     let accepting = accept(halves_there, &server_setup, &catalog, Duration::MAX, || ());
     let (mut connecting, mut accepting) = (pin!(connecting), pin!(accepting));
     let (mut at_client, mut at_server) = (None, None);
@@ -79,11 +79,14 @@ pub fn handshake(data: &[u8]) {
         step(&mut at_client, connecting.as_mut());
         step(&mut at_server, accepting.as_mut());
         let moved = there.carry(&mut input) | back.carry(&mut input);
-        for bell in &bells {
-            let mut bell = lock(&bell.0);
-            assert!(moved || !bell.gone || at_client.is_some() || at_server.is_some(), "it hangs");
-            bell.rung = moved;
-            bell.gone |= !moved;
+        for waiter in &waiters {
+            let mut signals = lock(&waiter.0);
+            assert!(
+                moved || !signals.gone || at_client.is_some() || at_server.is_some(),
+                "it hangs"
+            );
+            signals.notified = moved;
+            signals.gone |= !moved;
         }
     }
     let (Some(at_client), Some(at_server)) = (at_client, at_server) else { return };
@@ -307,35 +310,35 @@ fn cut(record: &[u8], input: &mut Input<'_>) -> Option<[Vec<u8>; 2]> {
     Some([chunk(first, true, false), chunk(second, false, header.last)])
 }
 
-fn halves<'a>(out: &Direction, into: &Direction, bell: &'a mut Bell) -> ChannelHalves<'a> {
+fn halves<'a>(out: &Direction, into: &Direction, waiter: &'a mut FakeWaiter) -> ChannelHalves<'a> {
     let pipe = Arc::clone(&out.sent);
     let sender = PipeSender { pipe, capacity: CAPACITY, batch: Vec::new() };
     let receiver = PipeReceiver { pipe: Arc::clone(&into.arriving), current: None };
     ChannelHalves {
         sender: Box::new(sender),
         receiver: Box::new(receiver),
-        waiter: bell,
+        waiter,
         clock: || 1_000_000,
     }
 }
 
 /// What wakes one side.
 #[derive(Clone, Default)]
-struct Bell(Arc<Mutex<Ringing>>);
+struct FakeWaiter(Arc<Mutex<Signals>>);
 
 #[derive(Default)]
-struct Ringing {
-    rung: bool,
+struct Signals {
+    notified: bool,
     gone: bool,
 }
 
-impl Waiter for Bell {
+impl Waiter for FakeWaiter {
     fn poll_wake(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
-        let mut bell = lock(&self.0);
-        if std::mem::take(&mut bell.rung) {
+        let mut signals = lock(&self.0);
+        if std::mem::take(&mut signals.notified) {
             return Poll::Ready(Ok(Wake::Rung));
         }
-        if bell.gone { Poll::Ready(Ok(Wake::PeerGone)) } else { Poll::Pending }
+        if signals.gone { Poll::Ready(Ok(Wake::PeerGone)) } else { Poll::Pending }
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
@@ -426,12 +429,12 @@ mod tests {
             scheme.setup(VecDeque::new(), scheme.server()),
         );
         let (there, back, catalog) = (Direction::default(), Direction::default(), catalog(0));
-        let (mut client_bell, mut server_bell) = (Bell::default(), Bell::default());
-        let bells = [client_bell.clone(), server_bell.clone()];
-        let connecting = connect(halves(&there, &back, &mut client_bell), &setups.0, &catalog);
+        let (mut client_waiter, mut server_waiter) = (FakeWaiter::default(), FakeWaiter::default());
+        let waiters = [client_waiter.clone(), server_waiter.clone()];
+        let connecting = connect(halves(&there, &back, &mut client_waiter), &setups.0, &catalog);
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let halves_there = halves(&back, &there, &mut server_bell);
+        let halves_there = halves(&back, &there, &mut server_waiter);
         let accepting = accept(halves_there, &setups.1, &catalog, Duration::MAX, || ());
         let (mut connecting, mut accepting) = (pin!(connecting), pin!(accepting));
         let (mut at_client, mut at_server, mut seen) = (None, None, Vec::new());
@@ -446,10 +449,10 @@ mod tests {
                     lock(&direction.arriving).push(record);
                 }
             }
-            for bell in &bells {
-                let mut bell = lock(&bell.0);
-                bell.rung = seen.len() > before;
-                bell.gone |= seen.len() == before;
+            for waiter in &waiters {
+                let mut signals = lock(&waiter.0);
+                signals.notified = seen.len() > before;
+                signals.gone |= seen.len() == before;
             }
         }
         (at_client.unwrap(), at_server.unwrap(), seen)

@@ -79,7 +79,7 @@ pub(crate) async fn connect(
     catalog: &Catalog,
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
-    let mut exchange = Exchange::new(channel, setup.limits, false);
+    let mut driver = HandshakeDriver::new(channel, setup.limits, false);
     let mut hello = Hello {
         version: WIRE_VERSION,
         clock: clock(),
@@ -96,10 +96,10 @@ pub(crate) async fn connect(
     agreement.write(&mut hello.key).map_err(incompatible)?;
     let mut transcript = Vec::new();
     hello.encode(&mut transcript);
-    exchange.send(Kind::Hello, 0, &transcript).await?;
+    driver.send(Kind::Hello, 0, &transcript).await?;
     fail_point::at("hello.sent");
 
-    let received = exchange.receive(Kind::Accept).await?;
+    let received = driver.receive(Kind::Accept).await?;
     fail_point::at("accept.taken");
     let accept = Accept::decode(received.body())?;
     if common_features(FEATURES, &accept.features) != accept.features {
@@ -107,7 +107,7 @@ pub(crate) async fn connect(
     }
     transcript.extend_from_slice(received.body());
     agreement.read(&accept.key).map_err(|e| Error::Unauthorized(e.to_string()))?;
-    exchange.secure(agreement)?;
+    driver.secure(agreement)?;
     let offset = clock_offset(hello.clock, accept.clock, clock());
 
     let proof = setup.authorization.proof(&transcript).await?;
@@ -119,14 +119,14 @@ pub(crate) async fn connect(
     };
     let mut body = Zeroizing::new(Vec::new());
     confirm.encode(&mut body);
-    exchange.send(Kind::Confirm, 0, &body).await?;
+    driver.send(Kind::Confirm, 0, &body).await?;
     fail_point::at("confirm.sent");
 
-    let received = exchange.receive(Kind::Welcome).await?;
+    let received = driver.receive(Kind::Welcome).await?;
     fail_point::at("welcome.taken");
     let welcome = Welcome::decode(received.body())?;
     setup.authorization.verify(&transcript, &welcome.proof)?;
-    Ok(exchange.open(welcome.limits, welcome.catalog, offset, None))
+    Ok(driver.open(welcome.limits, welcome.catalog, offset, None))
 }
 
 /// The server's part, within `patience`. `on_hello` is called once the client's first frame has arrived.
@@ -140,8 +140,8 @@ pub(crate) async fn accept(
     on_hello: impl FnOnce(),
 ) -> Result<Opened, Error> {
     let clock = channel.clock;
-    let mut exchange = Exchange::new(channel, setup.limits, true);
-    let answering = answer(&mut exchange, clock, setup, catalog, on_hello);
+    let mut driver = HandshakeDriver::new(channel, setup.limits, true);
+    let answering = answer(&mut driver, clock, setup, catalog, on_hello);
     let answered = timeout(patience, answering).await.unwrap_or_else(|_| {
         let patience = Rounded(patience);
         let late = format!("no handshake within {patience} (with_handshake_timeout)");
@@ -150,10 +150,10 @@ pub(crate) async fn accept(
     match answered {
         Ok((Confirm { limits, clock_offset, catalog, .. }, shares_clock, identity)) => {
             let clock_offset = shares_clock.then_some(clock_offset);
-            Ok(exchange.open(limits, catalog, clock_offset, identity))
+            Ok(driver.open(limits, catalog, clock_offset, identity))
         }
         Err(error) => {
-            exchange.leave(&error);
+            driver.leave(&error);
             Err(error)
         }
     }
@@ -161,21 +161,21 @@ pub(crate) async fn accept(
 
 /// Answers a client's messages; returns its last one, whether the two share a clock, and who it is.
 async fn answer(
-    exchange: &mut Exchange<'_>,
+    driver: &mut HandshakeDriver<'_>,
     clock: fn() -> u64,
     setup: &Setup<dyn ServerAuthorization>,
     catalog: &Catalog,
     on_hello: impl FnOnce(),
 ) -> Result<(Confirm, bool, Option<Identity>), Error> {
-    let received = exchange.receive(Kind::Hello).await?;
+    let received = driver.receive(Kind::Hello).await?;
     fail_point::at("hello.taken");
     on_hello();
     let hello = match Hello::decode(received.body())? {
         Ok(hello) => hello,
-        Err(refusal) => return Err(exchange.refuse(refusal).await),
+        Err(refusal) => return Err(driver.refuse(refusal).await),
     };
     if let Err(refusal) = setup.terms(setup.authorization.scheme()).accept(&hello.terms) {
-        return Err(exchange.refuse(refusal).await);
+        return Err(driver.refuse(refusal).await);
     }
     let mut transcript = received.body().to_vec();
     drop(received);
@@ -185,7 +185,7 @@ async fn answer(
     let mut agreement =
         setup.encryptor.begin(Role::Server, prologue, secret).map_err(incompatible)?;
     if let Err(error) = agreement.read(&hello.key) {
-        return Err(exchange.refuse(Refusal::Unauthorized(error.to_string())).await);
+        return Err(driver.refuse(Refusal::Unauthorized(error.to_string())).await);
     }
     let mut key = Vec::new();
     agreement.write(&mut key).map_err(incompatible)?;
@@ -194,23 +194,23 @@ async fn answer(
     let clock = if shares_clock { clock() } else { 0 };
     let features = common_features(FEATURES, &hello.features);
     Accept { clock, nonce: random()?, features, key }.encode(&mut body);
-    exchange.send(Kind::Accept, 0, &body).await?;
+    driver.send(Kind::Accept, 0, &body).await?;
     fail_point::at("accept.sent");
     transcript.extend_from_slice(&body);
-    exchange.secure(agreement)?;
+    driver.secure(agreement)?;
 
-    let received = exchange.receive(Kind::Confirm).await?;
+    let received = driver.receive(Kind::Confirm).await?;
     fail_point::at("confirm.taken");
     let confirm = Confirm::decode(received.body())?;
     drop(received);
     let granted = match setup.authorization.check(&transcript, confirm.proof.as_bytes()).await {
         Ok(granted) => granted,
-        Err(text) => return Err(exchange.refuse(Refusal::Unauthorized(text)).await),
+        Err(text) => return Err(driver.refuse(Refusal::Unauthorized(text)).await),
     };
     let mut body = Vec::new();
     Welcome { limits: setup.limits, proof: granted.proof, catalog: catalog.clone() }
         .encode(&mut body);
-    exchange.send(Kind::Welcome, 0, &body).await?;
+    driver.send(Kind::Welcome, 0, &body).await?;
     fail_point::at("welcome.sent");
     Ok((confirm, clock != 0, granted.identity))
 }
@@ -281,7 +281,7 @@ impl Received {
 }
 
 /// One message after another, each way.
-struct Exchange<'a> {
+struct HandshakeDriver<'a> {
     inbound: Inbound,
     outbound: Outbound,
     ledger: Arc<Ledger>,
@@ -291,7 +291,7 @@ struct Exchange<'a> {
     refused: bool,
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> HandshakeDriver<'a> {
     fn new(channel: ChannelHalves<'a>, limits: Limits, from_client: bool) -> Self {
         let ledger = Ledger::new(limits.credit_batch());
         Self {

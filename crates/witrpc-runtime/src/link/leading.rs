@@ -66,7 +66,7 @@ pub(crate) trait Leads: Host {
         mut send: Option<impl FnOnce()>,
         drained: &mut Drained,
     ) -> Result<(), Error> {
-        let leader = if alone { Leader::Patient } else { Leader::Hasty };
+        let leader = if alone { Leader::MayPoll } else { Leader::IfReady };
         if !(alone && self.link().peer_is_on_our_cpu()) {
             if let Some(send) = send.take() {
                 send();
@@ -75,29 +75,29 @@ pub(crate) trait Leads: Host {
         let mut over = false;
         // Who does not get to polling now does not go on with it: somebody else is at it, and wakes us.
         let interrupted = drained.polling.take();
-        let led = self.link().receiving.lead(leader, |receiving| {
-            let mut led = Led { interrupted, ..Led::default() };
+        let outcome = self.link().receiving.lead(leader, |receiving| {
+            let mut progress = LeadProgress { interrupted, ..LeadProgress::default() };
             if let Some(send) = send.take() {
                 receiving.disarm();
                 send();
             }
-            let done = self.lead_on(receiving, wanted, alone, &mut led, drained);
-            if led.looked_for_room {
+            let done = self.lead_on(receiving, wanted, alone, &mut progress, drained);
+            if progress.looked_for_room {
                 // From now on somebody else has to hear of room (O5).
-                led.over |= self.pump();
+                progress.over |= self.pump();
             }
-            over = led.over;
-            done.map(|()| led.found)
+            over = progress.over;
+            done.map(|()| progress.found)
         });
         if let Some(send) = send {
             send(); // Somebody else leads.
         }
         if over {
-            self.link().receiving.rouse_driver(|_| true);
-        } else if !alone && !matches!(led, Some(Ok(true))) {
-            self.link().receiving.rouse_driver(|receiving| receiving.driver_would_poll());
+            self.link().receiving.wake_driver_if(|_| true);
+        } else if !alone && !matches!(outcome, Some(Ok(true))) {
+            self.link().receiving.wake_driver_if(|receiving| receiving.driver_would_poll());
         }
-        led.map_or(Ok(()), |led| led.map(|_| ()))
+        outcome.map_or(Ok(()), |found| found.map(|_| ()))
     }
 
     /// Drains, and polls a while if `may_poll`.
@@ -106,20 +106,27 @@ pub(crate) trait Leads: Host {
         receiving: &mut Receiving,
         wanted: Wanted,
         may_poll: bool,
-        led: &mut Led,
+        progress: &mut LeadProgress,
         drained: &mut Drained,
     ) -> Result<(), Error> {
         let mut polling = None;
         loop {
-            let woke = self.drain(receiving, wanted, may_poll, led, drained)?;
+            let woke = self.drain(receiving, wanted, may_poll, progress, drained)?;
             // Others have work now, or we have: polling on would keep them from it.
-            if led.found || woke || led.over || self.link().closed().is_some() || !may_poll {
+            if progress.found
+                || woke
+                || progress.over
+                || self.link().closed().is_some()
+                || !may_poll
+            {
                 break;
             }
             let worth = receiving.inbound.receiver.worth_polling();
             self.link().note_peers_cpu(worth);
-            let mut poll =
-                led.interrupted.take().unwrap_or_else(|| Poll::new(receiving.caller.budget(worth)));
+            let mut poll = progress
+                .interrupted
+                .take()
+                .unwrap_or_else(|| Poll::new(receiving.caller.budget(worth)));
             if poll.has_budget() {
                 if polling.is_none() && !receiving.answers_in_parts {
                     // While there is time: the answer then finds us armed for what comes behind it.
@@ -131,7 +138,7 @@ pub(crate) trait Leads: Host {
             }
             let polled = poll.run(CALLER_SLICE, || self.link().has_come(&mut receiving.inbound))?;
             // After, not before: somebody may have come to want room, and to be told of it, meanwhile.
-            led.looked_for_room |= poll.has_budget() && self.link().wants_room();
+            progress.looked_for_room |= poll.has_budget() && self.link().wants_room();
             match polled {
                 Polled::Ready => {}
                 Polled::Again => {
@@ -144,16 +151,16 @@ pub(crate) trait Leads: Host {
                 }
             }
             if self.link().wants_room() {
-                led.looked_for_room = true;
-                led.steps += 1;
+                progress.looked_for_room = true;
+                progress.steps += 1;
                 self.pump_awake(true);
             }
             polling = Some(poll);
         }
         if let Some(poll) = polling {
-            if led.found {
+            if progress.found {
                 receiving.caller.hit(poll.spent());
-                receiving.answers_in_parts = led.steps > 1;
+                receiving.answers_in_parts = progress.steps > 1;
             }
         }
         Ok(())
@@ -165,18 +172,18 @@ pub(crate) trait Leads: Host {
         receiving: &mut Receiving,
         wanted: Wanted,
         alone: bool,
-        led: &mut Led,
+        progress: &mut LeadProgress,
         drained: &mut Drained,
     ) -> Result<bool, Error> {
         let (mut woke, mut kept_waiting) = (false, false);
-        while led.steps < LEAD_FRAMES && !kept_waiting && self.link().closed().is_none() {
+        while progress.steps < LEAD_FRAMES && !kept_waiting && self.link().closed().is_none() {
             let Some(incoming) = receiving.inbound.receive()? else { break };
-            led.steps += 1;
+            progress.steps += 1;
             // A part of a long message takes long to copy: not while somebody has what it waits for.
             let long = matches!(incoming, Incoming::Part);
             match self.take(receiving, incoming, wanted, drained)? {
                 Handled::Wanted => {
-                    led.found = true;
+                    progress.found = true;
                     if alone && matches!(wanted, Wanted::Call(_)) {
                         break; // Nothing is on its way but what wakes the driver.
                     }
@@ -188,9 +195,9 @@ pub(crate) trait Leads: Host {
                 Handled::Woke => woke = true,
                 Handled::Nothing => {}
             }
-            kept_waiting = long && (woke || led.found || self.has_woken_caller());
+            kept_waiting = long && (woke || progress.found || self.has_woken_caller());
         }
-        led.over = led.steps >= LEAD_FRAMES || kept_waiting;
+        progress.over = progress.steps >= LEAD_FRAMES || kept_waiting;
         Ok(woke)
     }
 
@@ -217,7 +224,7 @@ impl<H: Host + ?Sized> Leads for H {}
 
 /// How far a leader has got.
 #[derive(Debug, Default)]
-pub(crate) struct Led {
+pub(crate) struct LeadProgress {
     /// Frames it has taken, and times it has sent for others.
     steps: usize,
     /// What it waits for has come.

@@ -42,14 +42,14 @@ pub(crate) trait Half {
 pub(crate) struct Reception<H> {
     state: Mutex<State<H>>,
     /// Word for the driver, in case it was not asleep when it was woken.
-    kicked: AtomicBool,
+    driver_notified: AtomicBool,
     /// Something was pushed that the driver is to publish.
     unpublished: AtomicBool,
     /// Knows the driver's waker.
     ledger: Arc<Ledger>,
     /// Does not wait for a leader before sleeping: the mistake that the model is to find.
     #[cfg(all(loom, test))]
-    hasty: bool,
+    skips_lock: bool,
 }
 
 /// What the lock protects.
@@ -65,9 +65,9 @@ pub(crate) struct State<H> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leader {
     /// It carries out its step, and may poll.
-    Patient,
+    MayPoll,
     /// It leaves everything as it was, which is as C1 asks: nothing has changed since somebody else left it.
-    Hasty,
+    IfReady,
 }
 
 /// What the driver found.
@@ -75,7 +75,7 @@ pub(crate) enum Leader {
 pub(crate) enum Visit<T> {
     Done(T),
     /// A caller is leading; it wakes the driver, or leaves everything done (C1).
-    Led,
+    CallerLeads,
     /// The connection has ended.
     Ended,
 }
@@ -84,16 +84,16 @@ impl<H: Half> Reception<H> {
     pub(crate) fn new(half: H, ledger: Arc<Ledger>) -> Self {
         Self {
             state: Mutex::new(State { half: Some(half), driver_is_awake: false }),
-            kicked: AtomicBool::new(false),
+            driver_notified: AtomicBool::new(false),
             unpublished: AtomicBool::new(false),
             ledger,
             #[cfg(all(loom, test))]
-            hasty: false,
+            skips_lock: false,
         }
     }
 
     /// Leads for the length of this step. `None` if somebody else is at it, the connection has ended, or the leader is
-    /// hasty and there is nothing.
+    /// skips_lock and there is nothing.
     pub(crate) fn lead<T>(
         &self,
         leader: Leader,
@@ -102,7 +102,7 @@ impl<H: Half> Reception<H> {
         let mut guard = self.state.try_lock().ok()?;
         let State { half, driver_is_awake } = &mut *guard;
         let half = half.as_mut()?;
-        if leader == Leader::Hasty {
+        if leader == Leader::IfReady {
             match half.is_ready() {
                 Ok(true) => {}
                 Ok(false) => return None,
@@ -127,7 +127,7 @@ impl<H: Half> Reception<H> {
         &self,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
     ) -> Result<Visit<T>, H::Error> {
-        let Ok(mut state) = self.state.try_lock() else { return Ok(Visit::Led) };
+        let Ok(mut state) = self.state.try_lock() else { return Ok(Visit::CallerLeads) };
         state.driver_is_awake = true;
         match state.half.as_mut() {
             Some(half) => step(half).map(Visit::Done),
@@ -143,9 +143,9 @@ impl<H: Half> Reception<H> {
     }
 
     /// Wakes the driver if it sleeps and there is a reason to.
-    pub(crate) fn rouse_driver(&self, reason: impl FnOnce(&mut H) -> bool) {
+    pub(crate) fn wake_driver_if(&self, reason: impl FnOnce(&mut H) -> bool) {
         // Relaxed: nothing is read on the strength of it. Whoever left that word has woken it.
-        if self.kicked.load(Ordering::Relaxed) {
+        if self.driver_notified.load(Ordering::Relaxed) {
             return;
         }
         // Whoever is at it now will do the same.
@@ -162,8 +162,8 @@ impl<H: Half> Reception<H> {
     pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, H::Error> {
         self.ledger.driver().register(waker);
         // Acquire: pairs with the store in `wake_driver`; what was to be done is seen.
-        let kicked = self.kicked.swap(false, Ordering::AcqRel);
-        Ok(self.arm()? || kicked || self.ledger.is_due())
+        let driver_notified = self.driver_notified.swap(false, Ordering::AcqRel);
+        Ok(self.arm()? || driver_notified || self.ledger.is_due())
     }
 
     /// Arms the half for the driver's sleep; returns whether there is work after all.
@@ -171,7 +171,7 @@ impl<H: Half> Reception<H> {
         // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
         // taken already, with its frame unread. It is done within one bounded step.
         #[cfg(all(loom, test))]
-        if self.hasty && self.state.try_lock().is_err() {
+        if self.skips_lock && self.state.try_lock().is_err() {
             return Ok(false);
         }
         let mut state = self.lock();
@@ -186,7 +186,7 @@ impl<H: Half> Reception<H> {
     pub(crate) fn wake_driver(&self) {
         // Release: pairs with the swap in `register_driver`; what is to be done was done before. A store would do; loom
         // takes one for lost that follows another's swap.
-        self.kicked.swap(true, Ordering::AcqRel);
+        self.driver_notified.swap(true, Ordering::AcqRel);
         self.ledger.driver().wake();
     }
 
@@ -210,8 +210,8 @@ impl<H: Half> Reception<H> {
     }
 
     /// Whether there is word for the driver, or credit to give back. Looks only.
-    pub(crate) fn has_word(&self) -> bool {
-        self.kicked.load(Ordering::Acquire) || self.ledger.is_due()
+    pub(crate) fn has_notification(&self) -> bool {
+        self.driver_notified.load(Ordering::Acquire) || self.ledger.is_due()
     }
 
     /// Looks at the half, once whoever is at it is done. `None` if the connection has ended.

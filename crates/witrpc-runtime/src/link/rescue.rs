@@ -63,14 +63,14 @@ pub(crate) async fn watched<T>(
     interval: Duration,
     overlooked: impl Fn() -> Option<&'static str>,
 ) -> Option<T> {
-    let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
-    let waker = Waker::from(Arc::clone(&bell));
+    let flag = Arc::new(FlagWaker { woken: AtomicBool::new(true), task: AtomicWaker::new() });
+    let waker = Waker::from(Arc::clone(&flag));
     let mut sleep = pin!(sleep);
     let mut alarm = pin!(tokio::time::sleep(interval));
     let mut looks = 0;
     poll_fn(|cx| {
-        bell.task.register(cx.waker());
-        if bell.rung.swap(false, Ordering::AcqRel) {
+        flag.task.register(cx.waker());
+        if flag.woken.swap(false, Ordering::AcqRel) {
             if let Poll::Ready(woken) = sleep.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return Poll::Ready(Some(woken));
             }
@@ -94,14 +94,14 @@ pub(crate) async fn watched<T>(
 }
 
 /// A waker that notes that it was woken.
-struct Bell {
-    rung: AtomicBool,
+struct FlagWaker {
+    woken: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Bell {
+impl Wake for FlagWaker {
     fn wake(self: Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.woken.store(true, Ordering::Release);
         self.task.wake();
     }
 }

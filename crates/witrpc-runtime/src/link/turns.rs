@@ -19,9 +19,9 @@ pub(crate) trait Driven: Host {
     type Spare: Default + Send;
 
     /// The driver has read this request, and serves it next. Said under the lock of the receiving half.
-    fn is_served_next(&self, id: u64);
+    fn note_next_request(&self, id: u64);
 
-    /// Serves a request that [is next](Self::is_served_next). Returns whether it was answered, which is made visible if `publish`.
+    /// Serves a request that [is next](Self::note_next_request). Returns whether it was answered, which is made visible if `publish`.
     fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool;
 
     /// Serves requests that were put aside, as far as there is room for answers.
@@ -52,7 +52,7 @@ pub(crate) enum Turn {
     /// The same, and what is there takes long to copy.
     Long,
     /// A caller is leading; it wakes the driver, or leaves everything done (C1).
-    Led,
+    CallerLeads,
 }
 
 /// What the driver does with a connection.
@@ -82,7 +82,7 @@ pub(crate) trait Turns: Driven {
                 let long = matches!(incoming, Incoming::Part);
                 let handled = self.take(receiving, incoming, Wanted::Nothing, &mut drained)?;
                 if let Some(request) = &drained.request {
-                    self.is_served_next(request.id);
+                    self.note_next_request(request.id);
                 }
                 // Who waits for an answer is not to wait for a chunk of something long.
                 let more = receiving.is_ready()? && receiving.inbound.partial_count() == 0;
@@ -114,7 +114,7 @@ pub(crate) trait Turns: Driven {
                     if woke { Turn::Woke } else { Turn::Empty }
                 }
                 Visit::Ended => Turn::Empty,
-                Visit::Led => Turn::Led,
+                Visit::CallerLeads => Turn::CallerLeads,
             };
             break;
         }
@@ -168,7 +168,7 @@ pub(crate) trait Turns: Driven {
             match self.turn(LEAD_FRAMES, spare)? {
                 Turn::Empty => return Ok(()),
                 Turn::More | Turn::Long | Turn::Woke => tokio::task::yield_now().await,
-                Turn::Led => self.link().receiving.wait(),
+                Turn::CallerLeads => self.link().receiving.wait(),
             }
         }
     }
@@ -177,7 +177,7 @@ pub(crate) trait Turns: Driven {
     fn overlooked(&self) -> Option<&'static str> {
         let link = self.link();
         let unsent = || link.sending.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
-        if link.receiving.has_word() || link.receiving.has_unpublished() {
+        if link.receiving.has_notification() || link.receiving.has_unpublished() {
             Some("word from this side")
         } else if link.receiving.has_unread() {
             Some("a frame to be read")

@@ -30,7 +30,7 @@ use crate::link::sending::Sends;
 use crate::link::sync::lock;
 use crate::serving::host::ServeHost;
 use crate::serving::service::{Dispatch, Request as ServiceRequest};
-use crate::serving::table::{Goes, Stopped};
+use crate::serving::table::{CancelOutcome, Continuation};
 use crate::streams::producer::start_streams;
 use crate::streams::writing::WritesStreams;
 
@@ -65,7 +65,7 @@ pub(crate) trait Serves: ServeHost {
         self.serving().take_in(request, self.link().unsent_responses())
     }
 
-    /// Serves a request that is [in place](Served::take_place). Returns whether it was answered, which is made visible if
+    /// Serves a request that is [in place](CallsTaken::begin_in_place). Returns whether it was answered, which is made visible if
     /// `publish`. `spare` is the context of an earlier one.
     fn serve_in_place(
         self: &Arc<Self>,
@@ -166,14 +166,16 @@ pub(crate) trait Serves: ServeHost {
     /// Lets a handler go on elsewhere. Returns whether it was answered instead.
     fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next, publish: bool) -> bool {
         match (self.serving().insert(id, handling.context()), next) {
-            (Goes::On, Next::Thread) => self.spawn_blocking(id, handling),
-            (Goes::On, Next::Task { has_begun }) => self.spawn(id, handling, has_begun),
-            (Goes::Cancelled, _) => {
+            (Continuation::Proceed, Next::Thread) => self.spawn_blocking(id, handling),
+            (Continuation::Proceed, Next::Task { has_begun }) => {
+                self.spawn(id, handling, has_begun)
+            }
+            (Continuation::Cancelled, _) => {
                 drop(handling);
                 self.reply(id, Reply::text(Status::Cancelled, ""), 0, publish);
                 return true;
             }
-            (Goes::Nowhere, _) => {}
+            (Continuation::ConnectionEnded, _) => {}
         }
         false
     }
@@ -181,7 +183,7 @@ pub(crate) trait Serves: ServeHost {
     /// Answers the request that is served in place. A cancel that has come meanwhile crosses the answer.
     fn reply_in_place(&self, id: u64, reply: Reply, event: u64, publish: bool) {
         self.reply(id, reply, event, publish);
-        self.serving().leave_place();
+        self.serving().end_in_place();
     }
 
     /// A request's deadline as our clock's and as tokio's.
@@ -284,14 +286,14 @@ pub(crate) trait Serves: ServeHost {
     }
 
     /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
-    fn cancel_served(&self, id: u64) -> Result<(), Error> {
+    fn handle_cancel(&self, id: u64) -> Result<(), Error> {
         match self.serving().cancel(id) {
-            Stopped::Now => {
+            CancelOutcome::Stopped => {
                 self.acknowledge_cancel(id);
                 return Ok(());
             }
-            Stopped::Soon => return Ok(()),
-            Stopped::No => {}
+            CancelOutcome::PollerAnswers => return Ok(()),
+            CancelOutcome::NotRunning => {}
         }
         let mut guard = lock(&self.link().sending.outbound);
         let Some(outbound) = guard.as_mut() else { return Ok(()) };

@@ -19,7 +19,7 @@ use crate::serving::services::Services;
 
 /// The requests of one connection that are being served.
 #[derive(Debug)]
-pub(crate) struct Served {
+pub(crate) struct CallsTaken {
     pub(crate) services: Arc<Services>,
     max_in_flight: usize,
     /// The request that the driver is at, whose handler is polled in place; [`NOTHING`] if it is at none. Written by the
@@ -51,23 +51,23 @@ const NOTHING: u64 = u64::MAX;
 
 /// What a cancel came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stopped {
+pub(crate) enum CancelOutcome {
     /// The handler will not answer: the caller of this does.
-    Now,
+    Stopped,
     /// The handler is being polled in place; who polls it answers, as cancelled if it is not done at once.
-    Soon,
-    /// It has been answered, or never was.
-    No,
+    PollerAnswers,
+    /// The request has been answered, or there never was one.
+    NotRunning,
 }
 
 /// Whether a handler that is not done at once goes on.
 #[derive(Debug)]
-pub(crate) enum Goes {
-    On,
+pub(crate) enum Continuation {
+    Proceed,
     /// It was cancelled in place, and is to be answered so.
     Cancelled,
-    /// Nobody waits for any answer.
-    Nowhere,
+    /// The connection has ended: no answer is wanted.
+    ConnectionEnded,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ struct Running {
     task: Option<AbortHandle>,
 }
 
-impl Served {
+impl CallsTaken {
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = witrpc_core::wire::fields::u32_len(max_in_flight);
         Self {
@@ -105,12 +105,12 @@ impl Served {
     }
 
     /// The driver has read a request, and serves it next. Said under the lock of the receiving half.
-    pub(crate) fn take_place(&self, id: u64) {
+    pub(crate) fn begin_in_place(&self, id: u64) {
         self.in_place.store(id, Ordering::Relaxed);
     }
 
     /// The driver is done with the request that it served in place.
-    pub(crate) fn leave_place(&self) {
+    pub(crate) fn end_in_place(&self) {
         self.in_place.store(NOTHING, Ordering::Relaxed);
     }
 
@@ -126,7 +126,7 @@ impl Served {
     /// Puts the request aside that was to be served in place.
     pub(crate) fn defer(&self, request: Request) {
         let mut table = lock(&self.table);
-        self.leave_place();
+        self.end_in_place();
         table.deferred.insert(request.id, request);
         self.note(&table);
     }
@@ -149,7 +149,7 @@ impl Served {
         let request = table.deferred.pop_front();
         self.note(&table);
         let (_, request) = request?;
-        self.take_place(request.id);
+        self.begin_in_place(request.id);
         Some(request)
     }
 
@@ -180,11 +180,11 @@ impl Served {
     }
 
     /// Stops a handler.
-    pub(crate) fn cancel(&self, id: u64) -> Stopped {
+    pub(crate) fn cancel(&self, id: u64) -> CancelOutcome {
         let mut table = lock(&self.table);
         if self.is_in_place(id) {
             table.cancelled = Some(id);
-            return Stopped::Soon;
+            return CancelOutcome::PollerAnswers;
         }
         let request = table.deferred.remove(&id);
         let running = table.running.remove(&id);
@@ -195,7 +195,7 @@ impl Served {
         if let Some(running) = running {
             running.cancel();
         }
-        if found { Stopped::Now } else { Stopped::No }
+        if found { CancelOutcome::Stopped } else { CancelOutcome::NotRunning }
     }
 
     /// Stops all handlers: nobody waits for them any more.
@@ -242,19 +242,19 @@ impl Served {
     }
 
     /// The request that was served in place is not done.
-    pub(crate) fn insert(&self, id: u64, context: CallContext) -> Goes {
+    pub(crate) fn insert(&self, id: u64, context: CallContext) -> Continuation {
         let mut table = lock(&self.table);
-        self.leave_place();
+        self.end_in_place();
         let cancelled = table.cancelled.take() == Some(id);
         if table.closed {
-            return Goes::Nowhere;
+            return Continuation::ConnectionEnded;
         }
         if cancelled {
-            return Goes::Cancelled;
+            return Continuation::Cancelled;
         }
         table.running.insert(id, Running { context, task: None });
         self.note(&table);
-        Goes::On
+        Continuation::Proceed
     }
 
     pub(crate) fn set_task(&self, id: u64, task: AbortHandle) {
@@ -293,9 +293,9 @@ impl Running {
 mod tests {
     use std::sync::Arc;
 
-    use super::Goes;
-    use super::Served;
-    use super::Stopped;
+    use super::CallsTaken;
+    use super::CancelOutcome;
+    use super::Continuation;
     use crate::context::{CallContext, Peer};
     use crate::link::host::Request;
     use crate::serving::services::Services;
@@ -303,8 +303,8 @@ mod tests {
     use witrpc_core::values::content::Content;
     use witrpc_core::wire::message::Head;
 
-    fn served() -> Served {
-        Served::new(Arc::new(Services::default()), 2)
+    fn taken() -> CallsTaken {
+        CallsTaken::new(Arc::new(Services::default()), 2)
     }
 
     fn request(id: u64) -> Request {
@@ -318,37 +318,37 @@ mod tests {
 
     #[test]
     fn a_cancel_that_comes_right_behind_its_request_stops_the_handler() {
-        let served = served();
-        served.take_place(7);
-        assert_eq!(served.cancel(7), Stopped::Soon, "before its handler is made");
-        served.admit_in_place(7, 0).unwrap();
-        assert!(matches!(served.insert(7, context()), Goes::Cancelled));
-        assert_eq!(served.cancel(7), Stopped::No);
+        let taken = taken();
+        taken.begin_in_place(7);
+        assert_eq!(taken.cancel(7), CancelOutcome::PollerAnswers, "before its handler is made");
+        taken.admit_in_place(7, 0).unwrap();
+        assert!(matches!(taken.insert(7, context()), Continuation::Cancelled));
+        assert_eq!(taken.cancel(7), CancelOutcome::NotRunning);
     }
 
     #[test]
     fn a_cancel_of_one_call_in_place_does_not_reach_the_next() {
-        let served = served();
-        served.take_place(7);
-        assert_eq!(served.cancel(7), Stopped::Soon);
-        served.leave_place();
-        served.take_place(8);
-        assert!(matches!(served.insert(8, context()), Goes::On));
-        assert_eq!(served.cancel(8), Stopped::Now);
+        let taken = taken();
+        taken.begin_in_place(7);
+        assert_eq!(taken.cancel(7), CancelOutcome::PollerAnswers);
+        taken.end_in_place();
+        taken.begin_in_place(8);
+        assert!(matches!(taken.insert(8, context()), Continuation::Proceed));
+        assert_eq!(taken.cancel(8), CancelOutcome::Stopped);
     }
 
     #[test]
     fn what_is_in_place_counts_for_everybody_else() {
-        let served = served();
-        served.take_place(7);
-        assert!(served.take_in(request(7), 0).is_err(), "two with one id");
-        served.take_in(request(8), 0).unwrap();
-        assert!(served.take_in(request(9), 0).is_err(), "more than two");
-        served.leave_place();
-        served.take_place(8);
-        assert!(served.admit_in_place(8, 0).is_err(), "one with this id was put aside");
-        served.take_place(9);
-        served.admit_in_place(9, 0).unwrap();
-        assert!(served.admit_in_place(9, 1).is_err(), "an answer has not left");
+        let taken = taken();
+        taken.begin_in_place(7);
+        assert!(taken.take_in(request(7), 0).is_err(), "two with one id");
+        taken.take_in(request(8), 0).unwrap();
+        assert!(taken.take_in(request(9), 0).is_err(), "more than two");
+        taken.end_in_place();
+        taken.begin_in_place(8);
+        assert!(taken.admit_in_place(8, 0).is_err(), "one with this id was put aside");
+        taken.begin_in_place(9);
+        taken.admit_in_place(9, 0).unwrap();
+        assert!(taken.admit_in_place(9, 1).is_err(), "an answer has not left");
     }
 }

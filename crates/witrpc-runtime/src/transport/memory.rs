@@ -250,19 +250,19 @@ struct PipeState {
 /// What wakes one side.
 #[derive(Debug, Default)]
 struct Side {
-    bell: Mutex<Bell>,
+    signals: Mutex<Signals>,
     waker: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Bell {
-    rung: bool,
+struct Signals {
+    notified: bool,
     gone: bool,
 }
 
 impl Side {
-    fn ring(&self) {
-        lock(&self.bell).rung = true;
+    fn notify(&self) {
+        lock(&self.signals).notified = true;
         self.waker.wake();
     }
 }
@@ -309,7 +309,7 @@ impl RecordSender for MemorySender {
         let asleep = std::mem::take(&mut state.reader_asleep);
         drop(state);
         if asleep {
-            self.peer.ring();
+            self.peer.notify();
         }
         Ok(())
     }
@@ -369,7 +369,7 @@ impl RecordReceiver for MemoryReceiver {
         let asleep = std::mem::take(&mut state.writer_asleep);
         drop(state);
         if asleep {
-            self.peer.ring();
+            self.peer.notify();
         }
         Ok(())
     }
@@ -406,11 +406,11 @@ struct MemoryWaiter {
 impl Waiter for MemoryWaiter {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
         self.own.waker.register(cx.waker());
-        let mut bell = lock(&self.own.bell);
-        if std::mem::take(&mut bell.rung) {
+        let mut signals = lock(&self.own.signals);
+        if std::mem::take(&mut signals.notified) {
             return Poll::Ready(Ok(Wake::Rung));
         }
-        if bell.gone {
+        if signals.gone {
             return Poll::Ready(Ok(Wake::PeerGone));
         }
         Poll::Pending
@@ -423,7 +423,7 @@ impl Waiter for MemoryWaiter {
 
 impl Drop for MemoryWaiter {
     fn drop(&mut self) {
-        lock(&self.peer.bell).gone = true;
+        lock(&self.peer.signals).gone = true;
         self.peer.waker.wake();
     }
 }

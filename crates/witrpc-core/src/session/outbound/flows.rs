@@ -1,6 +1,6 @@
 //! What leaves in turn: long messages, and streams, whose items keep their order whatever their size.
 //!
-//! A flow waits in one of four places: `ready` for its turn, `waiting` for credit, `parked` until fewer messages are
+//! A flow waits in one of four positions: `ready` for its turn, `waiting` for credit, `parked` until fewer messages are
 //! under way in chunks, or `held` until an event has left. Finding the next, and taking any of them back, takes logarithmic
 //! time, whatever else waits: a peer decides how much does.
 //!
@@ -9,9 +9,9 @@
 //!
 //! # Invariants
 //!
-//! - **F1** A flow is in just one place, and the record of it (`places`, or the stream's lane) says which; in none while its turn
+//! - **F1** A flow is in just one position, and the record of it (`positions`, or the stream's lane) says which; in none while its turn
 //!   is being taken.
-//! - **F2** A stream has a place exactly if its queue is not empty and its turn is not being taken.
+//! - **F2** A stream has a position exactly if its queue is not empty and its turn is not being taken.
 //! - **F3** After [`Flows::next`] has returned `None`, no flow could go: what waits needs more credit than there is, what is
 //!   parked finds as many messages under way as there may be.
 
@@ -40,7 +40,7 @@ pub(super) enum Flow {
 
 /// Where a flow is, and under which key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     Ready(u64),
     Waiting(u64, u64),
     Parked(u64),
@@ -52,7 +52,7 @@ enum Place {
 struct Needs {
     /// Credit: nothing if it has started.
     credit: u64,
-    /// A place among the messages that are under way in chunks (O4).
+    /// A position among the messages that are under way in chunks (O4).
     start: bool,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Flows {
     /// By event, then by id.
     held: BTreeMap<(u64, u64), Outgoing>,
     /// Where messages are (F1).
-    places: HashMap<Key, Place>,
+    positions: HashMap<Key, Position>,
     /// Our streams that are open.
     pub(super) streams: HashMap<u64, StreamLane>,
     next_stream: u64,
@@ -88,7 +88,7 @@ pub(super) struct Flows {
 pub(super) struct StreamLane {
     pub(super) queue: VecDeque<Outgoing>,
     /// F2.
-    place: Option<Place>,
+    position: Option<Position>,
     /// The end is in the queue; nothing follows it.
     ended: bool,
 }
@@ -118,7 +118,7 @@ impl Flows {
             waiting: BTreeMap::new(),
             parked: BTreeMap::new(),
             held: BTreeMap::new(),
-            places: HashMap::new(),
+            positions: HashMap::new(),
             streams: HashMap::new(),
             next_stream: 0,
             next_turn: 0,
@@ -141,7 +141,7 @@ impl Flows {
     /// Keeps a message until its event has left.
     pub(super) fn hold(&mut self, message: Outgoing) {
         let (event, id) = (message.event, message.id);
-        self.places.insert((message.kind, id), Place::Held(event, id));
+        self.positions.insert((message.kind, id), Position::Held(event, id));
         self.held.insert((event, id), message);
     }
 
@@ -149,17 +149,17 @@ impl Flows {
     pub(super) fn release(&mut self, has_left: impl Fn(u64) -> bool) -> Option<Outgoing> {
         let entry = self.held.first_entry().filter(|entry| has_left(entry.key().0))?;
         let message = entry.remove();
-        self.places.remove(&(message.kind, message.id));
+        self.positions.remove(&(message.kind, message.id));
         Some(message)
     }
 
     /// Takes a message back, wherever it waits.
     pub(super) fn remove(&mut self, key: Key) -> Option<Outgoing> {
-        let flow = match *self.places.get(&key)? {
-            Place::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
-            place => self.take(place),
+        let flow = match *self.positions.get(&key)? {
+            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+            position => self.take(position),
         };
-        self.places.remove(&key);
+        self.positions.remove(&key);
         if let Some(Flow::Message(message)) = flow { Some(message) } else { None }
     }
 
@@ -170,13 +170,13 @@ impl Flows {
             let (&turn, _) = self.ready.first_key_value()?;
             let (flow, needs) = self.take_ready(turn)?;
             if needs.credit > credit {
-                self.set_place(&flow, Some(Place::Waiting(needs.credit, turn)));
+                self.set_position(&flow, Some(Position::Waiting(needs.credit, turn)));
                 self.waiting.insert((needs.credit, turn), flow);
             } else if needs.start && self.started >= self.max_started {
-                self.set_place(&flow, Some(Place::Parked(turn)));
+                self.set_position(&flow, Some(Position::Parked(turn)));
                 self.parked.insert(turn, flow);
             } else {
-                self.set_place(&flow, None);
+                self.set_position(&flow, None);
                 return Some((turn, flow));
             }
         }
@@ -221,7 +221,7 @@ impl Flows {
 
     /// Whether this message waits.
     pub(super) fn has(&self, key: &Key) -> bool {
-        self.places.contains_key(key)
+        self.positions.contains_key(key)
     }
 
     /// Makes those ready that can go (F3), and no more than there is credit for: so each is moved about only as often as credit
@@ -244,7 +244,7 @@ impl Flows {
     fn make_ready(&mut self, turn: u64, flow: Flow, needs: Needs) {
         self.promised = self.promised.saturating_add(needs.credit);
         self.starting += usize::from(needs.start);
-        self.set_place(&flow, Some(Place::Ready(turn)));
+        self.set_position(&flow, Some(Position::Ready(turn)));
         self.ready.insert(turn, (flow, needs));
     }
 
@@ -255,23 +255,25 @@ impl Flows {
         Some((flow, needs))
     }
 
-    /// Takes a flow out of its place.
-    fn take(&mut self, place: Place) -> Option<Flow> {
-        match place {
-            Place::Ready(turn) => self.take_ready(turn).map(|(flow, _)| flow),
-            Place::Waiting(need, turn) => self.waiting.remove(&(need, turn)),
-            Place::Parked(turn) => self.parked.remove(&turn),
-            Place::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+    /// Takes a flow out of its position.
+    fn take(&mut self, position: Position) -> Option<Flow> {
+        match position {
+            Position::Ready(turn) => self.take_ready(turn).map(|(flow, _)| flow),
+            Position::Waiting(need, turn) => self.waiting.remove(&(need, turn)),
+            Position::Parked(turn) => self.parked.remove(&turn),
+            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
         }
     }
 
-    fn set_place(&mut self, flow: &Flow, place: Option<Place>) {
-        match (flow, place) {
-            (Flow::Message(m), Some(place)) => drop(self.places.insert((m.kind, m.id), place)),
-            (Flow::Message(m), None) => drop(self.places.remove(&(m.kind, m.id))),
-            (Flow::Stream(id), place) => {
+    fn set_position(&mut self, flow: &Flow, position: Option<Position>) {
+        match (flow, position) {
+            (Flow::Message(m), Some(position)) => {
+                drop(self.positions.insert((m.kind, m.id), position))
+            }
+            (Flow::Message(m), None) => drop(self.positions.remove(&(m.kind, m.id))),
+            (Flow::Stream(id), position) => {
                 if let Some(lane) = self.streams.get_mut(id) {
-                    lane.place = place;
+                    lane.position = position;
                 }
             }
         }
@@ -316,8 +318,8 @@ impl Flows {
     /// The message that announced these was taken back: the peer will never know of them.
     pub(super) fn forget_streams(&mut self, ids: Range<u64>) {
         for id in ids {
-            let place = self.streams.remove(&id).and_then(|lane| lane.place);
-            place.map(|place| self.take(place));
+            let position = self.streams.remove(&id).and_then(|lane| lane.position);
+            position.map(|position| self.take(position));
         }
     }
 
@@ -328,7 +330,7 @@ impl Flows {
         lane.ended = message.kind == Kind::StreamEnd;
         lane.queue.push_back(message);
         // Its turn is never being taken meanwhile.
-        if lane.place.is_none() {
+        if lane.position.is_none() {
             self.put_last(Flow::Stream(id));
         }
         true
@@ -337,7 +339,7 @@ impl Flows {
     /// Drops what of a stream has not begun to leave, and queues its end; returns what was dropped, and whether the end is new.
     pub(super) fn cancel_stream(&mut self, id: u64, end: Outgoing) -> (Vec<Outgoing>, bool) {
         let Some(lane) = self.streams.get_mut(&id) else { return (Vec::new(), false) };
-        let place = lane.place.take();
+        let position = lane.position.take();
         let keep = |m: &Outgoing| m.started || m.kind == Kind::StreamEnd;
         let (mut kept, mut dropped): (Vec<_>, Vec<_>) = lane.queue.drain(..).partition(keep);
         // What has begun to leave keeps its room, which the last item has that was queued with it.
@@ -351,7 +353,7 @@ impl Flows {
         }
         let is_empty = lane.queue.is_empty();
         // What it needs may be another thing now.
-        let turn = place.map(|place| (place.turn(), self.take(place)));
+        let turn = position.map(|position| (position.turn(), self.take(position)));
         match turn {
             _ if is_empty => {}
             Some((turn, _)) => self.put(turn, Flow::Stream(id)),
@@ -361,7 +363,7 @@ impl Flows {
     }
 }
 
-impl Place {
+impl Position {
     const fn turn(self) -> u64 {
         match self {
             Self::Ready(turn) | Self::Waiting(_, turn) | Self::Parked(turn) => turn,
@@ -417,7 +419,7 @@ mod tests {
                 && flows.remove((Kind::Request, 1)).is_none()
         );
         assert_eq!([next(&mut flows, 900), next(&mut flows, 600)], [Some(3), Some(5)]);
-        assert!(flows.is_empty() && flows.places.is_empty() && flows.promised == 0);
+        assert!(flows.is_empty() && flows.positions.is_empty() && flows.promised == 0);
     }
 
     #[test]
@@ -449,7 +451,7 @@ mod tests {
         assert!(flows.remove((Kind::Request, 3)).is_some());
         assert!(flows.release(|event| event < 7).is_none() && !flows.is_empty());
         assert_eq!(flows.release(|_| true).map(|m| m.id), Some(1));
-        assert!(flows.is_empty() && flows.places.is_empty());
+        assert!(flows.is_empty() && flows.positions.is_empty());
     }
 
     /// Room is given back for what is dropped, and not for what stays.
@@ -516,7 +518,7 @@ mod tests {
                 if let Some(id) = next(&mut flows, credit) {
                     assert!(fits(list.remove(&id).unwrap()));
                 }
-                assert_eq!(flows.places.len(), list.len(), "F1");
+                assert_eq!(flows.positions.len(), list.len(), "F1");
             }
         }
     }

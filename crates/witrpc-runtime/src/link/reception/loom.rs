@@ -126,21 +126,21 @@ struct Side {
 }
 
 impl Side {
-    fn new(hasty: bool) -> Arc<Self> {
+    fn new(skips_lock: bool) -> Arc<Self> {
         let ring = Arc::new(Ring::default());
         let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new(1));
-        reception.hasty = hasty;
+        reception.skips_lock = skips_lock;
         let (pending, closed) = (Mutex::new(Pending::default()), AtomicBool::new(false));
         Arc::new(Self { ring, reception, pending, closed })
     }
 
     /// As `Connection::handle` does with a response; `true` if it is the leader's own.
-    fn complete(&self, id: CallId, mine: Option<CallId>) -> bool {
+    fn complete(&self, id: CallId, wanted: Option<CallId>) -> bool {
         let (answer, mut found) = (Answer::empty(Status::Ok), None);
         let completed =
-            self.pending.lock().unwrap().complete(id, answer, mine, &mut found).unwrap();
+            self.pending.lock().unwrap().complete(id, answer, wanted, &mut found).unwrap();
         match completed {
-            Completed::Mine => return true,
+            Completed::Wanted => return true,
             Completed::Other(Some(waker)) => waker.wake(),
             Completed::Other(None) | Completed::Nobody => {}
         }
@@ -154,8 +154,8 @@ impl Side {
 
     /// As `Connection::begin_call`, of a caller that has left no waker.
     fn begin_call(&self, id: CallId, waker: &Waker, send: Option<impl FnOnce()>) -> Poll<()> {
-        let led = self.lead(id, send);
-        if led.is_ready() || self.has_answer(id, waker) { Poll::Ready(()) } else { led }
+        let outcome = self.lead(id, send);
+        if outcome.is_ready() || self.has_answer(id, waker) { Poll::Ready(()) } else { outcome }
     }
 
     /// Leaves the waker if the answer is not there.
@@ -165,24 +165,24 @@ impl Side {
 
     /// As `Connection::lead`, of a caller that is alone.
     fn lead(&self, id: CallId, mut send: Option<impl FnOnce()>) -> Poll<()> {
-        let led = self.reception.lead(Leader::Patient, |reader| {
-            let mut mine = false;
+        let outcome = self.reception.lead(Leader::MayPoll, |reader| {
+            let mut found = false;
             if let Some(send) = send.take() {
                 reader.disarm();
                 send();
             } else {
                 reader.expect();
             }
-            while !mine {
+            while !found {
                 let Some(answered) = reader.next() else { break };
-                mine = self.complete(answered, Some(id));
+                found = self.complete(answered, Some(id));
             }
-            Ok(mine)
+            Ok(found)
         });
         if let Some(send) = send {
             send();
         }
-        if let Some(Ok(true)) = led { Poll::Ready(()) } else { Poll::Pending }
+        if let Some(Ok(true)) = outcome { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn call(&self, id: CallId) {
@@ -232,9 +232,9 @@ fn bounded(model: impl Fn() + Sync + Send + 'static) {
 }
 
 /// A caller on each side of the driver; the peer answers them one after the other, or in one go.
-fn two_callers(hasty: bool) {
+fn two_callers(skips_lock: bool) {
     bounded(move || {
-        let side = Side::new(hasty);
+        let side = Side::new(skips_lock);
         let [first, second] = [0; 2]
             .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
@@ -340,7 +340,7 @@ fn two_callers_get_their_answers_whoever_leads() {
 fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
-        let [hasty, patient] = [0; 2]
+        let [leaving, waiting] = [0; 2]
             .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
@@ -349,13 +349,13 @@ fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
         let gone = thread::spawn({
             let side = Arc::clone(&side);
             move || {
-                if side.poll_answer(hasty, Waker::noop()).is_pending() {
-                    drop(side.pending.lock().unwrap().abandon(hasty, false));
+                if side.poll_answer(leaving, Waker::noop()).is_pending() {
+                    drop(side.pending.lock().unwrap().abandon(leaving, false));
                 }
             }
         });
-        side.ring.publish(patient);
-        side.call(patient);
+        side.ring.publish(waiting);
+        side.call(waiting);
         gone.join().unwrap();
         side.close();
         driver.join().unwrap();
@@ -387,7 +387,7 @@ fn left_for_the_driver(late: bool) {
             move || {
                 let mut published = 0;
                 for _ in 0..2 {
-                    if side.reception.has_word() {
+                    if side.reception.has_notification() {
                         published = side.publish(&pushed, late);
                     }
                 }
@@ -397,7 +397,7 @@ fn left_for_the_driver(late: bool) {
         push(&side, &pushed);
         other.join().unwrap();
         let published = driver.join().unwrap();
-        assert!(published == 2 || side.reception.has_word(), "a request was forgotten");
+        assert!(published == 2 || side.reception.has_notification(), "a request was forgotten");
     });
 }
 
