@@ -120,7 +120,7 @@ pub struct Channel {
     pub sender: Box<dyn RecordSender>,
     /// Our incoming direction.
     pub receiver: Box<dyn RecordReceiver>,
-    /// The wake-up that the peer rings, and the sign of its life.
+    /// Waits for the peer's notifications, and for its end.
     pub waiter: Box<dyn Waiter>,
     /// The process id that the peer claims; `None` where there is no other process.
     pub peer_process_id: Option<u32>,
@@ -261,9 +261,9 @@ pub trait RecordReceiver: Send + 'static {
     fn worth_polling(&self) -> bool;
 }
 
-/// The wake-up that a peer rings. Owned by the task that does a connection's sleeping.
+/// Waits for the peer's notifications. Owned by the task that sleeps for a connection.
 pub trait Waiter: Send + 'static {
-    /// Completes when the peer has rung since the last completion, or has gone.
+    /// Completes when the peer has notified this side since the last completion, or is gone.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>>;
 
     /// Moves the wait to the runtime of the current task, if it rests on one and the system lets it.
@@ -290,6 +290,6 @@ impl Waiter for Box<dyn Waiter> {
 pub enum Wake {
     /// The peer's process has ended, or has closed the channel. Records it published before can still be read.
     PeerGone,
-    /// The peer rang. Spurious rings are allowed.
+    /// The peer notified this side. Spurious notifications are allowed.
     Rung,
 }

@@ -2,14 +2,14 @@
 
 use witrpc_core::Error;
 use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTerms, ServerTransport};
-use witrpc_mmf::{Door, MemoryMappedFile, Places};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile};
 
 /// Clients over a named memory-mapped file.
 #[derive(Debug)]
 pub struct MmfServerTransport {
     file: MemoryMappedFile,
     /// Outlast each listening: who is connected stays so, and counts.
-    places: Places,
+    slots: ClientSlots,
 }
 
 impl MmfServerTransport {
@@ -18,7 +18,7 @@ impl MmfServerTransport {
     #[must_use]
     pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
         let file = file.into().settled();
-        Self { places: Places::of(&file), file }
+        Self { slots: ClientSlots::of(&file), file }
     }
 }
 
@@ -32,7 +32,7 @@ impl ServerTransport for MmfServerTransport {
     }
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
-        Box::pin(async { Ok(listener(Door::open(&self.file, &self.places).await?)) })
+        Box::pin(async { Ok(listener(Door::open(&self.file, &self.slots).await?)) })
     }
 
     fn listen_with<'a>(
@@ -40,7 +40,7 @@ impl ServerTransport for MmfServerTransport {
         terms: &'a ServerTerms,
     ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
         Box::pin(async {
-            Ok(listener(Door::open_with(&self.file, &self.places, Some(terms)).await?))
+            Ok(listener(Door::open_with(&self.file, &self.slots, Some(terms)).await?))
         })
     }
 }

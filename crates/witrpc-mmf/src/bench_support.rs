@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use witrpc_core::transport::{RecordReceiver, RecordSender};
 
 use crate::channel::directions;
-use crate::event::{NamedEvent, Ring};
+use crate::event::{NamedEvent, Notify};
 use crate::region::{Region, Side};
 use crate::sys::Access;
 
@@ -13,8 +13,8 @@ use crate::sys::Access;
 #[derive(Debug)]
 struct Awake;
 
-impl Ring for Awake {
-    fn ring(&self) -> io::Result<()> {
+impl Notify for Awake {
+    fn notify(&self) -> io::Result<()> {
         Ok(())
     }
 }

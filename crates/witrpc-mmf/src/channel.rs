@@ -1,13 +1,13 @@
 //! The two rings and two events of one connection, as `witrpc_core`'s transport traits see them.
 //!
-//! The rings say when a peer must be woken; here it is done. Each side has one event, rung for data and for space
-//! alike. Nothing is shared between sender, receiver and waiter but the mapping and the ringing end.
+//! The rings decide when the peer must be woken; a channel notifies it. Each side has one event, which is notified both for data and
+//! for space. Sender, receiver and waiter share nothing but the mapping and the notifying end.
 //!
 //! # Invariants
 //!
-//! - **F1** In a forked child nothing that was inherited touches a ring, whose cursors its parent goes on to use; nor does the
-//!   layer above seal anything there, as it asks for room first. Everything that writes to a ring, or reads its shared
-//!   state, checks the [`Owner`] before.
+//! - **F1** In a forked child, nothing that was inherited touches a ring: the parent goes on using its cursors. Everything that writes
+//!   to a ring, or reads its shared state, checks the [`Owner`] first. The layer above seals nothing in the child either, as it
+//!   asks for room before.
 
 use std::{
     any::Any,
@@ -18,7 +18,7 @@ use std::{
 use witrpc_core::transport::{Channel, RecordReceiver, RecordSender, TransportError, Waiter};
 use witrpc_core::{WaitStrategy, fail_point};
 
-use crate::event::Ring;
+use crate::event::Notify;
 use crate::region::{Mapped, Region, Side};
 use crate::ring::{Consumer, Corrupt, Producer};
 use crate::sys::{self, Owner};
@@ -33,13 +33,13 @@ pub(crate) struct Terms {
 }
 
 /// Puts a channel together.
-pub(crate) fn assemble<R: Ring + fmt::Debug>(
+pub(crate) fn assemble<R: Notify + fmt::Debug>(
     region: Region,
-    ringer: R,
+    notifier: R,
     waiter: impl Waiter,
     terms: Terms,
 ) -> Channel {
-    let (sender, receiver) = directions(region, terms.side, ringer);
+    let (sender, receiver) = directions(region, terms.side, notifier);
     Channel {
         sender,
         receiver,
@@ -53,13 +53,13 @@ pub(crate) fn assemble<R: Ring + fmt::Debug>(
 }
 
 /// Our two directions.
-pub(crate) fn directions<R: Ring + fmt::Debug>(
+pub(crate) fn directions<R: Notify + fmt::Debug>(
     region: Region,
     side: Side,
-    ringer: R,
+    notifier: R,
 ) -> (Box<dyn RecordSender>, Box<dyn RecordReceiver>) {
     let (producer, consumer) = region.split(side);
-    let (peer, owner) = (Arc::new(ringer), Owner::here());
+    let (peer, owner) = (Arc::new(notifier), Owner::here());
     (
         Box::new(Sender { producer, peer: Arc::clone(&peer), owner }),
         Box::new(Receiver { consumer, peer, owner, may_poll: has_several_cpus() }),
@@ -73,7 +73,7 @@ struct Sender<R> {
     owner: Owner,
 }
 
-impl<R: Ring> RecordSender for Sender<R> {
+impl<R: Notify> RecordSender for Sender<R> {
     fn max_record(&self) -> usize {
         self.producer.max_record()
     }
@@ -97,14 +97,14 @@ impl<R: Ring> RecordSender for Sender<R> {
         fail_point::at("ring.publishing");
         if self.producer.publish(current_cpu()) {
             fail_point::at("ring.published");
-            self.peer.ring()?;
-            fail_point::at("ring.rung");
+            self.peer.notify()?;
+            fail_point::at("ring.notified");
         }
         Ok(())
     }
 
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        self.publish()?; // F1. The peer makes no room by reading what it cannot see.
+        self.publish()?; // F1. The peer cannot free what it cannot see.
         let fits = self.producer.arm(len, spare)?;
         fail_point::at("ring.full");
         Ok(fits)
@@ -126,7 +126,7 @@ struct Receiver<R> {
     may_poll: bool,
 }
 
-impl<R: Ring> RecordReceiver for Receiver<R> {
+impl<R: Notify> RecordReceiver for Receiver<R> {
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
         self.owner.check()?; // F1
         Ok(self.consumer.peek(head)?)
@@ -150,7 +150,7 @@ impl<R: Ring> RecordReceiver for Receiver<R> {
         self.owner.check()?; // F1
         if self.consumer.release() {
             fail_point::at("ring.released");
-            self.peer.ring()?;
+            self.peer.notify()?;
         }
         Ok(())
     }
@@ -201,7 +201,7 @@ impl From<Corrupt> for TransportError {
     }
 }
 
-/// `[seg.line.cpu]` for systems that do not tell.
+/// The `[seg.line.cpu]` of systems that do not report the CPU.
 const UNKNOWN_CPU: u32 = 0;
 
 /// The CPU that we run on, plus one.

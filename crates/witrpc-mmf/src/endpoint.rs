@@ -1,31 +1,31 @@
-//! From a name to a connection: where an endpoint's files lie, and how a client and its server meet there.
+//! From a name to a connection: where an endpoint's files lie, and the rendezvous of a client with its server.
 //!
-//! [`MemoryMappedFile`] is what users configure. [`Door`] is the server's side of meeting, [`connect`] the client's.
-//! `docs/segment.md` describes files, records and the order of events; the parts are
+//! [`MemoryMappedFile`] is the setting that users give. [`Door`] is the server's side of the rendezvous, [`connect`] the client's.
+//! `docs/segment.md` describes the files, the records and the order of events. The modules are
 //!
-//! - `place`: the directory, and the paths in it,
-//! - `lock`: the one live server of a name,
-//! - `places`, `record`: who is let in, and what the lock file says of it,
+//! - `paths`: the directory, and the paths in it,
+//! - `lock`: makes sure that a name has one live server,
+//! - `slots`, `record`: the slots for clients, and what the lock file says of them,
 //! - `about`: what the lock file says of the server,
 //! - `listing`: the live servers of a directory,
-//! - `meeting`: the two kinds of record, as bytes,
-//! - `making`: a region that is made beside the runtime,
+//! - `rendezvous`: the two kinds of record, as bytes,
+//! - `making`: creates a region on a thread of its own,
 //! - `door`, `caller`: the two sides,
 //!
-//! and, by the same names in `unix` and in `windows`,
+//! and, with the same names in `unix` and in `windows`,
 //!
-//! - `directory`: what makes it private,
-//! - `entrance`, `knock`: how an ask comes to the server, and an answer to the client,
-//! - `lock`: how the system keeps a lock,
-//! - `sweep`: what killed processes left,
-//! - `fault`: what to do when the system says no.
+//! - `directory`: the access rights of the directory,
+//! - `listener`, `join_request`: how an ask reaches the server, and an answer the client,
+//! - `lock`: the system's way to hold a lock,
+//! - `sweep`: removes what killed processes left,
+//! - `fault`: turns errors of the system into errors with advice.
 //!
 //! # Invariants
 //!
 //! - **E1**, **E2** of the files: see `unix` and `windows`.
 //! - **E3** A region is complete before a client hears of it.
-//! - **E4** No client can hold up another for longer than the handshake deadline, or than it takes to make its region; nor the listener,
-//!   or the runtime, at all.
+//! - **E4** A client can delay another for no longer than the handshake deadline, or than its region takes to be created. It cannot
+//!   delay the listener or the runtime at all.
 
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,10 @@ mod door;
 mod listing;
 mod lock;
 mod making;
-mod meeting;
-mod place;
-mod places;
+mod paths;
 mod record;
+mod rendezvous;
+mod slots;
 
 #[cfg(unix)]
 mod unix;
@@ -58,8 +58,8 @@ use windows as os;
 pub use caller::connect;
 pub use door::Door;
 pub use listing::{Endpoint, endpoints, endpoints_in};
-pub(crate) use place::remove;
-pub use places::Places;
+pub(crate) use paths::remove;
+pub use slots::ClientSlots;
 
 /// 1 MiB: two rings of 510 KiB each.
 const DEFAULT_SIZE: u64 = 1 << 20;
@@ -165,12 +165,12 @@ impl MemoryMappedFile {
         self
     }
 
-    /// Makes a relative directory absolute, by the working directory of this moment; for whoever keeps this. The builders do.
+    /// Makes a relative directory absolute, by the current working directory. The builders call it, as they keep the value.
     #[doc(hidden)]
     #[must_use]
     pub fn settled(mut self) -> Self {
-        place::note_working_directory();
-        // What cannot be made absolute stays as it is, and is an error where it is used.
+        paths::note_working_directory();
+        // A path that cannot be made absolute stays as it is; its use is an error.
         self.directory = self.directory.map(|path| std::path::absolute(&path).unwrap_or(path));
         self
     }
@@ -244,7 +244,7 @@ impl From<String> for MemoryMappedFile {
 
 /// Makes a directory that endpoints can be in, if it is missing.
 pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
-    place::Place::anonymous(Some(path.to_owned()))?.prepare()
+    paths::EndpointPaths::anonymous(Some(path.to_owned()))?.prepare()
 }
 
 /// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
@@ -275,7 +275,7 @@ pub fn unique_name(prefix: &str) -> Result<String, Error> {
     getrandom::fill(&mut random).map_err(|error| {
         Error::io("the system's randomness", &std::io::Error::other(error.to_string()))
     })?;
-    let name = format!("{prefix}-{}", place::hex(&random));
+    let name = format!("{prefix}-{}", paths::hex(&random));
     let fault = if prefix.is_empty() { name_fault(prefix) } else { name_fault(&name) };
     match fault {
         None => Ok(name),

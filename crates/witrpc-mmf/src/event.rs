@@ -1,13 +1,13 @@
-//! Named events: how a side that sleeps is woken by its peer, and learns that the peer has gone.
+//! Named events: the doorbell by which a side wakes its sleeping peer, and by which a side learns that its peer is gone.
 //!
-//! An event belongs to the side that waits on it. It serves both reasons to wake that side: data in its incoming
-//! ring, and space in its outgoing one. Whoever wakes looks at both. Who must be rung, and when, is the ring's to
-//! say ([`ring`](crate::ring)); a side that is awake is never rung, so this is never on a busy path.
+//! An event belongs to the side that waits on it. That side is notified for two reasons: data in its incoming ring, and space in its
+//! outgoing ring. When it wakes it checks both. [`ring`](crate::ring) decides when the peer must be notified. A side that is awake is
+//! never notified, so no busy path gets here.
 //!
-//! Two kinds exist: [`fifo`] on Unix, and [`raw_sync`] everywhere. Each has a type for its ringing end, which is a [`Ring`], and
-//! one for its waiting end, which is `witrpc_core`'s `Waiter`. The region's header names the kind (`[seg.header.events]`). The
-//! sign of life is no matter of kind but of system: on Unix the hang-up of a FIFO, on Windows that of the pipe that both sides
-//! met by ([`pipe`]).
+//! There are two kinds: [`fifo`] on Unix, and [`raw_sync`] everywhere. Each has a type for its notifying end, which implements
+//! [`Notify`], and one for its waiting end, which implements `witrpc_core`'s `Waiter`. The region's header names the kind
+//! (`[seg.header.events]`). How a side detects that its peer is gone depends on the system and not on the kind: on Unix by the
+//! hang-up of a FIFO, on Windows by that of the pipe over which the two sides connected ([`pipe`]).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,14 +36,14 @@ pub(crate) fn registered<P>(register: impl FnOnce() -> io::Result<P>) -> io::Res
     Err(io::Error::other("needs a tokio runtime with I/O and time enabled (Builder::enable_all)"))
 }
 
-/// The ringing end of a named event.
-pub(crate) trait Ring: Send + Sync + 'static {
-    /// Wakes the peer. Rings that it has not noticed yet count as one; ringing a peer that is gone does nothing.
+/// The notifying end of a named event.
+pub(crate) trait Notify: Send + Sync + 'static {
+    /// Wakes the peer. Notifications that the peer has not noticed yet count as one. Does nothing if the peer is gone.
     ///
     /// # Errors
     ///
-    /// Whatever the system says; never for want of room.
-    fn ring(&self) -> io::Result<()>;
+    /// Any error of the system, except that there is no room for a notification.
+    fn notify(&self) -> io::Result<()>;
 }
 
 /// The kind of the two named events by which the sides of a connection wake each other. The default is the system's own.

@@ -117,13 +117,13 @@ impl Lane {
     #[expect(clippy::unnecessary_wraps, reason = "one of several that can fail")]
     fn publish(&mut self) -> Result<(), Corrupt> {
         let news = self.published < self.pushed.len();
-        let rung = self.producer.publish(CPU);
+        let notified = self.producer.publish(CPU);
         self.published = self.pushed.len();
         if self.sound {
             assert_eq!(
-                rung,
+                notified,
                 news && self.data_awaited,
-                "a ring for who sleeps, and for nobody else"
+                "a notification for a sleeper, and only for a sleeper"
             );
         }
         self.data_awaited &= !news;
@@ -153,12 +153,12 @@ impl Lane {
 
     #[expect(clippy::unnecessary_wraps, reason = "one of several that can fail")]
     fn release(&mut self) -> Result<(), Corrupt> {
-        let rung = self.consumer.release();
+        let notified = self.consumer.release();
         if self.sound {
-            assert!(!rung || self.room_awaited, "a ring for nobody");
+            assert!(!notified || self.room_awaited, "a notification without a sleeper");
             self.used -= std::mem::take(&mut self.consumed);
         }
-        self.room_awaited &= !rung;
+        self.room_awaited &= !notified;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes everything out; whoever waits for room must have been rung for by then.
+    /// Takes everything out; whoever waits for room must have been notified by then.
     fn drain(&mut self) -> Result<(), Corrupt> {
         self.publish()?;
         // As many records as a ring can hold.

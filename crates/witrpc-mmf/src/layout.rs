@@ -28,7 +28,7 @@ const LINES_START: usize = 1024;
 pub(crate) const TAIL: usize = 0;
 /// Of the tail line: the CPU that the producer last published from, plus one. `[seg.line.cpu]`
 pub(crate) const PRODUCER_CPU: usize = 8;
-/// Of the tail line, since the producer looks at it after every publish: the record that the consumer must be rung for.
+/// Of the tail line, since the producer looks at it after every publish: the record whose publish must notify the consumer.
 /// `[seg.line.ring_for]`
 pub(crate) const RING_FOR: usize = 16;
 /// Of the head line: what the consumer has given back. `[seg.line.head]`

@@ -50,7 +50,7 @@ mod sys;
 
 #[cfg(not(loom))]
 pub use endpoint::{
-    Door, Endpoint, MemoryMappedFile, Places, connect, endpoints, endpoints_in, unique_name,
+    ClientSlots, Door, Endpoint, MemoryMappedFile, connect, endpoints, endpoints_in, unique_name,
 };
 #[cfg(not(loom))]
 pub use event::NamedEvent;

@@ -39,7 +39,7 @@ const UNMAPPED_AT_ONCE: usize = 4 << 20;
 const STACK: usize = 64 << 10;
 
 /// The mapping. Who lets go of it last may be the last who has the pages, which takes a fifth of a second for each GiB to give back: so
-/// that is done beside the runtime.
+/// that is done on another thread.
 #[derive(Debug)]
 struct Mapping {
     map: ManuallyDrop<MmapRaw>,

@@ -23,16 +23,16 @@
 //!  1  ring_for.store(n, Relaxed)             1  tail.store(new, Release)
 //!  2  fence(SeqCst)              ◄──────►    2  fence(SeqCst)
 //!  3  record n there ? stay                  3  ring_for.load(Relaxed) among the records just published ?
-//!  4  sleep                                  4    ring
+//!  4  sleep                                  4    notify
 //! ```
 //!
 //! The consumer announces a number, not a state, so it may do so long before it sleeps: while it polls for record `n - 1`, when it
-//! has nothing better to do. Once that has come, it is armed for the one behind it already. Nobody takes an announcement
-//! back by ringing: the publish that makes record `n` visible happens once.
+//! has nothing better to do. Once that has come, it is armed for the one behind it already. A
+//! notification does not have to clear the announcement: the publish that makes record `n` visible happens once.
 //!
-//! A producer that waits for room announces a head in the same way (`wake_at`), which the consumer clears before it rings. Clearing
-//! late, after the producer has announced itself once more, takes no ring away: the later sleep gets the ring that
-//! follows.
+//! A producer that waits for room announces a head in the same way (`wake_at`), which the consumer clears before it notifies. If
+//! it clears late, after the producer has announced a head once more, no wake-up is lost: the notification that follows ends the
+//! later sleep.
 
 use crate::layout::{RECORD_HEADER, record_size};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -86,7 +86,7 @@ pub(crate) trait Memory: Send + 'static {
 
     /// Between publishing and looking for a sleeper. A method so that a test can leave it out.
     #[inline]
-    fn fence_ringer(&self) {
+    fn fence_notifier(&self) {
         fence(Ordering::SeqCst);
     }
 }
@@ -178,8 +178,8 @@ impl<M: Memory> Producer<M> {
         self.memory.producer_cpu().store(cpu, Ordering::Relaxed); // a hint: [seg.line.cpu]
         // PUBLISH(tail): pairs with OBSERVE(tail) in `Consumer::refresh_tail`.
         self.memory.tail().store(self.tail, Ordering::Release);
-        self.memory.fence_ringer(); // R5
-        // Untrusted, and harmless: a wrong number costs the peer its own wake-ups, or us a needless ring.
+        self.memory.fence_notifier(); // R5
+        // Untrusted, and harmless: a wrong number costs the peer its own wake-ups, or us a needless notification.
         let ring_for = self.memory.ring_for().load(Ordering::Relaxed);
         before < ring_for && ring_for <= self.visible
     }
@@ -188,7 +188,7 @@ impl<M: Memory> Producer<M> {
     /// Returns `true`, and asks for nothing more, if it fits already. Everything must have been published.
     /// `[seg.sleep.space]`
     ///
-    /// A quarter, because a producer that is woken for every record's worth of space pays a wake-up for each. No ring
+    /// A quarter, because a producer that is woken for every record's worth of space pays a wake-up for each. No wake-up
     /// is lost by that: the consumer empties the ring whatever the producer does, so any head up to the published
     /// tail is reached but for what it holds back (R6), and a quarter is less than the rest. Nor by a later, larger wish: while a head that somebody
     /// asked for is still ahead, the smaller one stays.
@@ -296,7 +296,7 @@ pub(crate) struct Consumer<M> {
     current: Option<usize>,
     /// Records consumed so far.
     consumed: u64,
-    /// The record that we last asked to be rung for, and fenced. Up to `consumed` it has no effect any more.
+    /// The record of the last announcement, after which came a fence. Up to `consumed` it has no effect any more.
     asked: u64,
     /// The tail is not looked at any more.
     stopped: bool,
@@ -380,7 +380,7 @@ impl<M: Memory> Consumer<M> {
         self.released = self.head;
         // PUBLISH(head): pairs with OBSERVE(head) in `Producer::refresh_head`.
         self.memory.head().store(self.head, Ordering::Release);
-        self.memory.fence_ringer(); // R5
+        self.memory.fence_notifier(); // R5
         // Untrusted, and harmless: a wrong number costs the peer its own wake-ups, or us needless ones.
         let wake_at = self.memory.wake_at().load(Ordering::Relaxed);
         if wake_at == AWAKE || self.head < wake_at {

@@ -53,7 +53,7 @@ impl Drop for Pipe {
     }
 }
 
-/// Of the meeting protocol.
+/// Of the rendezvous protocol.
 const VERSION: u32 = 2;
 /// As an ask says it.
 const CLIENT: u32 = 1;
@@ -92,11 +92,11 @@ impl Attacker {
     }
 
     /// Makes a pipe and asks for it to be answered there.
-    fn knock(&mut self) -> Pipe {
-        self.knock_as(VERSION, CLIENT)
+    fn join(&mut self) -> Pipe {
+        self.join_as(VERSION, CLIENT)
     }
 
-    fn knock_as(&mut self, version: u32, kind: u32) -> Pipe {
+    fn join_as(&mut self, version: u32, kind: u32) -> Pipe {
         let (name, ask) = self.ask_as(version, kind);
         let path = self.directory.join(format!("test.{name}.c"));
         make_pipe(&path).unwrap();
@@ -116,7 +116,7 @@ impl Attacker {
         match self.random.below(7) {
             // Asks, and hangs up at once, with or without taking its pipe away.
             0 => {
-                let mut pipes: Vec<_> = (0..8).map(|_| self.knock()).collect();
+                let mut pipes: Vec<_> = (0..8).map(|_| self.join()).collect();
                 if self.random.below(2) == 0 {
                     pipes.iter_mut().for_each(|pipe| drop(pipe.reader.take()));
                     self.pause(2000);
@@ -124,12 +124,12 @@ impl Attacker {
             }
             // Waits for some time.
             1 => {
-                let _pipes: Vec<_> = (0..8).map(|_| self.knock()).collect();
+                let _pipes: Vec<_> = (0..8).map(|_| self.join()).collect();
                 self.pause(20_000);
             }
             // Is let in, perhaps, says nothing, and leaves.
             2 => {
-                let mut pipe = self.knock();
+                let mut pipe = self.join();
                 self.pause(5000);
                 let mut answers = [0; 64];
                 let heard = pipe.reader.as_mut().unwrap().read(&mut answers);
@@ -142,8 +142,8 @@ impl Attacker {
             3 => {
                 let [version, kind] = [(); 2].map(|()| self.random.next() as u32);
                 let _pipes = [
-                    self.knock_as(version.max(VERSION + 1), CLIENT),
-                    self.knock_as(VERSION, kind.max(CLIENT + 1)),
+                    self.join_as(version.max(VERSION + 1), CLIENT),
+                    self.join_as(VERSION, kind.max(CLIENT + 1)),
                 ];
                 self.pause(2000);
             }

@@ -114,7 +114,7 @@ pub struct Outbound {
     queued_streams: u64,
     /// The last pump paused.
     paused: bool,
-    /// The peer shares our CPU: it runs once it is rung, and so is rung for all that a pump has sent.
+    /// The peer shares our CPU: it runs as soon as it is notified, so it is notified once for all that a pump has sent.
     peer_is_near: bool,
     ledger: Arc<Ledger>,
 }

@@ -1,6 +1,6 @@
-//! What a live server says of itself for reading, in a line of its lock file behind the record. `[seg.file.about]`
+//! The description of a live server, in a line of its lock file behind the record. For display only. `[seg.file.about]`
 //!
-//! Written once, before the record and the door, so whoever finds those finds this. Nothing rests on it.
+//! It is written once, before the record and the door. So a process that finds those also finds it. Nothing depends on it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const SINCE: &str = "since";
 const SERIALIZER: &str = "serializer";
 const ENCRYPTION: &str = "encryption";
 const AUTHORIZATION: &str = "authorization";
-/// A text's longest, in bytes: what fits beside others on a line of a screen.
+/// The maximum length of a text, in bytes: several texts fit on a line of a screen.
 const LONGEST_TEXT: usize = 64;
 /// More bytes than a line of today's has, so that later ones may have more pairs.
 pub(super) const LONGEST_ABOUT: usize = 1024;

@@ -1,7 +1,7 @@
-//! The client's side of meeting: knocks until a server answers, and goes in. `[seg.meet]`
+//! The client's side of the rendezvous: sends join requests until a server accepts one. `[seg.meet]`
 //!
-//! Each attempt has a nonce of its own and leaves nothing behind. A client never touches a lock. How one knocks is the
-//! system's: [`Knock`].
+//! Each attempt has a nonce of its own and leaves nothing behind. A client never touches a lock. How a request is sent depends on
+//! the system: [`JoinRequest`].
 
 use std::time::Duration;
 
@@ -12,34 +12,35 @@ use witrpc_core::{Error, fail_point};
 use super::MemoryMappedFile;
 use super::listing::names;
 use super::lock::holder;
-use super::meeting::{ANSWER_SIZE, Answer, MEETING_VERSION};
-use super::os::Knock;
+use super::os::JoinRequest;
 use super::os::fault::{failed, failed_at_server};
-use super::place::Place;
+use super::paths::EndpointPaths;
+use super::rendezvous::{ANSWER_SIZE, Answer, RENDEZVOUS_VERSION};
 use crate::layout::LAYOUT_VERSION;
 
-/// Between attempts: soon at first, as a server is often just starting, then seldom enough to cost nothing.
+/// The pauses between attempts: short at first, as a server is often just starting, then long enough to cost nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// Where so many wait that the server takes no more in: it is there, and has enough to do.
+/// The longest pause if the server's queue is full: the server is there, and busy.
 const LONGEST_PAUSE_IN_A_CROWD: Duration = Duration::from_millis(200);
 
-/// How long a server has to answer where one attempt is all that there is time for.
+/// How long a server has to answer if there is time for one attempt only.
 const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Opens a channel to the server of `file`, waiting for one to appear or to have room until `deadline`.
 ///
-/// If that has passed already, this is one attempt: it waits for no server and for no room, but gives a server that is there up to one
-/// second to answer.
+/// If the deadline has passed already, this is one attempt: it waits neither for a server nor for room, but gives a live server up to
+/// one second to answer.
 ///
 /// # Errors
 ///
-/// [`Error::NotRunning`] if there was no server until then, [`Error::NotResponding`] if there was one that did not answer,
-/// [`Error::Busy`] if one did, but all its places stayed taken; [`Error::Incompatible`] if the server meets its clients in another
-/// way; [`Error::Config`] if the directory will not do; [`Error::Io`].
+/// [`Error::NotRunning`] if there was no server until the deadline, [`Error::NotResponding`] if there was one that did not answer,
+/// [`Error::Busy`] if it answered, but had no free slot; [`Error::Incompatible`] if the server has another version of the rendezvous;
+/// [`Error::Config`] if the directory is not suitable; [`Error::Io`].
 pub async fn connect(file: &MemoryMappedFile, deadline: Instant) -> Result<Channel, Error> {
     file.validate()?;
-    let mut search = Search { file, place: Place::of(file)?, seen: Seen::Nobody, busy: None };
+    let mut search =
+        Search { file, paths: EndpointPaths::of(file)?, seen: Seen::Nobody, busy: None };
     let started = Instant::now();
     if deadline <= started {
         let attempted = search.attempt(started + ONE_ATTEMPT, false).await?;
@@ -66,28 +67,28 @@ pub async fn connect(file: &MemoryMappedFile, deadline: Instant) -> Result<Chann
 /// What a client knows from one attempt to the next.
 struct Search<'a> {
     file: &'a MemoryMappedFile,
-    place: Place,
+    paths: EndpointPaths,
     seen: Seen,
-    /// When the server last said that all of its so many places are taken.
+    /// When the server last said that all of its slots are taken, and how many it has.
     busy: Option<(Instant, u32)>,
 }
 
-/// The newest thing that was seen of a server.
+/// What was last seen of a server.
 #[derive(Clone, Copy)]
 enum Seen {
     /// There is none.
     Nobody,
     /// There is one, and it has not answered yet.
     Silent,
-    /// All of its so many places are taken.
+    /// All of its slots are taken; it has this many.
     Busy(u32),
 }
 
 impl Search<'_> {
     fn failure(&self, started: Instant) -> Error {
         let endpoint = self.file.name.clone();
-        let (place, waited) = (self.place.directory().display().to_string(), started.elapsed());
-        // Who was told to ask again later, and has just done so, has heard of the server.
+        let (directory, waited) = (self.paths.directory().display().to_string(), started.elapsed());
+        // The server was busy a moment ago: its silence means that it still is.
         let busy = self.busy.filter(|(when, _)| when.elapsed() < ONE_ATTEMPT);
         let seen = match (self.seen, busy) {
             (Seen::Silent, Some((_, max_clients))) => Seen::Busy(max_clients),
@@ -95,49 +96,55 @@ impl Search<'_> {
         };
         match seen {
             Seen::Busy(max_clients) => Error::Busy { endpoint, max_clients },
-            Seen::Silent => {
-                Error::NotResponding { endpoint, place, process_id: holder(&self.place), waited }
-            }
-            Seen::Nobody => {
-                Error::NotRunning { endpoint, place, running: names(self.place.clone()), waited }
-            }
+            Seen::Silent => Error::NotResponding {
+                endpoint,
+                place: directory,
+                process_id: holder(&self.paths),
+                waited,
+            },
+            Seen::Nobody => Error::NotRunning {
+                endpoint,
+                place: directory,
+                running: names(self.paths.clone()),
+                waited,
+            },
         }
     }
 
-    /// One attempt, which waits for room if it may. `None` if it came to nothing: there is no server, or it has gone or has no room, or
-    /// the deadline has passed.
+    /// One attempt, which waits for a slot if `waits`. `None` if it failed: there is no server, it has gone or has no free slot, or the
+    /// deadline has passed.
     async fn attempt(&mut self, deadline: Instant, waits: bool) -> Result<Option<Channel>, Error> {
-        let knocked = if self.place.check()? {
+        let sent = if self.paths.check()? {
             let what = || {
-                format!("knocking at {} in {}", self.file.name, self.place.directory().display())
+                format!("connecting to {} in {}", self.file.name, self.paths.directory().display())
             };
-            Knock::at(&self.place).map_err(|error| failed(what(), &error))?
+            JoinRequest::send(&self.paths).map_err(|error| failed(what(), &error))?
         } else {
-            Knocked::AtNobodys
+            JoinSent::NoServer
         };
-        let mut knock = match knocked {
-            Knocked::Asked(knock) => knock,
-            Knocked::InVain => {
+        let mut request = match sent {
+            JoinSent::Waiting(request) => request,
+            JoinSent::NotAccepted => {
                 self.seen = Seen::Silent;
                 return Ok(None);
             }
-            Knocked::AtNobodys => {
+            JoinSent::NoServer => {
                 self.seen = Seen::Nobody;
                 return Ok(None);
             }
         };
         self.seen = Seen::Silent;
-        let answer = self.wait_for_turn(&mut knock, deadline, waits).await?;
+        let answer = self.wait_for_turn(&mut request, deadline, waits).await?;
         match answer {
             Some(Answer::ComeIn { layout_version, .. }) if layout_version != LAYOUT_VERSION => {
                 Err(self.incompatible("region layout", layout_version, LAYOUT_VERSION))
             }
             Some(Answer::ComeIn { process_id, .. }) => {
                 self.seen = Seen::Nobody; // It may have gone already.
-                knock.enter(self.file, process_id).await
+                request.enter(self.file, process_id).await
             }
             Some(Answer::Refused { version }) => {
-                Err(self.incompatible("meeting protocol", version, MEETING_VERSION))
+                Err(self.incompatible("rendezvous protocol", version, RENDEZVOUS_VERSION))
             }
             Some(Answer::NoSuchKind { kind }) => Err(Error::Incompatible(format!(
                 "the server of {:?} lets in no clients of kind {kind}; one of a newer version may",
@@ -147,7 +154,7 @@ impl Search<'_> {
                 let context = format!(
                     "the server of {:?} could not make a connection's files in {}",
                     self.file.name,
-                    self.place.directory().display()
+                    self.paths.directory().display()
                 );
                 Err(failed_at_server(context, system_error))
             }
@@ -164,20 +171,20 @@ impl Search<'_> {
         }
     }
 
-    /// Until the server has said the last word on this attempt. `None` if it has gone, or time is up.
+    /// Waits for the server's final answer to this attempt. `None` if the server has gone, or the deadline has passed.
     async fn wait_for_turn(
         &mut self,
-        knock: &mut Knock,
+        request: &mut JoinRequest,
         deadline: Instant,
         waits: bool,
     ) -> Result<Option<Answer>, Error> {
         let mut heard = false;
         loop {
-            let said = knock.hear(heard, deadline).await;
+            let said = request.next_answer(heard, deadline).await;
             let bytes = match said.map_err(|error| Error::io("waiting for the server", &error))? {
-                Said::Answer(bytes) => bytes,
-                Said::TimeIsUp => return Ok(None),
-                Said::Gone => {
+                Received::Answer(bytes) => bytes,
+                Received::TimedOut => return Ok(None),
+                Received::Gone => {
                     self.seen = Seen::Nobody;
                     return Ok(None);
                 }
@@ -205,21 +212,22 @@ impl Search<'_> {
     }
 }
 
-/// What has become of an ask.
-pub(super) enum Knocked {
-    Asked(Box<Knock>),
+/// The result of sending a join request.
+pub(super) enum JoinSent {
+    /// The request was sent, and waits for an answer.
+    Waiting(Box<JoinRequest>),
     /// There is no server.
-    AtNobodys,
-    /// There is one that takes no asks just now: so many are there that it has not heard.
-    InVain,
+    NoServer,
+    /// The server takes no more requests at the moment: too many are unread.
+    NotAccepted,
 }
 
-/// What a client hears.
-pub(super) enum Said {
+/// What a client receives while it waits.
+pub(super) enum Received {
     /// A whole answer.
     Answer([u8; ANSWER_SIZE]),
-    /// The server has gone, or cannot answer any more.
+    /// The server has gone, or can no longer answer.
     Gone,
-    /// Nothing, and it is too late.
-    TimeIsUp,
+    /// Nothing until the deadline.
+    TimedOut,
 }

@@ -1,10 +1,10 @@
-//! The server's side of meeting: takes asks in, keeps the queue, and lets clients in. `[seg.meet]`
+//! The server's side of the rendezvous: reads asks, keeps the queue of clients, and admits them. `[seg.meet]`
 //!
-//! Nothing here waits for a client. Whatever a client does or leaves undone costs it its own turn: a queue holds
-//! what was asked, and each step towards a client is a system call that does not block. What a client that was let
-//! in does next is bounded by the handshake deadline of the layers above. Who gives up leaves the queue at once, and the queue is
-//! bounded ([`longest_queue`]), in descriptors too; what comes through the door is taken in a little at a time, so that who floods it
-//! keeps nobody else from the runtime. How asks come, and answers go, is the system's: [`Entrance`].
+//! Nothing here waits for a client, so a slow or hostile client delays only itself. Asks are queued, and each step towards a client
+//! is a system call that does not block. The handshake deadline of the layers above bounds what an admitted client does next. A
+//! client that gives up leaves the queue at once. The queue is bounded ([`longest_queue`]), and so are its descriptors. Asks are read
+//! a few at a time, so a client that floods the door does not starve the runtime. How asks arrive and answers are sent depends on
+//! the system: [`DoorListener`].
 
 use std::{collections::VecDeque, fmt, future::poll_fn, io, task::Poll};
 
@@ -15,56 +15,56 @@ use witrpc_core::{Error, fail_point};
 use super::MemoryMappedFile;
 use super::about::About;
 use super::lock;
-use super::meeting::{Answer, Ask, Kind, MEETING_VERSION};
-use super::os::{Entrance, Lock, Way, longest_queue, sweep::sweep};
-use super::place::Place;
-use super::places::Places;
+use super::os::{DoorListener, Lock, ReplyPath, longest_queue, sweep::sweep};
+use super::paths::EndpointPaths;
+use super::rendezvous::{Answer, Ask, Kind, RENDEZVOUS_VERSION};
+use super::slots::ClientSlots;
 use crate::sys::Owner;
 
-/// A listening endpoint. Dropping it tells the clients that wait, and removes what it made.
+/// A listening endpoint. Dropping it tells the waiting clients, and removes its files.
 #[derive(Debug)]
 pub struct Door {
     owner: Owner,
     file: MemoryMappedFile,
-    place: Place,
-    places: Places,
-    entrance: Entrance,
-    /// In the order of asking.
-    queue: VecDeque<Caller>,
-    /// The last that left the queue, as long as it is not a channel.
+    paths: EndpointPaths,
+    slots: ClientSlots,
+    listener: DoorListener,
+    /// In the order of their asks.
+    queue: VecDeque<WaitingClient>,
+    /// The client that left the queue last, until its channel is complete.
     entering: Option<Entering>,
-    /// Let go of last, after `drop` has closed the entrance: E1.
+    /// Released last, after `drop` has closed the listener: E1.
     _lock: Lock,
 }
 
-/// A client that has asked.
+/// A client in the queue.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct WaitingClient {
     pub(super) ask: Ask,
-    pub(super) way: Way,
-    /// Whether it was told to wait.
+    pub(super) reply: ReplyPath,
+    /// Whether it has been told to wait.
     told: bool,
 }
 
-impl Caller {
-    pub(super) const fn new(ask: Ask, way: Way) -> Self {
-        Self { ask, way, told: false }
+impl WaitingClient {
+    pub(super) const fn new(ask: Ask, reply: ReplyPath) -> Self {
+        Self { ask, reply, told: false }
     }
 }
 
-/// A client that is let in, until it has been told so. Its region may take a while to make.
+/// A client that is being admitted. Its region may take a while to create.
 struct Entering {
     process: u32,
     entered: BoxFuture<'static, Entered>,
 }
 
-/// What has become of a client that was let in.
+/// The result of admitting a client.
 pub(super) enum Entered {
     In(Channel),
-    /// It has gone.
+    /// The client has gone.
     Gone,
-    /// Something could not be made, as it is still to be told.
-    Failed(Way, io::Error),
+    /// Its files could not be created, which it has not been told yet.
+    Failed(ReplyPath, io::Error),
 }
 
 impl fmt::Debug for Entering {
@@ -78,67 +78,67 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// [`Error::NameInUse`] if another live server has the name, [`Error::Config`] if the directory will not do,
+    /// [`Error::NameInUse`] if another live server has the name, [`Error::Config`] if the directory is not suitable,
     /// [`Error::Io`].
-    pub async fn open(file: &MemoryMappedFile, places: &Places) -> Result<Self, Error> {
-        Self::open_with(file, places, None).await
+    pub async fn open(file: &MemoryMappedFile, slots: &ClientSlots) -> Result<Self, Error> {
+        Self::open_with(file, slots, None).await
     }
 
-    /// The same, and tells who lists servers these terms.
+    /// As [`open`](Self::open), and shows these terms to [`endpoints`](crate::endpoints).
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
     pub async fn open_with(
         file: &MemoryMappedFile,
-        places: &Places,
+        slots: &ClientSlots,
         terms: Option<&ServerTerms>,
     ) -> Result<Self, Error> {
         file.validate()?;
-        let place = Place::of(file)?;
-        Place::check_limit(file.size)?;
-        place.prepare()?;
-        let lock = lock::take(&place).await?;
+        let paths = EndpointPaths::of(file)?;
+        EndpointPaths::check_limit(file.size)?;
+        paths.prepare()?;
+        let lock = lock::take(&paths).await?;
         fail_point::at("door.locked");
-        sweep(&place);
-        place.check_room(file.size)?;
+        sweep(&paths);
+        paths.check_room(file.size)?;
         let record = lock.for_record()?;
         if let Err(error) = lock::introduce(&record, &About::here(terms)) {
             tracing::warn!(error = %Escaped(&error), "the lock file does not say what server this is");
         }
-        places.post_in(Some(record));
+        slots.post_in(Some(record));
         fail_point::at("door.recorded");
-        let entrance = Entrance::open(&place, &lock).inspect_err(|_| places.post_in(None))?;
+        let listener = DoorListener::open(&paths, &lock).inspect_err(|_| slots.post_in(None))?;
         tracing::debug!(
             endpoint = file.name,
-            directory = %Escaped(place.directory().display()),
+            directory = %Escaped(paths.directory().display()),
             "listening"
         );
         Ok(Self {
             owner: Owner::here(),
             file: file.clone(),
-            place,
-            places: places.clone(),
-            entrance,
+            paths,
+            slots: slots.clone(),
+            listener,
             queue: VecDeque::new(),
             entering: None,
             _lock: lock,
         })
     }
 
-    /// Waits for a client, and for a place for it, lets it in, and tells it so. Nothing is lost if the future is dropped.
+    /// Waits for a client and for a free slot, admits the client, and tells it so. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the door itself fails, or belongs to the parent of this process. What goes wrong with one client is told to that client and to the
-    /// log, and the wait goes on.
+    /// [`Error::Io`] if the door itself fails, or belongs to the parent of this process. A failure with one client is logged and told to
+    /// that client, and the wait goes on.
     pub async fn accept(&mut self) -> Result<Channel, Error> {
         let here = self.owner.check();
         here.map_err(|error| Error::io(format!("the server of {:?}", self.file.name), &error))?;
         loop {
             self.let_in_next();
             let entered = match &mut self.entering {
-                // Once, before anybody is told to wait for it: most regions are made at once.
+                // Polled once before others are told to wait for it: most regions are created at once.
                 Some(entering) => {
                     poll_fn(|cx| Poll::Ready(entering.entered.as_mut().poll(cx))).await
                 }
@@ -157,74 +157,74 @@ impl Door {
         }
     }
 
-    /// Until something has come to pass: somebody has asked or gone, a place is free, or the client that is let in is in.
+    /// Waits for an event: a client has asked or gone, a slot is free, or the client that is being admitted is done.
     async fn wait(&mut self) -> Result<Option<Entered>, Error> {
-        let Self { entering, entrance, place, queue, places, .. } = self;
-        let waits_for_place = entering.is_none() && !queue.is_empty();
+        let Self { entering, listener, paths, queue, slots, .. } = self;
+        let waits_for_slot = entering.is_none() && !queue.is_empty();
         let entered = poll_fn(|cx| match entering {
             Some(entering) => entering.entered.as_mut().poll(cx),
             None => Poll::Pending,
         });
         let came = tokio::select! {
-            biased; // Asks before places: who asked while no place was free is to be told so.
+            biased; // Asks before slots: a client that asked while no slot was free is told so.
             entered = entered => return Ok(Some(entered)),
-            came = entrance.arrivals(place, queue) => came,
-            () = places.wait(), if waits_for_place => return Ok(None),
+            came = listener.arrivals(paths, queue) => came,
+            () = slots.wait(), if waits_for_slot => return Ok(None),
         };
         let came = came.map_err(|error| Error::io("reading the door", &error))?;
         came.into_iter().for_each(|caller| self.enqueue(caller));
         Ok(None)
     }
 
-    /// What follows for the client that was let in.
+    /// Handles the result of admitting a client.
     fn conclude(&mut self, entered: Entered) -> Option<Channel> {
         let process = self.entering.take().map(|entering| entering.process);
         match entered {
             Entered::In(channel) => return Some(channel),
             Entered::Gone => tracing::debug!(process, "a client that waited has gone"),
-            Entered::Failed(way, error) => {
+            Entered::Failed(reply, error) => {
                 tracing::warn!(process, error = %Escaped(&error), "a client could not be let in");
-                self.entrance.dismiss(way, Answer::failed(&error));
+                self.listener.dismiss(reply, Answer::failed(&error));
             }
         }
         None
     }
 
-    /// Begins to let in the first of the queue, if there is a place for it. One at a time: what takes long is to make regions, and that
-    /// is no faster if many are made at once.
+    /// Begins to admit the first client of the queue, if a slot is free. One at a time: creating regions takes most of the time, and is no
+    /// faster for several at once.
     fn let_in_next(&mut self) {
         if self.queue.is_empty() || self.entering.is_some() {
             return;
         }
-        let Some(lease) = self.places.try_take() else { return };
-        let Some(Caller { ask, way, .. }) = self.queue.pop_front() else { return };
-        let entered = way.let_in(self.file.clone(), self.place.clone(), ask, lease);
+        let Some(lease) = self.slots.try_take() else { return };
+        let Some(WaitingClient { ask, reply, .. }) = self.queue.pop_front() else { return };
+        let entered = reply.let_in(self.file.clone(), self.paths.clone(), ask, lease);
         self.entering = Some(Entering { process: ask.process_id, entered: Box::pin(entered) });
     }
 
-    /// Those in the queue that have not heard that they wait.
+    /// Tells the clients in the queue to wait that have not been told yet.
     fn tell_to_wait(&mut self) {
         let answer = Answer::Wait { max_clients: self.file.max_clients };
         let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told);
         for caller in untold {
             caller.told = true;
-            self.entrance.answer(&mut caller.way, answer);
+            self.listener.answer(&mut caller.reply, answer);
         }
     }
 
-    fn enqueue(&mut self, caller: Caller) {
+    fn enqueue(&mut self, caller: WaitingClient) {
         fail_point::at("door.asked");
         let ask = caller.ask;
-        if ask.version != MEETING_VERSION {
+        if ask.version != RENDEZVOUS_VERSION {
             tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
-            return self.dismiss(caller, Answer::Refused { version: MEETING_VERSION });
+            return self.dismiss(caller, Answer::Refused { version: RENDEZVOUS_VERSION });
         }
         if ask.kind != Kind::Client {
             let kind = ask.kind.number(); // [seg.meet.kind]
             tracing::warn!(process = ask.process_id, kind, "a kind of client was refused");
             return self.dismiss(caller, Answer::NoSuchKind { kind });
         }
-        // It loses nothing but its place in the order.
+        // The client asks again; it loses only its position.
         if self.queue.len() >= longest_queue() {
             return self.dismiss(caller, Answer::Crowded { max_clients: self.file.max_clients });
         }
@@ -233,8 +233,8 @@ impl Door {
         }
     }
 
-    fn dismiss(&mut self, caller: Caller, answer: Answer) {
-        self.entrance.dismiss(caller.way, answer);
+    fn dismiss(&mut self, caller: WaitingClient, answer: Answer) {
+        self.listener.dismiss(caller.reply, answer);
     }
 }
 
@@ -243,9 +243,9 @@ impl Drop for Door {
         if !self.owner.is_here() {
             return; // The parent goes on listening.
         }
-        self.places.post_in(None);
+        self.slots.post_in(None);
         fail_point::at("door.closing");
-        let late = self.entrance.close(&self.place);
+        let late = self.listener.close(&self.paths);
         late.into_iter().for_each(|caller| self.enqueue(caller));
         for caller in std::mem::take(&mut self.queue) {
             self.dismiss(caller, Answer::Stopped);
@@ -270,11 +270,11 @@ mod tests {
         tokio::spawn(async move { connect(&file, far).await })
     }
 
-    /// A door whose only place is taken, by the two ends of a connection.
+    /// A door whose only slot is taken, by the two ends of a connection.
     async fn full() -> (tempfile::TempDir, MemoryMappedFile, Door, [Channel; 2]) {
         let directory = tempfile::tempdir().unwrap();
         let file = MemoryMappedFile::new("crowd").with_directory(directory.path().join("own"));
-        let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+        let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
         let client = connecting(&file);
         let server = door.accept().await.unwrap();
         let connection = [client.await.unwrap().unwrap(), server];
@@ -286,7 +286,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_so(door) {
             let turn = tokio::time::timeout(Duration::from_millis(1), door.accept()).await;
-            assert!(turn.is_err(), "there is no place");
+            assert!(turn.is_err(), "there is no free slot");
             assert!(Instant::now() < deadline, "{} wait", door.queue.len());
         }
     }
@@ -312,7 +312,7 @@ mod tests {
         let soon = Instant::now() + Duration::from_millis(100);
         let late = tokio::select! {
             late = connect(&file, soon) => late,
-            _ = door.accept() => panic!("there is no place"),
+            _ = door.accept() => panic!("there is no free slot"),
         };
         assert!(matches!(late, Err(Error::Busy { max_clients: 1, .. })), "{late:?}");
         assert_eq!(door.queue.len(), longest_queue());
@@ -359,7 +359,7 @@ mod tests {
         #[tokio::test]
         async fn a_large_region_is_made_beside_the_runtime() {
             let (_outer, file) = large();
-            let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+            let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
             let listening = files(&file);
             for gives_up in [false, true, false] {
                 let client = connecting(&file);

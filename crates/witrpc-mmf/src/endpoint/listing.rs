@@ -1,7 +1,7 @@
-//! Which servers live in a directory: [`endpoints`]. `[seg.file.list]`
+//! The live servers of a directory: [`endpoints`]. `[seg.file.list]`
 //!
-//! Read from lock files, which live servers keep up to date; who lives, the system tells. Nothing is locked, nothing is
-//! written, and nobody is woken.
+//! The lock files say what there is; live servers keep them up to date. Whether a server is alive is asked of the system. Nothing is
+//! locked or written, and no process is woken.
 
 use std::{
     fs::DirEntry,
@@ -17,7 +17,7 @@ use super::about::About;
 use super::lock::told;
 use super::os::lives;
 use super::os::lock::read;
-use super::place::{Kind, Place, parse};
+use super::paths::{EndpointPaths, Kind, parse};
 use super::record::Record;
 use crate::sys::Access;
 
@@ -56,7 +56,7 @@ pub struct Endpoint {
 ///
 /// [`Error::Config`] if the directory is not private to the user or to a group, [`Error::Io`] if it cannot be read.
 pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
-    list(Place::anonymous(None)?)
+    list(EndpointPaths::anonymous(None)?)
 }
 
 /// [`endpoints`] of another directory.
@@ -74,13 +74,13 @@ pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
 ///
 /// As [`endpoints`].
 pub fn endpoints_in(directory: impl Into<PathBuf>) -> Result<Vec<Endpoint>, Error> {
-    list(Place::anonymous(Some(directory.into()))?)
+    list(EndpointPaths::anonymous(Some(directory.into()))?)
 }
 
-/// The names of the live servers in a directory, for reading: some of them, if there are many.
-pub(super) fn names(place: Place) -> String {
+/// The names of the live servers in a directory, for a message: only some of them, if there are many.
+pub(super) fn names(paths: EndpointPaths) -> String {
     const MOST: usize = 8;
-    let Ok(found) = list(place) else { return "unknown".to_owned() };
+    let Ok(found) = list(paths) else { return "unknown".to_owned() };
     let mut names = found
         .iter()
         .take(MOST)
@@ -92,18 +92,18 @@ pub(super) fn names(place: Place) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn list(mut place: Place) -> Result<Vec<Endpoint>, Error> {
-    if !place.check_for_looking()? {
+fn list(mut paths: EndpointPaths) -> Result<Vec<Endpoint>, Error> {
+    if !paths.check_for_looking()? {
         return Ok(Vec::new());
     }
     let failed = |error: &io::Error| {
-        Error::io(format!("listing the endpoints in {}", place.directory().display()), error)
+        Error::io(format!("listing the endpoints in {}", paths.directory().display()), error)
     };
     let mut found = Vec::new();
-    for entry in place.directory().read_dir().map_err(|error| failed(&error))? {
+    for entry in paths.directory().read_dir().map_err(|error| failed(&error))? {
         found.extend(look(
-            place.directory(),
-            place.access(),
+            paths.directory(),
+            paths.access(),
             &entry.map_err(|error| failed(&error))?,
         ));
     }
@@ -111,11 +111,11 @@ fn list(mut place: Place) -> Result<Vec<Endpoint>, Error> {
     Ok(found)
 }
 
-/// The live server of this lock file, if it is one, and has one.
+/// The live server of this file, if the file is a lock file that has one.
 fn look(directory: &Path, access: Access, entry: &DirEntry) -> Option<Endpoint> {
     let file = entry.file_name();
     let (name, _, Kind::Lock) = parse(file.to_str()?)? else { return None };
-    // The record first: it is there before the door, so what a door that is read belongs to has written it.
+    // The record is read before the door is checked: a server writes it before it opens the door.
     let found = read(&entry.path(), access).ok()?;
     let (Record { process_id, clients, max_clients }, lines) = told(&found)?;
     if !lives(directory, name, access) {

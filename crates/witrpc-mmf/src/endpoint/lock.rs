@@ -1,7 +1,7 @@
-//! `N.lock`: whoever holds it is the one live server of `N`. `[seg.file.lock]`
+//! `N.lock`: its holder is the one live server of `N`. `[seg.file.lock]`
 //!
-//! The system takes it away when its holder dies, so "is there another server?" never rests on a process id. How it is held is
-//! up to the system; so is what else it holds.
+//! The system releases the lock when the holder dies. So whether there is another server never depends on a process id. How a lock is
+//! held, and what else it contains, depends on the system.
 
 use std::{fs::File, io, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use super::about::{About, LONGEST_ABOUT};
 use super::os::Lock;
 use super::os::fault::failed;
 use super::os::lock::{read, write_at};
-use super::place::Place;
+use super::paths::EndpointPaths;
 use super::record::{RECORD_LEN, Record};
 use crate::sys::Access;
 
@@ -29,19 +29,19 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 ///
 /// [`Error::NameInUse`] if another live server is; [`Error::Io`].
-pub(super) async fn take(place: &Place) -> Result<Lock, Error> {
-    let path = place.lock();
+pub(super) async fn take(paths: &EndpointPaths) -> Result<Lock, Error> {
+    let path = paths.lock();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let taken = Lock::try_take(&path, place.access());
+        let taken = Lock::try_take(&path, paths.access());
         match taken.map_err(|error| failed(path.display().to_string(), &error))? {
             Some(lock) => return Ok(lock),
             None if Instant::now() < deadline => sleep(PAUSE).await,
             None => {
                 return Err(Error::NameInUse {
-                    endpoint: place.name().to_owned(),
-                    place: place.directory().display().to_string(),
-                    process_id: holder(place),
+                    endpoint: paths.name().to_owned(),
+                    place: paths.directory().display().to_string(),
+                    process_id: holder(paths),
                 });
             }
         }
@@ -61,8 +61,8 @@ pub(super) fn introduce(lock: &File, about: &About) -> io::Result<()> {
 }
 
 /// Which process has the lock, as far as it has said so.
-pub(super) fn holder(place: &Place) -> Option<u32> {
-    let found = read(&place.lock(), place.access()).ok()?;
+pub(super) fn holder(paths: &EndpointPaths) -> Option<u32> {
+    let found = read(&paths.lock(), paths.access()).ok()?;
     told(&found).map(|(record, _)| record.process_id)
 }
 

@@ -1,8 +1,8 @@
-//! Makes a region beside the runtime. All its pages are allocated when it is made, which takes half a second for each GiB; whoever asks
-//! can have that done, as it comes before the handshake, and the runtime has connections to serve meanwhile.
+//! Creates a region on a thread of its own. All its pages are allocated then, which takes half a second for each GiB. Any client can
+//! cause that, as it comes before the handshake, and the runtime has connections to serve meanwhile.
 //!
-//! On a thread of its own and not one of the runtime's pool: handlers may have all of those, and wait for the very client. A [`Door`]
-//! makes one region at a time, so there is one such thread for each.
+//! The thread is not one of the runtime's pool: handlers may occupy all of those, and wait for this very client. A [`Door`] creates
+//! one region at a time, so each door has at most one such thread.
 //!
 //! [`Door`]: super::Door
 

@@ -1,4 +1,4 @@
-//! What a live server says of itself behind the mark of its lock file. `[seg.file.record]`
+//! The record of a live server, behind the mark of its lock file. `[seg.file.record]`
 
 /// The record's bytes: its texts, and three numbers of [`DIGITS`].
 pub(super) const RECORD_LEN: usize =
@@ -11,7 +11,7 @@ const END: &str = "\n";
 /// Any `u32`: the record never changes its size, so that it can be rewritten in place.
 const DIGITS: usize = 10;
 
-/// A server's process, and how many of its places are taken.
+/// A server's process, and how many of its slots are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) process_id: u32,

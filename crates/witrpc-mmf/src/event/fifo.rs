@@ -1,9 +1,9 @@
-//! The named event that is a named pipe: a byte in it is a ring, its hang-up is the peer's death. `[seg.sleep.ring]`
+//! The named event that is a named pipe: a byte in the pipe is a notification, its hang-up is the peer's death. `[seg.sleep.ring]`
 //!
-//! The waiting end is opened for reading only, so that the system reports a hang-up once the peer's last descriptor
-//! of the ringing end is closed, however its process ended. The ringing end is opened for reading and writing, so
-//! that it is there whether or not anybody waits, and never meets `SIGPIPE`. tokio waits on the pipe together with
-//! everything else of its runtime: no thread, no timer, no system call while nothing happens.
+//! The waiting end is opened for reading only. So the system reports a hang-up once the peer's last descriptor of the notifying end
+//! is closed, however its process ended. The notifying end is opened for reading and writing. So it can be opened whether or not
+//! anybody waits, and writing never raises `SIGPIPE`. tokio waits on the pipe together with everything else of its runtime: there
+//! is no thread, no timer, and no system call while nothing happens.
 //!
 //! A process that was forked off the peer without `exec` holds copies of its descriptors, and there is no hang-up
 //! when only the peer ends. So on Linux the waiting side puts a POSIX record lock on its pipe, which belongs to the
@@ -30,15 +30,15 @@ use tokio::net::unix::pipe;
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
-use super::{Ring, registered};
+use super::{Notify, registered};
 use crate::sys::open::{Kind, is_same, make_pipe, open_ours};
 use crate::sys::{Access, Owner, close_inherited};
 
-/// Wake-ups whose rings may stay in the pipe, where the system tells of each write anyway ([`every_write_is_told`]).
+/// Notifications that may stay unread in the pipe, where the system reports each write anyway ([`every_write_is_reported`]).
 const UNREAD: usize = 256;
-/// Rings that are read at a time, more than commonly lie in the pipe by then: a read that does not fill its buffer tells
+/// Notifications that are read at a time, more than are usually in the pipe: a read that does not fill its buffer tells
 /// tokio that the pipe is empty, which saves asking again.
-const RINGS: usize = 4 * UNREAD;
+const READ_SIZE: usize = 4 * UNREAD;
 
 /// Opens a named pipe of ours without waiting for its other end.
 ///
@@ -66,7 +66,7 @@ pub(crate) fn open_other_end(
 
 /// Whether somebody has the pipe open for reading. `None` if that cannot be told; a missing pipe has no reader.
 ///
-/// Asking a reader that had no writer yet looks to it like a writer that came and went.
+/// A reader that had no writer yet sees this check as a writer that opened the pipe and closed it.
 pub(crate) fn has_reader(path: &Path, access: Access) -> Option<bool> {
     match open_end(path, OFlags::WRONLY, access) {
         Ok(_) => Some(true),
@@ -90,8 +90,8 @@ pub(crate) fn register(pipe: OwnedFd) -> io::Result<Pipe> {
     Ok(Pipe { receiver: Some(receiver), owner: Owner::here() })
 }
 
-/// A waiting end that tokio watches. In a forked child it is of no use, and does no harm: a byte that is read there is missing in
-/// the parent, and the system's registration is one for both processes.
+/// A waiting end that tokio watches. A forked child cannot use it: a byte that the child reads would be missing in the parent, and
+/// both processes share one registration with the system.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     /// `None` once it has been taken out.
@@ -123,7 +123,7 @@ impl Pipe {
         Ok(rustix::io::read(self.here()?, into)?)
     }
 
-    /// How many bytes lie in it.
+    /// The number of unread bytes.
     pub(crate) fn unread(&self) -> io::Result<usize> {
         let unread = rustix::io::ioctl_fionread(self.here()?)?;
         Ok(usize::try_from(unread).unwrap_or(usize::MAX))
@@ -133,21 +133,21 @@ impl Pipe {
         self.here()?.poll_read_ready(cx)
     }
 
-    /// Has tokio forget that it is readable. What is written from here on is told anew.
+    /// Makes tokio forget that the pipe is readable. It reports the next write anew.
     fn forget_ready(&self) -> io::Result<()> {
         let forgotten = self.here()?.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         debug_assert!(forgotten.is_err());
         Ok(())
     }
 
-    /// The same pipe with the runtime of the current task.
+    /// Registers the pipe with the runtime of the current task.
     fn moved(mut self) -> io::Result<Self> {
         self.owner.check()?;
         let receiver = self.receiver.take().ok_or_else(taken_out)?;
         register(receiver.into_nonblocking_fd()?)
     }
 
-    /// For this process only.
+    /// The receiver; an error in a forked child.
     fn here(&self) -> io::Result<&pipe::Receiver> {
         self.owner.check()?;
         self.receiver.as_ref().ok_or_else(taken_out)
@@ -168,8 +168,8 @@ fn taken_out() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
-/// The writing end of a pipe that somebody else reads, kept for two reasons: if we die the reader notices, and if it stops to read
-/// we do.
+/// The writing end of a pipe that a peer reads. It is held for two reasons: the peer notices when this process dies, and this process
+/// notices when the peer stops reading.
 #[derive(Debug)]
 pub(crate) struct Hold {
     end: End,
@@ -189,7 +189,7 @@ impl Hold {
         Self { end: End::Bare(pipe), owner: Owner::here() }
     }
 
-    /// Whether somebody reads it. If so the task is woken when nobody does any more, if the system can tell.
+    /// Whether the pipe has a reader. If so, the task is woken when it has none any more, provided that the system reports that.
     pub(crate) fn poll_is_read(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.owner.is_here() {
             return true; // It is the parent's to find out.
@@ -205,7 +205,7 @@ impl Hold {
             end => end,
         };
         let End::Watched(pipe) = &self.end else { return false };
-        // It is told that there is room to write at first, and whenever somebody has read from a full pipe.
+        // tokio also reports room to write: at first, and whenever a full pipe was read from.
         while let Poll::Ready(ready) = pipe.poll_write_ready(cx) {
             if ready.is_err() || !is_read(pipe) {
                 return false;
@@ -216,7 +216,7 @@ impl Hold {
         true
     }
 
-    /// The same for this moment.
+    /// Whether the pipe has a reader at this moment.
     pub(crate) fn is_read(&self) -> bool {
         self.pipe().is_some_and(is_read)
     }
@@ -241,7 +241,7 @@ impl Drop for Hold {
     }
 }
 
-/// Whether somebody reads the pipe of which this is a writing end. Also if there is no telling.
+/// Whether the pipe of this writing end has a reader; `true` if that cannot be found out.
 fn is_read(pipe: impl AsFd) -> bool {
     let mut ends = [PollFd::new(&pipe, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -249,14 +249,14 @@ fn is_read(pipe: impl AsFd) -> bool {
     asked.is_err() || !ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
-/// The ringing end.
+/// The notifying end.
 #[derive(Debug)]
-pub(crate) struct Ringer {
+pub(crate) struct Notifier {
     pipe: OwnedFd,
 }
 
-impl Ringer {
-    /// Opens the ringing end of the peer's pipe.
+impl Notifier {
+    /// Opens the notifying end of the peer's pipe.
     ///
     /// # Errors
     ///
@@ -265,7 +265,7 @@ impl Ringer {
         Ok(Self { pipe: open_end(path, OFlags::RDWR, access)? })
     }
 
-    /// The same of a pipe of which we have another end.
+    /// As [`open`](Self::open), for a pipe of which we have another end.
     ///
     /// # Errors
     ///
@@ -288,9 +288,9 @@ impl Ringer {
         }
     }
 
-    /// Takes some rings out again.
+    /// Removes some notifications from the pipe.
     fn make_room(&self) -> io::Result<()> {
-        match rustix::io::read(&self.pipe, &mut [0; RINGS]) {
+        match rustix::io::read(&self.pipe, &mut [0; READ_SIZE]) {
             // The waiter has just done the same.
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -303,9 +303,9 @@ impl Ringer {
     }
 }
 
-impl Ring for Ringer {
-    /// Rings once more even where the pipe is full of rings: the waiter may have seen all of those, and left them there.
-    fn ring(&self) -> io::Result<()> {
+impl Notify for Notifier {
+    /// Notifies also if the pipe is full: the waiter may have seen all notifications in it, and left them there.
+    fn notify(&self) -> io::Result<()> {
         loop {
             match self.write(&[1]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.make_room()?,
@@ -345,7 +345,7 @@ pub(crate) struct FifoWaiter {
 }
 
 impl FifoWaiter {
-    /// Waits on `pipe`, whose ringing end the peer has opened or will open, and on `peer`.
+    /// Waits on `pipe`, whose notifying end the peer has opened or will open, and on `peer`.
     ///
     /// Before the peer has opened it, Linux reports nothing at all, neither readable nor hung up, so the wait just
     /// lasts; whoever waits for a peer to come bounds that with a deadline.
@@ -353,10 +353,10 @@ impl FifoWaiter {
         Self { pipe, peer, unread: 0, gone: false }
     }
 
-    /// Takes a ring and leaves its byte where it is, which saves a system call. Not where the pipe is still readable
-    /// after that: then it has hung up, or more has come.
+    /// Takes a notification and leaves its byte in the pipe, which saves a system call. Returns `false` if the pipe is still readable
+    /// after that: then it has hung up, or there is another notification.
     fn take_unread(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, TransportError>> {
-        if self.unread == UNREAD || !every_write_is_told() {
+        if self.unread == UNREAD || !every_write_is_reported() {
             return Poll::Ready(Ok(false));
         }
         ready!(self.pipe.poll_read_ready(cx))?;
@@ -374,15 +374,15 @@ impl Waiter for FifoWaiter {
         if self.gone {
             return Poll::Ready(Ok(Wake::PeerGone));
         }
-        let mut bytes = [std::mem::MaybeUninit::uninit(); RINGS];
-        let mut rings = ReadBuf::uninit(&mut bytes);
+        let mut bytes = [std::mem::MaybeUninit::uninit(); READ_SIZE];
+        let mut notifications = ReadBuf::uninit(&mut bytes);
         let read = match self.take_unread(cx)? {
             Poll::Ready(true) => return Poll::Ready(Ok(Wake::Rung)),
-            Poll::Ready(false) => self.pipe.poll_read(cx, &mut rings),
+            Poll::Ready(false) => self.pipe.poll_read(cx, &mut notifications),
             Poll::Pending => Poll::Pending,
         };
         match read {
-            Poll::Ready(Ok(())) if !rings.filled().is_empty() => {
+            Poll::Ready(Ok(())) if !notifications.filled().is_empty() => {
                 self.unread = 0;
                 return Poll::Ready(Ok(Wake::Rung));
             }
@@ -405,11 +405,11 @@ impl Waiter for FifoWaiter {
     }
 }
 
-/// Whether the system tells whoever waits for a pipe of every write, also while earlier ones lie there unread, as Linux does
-/// from 5.14 on. Tried out once: a system that calls itself Linux may do otherwise.
-fn every_write_is_told() -> bool {
-    static TOLD: OnceLock<bool> = OnceLock::new();
-    *TOLD.get_or_init(|| try_three_writes().unwrap_or(false))
+/// Whether the system reports every write to a waiter, also while earlier writes are unread, as Linux does from 5.14 on. Found out
+/// by a trial, once per process: a system that reports to be Linux may behave otherwise.
+fn every_write_is_reported() -> bool {
+    static REPORTED: OnceLock<bool> = OnceLock::new();
+    *REPORTED.get_or_init(|| try_three_writes().unwrap_or(false))
 }
 
 #[cfg(target_os = "linux")]
@@ -491,8 +491,8 @@ fn holder(pipe: BorrowedFd<'_>) -> Option<rustix::process::Pid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FifoWaiter, Hold, OFlags, Ringer, UNREAD, make_waiting_end, open_end, register};
-    use crate::event::Ring as _;
+    use super::{FifoWaiter, Hold, Notifier, OFlags, UNREAD, make_waiting_end, open_end, register};
+    use crate::event::Notify as _;
     use crate::sys::Access;
     use std::future::poll_fn;
     use std::task::Poll;
@@ -501,7 +501,7 @@ mod tests {
 
     struct Pipe {
         waiter: FifoWaiter,
-        ringer: Ringer,
+        notifier: Notifier,
         _directory: tempfile::TempDir,
     }
 
@@ -510,13 +510,16 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("pipe");
             let waiting = register(make_waiting_end(&path, Access::User).unwrap()).unwrap();
-            let ringer = Ringer::open(&path, Access::User).unwrap();
-            Self { waiter: FifoWaiter::new(waiting, None), ringer, _directory: directory }
+            let notifier = Notifier::open(&path, Access::User).unwrap();
+            Self { waiter: FifoWaiter::new(waiting, None), notifier, _directory: directory }
         }
 
         async fn wakes(&mut self) -> Wake {
             let wake = poll_fn(|cx| self.waiter.poll_wake(cx));
-            tokio::time::timeout(Duration::from_secs(10), wake).await.expect("a ring").unwrap()
+            tokio::time::timeout(Duration::from_secs(10), wake)
+                .await
+                .expect("a notification")
+                .unwrap()
         }
 
         /// Takes what has come, until tokio has nothing more to tell.
@@ -531,34 +534,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_ring_wakes_whatever_lies_unread() {
+    async fn each_notification_wakes_whatever_lies_unread() {
         let mut pipe = Pipe::new();
         for _ in 0..3 * UNREAD {
-            pipe.ringer.ring().unwrap();
+            pipe.notifier.notify().unwrap();
             assert_eq!(pipe.wakes().await, Wake::Rung);
         }
     }
 
     #[tokio::test]
-    async fn a_ring_into_a_full_pipe_wakes_a_waiter_that_has_seen_all_that_is_in_it() {
+    async fn a_notification_into_a_full_pipe_wakes_a_waiter_that_has_seen_all_that_is_in_it() {
         let mut pipe = Pipe::new();
-        while pipe.ringer.write(&[1; 256]).is_ok() {}
+        while pipe.notifier.write(&[1; 256]).is_ok() {}
         assert_eq!(pipe.wakes().await, Wake::Rung);
         pipe.settle().await;
         for _ in 0..5 {
-            while pipe.ringer.write(&[1]).is_ok() {}
+            while pipe.notifier.write(&[1]).is_ok() {}
             pipe.settle().await;
-            pipe.ringer.ring().unwrap();
-            pipe.ringer.write(&[1]).expect("room, which the ring has made");
+            pipe.notifier.notify().unwrap();
+            pipe.notifier.write(&[1]).expect("room, which the notification has made");
             assert_eq!(pipe.wakes().await, Wake::Rung);
         }
     }
 
     #[tokio::test]
-    async fn the_end_of_a_pipe_is_seen_behind_rings() {
-        let Pipe { mut waiter, ringer, _directory } = Pipe::new();
-        ringer.ring().unwrap();
-        drop(ringer);
+    async fn the_end_of_a_pipe_is_seen_behind_notifications() {
+        let Pipe { mut waiter, notifier, _directory } = Pipe::new();
+        notifier.notify().unwrap();
+        drop(notifier);
         let mut wake = async || poll_fn(|cx| waiter.poll_wake(cx)).await.unwrap();
         assert_eq!(wake().await, Wake::Rung);
         assert_eq!(wake().await, Wake::PeerGone);
@@ -567,14 +570,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_holds_a_pipe_is_woken_when_nobody_reads_it_any_more_and_not_before() {
-        let Pipe { waiter, ringer, _directory } = Pipe::new();
+        let Pipe { waiter, notifier, _directory } = Pipe::new();
         let path = _directory.path().join("pipe");
         let mut hold = Hold::new(open_end(&path, OFlags::WRONLY, Access::User).unwrap());
         assert!(poll_fn(|cx| Poll::Ready(hold.poll_is_read(cx))).await);
         // Full, and emptied: whoever waits for room is woken.
-        while ringer.write(&[1; 256]).is_ok() {}
-        ringer.make_room().unwrap();
-        drop(ringer);
+        while notifier.write(&[1; 256]).is_ok() {}
+        notifier.make_room().unwrap();
+        drop(notifier);
         for _ in 0..10 {
             assert!(poll_fn(|cx| Poll::Ready(hold.poll_is_read(cx))).await && hold.is_read());
             tokio::time::sleep(Duration::from_millis(1)).await;

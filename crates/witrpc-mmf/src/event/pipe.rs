@@ -1,7 +1,8 @@
-//! The sign of life on Windows: the pipe by which the two sides met stays open as long as both live. `[seg.windows.death]`
+//! Detects the peer's death on Windows: the pipe over which the two sides connected stays open as long as both live.
+//! `[seg.windows.death]`
 //!
-//! tokio waits on it, together with everything else of its runtime. Nobody has the handles but the two processes: they
-//! are not inherited, and there is no `fork`.
+//! tokio waits on the pipe, together with everything else of its runtime. Only the two processes have its handles: they are not
+//! inherited, and there is no `fork`.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
-/// One end of the pipe, and what is still to be said through it.
+/// One end of the pipe, and bytes that are still to be written to it.
 #[derive(Debug)]
 pub(crate) struct Line<P> {
     pipe: P,
@@ -31,25 +32,25 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
         &self.pipe
     }
 
-    /// Says it as soon as this is polled.
+    /// Queues bytes, which are written when this is polled.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.unsaid.extend_from_slice(bytes);
     }
 
-    /// Says what is to be said; pending as long as the runtime does not know that it can, which is not the peer's doing: the pipe
-    /// has room for far more than is ever said.
+    /// Writes the queued bytes. Pending until the runtime reports that the pipe is writable; the peer cannot delay that, as the pipe has
+    /// room for far more than is ever written.
     pub(crate) fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.gone && !self.unsaid.is_empty() {
             match ready!(Pin::new(&mut self.pipe).poll_write(cx, &self.unsaid)) {
                 Ok(written) => drop(self.unsaid.drain(..written)),
-                // What it said before it went can still be heard.
+                // What the peer wrote before it closed the pipe can still be read.
                 Err(_) => self.unsaid.clear(),
             }
         }
         Poll::Ready(())
     }
 
-    /// Says what is to be said, and hears what there is: 0 bytes are the end.
+    /// Writes the queued bytes, and reads what has arrived; 0 bytes are the end of the pipe.
     pub(crate) fn poll_hear(
         &mut self,
         cx: &mut Context<'_>,
@@ -63,7 +64,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
         let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, &mut into) else {
             return Poll::Pending;
         };
-        // However it ends: there is nothing to be learnt from the way.
+        // Every error means the same: the peer is gone.
         if let Err(error) = read {
             tracing::trace!(error = %Escaped(&error), "the other end of a pipe is gone");
         }
@@ -74,7 +75,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
 
 impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for Line<P> {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
-        // Once it serves a connection, nothing is said.
+        // The peer writes nothing once the connection is open.
         let mut nothing = [0; 16];
         match self.poll_hear(cx, &mut nothing)? {
             Poll::Pending => Poll::Pending,
@@ -83,7 +84,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for Line<P> {
         }
     }
 
-    /// It stays with its runtime, to whose completion port the system has bound it, and wakes across.
+    /// The pipe stays with its runtime, to whose completion port the system has bound it, and wakes tasks of other runtimes.
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
         Ok(self)
     }

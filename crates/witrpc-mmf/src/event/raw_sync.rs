@@ -1,20 +1,20 @@
-//! The named event that is one of the crate `raw_sync`: a thread of this side waits on it, and wakes the task.
+//! The named event of the crate `raw_sync`: a thread of this side waits on it, and wakes the task.
 //!
-//! It tells nothing of the peer's death, so a [`Bridge`] waits on something else as well: the sign of life, another `Waiter`. What
-//! an event is, the system says ([`Signal`]): on Windows an object of the kernel, on Unix memory of the region. `[seg.event]`
+//! It does not report the peer's death. So a [`Bridge`] also waits on a second `Waiter` that does. What an event is depends on the
+//! system ([`Signal`]): a kernel object on Windows, memory of the region on Unix. `[seg.event]`
 //!
-//! raw_sync 0.1.5 has faults, each of which is fenced here, and by a test:
+//! raw_sync 0.1.5 has faults. Each is worked around here, and has a test:
 //!
-//! - Its timeouts are cut to milliseconds on Windows, so that short ones are none; there waits have no limit. On Unix those that
-//!   are not whole seconds fail at once, half of the time. So [`LOOK_AROUND`] is one second. Whoever comes back too soon is
-//!   slowed down.
-//! - A timeout cannot be told from a failure, and counts as nothing.
-//! - On Windows it takes an event that exists already for its own, by a number that can be guessed. So it does not make
-//!   them: `windows` does.
-//! - On Unix an event is stuck for ever when a process dies at the wrong moment, for who rings as for who waits. So no task ever
-//!   touches one: who rings is a thread, too, and nobody waits for a thread to end.
-//! - On Unix a peer can spoil one, also on purpose. So both sides must have chosen this kind.
-//! - On Unix nothing is taken down on drop. Nothing needs to be: it is memory, which goes with the region.
+//! - On Windows its timeouts are truncated to milliseconds, so that short ones become zero. There, waits have no timeout. On Unix,
+//!   timeouts that are not whole seconds fail at once, half of the time. So [`LOOK_AROUND`] is one second, and a wait that
+//!   returns too early is followed by a pause.
+//! - A timeout cannot be distinguished from a failure. Neither counts as a notification.
+//! - On Windows it opens an event that exists already instead of creating one, by a number that can be guessed. So it does not
+//!   create events: `windows` does.
+//! - On Unix an event can be stuck for ever when a process dies at the wrong moment, both for notifying and for waiting. So no task
+//!   ever calls one: notifying has a thread of its own, too, and nobody joins these threads.
+//! - On Unix a peer can corrupt an event, also on purpose. So both sides must have chosen this kind.
+//! - On Unix nothing is released on drop. Nothing needs to be: the event is memory of the region.
 //!
 //! # Invariants
 //!
@@ -32,7 +32,7 @@ use std::{
 use atomic_waker::AtomicWaker;
 use witrpc_core::transport::{TransportError, Waiter, Wake};
 
-use super::Ring;
+use super::Notify;
 use crate::region::{Region, Side};
 use crate::sys::Owner;
 
@@ -44,17 +44,18 @@ mod windows;
 
 use threads::{LOOK_AROUND, start};
 #[cfg(unix)]
-use unix::{Bell, Signal};
+use unix::{Notifier, Signal};
 #[cfg(windows)]
-use windows::{Bell, Signal};
+use windows::{Notifier, Signal};
 
-/// After a wait that failed, instead of trying again and again.
+/// The pause after a wait that failed.
 const REST: Duration = Duration::from_millis(10);
-/// Both events of one connection, as one side has them. Its threads run already, so nothing can fail any more.
+
+/// One side's handles of both events of a connection. Its threads run already, so nothing can fail any more.
 #[derive(Debug)]
 pub(crate) struct Events {
-    bell: Bell,
-    listener: Listener,
+    notifier: Notifier,
+    wait_thread: WaitThread,
 }
 
 impl Events {
@@ -79,50 +80,53 @@ impl Events {
     }
 
     fn start(peer: Signal, own: Signal) -> io::Result<Self> {
-        Ok(Self { bell: Bell::new(peer)?, listener: Listener::start(own)? })
+        Ok(Self { notifier: Notifier::new(peer)?, wait_thread: WaitThread::start(own)? })
     }
 
-    /// The two ends. `hold` is kept as long as the ringing one, `life` tells when the peer has gone.
+    /// Splits it into the notifying and the waiting end. `hold` is kept as long as the notifying one; `life` reports when the peer is gone.
     pub(crate) fn ends<L, H>(self, life: L, hold: H) -> (Held<H>, Bridge<L>) {
-        (Held { bell: self.bell, _hold: hold }, Bridge { life, listener: self.listener })
+        (
+            Held { notifier: self.notifier, _hold: hold },
+            Bridge { life, wait_thread: self.wait_thread },
+        )
     }
 }
 
-/// A ringing end, and what is to be kept as long.
+/// A notifying end, and a value that is kept as long.
 #[derive(Debug)]
 pub(crate) struct Held<H> {
-    bell: Bell,
+    notifier: Notifier,
     _hold: H,
 }
 
-impl<H: Send + Sync + 'static> Ring for Held<H> {
-    fn ring(&self) -> io::Result<()> {
-        self.bell.ring()
+impl<H: Send + Sync + 'static> Notify for Held<H> {
+    fn notify(&self) -> io::Result<()> {
+        self.notifier.notify()
     }
 }
 
-/// The waiting end: a task, woken by the thread that waits on the event, or by the sign of life.
+/// The waiting end, for a task: woken by the thread that waits on the event, or when the peer is gone.
 #[derive(Debug)]
 pub(crate) struct Bridge<L> {
     life: L,
-    listener: Listener,
+    wait_thread: WaitThread,
 }
 
 impl<L: Waiter> Waiter for Bridge<L> {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
-        let state = &self.listener.state;
+        let state = &self.wait_thread.state;
         state.waker.register(cx.waker());
-        // RUNG: pairs with the store in `wait`.
-        if state.rung.swap(false, Ordering::Acquire) {
+        // NOTIFIED: pairs with the store in `wait`.
+        if state.notified.swap(false, Ordering::Acquire) {
             return Poll::Ready(Ok(Wake::Rung));
         }
         self.life.poll_wake(cx)
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
-        let Self { life, listener } = *self;
+        let Self { life, wait_thread } = *self;
         let life = Box::new(life).moved()?;
-        Ok(Box::new(Bridge { life, listener }))
+        Ok(Box::new(Bridge { life, wait_thread }))
     }
 }
 
@@ -132,35 +136,35 @@ impl fmt::Debug for Signal {
     }
 }
 
-/// What task and thread have in common.
+/// What the task and the waiting thread share.
 #[derive(Debug, Default)]
 struct State {
-    rung: AtomicBool,
+    notified: AtomicBool,
     ended: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// The waiting thread, as the task has it: it ends when this is dropped (T2).
+/// The task's handle of the waiting thread, which ends when this is dropped (T2).
 #[derive(Debug)]
-struct Listener {
+struct WaitThread {
     owner: Owner,
     own: Arc<Signal>,
     state: Arc<State>,
 }
 
-impl Listener {
+impl WaitThread {
     fn start(own: Signal) -> io::Result<Self> {
-        let listener = Self { owner: Owner::here(), own: Arc::new(own), state: Arc::default() };
-        let (signal, state) = (Arc::clone(&listener.own), Arc::clone(&listener.state));
+        let wait_thread = Self { owner: Owner::here(), own: Arc::new(own), state: Arc::default() };
+        let (signal, state) = (Arc::clone(&wait_thread.own), Arc::clone(&wait_thread.state));
         start("witrpc-wait", move || wait(&signal, &state))?;
-        Ok(listener)
+        Ok(wait_thread)
     }
 }
 
-impl Drop for Listener {
+impl Drop for WaitThread {
     fn drop(&mut self) {
         if !self.owner.is_here() {
-            return; // The thread is the parent's, and goes on.
+            return; // The thread belongs to the parent.
         }
         self.state.ended.store(true, Ordering::Release);
         Signal::set_aside(&self.own);
@@ -172,8 +176,8 @@ fn wait(signal: &Signal, state: &State) {
     while !state.ended.load(Ordering::Acquire) {
         let began = Instant::now();
         if signal.wait() {
-            // RUNG: pairs with the swap in `poll_wake`.
-            state.rung.store(true, Ordering::Release);
+            // NOTIFIED: pairs with the swap in `poll_wake`.
+            state.notified.store(true, Ordering::Release);
             state.waker.wake();
         } else if began.elapsed() < LOOK_AROUND / 2 {
             std::thread::sleep(REST);
@@ -190,7 +194,7 @@ mod tests {
     use crate::layout::SMALLEST_REGION;
     use crate::sys::Access;
 
-    /// Who never dies.
+    /// A peer that never dies.
     #[derive(Debug)]
     struct Immortal;
 
@@ -236,21 +240,21 @@ mod tests {
     const LITTLE: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn a_ring_wakes_the_other_side_and_nobody_else() {
+    async fn a_notification_wakes_the_other_side_and_nobody_else() {
         let (_place, (to_client, mut server), (to_server, mut client)) = pair();
         for _ in 0..100 {
-            to_client.ring().unwrap();
+            to_client.notify().unwrap();
             assert!(wakes(&mut client, HANG).await);
-            to_server.ring().unwrap();
+            to_server.notify().unwrap();
             assert!(wakes(&mut server, HANG).await);
         }
         assert!(!wakes(&mut server, LITTLE).await && !wakes(&mut client, LITTLE).await);
     }
 
     #[tokio::test]
-    async fn rings_before_the_wait_are_not_lost_and_count_as_few() {
+    async fn notifications_before_the_wait_are_not_lost_and_count_as_few() {
         let (_place, (to_client, _server), (_to_server, mut client)) = pair();
-        (0..1000).for_each(|_| to_client.ring().unwrap());
+        (0..1000).for_each(|_| to_client.notify().unwrap());
         tokio::time::sleep(LITTLE).await;
         let mut woken = 0;
         while wakes(&mut client, LITTLE).await {
@@ -277,8 +281,8 @@ mod tests {
 
     #[test]
     fn the_waiting_thread_ends_at_once_with_its_bridge() {
-        let (_place, (_bell, bridge), _client) = pair();
-        let state = Arc::downgrade(&bridge.listener.state);
+        let (_place, (_notifier, bridge), _client) = pair();
+        let state = Arc::downgrade(&bridge.wait_thread.state);
         let began = Instant::now();
         drop(bridge);
         assert!(began.elapsed() < HANG);
@@ -292,15 +296,16 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn a_thread_of_the_parent_is_not_ended_by_a_forked_child() {
-        let (_place, (_bell, mut bridge), _client) = pair();
-        let ours = std::mem::replace(&mut bridge.listener.owner, Owner::of_parent());
-        let (own, state) = (Arc::clone(&bridge.listener.own), Arc::clone(&bridge.listener.state));
+        let (_place, (_notifier, mut bridge), _client) = pair();
+        let ours = std::mem::replace(&mut bridge.wait_thread.owner, Owner::of_parent());
+        let (own, state) =
+            (Arc::clone(&bridge.wait_thread.own), Arc::clone(&bridge.wait_thread.state));
         drop(bridge);
         assert!(!state.ended.load(Ordering::Acquire));
-        drop(Listener { owner: ours, own, state }); // As the parent does.
+        drop(WaitThread { owner: ours, own, state }); // As the parent does.
     }
 
-    /// raw_sync's fault: who rings, and who waits, may do so for ever.
+    /// raw_sync's fault: notifying and waiting may both block for ever.
     #[tokio::test]
     #[cfg(unix)]
     async fn an_event_that_is_stuck_holds_up_no_task() {
@@ -315,7 +320,7 @@ mod tests {
         let (mutex, _) = mutex.unwrap();
         let held = mutex.lock().unwrap();
         let began = Instant::now();
-        to_client.ring().unwrap();
+        to_client.notify().unwrap();
         assert!(!wakes(&mut waiting, LITTLE).await);
         drop((to_client, waiting));
         assert!(began.elapsed() < HANG / 10, "{:?}", began.elapsed());

@@ -132,7 +132,7 @@ impl Memory for Heap {
     }
 
     #[cfg(loom)]
-    fn fence_ringer(&self) {
+    fn fence_notifier(&self) {
         if self.without != Without::RingersFence {
             fence(Ordering::SeqCst);
         }

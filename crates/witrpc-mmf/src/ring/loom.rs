@@ -17,25 +17,25 @@ use super::{Consumer, Producer};
 const CAPACITY: usize = 32;
 const MAX_RECORD: usize = 24;
 
-/// What a FIFO does: rings are remembered until somebody waits, and any number of them count as one.
+/// Behaves like a FIFO: a notification is remembered until somebody waits, and any number of them count as one.
 #[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
+struct Event {
+    notified: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Bell {
-    fn ring(&self) {
-        *self.rung.lock().unwrap() = true;
+impl Event {
+    fn notify(&self) {
+        *self.notified.lock().unwrap() = true;
         self.changed.notify_one();
     }
 
     fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
-        while !*rung {
-            rung = self.changed.wait(rung).unwrap();
+        let mut notified = self.notified.lock().unwrap();
+        while !*notified {
+            notified = self.changed.wait(notified).unwrap();
         }
-        *rung = false;
+        *notified = false;
     }
 }
 
@@ -60,12 +60,12 @@ fn pop(consumer: &mut Consumer<Heap>) -> Option<Vec<u8>> {
 fn data(without: Without) {
     loom::model(move || {
         let (mut producer, mut consumer) = pair(without);
-        let bell = Arc::new(Bell::default());
-        let ringer = Arc::clone(&bell);
+        let event = Arc::new(Event::default());
+        let notifier = Arc::clone(&event);
         let writer = loom::thread::spawn(move || {
             assert!(producer.try_push(b"one", &[], 0).unwrap());
             if producer.publish(0) {
-                ringer.ring();
+                notifier.notify();
             }
         });
         let found = loop {
@@ -73,7 +73,7 @@ fn data(without: Without) {
                 break found;
             }
             if !consumer.arm().unwrap() {
-                bell.wait();
+                event.wait();
             }
         };
         assert_eq!(found, b"one");
@@ -85,14 +85,14 @@ fn data(without: Without) {
 fn expected(without: Without) {
     loom::model(move || {
         let (mut producer, mut consumer) = pair(without);
-        let bell = Arc::new(Bell::default());
-        let ringer = Arc::clone(&bell);
+        let event = Arc::new(Event::default());
+        let notifier = Arc::clone(&event);
         assert!(!consumer.arm().unwrap());
         let writer = loom::thread::spawn(move || {
             for record in [b"one", b"two"] {
                 assert!(producer.try_push(record, &[], 0).unwrap());
                 if producer.publish(0) {
-                    ringer.ring();
+                    notifier.notify();
                 }
             }
         });
@@ -109,7 +109,7 @@ fn expected(without: Without) {
                 break second;
             }
             if !consumer.arm().unwrap() {
-                bell.wait();
+                event.wait();
             }
         };
         assert_eq!(second, b"two");
@@ -122,8 +122,8 @@ fn expected(without: Without) {
 fn space(without: Without) {
     loom::model(move || {
         let (mut producer, mut consumer) = pair(without);
-        let bell = Arc::new(Bell::default());
-        let ringer = Arc::clone(&bell);
+        let event = Arc::new(Event::default());
+        let notifier = Arc::clone(&event);
         assert!(producer.try_push(b"first", &[], 0).unwrap());
         assert!(producer.try_push(b"second", &[], 0).unwrap());
         assert!(!producer.publish(0));
@@ -131,14 +131,14 @@ fn space(without: Without) {
             for expected in [&b"first"[..], b"second"] {
                 assert_eq!(pop(&mut consumer).unwrap(), expected);
                 if consumer.release() {
-                    ringer.ring();
+                    notifier.notify();
                 }
             }
             consumer
         });
         while !producer.try_push(b"a longer one", &[], 0).unwrap() {
             if !producer.arm(12, 0).unwrap() {
-                bell.wait();
+                event.wait();
             }
         }
         assert!(!producer.publish(0));
@@ -157,14 +157,14 @@ fn loom_records_cross_whole_and_in_order_around_the_end() {
                 if producer.try_push(record, &[], 0).unwrap() {
                     sent.push(record.to_vec());
                 }
-                let _rung = producer.publish(0);
+                let _notify_peer = producer.publish(0);
             }
             sent
         });
         let mut found = Vec::new();
         for _ in 0..2 {
             found.extend(pop(&mut consumer));
-            let _rung = consumer.release();
+            let _notify_peer = consumer.release();
         }
         let sent = writer.join().unwrap();
         while let Some(record) = pop(&mut consumer) {
@@ -191,8 +191,8 @@ fn loom_both_ends_sleep_and_nobody_is_left_behind() {
     model.preemption_bound = Some(3);
     model.check(|| {
         let (mut producer, mut consumer) = pair(Without::Nothing);
-        let (data, room) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
-        let (data_ringer, room_waiter) = (Arc::clone(&data), Arc::clone(&room));
+        let (data, room) = (Arc::new(Event::default()), Arc::new(Event::default()));
+        let (data_notifier, room_waiter) = (Arc::clone(&data), Arc::clone(&room));
         let writer = loom::thread::spawn(move || {
             for record in [[1; 24], [2; 24]] {
                 while !producer.try_push(&record, &[], 0).unwrap() {
@@ -201,7 +201,7 @@ fn loom_both_ends_sleep_and_nobody_is_left_behind() {
                     }
                 }
                 if producer.publish(0) {
-                    data_ringer.ring();
+                    data_notifier.notify();
                 }
             }
         });
@@ -217,7 +217,7 @@ fn loom_both_ends_sleep_and_nobody_is_left_behind() {
             assert_eq!(found, expected);
             consumer.disarm();
             if consumer.release() {
-                room.ring();
+                room.notify();
             }
         }
         writer.join().unwrap();

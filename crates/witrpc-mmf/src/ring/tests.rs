@@ -131,19 +131,19 @@ fn a_range_outside_the_record_panics() {
 }
 
 #[test]
-fn a_sleeping_consumer_is_rung_for_once() {
+fn a_sleeping_consumer_is_notified_once() {
     let mut pair = pair();
     assert!(!pair.consumer.arm().unwrap());
     assert!(pair.producer.try_push(b"x", &[], 0).unwrap());
     assert!(pair.producer.publish(CPU));
     assert!(!pair.producer.publish(CPU), "nothing new");
     assert!(pair.producer.try_push(b"y", &[], 0).unwrap());
-    assert!(!pair.producer.publish(CPU), "rung for already");
+    assert!(!pair.producer.publish(CPU), "already notified");
     assert!(pair.consumer.arm().unwrap(), "there is a record");
 }
 
 #[test]
-fn who_expects_a_record_is_rung_for_the_one_behind_it() {
+fn who_expects_a_record_is_notified_of_the_one_behind_it() {
     let mut pair = pair();
     pair.consumer.expect();
     assert!(pair.producer.try_push(b"before", &[], 0).unwrap());
@@ -168,7 +168,7 @@ fn who_expects_a_record_is_rung_for_the_one_behind_it() {
 }
 
 #[test]
-fn who_gives_up_expecting_is_rung_for_the_next_record() {
+fn who_gives_up_expecting_is_notified_of_the_next_record() {
     let mut pair = pair();
     assert!(!pair.consumer.arm().unwrap());
     pair.consumer.expect();
@@ -198,7 +198,7 @@ fn little_is_held_back_and_the_rest_is_room_for_any_record_with_half_a_ring_to_s
 }
 
 #[test]
-fn a_disarmed_consumer_is_not_rung_for() {
+fn a_disarmed_consumer_is_not_notified() {
     let mut pair = pair();
     assert!(!pair.consumer.arm().unwrap());
     pair.consumer.disarm();
@@ -207,7 +207,7 @@ fn a_disarmed_consumer_is_not_rung_for() {
 }
 
 #[test]
-fn a_waiting_producer_is_rung_for_when_its_record_fits_and_a_quarter_is_free() {
+fn a_waiting_producer_is_notified_when_its_record_fits_and_a_quarter_is_free() {
     let mut pair = pair();
     while pair.producer.try_push(&[0; 8], &[], 0).unwrap() {} // Eight records of 16.
     assert!(!pair.producer.publish(CPU));
@@ -217,7 +217,7 @@ fn a_waiting_producer_is_rung_for_when_its_record_fits_and_a_quarter_is_free() {
     pair.pop().unwrap().unwrap();
     assert!(pair.consumer.release(), "a quarter is free");
     pair.pop().unwrap().unwrap();
-    assert!(!pair.consumer.release(), "rung for already");
+    assert!(!pair.consumer.release(), "already notified");
     assert!(pair.producer.arm(8, 0).unwrap(), "it fits");
 }
 
@@ -320,14 +320,14 @@ fn records_cross_two_threads_whole_and_in_order() {
         for number in 0..COUNT {
             let bytes = record(number % (MAX_RECORD + 1), number);
             while !producer.try_push(&bytes, &[], 0).unwrap() {
-                let _rung = producer.publish(CPU);
+                let _notify_peer = producer.publish(CPU);
                 thread::yield_now();
             }
             if number % 3 == 0 {
-                let _rung = producer.publish(CPU);
+                let _notify_peer = producer.publish(CPU);
             }
         }
-        let _rung = producer.publish(CPU);
+        let _notify_peer = producer.publish(CPU);
     });
     let mut pair = Pair { producer: Producer::new(memory.clone(), 0, 0), consumer, memory };
     for number in 0..COUNT {
@@ -335,7 +335,7 @@ fn records_cross_two_threads_whole_and_in_order() {
             match pair.pop().unwrap() {
                 Some(found) => break found,
                 None => {
-                    let _rung = pair.consumer.release();
+                    let _notify_peer = pair.consumer.release();
                     thread::yield_now();
                 }
             }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use witrpc_core::Error;
 use witrpc_core::transport::{Channel, TransportError, Wake};
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect};
 
 /// Far beyond what anything here takes: only a hang gets there.
 pub(crate) const HANG: Duration = Duration::from_secs(30);
@@ -34,18 +34,18 @@ pub(crate) fn soon() -> Instant {
 pub(crate) struct Endpoint {
     pub(crate) directory: TempDir,
     pub(crate) file: MemoryMappedFile,
-    pub(crate) places: Places,
+    pub(crate) slots: ClientSlots,
 }
 
 impl Endpoint {
     pub(crate) fn new(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
         let directory = private_directory();
         let file = set(MemoryMappedFile::new("test").with_directory(directory.path()));
-        Self { places: Places::of(&file), directory, file }
+        Self { slots: ClientSlots::of(&file), directory, file }
     }
 
     pub(crate) async fn open(&self) -> Door {
-        Door::open(&self.file, &self.places).await.unwrap()
+        Door::open(&self.file, &self.slots).await.unwrap()
     }
 
     pub(crate) async fn connect(&self) -> Result<Channel, Error> {
@@ -76,7 +76,7 @@ pub(crate) async fn sweeps_all_but<const N: usize>(endpoint: &Endpoint, mut kept
     let _door = endpoint.open().await;
     assert_eq!(endpoint.files(), kept);
     let taken = MemoryMappedFile::new("yarn").with_directory(endpoint.directory.path());
-    let error = Door::open(&taken, &Places::of(&taken)).await.unwrap_err().to_string();
+    let error = Door::open(&taken, &ClientSlots::of(&taken)).await.unwrap_err().to_string();
     assert!(error.contains("no witrpc lock"), "{error}");
     let text = std::fs::read_to_string(endpoint.directory.path().join("yarn.lock")).unwrap();
     assert_eq!(text, "# yarn");

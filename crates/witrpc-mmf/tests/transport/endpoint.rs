@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::time::Instant;
 use witrpc_core::transport::Wake;
 use witrpc_core::{Error, WaitStrategy};
-use witrpc_mmf::{Door, MemoryMappedFile, NamedEvent, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, NamedEvent, connect};
 
 use crate::common::{Endpoint, Peer, far, listening, soon, within};
 use crate::fake::{FakeClient, FakeServer};
@@ -142,7 +142,7 @@ async fn who_finds_no_server_hears_of_those_that_are_there() {
         while doors.len() < number {
             let other = MemoryMappedFile::new(format!("s{}", doors.len() + 1));
             let other = other.with_directory(endpoint.directory.path());
-            doors.push(Door::open(&other, &Places::of(&other)).await.unwrap());
+            doors.push(Door::open(&other, &ClientSlots::of(&other)).await.unwrap());
         }
         let error = connect(&endpoint.file, Instant::now()).await.unwrap_err().to_string();
         assert!(error.ends_with(&format!("{expected})")), "{error}");
@@ -155,7 +155,7 @@ async fn a_client_that_came_first_gets_in_when_the_server_starts() {
     let endpoint = Endpoint::new(|file| file);
     let file = endpoint.file.clone();
     let client = tokio::spawn(async move { connect(&file, far()).await });
-    tokio::task::yield_now().await; // It has knocked in vain.
+    tokio::task::yield_now().await; // Its join request found no room.
     let mut door = endpoint.open().await;
     let server = within(door.accept()).await.unwrap();
     drop((within(client).await.unwrap().unwrap(), server));
@@ -165,13 +165,13 @@ async fn a_client_that_came_first_gets_in_when_the_server_starts() {
 async fn a_name_belongs_to_one_live_server() {
     let endpoint = Endpoint::new(|file| file);
     let door = endpoint.open().await;
-    let second = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err();
+    let second = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err();
     let Error::NameInUse { endpoint: name, process_id, .. } = &second else { panic!("{second}") };
     assert_eq!((&**name, *process_id), ("test", Some(std::process::id())));
     let holder = format!("process {}, a live server", std::process::id());
     assert!(second.to_string().starts_with(&holder), "{second}");
     let other = MemoryMappedFile::new("other").with_directory(endpoint.directory.path());
-    let other = Door::open(&other, &Places::of(&other)).await.unwrap();
+    let other = Door::open(&other, &ClientSlots::of(&other)).await.unwrap();
     assert_eq!(endpoint.files(), listening(&["other", "test"]));
     drop(door);
     let door = endpoint.open().await;
@@ -305,11 +305,11 @@ async fn answers_that_do_not_fit_are_errors_that_say_so() {
     for (answer, expected) in [
         (
             *b"wita\x04\0\0\0\x07\0\0\0\0\0\0\0",
-            "version 7 of the meeting protocol, this client version 2",
+            "version 7 of the rendezvous protocol, this client version 2",
         ),
         (
             *b"wita\x04\0\0\0\x01\0\0\0\0\0\0\0",
-            "version 1 of the meeting protocol, this client version 2",
+            "version 1 of the rendezvous protocol, this client version 2",
         ),
         (
             *b"wita\x01\0\0\0\x01\0\0\0\0\0\0\0",
@@ -372,10 +372,10 @@ async fn a_sweep_leaves_a_live_server_and_its_clients_alone() {
     let (mut client, mut server) = endpoint.pair(&mut door).await;
     let before = endpoint.files();
     let other = MemoryMappedFile::new("other").with_directory(endpoint.directory.path());
-    drop(Door::open(&other, &Places::of(&other)).await.unwrap());
+    drop(Door::open(&other, &ClientSlots::of(&other)).await.unwrap());
     assert_eq!(endpoint.files(), before);
     drop(door);
-    drop(Door::open(&other, &Places::of(&other)).await.unwrap());
+    drop(Door::open(&other, &ClientSlots::of(&other)).await.unwrap());
     client.send(b"still").await;
     assert_eq!(within(server.recv()).await.unwrap(), b"still");
 }
@@ -439,7 +439,7 @@ async fn events_of_raw_sync_are_used_if_both_sides_say_so() {
 fn a_runtime_without_io_is_an_error_that_says_so() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let endpoint = Endpoint::new(|file| file);
-    let error = runtime.block_on(Door::open(&endpoint.file, &endpoint.places)).unwrap_err();
+    let error = runtime.block_on(Door::open(&endpoint.file, &endpoint.slots)).unwrap_err();
     assert!(error.to_string().contains("enable_all"), "{error}");
     assert_eq!(endpoint.files(), [""; 0]);
 }

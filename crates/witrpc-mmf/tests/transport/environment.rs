@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 use witrpc_core::Error;
-use witrpc_mmf::{Door, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, connect};
 
 use crate::common::{Endpoint, Peer, Process, far, private_directory, role, soon, within};
 
@@ -43,7 +43,7 @@ fn a_client_without_descriptors_hears_of_the_limit_and_can_try_again() {
 #[tokio::test]
 async fn role_poor_client() {
     let Some(file) = role() else { return };
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let ballast = exhaust();
     // From one descriptor to as many as a connection takes.
     for missing in 0..8 {
@@ -91,7 +91,7 @@ async fn role_poor_server() {
     let Some(file) = role() else { return };
     let rich = std::env::var_os("WITRPC_MMF_TEST_DIRECTORY").unwrap();
     let rich = Path::new(&rich).join("rich");
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let ballast = exhaust();
     tokio::select! {
         accepted = door.accept() => panic!("{accepted:?}"),
@@ -130,7 +130,7 @@ async fn clients_that_wait_and_give_up_leave_a_server_its_descriptors() {
 #[tokio::test]
 async fn role_small_server() {
     let Some(file) = role() else { return };
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let limit = Rlimit { current: Some(FEW), maximum: getrlimit(Resource::Nofile).maximum };
     setrlimit(Resource::Nofile, limit).unwrap();
     let mut first = Peer(door.accept().await.unwrap());
@@ -165,12 +165,12 @@ async fn role_small_files() {
     // From before the start: nothing is made, not even a lock, for which there would be no room either.
     for bytes in [0, 100, (1 << 20) - 1] {
         limit(bytes);
-        let error = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        let error = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();
         assert!(error.starts_with("with_size = 1048576: "), "{error}");
         assert!(error.contains("ulimit -f") && error.contains(&bytes.to_string()), "{error}");
     }
     limit(1 << 20);
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     drop(tokio::join!(connect(&file, far()), door.accept()));
     // From between two clients.
     limit(1000);
@@ -196,7 +196,7 @@ async fn a_file_system_that_cannot_allocate_is_an_error_that_says_what_to_do() {
     }
     let _mounted = crate::unix::Mounted(directory.path().to_owned());
     let file = witrpc_mmf::MemoryMappedFile::new("test").with_directory(directory.path());
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let error = tokio::select! {
         client = within(connect(&file, far())) => client.unwrap_err().to_string(),
         server = door.accept() => panic!("{server:?}"),
@@ -218,7 +218,7 @@ async fn what_others_have_put_in_the_place_of_our_files_is_left_alone() {
                 _ => symlink("/nowhere", &path).unwrap(),
             }
             let before = path.symlink_metadata().unwrap();
-            let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err();
+            let server = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err();
             let text = server.to_string();
             assert!(text.contains(name), "{kind}: {text}");
             assert!(text.contains("choose another name or directory"), "{name}, {kind}: {text}");
@@ -244,7 +244,7 @@ async fn a_directory_deleted_under_a_server_ends_no_connection_and_keeps_nobody_
     let error = connect(&endpoint.file, soon()).await.unwrap_err();
     assert!(matches!(error, Error::NotRunning { .. }), "{error}");
     // The name is free, as nobody can meet the first server any more; and that one takes nothing away when it stops.
-    let mut second = Door::open(&endpoint.file, &Places::of(&endpoint.file)).await.unwrap();
+    let mut second = Door::open(&endpoint.file, &ClientSlots::of(&endpoint.file)).await.unwrap();
     drop(first);
     assert_eq!(endpoint.files(), ["test.door", "test.lock"]);
     drop(endpoint.pair(&mut second).await);
@@ -275,8 +275,9 @@ async fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
     assert!(mount(&["-o", "remount,bind,ro"]));
     let of = |place: &Path| witrpc_mmf::MemoryMappedFile::new("test").with_directory(place);
     let (file, read_only) = (of(real.path()), of(view.path()));
-    let server = Door::open(&read_only, &Places::of(&read_only)).await.unwrap_err().to_string();
-    let door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let server =
+        Door::open(&read_only, &ClientSlots::of(&read_only)).await.unwrap_err().to_string();
+    let door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let client = connect(&read_only, soon()).await.unwrap_err().to_string();
     for error in [server, client] {
         assert!(error.contains("Read-only") && error.contains("WITRPC_DIR"), "{error}");
@@ -300,7 +301,7 @@ fn closed_standard_streams_are_nobodys_pipes() {
 async fn role_without_streams() {
     let Some(file) = role() else { return };
     let directory = std::env::var_os("WITRPC_MMF_TEST_DIRECTORY").unwrap();
-    let endpoint = Places::of(&file);
+    let endpoint = ClientSlots::of(&file);
     let mut door = Door::open(&file, &endpoint).await.unwrap();
     let (client, server) = tokio::join!(connect(&file, far()), door.accept());
     let (mut client, mut server) = (Peer(client.unwrap()), Peer(server.unwrap()));

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::runtime::Runtime;
 use witrpc_core::Error;
 use witrpc_core::transport::{TransportError, Wake};
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints_in};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect, endpoints_in};
 
 use crate::common::{
     Endpoint, Peer, Process, directory, far, files, private_directory, role, soon, within,
@@ -61,7 +61,7 @@ async fn a_killed_server_is_noticed_while_its_forked_child_lives() {
     let error = connect(&endpoint.file, soon()).await.unwrap_err();
     assert!(matches!(error, Error::NotResponding { .. }), "{error}");
     // And it holds the lock, until it ends.
-    let error = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err();
+    let error = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err();
     assert!(error.to_string().contains("a process forked off it"), "{error}");
     drop(orphan);
     let mut door = endpoint.open().await;
@@ -73,7 +73,7 @@ async fn a_killed_server_is_noticed_while_its_forked_child_lives() {
 #[tokio::test]
 async fn role_forking_server() {
     let Some(file) = role() else { return };
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let mut server = Peer(door.accept().await.unwrap());
     server.recv().await.unwrap();
     server.first_frame();
@@ -189,7 +189,7 @@ fn open_in(directory: &Path) -> Vec<PathBuf> {
 
 /// A connection of this process with itself, over an endpoint of this name.
 async fn pair(file: &MemoryMappedFile) -> (Door, Peer, Peer) {
-    let mut door = Door::open(file, &Places::of(file)).await.unwrap();
+    let mut door = Door::open(file, &ClientSlots::of(file)).await.unwrap();
     let (client, server) =
         within(async { tokio::join!(connect(file, far()), door.accept()) }).await;
     (door, Peer(client.unwrap()), Peer(server.unwrap()))
@@ -258,7 +258,7 @@ fn role_forking_pair() {
         assert_eq!(within(server.recv()).await.unwrap(), b"room");
         let listed = endpoints_in(&directory).unwrap();
         assert_eq!((listed.len(), listed[0].clients), (1, 1), "{listed:?}");
-        let error = Door::open(&file, &Places::of(&file)).await.unwrap_err();
+        let error = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err();
         assert!(matches!(error, Error::NameInUse { .. }), "{error}");
         drop(client);
         server.is_gone().await;

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Duration;
 use witrpc_core::transport::ServerTerms;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints, endpoints_in};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect, endpoints, endpoints_in};
 
 use crate::common::{Endpoint, Peer, Process, far, private_directory, within};
 
-/// Name, process, clients, places.
+/// Name, process, clients, slots.
 fn list(directory: &Path) -> Vec<(String, u32, u32, u32)> {
     let found = endpoints_in(directory).unwrap().into_iter();
     found.map(|e| (e.name, e.process_id, e.clients, e.max_clients)).collect()
@@ -45,7 +45,7 @@ async fn a_server_tells_its_program_its_age_and_its_terms() {
     assert!(listed().age > first.age, "it grows");
     drop(door);
     let terms = ServerTerms::new("one, two\n", "x".repeat(99), "");
-    let opened = Door::open_with(&endpoint.file, &endpoint.places, Some(&terms)).await;
+    let opened = Door::open_with(&endpoint.file, &endpoint.slots, Some(&terms)).await;
     let _door = opened.unwrap();
     let told = listed();
     assert_eq!(told.serializer.as_deref(), Some("one\\u{2c} two\\n"));
@@ -60,7 +60,7 @@ async fn several_servers_are_listed_by_name() {
     for (name, max_clients) in [("b", 2), ("a.b", 3), ("a", u32::MAX)] {
         let file = MemoryMappedFile::new(name).with_directory(directory.path());
         let file = file.with_max_clients(max_clients);
-        doors.push(Door::open(&file, &Places::of(&file)).await.unwrap());
+        doors.push(Door::open(&file, &ClientSlots::of(&file)).await.unwrap());
     }
     let all = [ours("a", 0, u32::MAX), ours("a.b", 0, 3), ours("b", 0, 2)];
     assert_eq!(list(directory.path()), all);

@@ -5,7 +5,7 @@
 use std::{future::pending, process::Command};
 
 use witrpc_core::Error;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect};
 
 use crate::common::{
     Endpoint, Peer, Process, far, files, listening, private_directory, role, soon, within,
@@ -133,8 +133,8 @@ async fn role_relative_variable() {
 
 /// Listens, goes somewhere else, and is met there by itself, and by whoever knows the whole path.
 async fn moves(file: &MemoryMappedFile) {
-    let (places, own) = (Places::of(file), std::env::current_dir().unwrap().join("own"));
-    let mut door = Door::open(file, &places).await.unwrap();
+    let (slots, own) = (ClientSlots::of(file), std::env::current_dir().unwrap().join("own"));
+    let mut door = Door::open(file, &slots).await.unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     std::env::set_current_dir(elsewhere.path()).unwrap();
     for file in [file, &MemoryMappedFile::new("test").with_directory(&own)] {
@@ -148,7 +148,7 @@ async fn moves(file: &MemoryMappedFile) {
     }
     drop(door);
     // Started once more, it is where it was.
-    let _door = Door::open(file, &places).await.unwrap();
+    let _door = Door::open(file, &slots).await.unwrap();
     assert_eq!(witrpc_mmf::endpoints_in(&own).unwrap().len(), 1);
     std::env::set_current_dir("/").unwrap();
 }
@@ -157,7 +157,7 @@ async fn moves(file: &MemoryMappedFile) {
 async fn role_without_directory() {
     let Some(_) = role() else { return };
     let file = MemoryMappedFile::new("test");
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let _server = door.accept().await.unwrap();
     pending::<()>().await;
 }
@@ -165,7 +165,7 @@ async fn role_without_directory() {
 #[tokio::test]
 async fn role_echo() {
     let Some(file) = role() else { return };
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let mut server = Peer(door.accept().await.unwrap());
     let echo = async {
         while let Some(record) = server.recv().await {
@@ -179,7 +179,7 @@ async fn role_echo() {
 #[tokio::test]
 async fn role_half() {
     let Some(file) = role() else { return };
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let _server = door.accept().await.unwrap();
     pending::<()>().await;
 }

@@ -11,7 +11,7 @@ use std::{
 use tracing::{Event, Metadata, Subscriber, span};
 
 use witrpc_mmf::bench_support::make_pipe;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect, endpoints_in};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect, endpoints_in};
 
 use crate::common::{Endpoint, HANG, files, soon, sweeps_all_but, within};
 
@@ -132,7 +132,7 @@ impl Subscriber for Asker {
     fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        if event.metadata().target().contains("entrance") {
+        if event.metadata().target().contains("listener") {
             self.heard.fetch_add(1, Ordering::Relaxed);
             self.ask();
         }
@@ -205,7 +205,7 @@ async fn the_directory_must_be_private() {
         ("none/below", "cannot be made"),
     ] {
         let file = file(name);
-        let server = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        let server = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();
         assert!(server.starts_with("with_directory = "), "{server}");
         assert!(server.contains(expected) && server.contains("WITRPC_DIR"), "{server}");
         if name != "none/below" {
@@ -215,7 +215,7 @@ async fn the_directory_must_be_private() {
     }
     assert_eq!(files(&place("private")), [""; 0]);
     let file = file("new");
-    let door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     assert_eq!(place("new").metadata().unwrap().mode() & 0o7777, 0o700);
     drop(door);
 }
@@ -227,7 +227,7 @@ async fn a_directory_of_another_user_is_refused_by_both_sides() {
     }
     let endpoint = Endpoint::new(|file| file);
     std::os::unix::fs::chown(endpoint.directory.path(), Some(12_345), None).unwrap();
-    let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+    let server = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err().to_string();
     let client = connect(&endpoint.file, soon()).await.unwrap_err().to_string();
     assert!(server.contains("belongs to another user"), "{server}");
     assert_eq!(client, server);
@@ -242,7 +242,7 @@ async fn a_groups_directory_must_have_that_group_and_its_mode() {
     std::os::unix::fs::chown(directory, None, Some(own)).unwrap();
     let refused = async |group: u32, expected: &str| {
         let file = endpoint.file.clone().with_group(group);
-        let server = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        let server = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();
         assert!(server.contains(expected), "{server}");
         assert_eq!(connect(&file, soon()).await.unwrap_err().to_string(), server);
     };
@@ -253,7 +253,7 @@ async fn a_groups_directory_must_have_that_group_and_its_mode() {
     std::fs::set_permissions(directory, Permissions::from_mode(0o770)).unwrap();
     refused(own + 1, &format!("belongs to the group {own}")).await;
     let file = endpoint.file.clone().with_group(own);
-    drop(Door::open(&file, &Places::of(&file)).await.unwrap());
+    drop(Door::open(&file, &ClientSlots::of(&file)).await.unwrap());
     assert_eq!(endpoint.files(), [""; 0]);
 }
 
@@ -265,7 +265,7 @@ async fn symbolic_links_in_the_directory_are_not_followed() {
         std::fs::write(&target, "precious").unwrap();
         let planted = endpoint.directory.path().join(format!("test.{suffix}"));
         symlink(target.path(), &planted).unwrap();
-        let opened = Door::open(&endpoint.file, &endpoint.places).await;
+        let opened = Door::open(&endpoint.file, &endpoint.slots).await;
         if opened.is_ok() {
             assert!(!planted.is_symlink(), "a link in the way is replaced, or is an error");
         }
@@ -286,7 +286,7 @@ async fn second_names_of_our_files_are_no_files_of_the_endpoint() {
         let target = tempfile::NamedTempFile::new_in(endpoint.directory.path()).unwrap();
         std::fs::write(&target, content).unwrap();
         std::fs::hard_link(target.path(), endpoint.directory.path().join("test.lock")).unwrap();
-        let error = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+        let error = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err().to_string();
         assert!(error.contains("no witrpc lock"), "{error}");
         assert_eq!(std::fs::read_to_string(&target).unwrap(), content);
     }
@@ -331,7 +331,7 @@ async fn a_full_file_system_is_an_error_on_both_sides_and_no_signal() {
     }
     let _mounted = Mounted(outer.path().to_owned());
     let file = MemoryMappedFile::new("test").with_directory(outer.path()).with_size(128 << 10);
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     std::fs::write(outer.path().join("ballast"), vec![1; 200 << 10]).unwrap();
     let client = tokio::select! {
         client = within(connect(&file, far())) => client.unwrap_err().to_string(),
@@ -361,7 +361,7 @@ async fn a_size_that_the_directory_has_no_room_for_is_refused_when_listening_sta
     let free = rustix::fs::statvfs(endpoint.directory.path()).unwrap();
     let more = free.f_blocks * free.f_frsize + (1 << 20);
     let file = endpoint.file.clone().with_size(more);
-    let error = Door::open(&file, &endpoint.places).await.unwrap_err().to_string();
+    let error = Door::open(&file, &endpoint.slots).await.unwrap_err().to_string();
     assert!(error.starts_with("with_size = "), "{error}");
     assert_eq!(endpoint.files(), [""; 0]);
 }

@@ -4,7 +4,7 @@ use std::{fs::File, io::Write as _, pin::pin, time::Duration};
 
 use tokio::time::timeout;
 use witrpc_core::Error;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect};
 
 use crate::common::{Endpoint, Process, far, files, listening, soon, sweeps_all_but, within};
 use crate::fake::FakeClient;
@@ -77,7 +77,7 @@ async fn names_that_differ_in_case_only_are_one_endpoint() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let other = MemoryMappedFile::new("TEST").with_directory(endpoint.directory.path());
-    Door::open(&other, &Places::of(&other)).await.unwrap_err();
+    Door::open(&other, &ClientSlots::of(&other)).await.unwrap_err();
     let (client, server) =
         within(async { tokio::join!(connect(&other, far()), door.accept()) }).await;
     drop((client.unwrap(), server.unwrap()));
@@ -154,7 +154,7 @@ async fn what_others_have_put_in_the_place_of_the_lock_is_left_alone() {
         } else {
             std::fs::write(&path, "precious").unwrap();
         }
-        let server = Door::open(&endpoint.file, &endpoint.places).await.unwrap_err().to_string();
+        let server = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err().to_string();
         assert!(server.contains("choose another name or directory"), "{folder}: {server}");
         let client = connect(&endpoint.file, soon()).await.unwrap_err();
         assert!(matches!(client, Error::NotRunning { .. }), "{client}");
@@ -171,12 +171,12 @@ async fn the_directory_must_be_one_and_is_made_private() {
     std::fs::write(place("file"), "").unwrap();
     for (name, expected) in [("file", "is not a directory"), ("none/below", "cannot be made")] {
         let file = file(name);
-        let server = Door::open(&file, &Places::of(&file)).await.unwrap_err().to_string();
+        let server = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();
         assert!(server.starts_with("with_directory = "), "{server}");
         assert!(server.contains(expected) && server.contains("WITRPC_DIR"), "{server}");
     }
     let file = file("new");
-    let door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     drop(door);
     assert_eq!(files(&place("new")), [""; 0]);
 }
@@ -190,7 +190,7 @@ async fn a_directory_that_is_open_to_others_is_refused_by_both_sides() {
     let granted =
         std::process::Command::new("icacls").arg(&open).args(["/grant", "*S-1-1-0:(R)"]).output();
     let file = MemoryMappedFile::new("test").with_directory(&open);
-    match Door::open(&file, &Places::of(&file)).await {
+    match Door::open(&file, &ClientSlots::of(&file)).await {
         Err(error) => {
             let server = error.to_string();
             assert!(server.contains("is open to others"), "{server}");
@@ -201,7 +201,7 @@ async fn a_directory_that_is_open_to_others_is_refused_by_both_sides() {
     }
 }
 
-/// The door's name is told by the lock file only; one of another process is not knocked at twice.
+/// The door's name is told by the lock file only; a door of another process gets no second join request.
 #[tokio::test]
 async fn a_door_of_another_process_is_no_door() {
     let endpoint = Endpoint::new(|file| file);

@@ -1,5 +1,5 @@
-//! The one task per connection that sleeps: it waits for the peer's ring, serves what comes, and takes the
-//! connection down when it ends.
+//! The one task per connection that sleeps: it waits for a notification of the peer, handles what arrives, and releases everything
+//! when the connection ends.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::link::turns::{Driven, Turn, Turns};
 
 /// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
 const TURN_FRAMES: usize = 32;
-/// The same with a peer that shares our CPU: it runs once we are done, or once it is rung for the first of a batch.
+/// The same with a peer that shares our CPU: it runs once we are done, or once it is notified of the first frame of a batch.
 const TURN_FRAMES_ON_ONE_CPU: usize = 128;
 /// Chunks of what takes turns that are sent in one go, as long as nothing else is to be done.
 const TURN_PUMPS: usize = 24;
@@ -172,7 +172,7 @@ impl Busy {
     }
 }
 
-/// Sleeps until the peer rings or somebody on this side has something for the driver (`None`).
+/// Sleeps until the peer notifies this side, or something on this side wakes the driver (`None`).
 async fn sleep<D: Driven>(connection: &D, waiter: &mut dyn Waiter) -> Result<Option<Wake>, Error> {
     let sleep = until_woken(connection, waiter);
     match rescue::interval() {

@@ -356,7 +356,7 @@ impl<'a> HandshakeDriver<'a> {
         }
     }
 
-    /// Sleeps until the peer rings. What it published before it went can still be read, once.
+    /// Sleeps until the peer notifies this side. What the peer published before it went can still be read, once.
     async fn wait(&mut self) -> Result<(), Error> {
         if self.peer_gone {
             let reason = CloseReason::PeerGone;

@@ -58,7 +58,7 @@ pub(crate) trait Leads: Host {
     /// poll for one answer, and keep its thread from those who wait for the others.
     ///
     /// Who is alone, with a peer that last ran on our CPU, sends what it waits for while it leads: the peer may answer before
-    /// we run again, and need not ring for that. A peer on another CPU is not to wait until we lead.
+    /// we run again, and need not notify us. A peer on another CPU is not to wait until we lead.
     fn lead(
         &self,
         wanted: Wanted,
@@ -132,7 +132,7 @@ pub(crate) trait Leads: Host {
                     // While there is time: the answer then finds us armed for what comes behind it.
                     receiving.inbound.receiver.expect();
                 } else {
-                    // The next is hardly the last: who sends ahead of us need not ring.
+                    // The next frame is hardly the last: the peer need not notify us while we poll.
                     receiving.disarm();
                 }
             }

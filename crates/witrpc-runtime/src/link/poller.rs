@@ -15,7 +15,7 @@ use witrpc_core::transport::WaitStrategy;
 
 /// The most that is ever polled adaptively: longer than a wake-up of a sleeping CPU takes, 55 to 65 µs on virtual machines.
 const MAX: Duration = Duration::from_micros(100);
-/// How long a caller polls in one go, which may spin for any length. Between two slices the peer has to ring.
+/// How long a caller polls in one go, which may spin for any length. Between two slices the peer has to notify us.
 pub(crate) const CALLER_SLICE: Duration = MAX;
 /// What comes within this was worth the wait: it is less than the wake-up would have cost.
 const SOON: Duration = Duration::from_micros(40);

@@ -168,8 +168,8 @@ impl<H: Half> Reception<H> {
 
     /// Arms the half for the driver's sleep; returns whether there is work after all.
     fn arm(&self) -> Result<bool, H::Error> {
-        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep on a ring that we have
-        // taken already, with its frame unread. It is done within one bounded step.
+        // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep although the
+        // notification was consumed already and its frame is unread. It is done within one bounded step.
         #[cfg(all(loom, test))]
         if self.skips_lock && self.state.try_lock().is_err() {
             return Ok(false);

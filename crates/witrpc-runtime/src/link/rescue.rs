@@ -8,15 +8,15 @@
 //!
 //! - The look changes nothing: the sleeper is not polled, nothing is armed or taken, so the peer sees the sleep that it
 //!   would have seen without the timer. Whether the sleeper itself was woken is told by a waker of its own.
-//! - Work that is there may have its wake-up under way: the peer publishes first and rings afterwards. So one look
+//! - Work that is there may have its wake-up under way: the peer publishes first and notifies afterwards. So one look
 //!   is only a suspicion. It takes `LOOKS` looks in a row, `PAUSE` apart, that all find work, and not one
 //!   wake-up in all that time. Looks are counted, not seconds, so that a process that was stopped for long does not
 //!   find its time up at once.
 //! - What a caller takes while it leads is no work for the driver: while somebody holds the receiving half, the look
 //!   finds nothing. And a queue that waits for room counts only once there is more room than anybody ever asks to
-//!   be woken at (see `Outbound::is_stuck`): a peer that has stopped half-way owes no ring.
+//!   be woken at (see `Outbound::is_stuck`): a peer that has stopped half-way owes no notification.
 //!
-//! What is left is a peer that is stopped between two adjacent steps, publishing and ringing, for longer than all the looks.
+//! What is left is a peer that is stopped between two adjacent steps, publishing and notifying, for longer than all the looks.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

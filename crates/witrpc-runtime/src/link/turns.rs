@@ -77,7 +77,7 @@ pub(crate) trait Turns: Driven {
                     }
                     return Ok(None);
                 };
-                // Not before: what has come has rung already, and then there is nothing to take back.
+                // Not earlier: the frame that arrived has cleared the announcement already, if the peer notified us of it.
                 receiving.disarm();
                 let long = matches!(incoming, Incoming::Part);
                 let handled = self.take(receiving, incoming, Wanted::Nothing, &mut drained)?;

@@ -60,11 +60,11 @@ const NAME_WAIT: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct MemoryTransport {
     capacity: usize,
-    meeting: Arc<Meeting>,
+    rendezvous: Arc<Rendezvous>,
 }
 
 #[derive(Debug, Default)]
-struct Meeting {
+struct Rendezvous {
     /// Where clients hand in their channels while a server listens.
     door: Mutex<Option<mpsc::UnboundedSender<Channel>>>,
     changed: tokio::sync::Notify,
@@ -80,7 +80,7 @@ impl MemoryTransport {
     /// A transport with 512 KiB in each direction.
     #[must_use]
     pub fn new() -> Self {
-        Self { capacity: DEFAULT_CAPACITY, meeting: Arc::default() }
+        Self { capacity: DEFAULT_CAPACITY, rendezvous: Arc::default() }
     }
 
     /// Lets `bytes` lie unread in each direction.
@@ -110,7 +110,7 @@ impl ServerTransport for MemoryTransport {
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
         Box::pin(async {
-            let held = lock(&self.meeting.door).clone();
+            let held = lock(&self.rendezvous.door).clone();
             if let Some(held) = held {
                 if tokio::time::timeout(NAME_WAIT, held.closed()).await.is_err() {
                     let (endpoint, place) = ("memory".to_owned(), "this process".to_owned());
@@ -119,8 +119,8 @@ impl ServerTransport for MemoryTransport {
                 }
             }
             let (sender, clients) = mpsc::unbounded_channel();
-            *lock(&self.meeting.door) = Some(sender);
-            self.meeting.changed.notify_waiters();
+            *lock(&self.rendezvous.door) = Some(sender);
+            self.rendezvous.changed.notify_waiters();
             Ok(Box::new(MemoryListener { clients }) as Box<dyn Listener>)
         })
     }
@@ -158,8 +158,8 @@ impl ClientTransport for MemoryTransport {
             let began = tokio::time::Instant::now();
             let (mut ours, mut theirs) = (None, None);
             loop {
-                let changed = self.meeting.changed.notified();
-                let door = lock(&self.meeting.door).clone();
+                let changed = self.rendezvous.changed.notified();
+                let door = lock(&self.rendezvous.door).clone();
                 if let Some(door) = door {
                     let (client, server) = match (ours.take(), theirs.take()) {
                         (Some(client), Some(server)) => (client, server),

@@ -267,9 +267,7 @@ impl Flows {
 
     fn set_position(&mut self, flow: &Flow, position: Option<Position>) {
         match (flow, position) {
-            (Flow::Message(m), Some(position)) => {
-                drop(self.positions.insert((m.kind, m.id), position))
-            }
+            (Flow::Message(m), Some(at)) => drop(self.positions.insert((m.kind, m.id), at)),
             (Flow::Message(m), None) => drop(self.positions.remove(&(m.kind, m.id))),
             (Flow::Stream(id), position) => {
                 if let Some(lane) = self.streams.get_mut(id) {

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::geteuid;
 use witrpc_core::Error;
 
-use crate::endpoint::place::CHOOSE;
+use crate::endpoint::paths::CHOOSE;
 use crate::sys::{Access, TO_DIRECTORIES, open, region_file};
 
 /// Where endpoints are, unless somebody says otherwise.

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use witrpc_core::Error;
 
-use crate::endpoint::place::CHOOSE;
+use crate::endpoint::paths::CHOOSE;
 use crate::sys::largest_file;
 
 /// What to do where a file would be larger than its process may make one.

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::endpoint::place::Place;
+use crate::endpoint::paths::EndpointPaths;
 use crate::layout::Instance;
 use crate::sys::Access;
 
 /// `N.door`.
-pub(super) fn door(place: &Place) -> PathBuf {
-    place.with_suffix(".door")
+pub(super) fn door(paths: &EndpointPaths) -> PathBuf {
+    paths.with_suffix(".door")
 }
 
 /// The paths of one connection's files. `[seg.file.connection]`
@@ -27,9 +27,9 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn of(place: &Place, nonce: &Instance) -> Self {
-        let [to_client, to_server, region] = ["c", "s", "mmf"].map(|kind| place.file(nonce, kind));
-        Self { to_client, to_server, region, access: place.access() }
+    pub(super) fn of(paths: &EndpointPaths, nonce: &Instance) -> Self {
+        let [to_client, to_server, region] = ["c", "s", "mmf"].map(|kind| paths.file(nonce, kind));
+        Self { to_client, to_server, region, access: paths.access() }
     }
 }
 

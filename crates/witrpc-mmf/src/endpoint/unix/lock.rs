@@ -1,9 +1,9 @@
-//! The lock that is a lock on the file. `[seg.file.lock]`
+//! `N.lock` as a lock on the file. `[seg.file.lock]`
 //!
-//! The file is removed, but only by who holds it (E1). So after locking it, one looks whether it is still what its
-//! path names: if not, it was removed between opening and locking, and whoever makes the next one is not kept out
-//! by ours. What is written goes into the file that is locked, by the very descriptor, and only into one that bears our mark, or
-//! that we have made: so nothing that somebody else has put there is changed.
+//! The file may be removed, but only by its holder (E1). So after locking it, a process checks whether the path still names the file.
+//! If not, the file was removed between opening and locking, and this lock would not keep out the holder of the next file. Everything
+//! is written through the locked descriptor, and only into a file that bears our mark or that we have made. So nothing that somebody
+//! else has put there is changed.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use witrpc_core::{Error, fail_point};
 use super::fault::failed;
 use super::files::names;
 use crate::endpoint::lock::{LONGEST, MARK};
-use crate::endpoint::place::remove;
+use crate::endpoint::paths::remove;
 use crate::sys::open::{Kind, make_file, open_ours};
 use crate::sys::{Access, Owner, TO_FILES};
 

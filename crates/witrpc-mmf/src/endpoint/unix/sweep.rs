@@ -1,18 +1,18 @@
 //! Removes what killed processes left in a directory. Runs when a server starts to listen.
 //! `[seg.file.sweep]`
 //!
-//! Whatever has a living owner stays:
+//! Files with a live owner stay:
 //!
-//! - `.c` belongs to a client, who reads it from right after making it. If nobody reads it, the client is gone, or
-//!   has made it only this instant; then it finds it missing, and asks again with another.
-//! - `.lock` and `.door` belong to who holds the lock (E1), so the lock is taken before they are removed. A server
-//!   that starts meanwhile waits for it far longer than a sweep holds it, then finds the file gone and makes its own.
-//! - `.s` and `.mmf` are made by a server that holds the lock, and may outlive its listening by one handshake. While
-//!   that lasts, their `.c` is read: by the client, and by the server, which keeps it open. So they go only if the
-//!   lock was free and nobody reads their `.c`.
+//! - `.c` belongs to a client, which opens it for reading right after making it. If nobody reads it, the client is gone, or has made
+//!   it only this instant; then the client finds it missing, and asks again with another nonce.
+//! - `.lock` and `.door` belong to the holder of the lock (E1), so the lock is taken before they are removed. A server that starts
+//!   meanwhile waits for the lock far longer than a sweep holds it, then finds the file gone and makes its own.
+//! - `.s` and `.mmf` are made by a server that holds the lock, and may outlive its listening by one handshake. During the handshake
+//!   their `.c` has readers: the client, and the server, which keeps it open. So they are removed only if the lock was free and nobody
+//!   reads their `.c`.
 //!
-//! Looking at a pipe opens it for writing. To a client that no server has answered yet that looks like a server that
-//! came and went, so it asks again. Files that do not bear our names and are not of our kinds are never touched.
+//! Checking a pipe opens it for writing. A client without an answer sees that as a server that came and went, and asks again. Files
+//! that do not have our names, or are not of our kinds, are never touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use witrpc_core::text::Escaped;
 
 use super::Lock;
 use crate::endpoint::lock::is_marked;
-use crate::endpoint::place::{Kind, Place, parse, remove};
+use crate::endpoint::paths::{EndpointPaths, Kind, parse, remove};
 use crate::event::fifo::has_reader;
 use crate::sys::Access;
 
@@ -39,9 +39,9 @@ struct Leftovers {
     connections: BTreeMap<String, Vec<(Kind, PathBuf)>>,
 }
 
-/// Sweeps the directory of `place`, whose own lock the caller holds.
-pub(crate) fn sweep(place: &Place) {
-    let entries = match place.directory().read_dir() {
+/// Sweeps the directory of `paths`, whose own lock the caller holds.
+pub(crate) fn sweep(paths: &EndpointPaths) {
+    let entries = match paths.directory().read_dir() {
         Ok(entries) => entries,
         Err(error) => {
             return tracing::warn!(
@@ -52,24 +52,24 @@ pub(crate) fn sweep(place: &Place) {
     };
     let mut found = BTreeMap::<String, Leftovers>::new();
     for entry in entries.flatten() {
-        note(&entry, place.access(), &mut found);
+        note(&entry, paths.access(), &mut found);
     }
     for (name, leftovers) in found {
         fail_point::at("sweep.found");
-        let own = name == place.name();
+        let own = name == paths.name();
         let lock = if own || !leftovers.needs_lock() {
             None
         } else {
-            match Lock::try_take(&place.directory().join(format!("{name}.lock")), place.access()) {
+            match Lock::try_take(&paths.directory().join(format!("{name}.lock")), paths.access()) {
                 Ok(Some(lock)) => Some(lock),
                 // A live server's, or none of ours. What its clients left is nobody's business but theirs.
                 Ok(None) | Err(_) => {
-                    leftovers.remove_connections(place.access(), false);
+                    leftovers.remove_connections(paths.access(), false);
                     continue;
                 }
             }
         };
-        leftovers.remove_connections(place.access(), own || lock.is_some());
+        leftovers.remove_connections(paths.access(), own || lock.is_some());
         if let Some(door) = &leftovers.door {
             remove(door);
         }

@@ -9,7 +9,7 @@ use std::{
 use windows_sys::Win32::Storage::FileSystem::FILE_ATTRIBUTE_REPARSE_POINT;
 use witrpc_core::Error;
 
-use crate::endpoint::place::CHOOSE;
+use crate::endpoint::paths::CHOOSE;
 use crate::sys::Access;
 use crate::sys::windows::{create_directory, free_bytes, sddl, security_of, user};
 

@@ -8,7 +8,7 @@ use windows_sys::Win32::Foundation::{
 };
 use witrpc_core::Error;
 
-use crate::endpoint::place::CHOOSE;
+use crate::endpoint::paths::CHOOSE;
 use crate::sys::windows::{code_of, error_of};
 
 /// What failed here, and the way out where there is one.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::endpoint::lock::told;
-use crate::endpoint::place::hex;
+use crate::endpoint::paths::hex;
 use crate::endpoint::record::Record;
 use crate::layout::Instance;
 

@@ -13,11 +13,11 @@ use witrpc_core::text::Escaped;
 
 use super::Lock;
 use crate::endpoint::lock::is_marked;
-use crate::endpoint::place::{Kind, Place, parse};
+use crate::endpoint::paths::{EndpointPaths, Kind, parse};
 
-/// Sweeps the directory of `place`, whose own lock the caller holds.
-pub(crate) fn sweep(place: &Place) {
-    let entries = match place.directory().read_dir() {
+/// Sweeps the directory of `paths`, whose own lock the caller holds.
+pub(crate) fn sweep(paths: &EndpointPaths) {
+    let entries = match paths.directory().read_dir() {
         Ok(entries) => entries,
         Err(error) => {
             return tracing::warn!(
@@ -36,8 +36,8 @@ pub(crate) fn sweep(place: &Place) {
         match part {
             Kind::Region => remove_if_unused(&entry.path()),
             // To have it is to remove it.
-            Kind::Lock if name != place.name() && is_marked(&entry.path(), place.access()) => {
-                drop(Lock::try_take(&entry.path(), place.access()));
+            Kind::Lock if name != paths.name() && is_marked(&entry.path(), paths.access()) => {
+                drop(Lock::try_take(&entry.path(), paths.access()));
             }
             _ => {}
         }

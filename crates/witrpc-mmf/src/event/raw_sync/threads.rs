@@ -1,17 +1,17 @@
-//! The threads that wait and ring, and for how long.
+//! The threads that wait and notify.
 
 use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// How long one wait lasts on Unix: whole seconds, see above. It is bounded for a thread whose ring for the end was lost. On
-/// Windows none is, and there is no timer.
+/// The timeout of one wait on Unix, in whole seconds (see [`raw_sync`](super)). It is there for a thread whose last notification was
+/// lost. On Windows waits have no timeout.
 pub(super) const LOOK_AROUND: Duration = Duration::from_secs(1);
 
-/// For threads that call one function.
+/// Stack size: these threads call one function.
 pub(super) const STACK: usize = 64 << 10;
 
-/// A thread that nobody waits for.
+/// Starts a detached thread.
 pub(super) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }

@@ -1,7 +1,7 @@
 //! An event of raw_sync on Unix: a mutex and a condition variable in the region's header page.
 //!
-//! Each call may block for as long as somebody holds the mutex, which is for ever if its holder has died: only threads of our
-//! own call them, and nobody waits for those.
+//! Each call may block while another process holds the mutex, which is for ever if that process has died. So only detached threads
+//! of our own make these calls.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ impl Signal {
         Ok(Self { event, _memory: memory })
     }
 
-    /// Whether it was rung within [`LOOK_AROUND`].
+    /// Whether it was notified within [`LOOK_AROUND`].
     pub(super) fn wait(&self) -> bool {
         self.event.wait(Timeout::Val(LOOK_AROUND)).is_ok()
     }
@@ -68,28 +68,28 @@ impl Signal {
     }
 }
 
-/// The ringing end: a thread that rings when it is told.
+/// The notifying end: a thread that sets the event when requested.
 #[derive(Debug)]
-pub(crate) struct Bell {
-    orders: Arc<Orders>,
+pub(crate) struct Notifier {
+    requests: Arc<Requests>,
     thread: Thread,
 }
 
 #[derive(Debug, Default)]
-struct Orders {
-    ring: AtomicBool,
+struct Requests {
+    notify: AtomicBool,
     end: AtomicBool,
 }
 
-impl Bell {
+impl Notifier {
     pub(super) fn new(peer: Signal) -> io::Result<Self> {
-        let orders = Arc::<Orders>::default();
-        let taken = Arc::clone(&orders);
+        let requests = Arc::<Requests>::default();
+        let taken = Arc::clone(&requests);
         let body = move || {
             loop {
-                // ORDERS: pairs with the stores in `ring` and `drop`. The end first: a last ring is not lost.
+                // REQUESTS: pairs with the stores in `notify` and `drop`. `end` is read first, so that a last notification is not lost.
                 let end = taken.end.load(Ordering::Acquire);
-                if taken.ring.swap(false, Ordering::Acquire) {
+                if taken.notify.swap(false, Ordering::Acquire) {
                     peer.set();
                 }
                 if end {
@@ -98,23 +98,23 @@ impl Bell {
                 thread::park();
             }
         };
-        let builder = thread::Builder::new().name("witrpc-ring".to_owned());
+        let builder = thread::Builder::new().name("witrpc-notify".to_owned());
         let thread = builder.stack_size(STACK).spawn(body)?.thread().clone();
-        Ok(Self { orders, thread })
+        Ok(Self { requests, thread })
     }
 
     // A `Result` as on other systems.
-    #[expect(clippy::unnecessary_wraps, reason = "on other systems ringing can fail")]
-    pub(super) fn ring(&self) -> io::Result<()> {
-        self.orders.ring.store(true, Ordering::Release); // ORDERS
+    #[expect(clippy::unnecessary_wraps, reason = "on other systems notifying can fail")]
+    pub(super) fn notify(&self) -> io::Result<()> {
+        self.requests.notify.store(true, Ordering::Release); // REQUESTS
         self.thread.unpark();
         Ok(())
     }
 }
 
-impl Drop for Bell {
+impl Drop for Notifier {
     fn drop(&mut self) {
-        self.orders.end.store(true, Ordering::Release); // ORDERS
+        self.requests.end.store(true, Ordering::Release); // REQUESTS
         self.thread.unpark();
     }
 }

@@ -1,7 +1,7 @@
 //! An event of raw_sync on Windows: an object of the kernel, found by a number in the region. `[seg.windows.event]`
 //!
-//! raw_sync would take an event that exists already for the one that it makes. So it is made here, with a number that
-//! nobody uses yet and for this user alone, and raw_sync opens it by that number: while we have it, that is the one.
+//! raw_sync would open an event that exists already where it is to create one. So the event is created here, with a number that is
+//! not in use, and for this user alone. raw_sync then opens it by that number, while our handle keeps it in existence.
 
 use std::{io, sync::Arc, sync::atomic::Ordering};
 
@@ -63,7 +63,7 @@ impl Signal {
         Ok(Self { event })
     }
 
-    /// Until it is rung; `false` if it cannot be waited for.
+    /// Until it is notified; `false` if it cannot be waited for.
     pub(super) fn wait(&self) -> bool {
         self.event.wait(Timeout::Infinite).is_ok()
     }
@@ -85,20 +85,20 @@ fn name(number: u32) -> String {
     format!("event_{number}")
 }
 
-/// The ringing end.
+/// The notifying end.
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub(crate) struct Notifier {
     peer: Signal,
 }
 
-impl Bell {
+impl Notifier {
     // A `Result` as on other systems.
     #[expect(clippy::unnecessary_wraps, reason = "on other systems it makes a thread")]
     pub(super) fn new(peer: Signal) -> io::Result<Self> {
         Ok(Self { peer })
     }
 
-    pub(super) fn ring(&self) -> io::Result<()> {
+    pub(super) fn notify(&self) -> io::Result<()> {
         self.peer.set()
     }
 }
@@ -141,12 +141,12 @@ mod tests {
     fn a_wait_has_no_limit() {
         let (_place, region) = region();
         let signal = Signal::create(region.event_memory(Side::Client)).unwrap();
-        let rings = Signal::open(region.event_memory(Side::Client)).unwrap();
+        let notifier = Signal::open(region.event_memory(Side::Client)).unwrap();
         let waiting = std::thread::spawn(move || signal.wait());
         // Longer than any timeout that is meant to be short, and than `LOOK_AROUND`.
         std::thread::sleep(super::super::threads::LOOK_AROUND * 3 / 2);
         assert!(!waiting.is_finished());
-        rings.set().unwrap();
+        notifier.set().unwrap();
         assert!(waiting.join().unwrap());
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::Mode;
 use rustix::process::umask;
-use witrpc_mmf::{Door, MemoryMappedFile, Places, connect};
+use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect};
 
 use crate::common::{Endpoint, Peer, Process, far, files, role, soon, within};
 
@@ -123,7 +123,7 @@ fn group_role() -> Option<MemoryMappedFile> {
 async fn role_group_server() {
     let Some(file) = group_role() else { return };
     umask(Mode::from_raw_mode(0o077));
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     for _ in 0..2 {
         let mut server = Peer(door.accept().await.unwrap());
         assert_eq!(server.recv().await.unwrap(), b"hello");
@@ -155,7 +155,7 @@ async fn role_group_client() {
 #[tokio::test]
 async fn role_group_stranger() {
     let Some(file) = group_role() else { return };
-    let door = Door::open(&file, &Places::of(&file)).await.unwrap_err();
+    let door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err();
     let client = connect(&file, soon()).await.unwrap_err();
     for error in [door.to_string(), client.to_string()] {
         assert!(error.contains("Permission denied"), "{error}");
@@ -166,7 +166,7 @@ async fn role_group_stranger() {
 async fn role_umask() {
     let Some(file) = role() else { return };
     umask(Mode::from_raw_mode(0o777));
-    let mut door = Door::open(&file, &Places::of(&file)).await.unwrap();
+    let mut door = Door::open(&file, &ClientSlots::of(&file)).await.unwrap();
     let (client, server) = tokio::join!(connect(&file, far()), door.accept());
     let directory = std::env::var_os("WITRPC_MMF_TEST_DIRECTORY").unwrap();
     let mode = |path: &std::path::Path| path.symlink_metadata().unwrap().mode() & 0o7777;

@@ -22,11 +22,12 @@ use witrpc_core::wire::status::Status;
 use crate::link::reception::{Half, Leader, Reception, Visit};
 use crate::link::sync::{AtomicBool, Mutex, Ordering};
 
-/// What a ring and its named event do: a publish rings if the reader has asked for that record, and a ring is remembered.
+/// A model of a ring with its named event: a publish notifies if the reader has asked for that record, and a notification is
+/// remembered.
 #[derive(Debug, Default)]
 struct Ring {
     state: Mutex<RingState>,
-    rung: AtomicBool,
+    notified: AtomicBool,
     sleeper: AtomicWaker,
 }
 
@@ -34,7 +35,7 @@ struct Ring {
 struct RingState {
     answers: VecDeque<CallId>,
     published: usize,
-    /// The record that is rung for, counted from 1.
+    /// The record whose publish notifies, counted from 1.
     ring_for: usize,
 }
 
@@ -49,17 +50,17 @@ impl Ring {
         let mut state = self.state.lock().unwrap();
         state.answers.push_back(id);
         state.published += 1;
-        let ring = state.ring_for == state.published;
+        let notify = state.ring_for == state.published;
         drop(state);
-        if ring {
-            self.rung.swap(true, Ordering::AcqRel);
+        if notify {
+            self.notified.swap(true, Ordering::AcqRel);
             self.sleeper.wake();
         }
     }
 
     fn poll_wake(&self, waker: &Waker) -> bool {
         self.sleeper.register(waker);
-        self.rung.swap(false, Ordering::AcqRel)
+        self.notified.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -80,7 +81,7 @@ impl Reader {
         Ok(next)
     }
 
-    /// As the ring's: the next record is looked for, and the one behind it rings.
+    /// As `Consumer::expect`: the reader polls for the next record, and the one behind it notifies.
     fn expect(&mut self) {
         let mut state = self.0.state.lock().unwrap();
         if state.ring_for > state.taken() {
@@ -198,8 +199,8 @@ impl Side {
             let mut slept = false;
             block_on(poll_fn(|cx| {
                 let work = self.reception.register_driver(cx.waker()).unwrap();
-                let rung = self.ring.poll_wake(cx.waker());
-                let over = rung || std::mem::replace(&mut slept, true) || work;
+                let notified = self.ring.poll_wake(cx.waker());
+                let over = notified || std::mem::replace(&mut slept, true) || work;
                 if over { Poll::Ready(()) } else { Poll::Pending }
             }));
         }

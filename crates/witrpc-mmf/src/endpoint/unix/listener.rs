@@ -1,4 +1,4 @@
-//! The door of a server: a named pipe that clients write asks into. Answers go into the client's own pipe. `[seg.meet]`
+//! The door of a server: a named pipe that clients write asks into. Answers go into a pipe that the client makes. `[seg.meet]`
 
 use std::{
     collections::VecDeque,
@@ -24,58 +24,58 @@ use witrpc_core::{Error, fail_point};
 use super::fault::{failed, is_out_of_descriptors};
 use super::files::{Files, door, names};
 use super::lock::Lock;
-use super::wakers::Wakers;
+use super::named_events::NamedEvents;
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::{Caller, Entered};
+use crate::endpoint::door::{Entered, WaitingClient};
 use crate::endpoint::making::make;
-use crate::endpoint::meeting::{Answer, Ask, Asks};
-use crate::endpoint::place::{Place, remove};
-use crate::endpoint::places::Lease;
-use crate::event::fifo::{self, FifoWaiter, Hold, Pipe, Process, Ringer};
+use crate::endpoint::paths::{EndpointPaths, remove};
+use crate::endpoint::rendezvous::{Answer, Ask, Asks};
+use crate::endpoint::slots::Lease;
+use crate::event::fifo::{self, FifoWaiter, Hold, Notifier, Pipe, Process};
 use crate::layout::LAYOUT_VERSION;
 use crate::region::Side;
 use crate::sys::open::make_pipe;
 use crate::sys::{Access, Owner, region_file};
 
-/// Sixteen asks at a time: to look at them, and to answer each, takes some hundred microseconds at most.
+/// The size of sixteen asks, which take at most some hundred microseconds to handle.
 const CHUNK: usize = 1024;
-/// How long asks are taken in while there are always more, and how long nothing is read then: however many ask, the connections of
-/// the same runtime have most of its time.
+/// How long asks are read while there are always more, and the pause after that. So the connections of the same runtime have most of
+/// its time, however many clients ask.
 const TURN: Duration = Duration::from_micros(500);
 const REST: Duration = Duration::from_millis(1);
-/// What is read of a door that closes: a pipe's usual capacity. Who may write to it can give it a larger one.
+/// How much is read of a door that is being closed: the usual capacity of a pipe. A process with write access can enlarge it.
 const LATE: usize = 64 << 10;
 
-/// A fourth of the descriptors that this process may have, and no more than this many: each client that waits takes one.
+/// The upper bound on the queue, which is else a fourth of the descriptors that this process may have: each waiting client takes one.
 const LONGEST_QUEUE: u64 = if cfg!(test) { 3 } else { 1024 };
 
-/// How many clients wait at most.
+/// The maximum number of waiting clients.
 pub(crate) fn longest_queue() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current;
     let clients = descriptors.map_or(LONGEST_QUEUE, |all| (all / 4).clamp(1, LONGEST_QUEUE));
     usize::try_from(clients).unwrap_or(usize::MAX)
 }
 
-/// Where asks come from.
+/// The system's part of a [`Door`](crate::endpoint::Door): reads asks, and sends answers.
 #[derive(Debug)]
-pub(crate) struct Entrance {
-    /// Of its file.
+pub(crate) struct DoorListener {
+    /// The path of the door.
     path: PathBuf,
     pipe: Pipe,
-    /// A writer of our own, so that the pipe has no end when no client has it open.
+    /// A writing end of our own: without a writer the pipe would report its end.
     writer: File,
-    /// Given up when the process has no more descriptors, so that a client can still be told so.
+    /// Closed when the process has no more descriptors, so that a client can still be told so.
     spare: Option<File>,
     asks: Asks,
-    /// Since when there have always been more.
+    /// Since when each read has found more asks.
     busy_since: Option<Instant>,
-    /// Nothing is read before it is over.
+    /// The pause, during which nothing is read.
     rest: Option<Pin<Box<Sleep>>>,
     skipped: Skipped,
 }
 
-/// Bytes that came through the door and were no ask. Each time they are twice as many there is a line in the log.
+/// Counts bytes that came through the door and were no ask. It is logged each time that the count has doubled.
 #[derive(Debug, Default)]
 struct Skipped {
     bytes: usize,
@@ -83,7 +83,7 @@ struct Skipped {
 }
 
 impl Skipped {
-    /// How many there are with these, if that is to be told.
+    /// Adds `bytes`; returns the count if it is to be logged.
     fn add(&mut self, bytes: usize) -> Option<usize> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes == 0 || self.bytes / 2 < self.told {
@@ -94,16 +94,16 @@ impl Skipped {
     }
 }
 
-impl Entrance {
-    /// Makes the door, in place of what a killed server left.
+impl DoorListener {
+    /// Makes the door, and replaces one that a killed server left.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub(crate) fn open(place: &Place, _lock: &Lock) -> Result<Self, Error> {
-        let path = door(place);
+    pub(crate) fn open(paths: &EndpointPaths, _lock: &Lock) -> Result<Self, Error> {
+        let path = door(paths);
         clear(&path)?;
-        let (pipe, writer) = Self::make(&path, place.access()).map_err(|error| {
+        let (pipe, writer) = Self::make(&path, paths.access()).map_err(|error| {
             remove(&path);
             failed(format!("the door {}", path.display()), &error)
         })?;
@@ -120,22 +120,22 @@ impl Entrance {
         Ok((fifo::register(pipe)?, writer.into()))
     }
 
-    /// Waits until clients have asked, or some of those that wait have gone. Nothing is lost if the future is dropped.
+    /// Waits until clients have asked, or some of the waiting clients have gone. Cancel-safe.
     ///
     /// # Errors
     ///
     /// If the door itself fails.
     pub(crate) async fn arrivals(
         &mut self,
-        place: &Place,
-        waiting: &mut VecDeque<Caller>,
-    ) -> io::Result<Vec<Caller>> {
+        paths: &EndpointPaths,
+        waiting: &mut VecDeque<WaitingClient>,
+    ) -> io::Result<Vec<WaitingClient>> {
         poll_fn(|cx| {
             let waited = waiting.len();
-            waiting.retain_mut(|caller| caller.way.poll_is_there(cx));
+            waiting.retain_mut(|caller| caller.reply.poll_is_alive(cx));
             let mut chunk = [0; CHUNK];
             match self.poll_hear(cx, &mut chunk)? {
-                Poll::Ready(heard) => Poll::Ready(Ok(self.take_in(&chunk[..heard], place))),
+                Poll::Ready(heard) => Poll::Ready(Ok(self.take_in(&chunk[..heard], paths))),
                 Poll::Pending if waiting.len() < waited => Poll::Ready(Ok(Vec::new())),
                 Poll::Pending => Poll::Pending,
             }
@@ -143,7 +143,7 @@ impl Entrance {
         .await
     }
 
-    /// Reads what there is, once there is something, and not without a rest.
+    /// Reads asks, with a pause after each [`TURN`].
     fn poll_hear(
         &mut self,
         cx: &mut Context<'_>,
@@ -153,7 +153,7 @@ impl Entrance {
             ready!(rest.as_mut().poll(cx));
             self.rest = None;
         }
-        // Each time that this is polled, what was read before has been dealt with.
+        // What was read before has been handled by the time this is polled again.
         if self.busy_since.is_some_and(|since| since.elapsed() >= TURN) {
             self.busy_since = None;
             let rest = self.rest.insert(Box::pin(sleep(REST)));
@@ -173,24 +173,26 @@ impl Entrance {
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    fn take_in(&mut self, bytes: &[u8], place: &Place) -> Vec<Caller> {
+    fn take_in(&mut self, bytes: &[u8], paths: &EndpointPaths) -> Vec<WaitingClient> {
         self.asks.extend(bytes);
         let mut callers = Vec::new();
         while let Some(ask) = self.asks.next() {
-            callers.extend(self.look(ask, place));
+            callers.extend(self.look(ask, paths));
         }
         if let Some(bytes) = self.skipped.add(self.asks.take_skipped()) {
-            let endpoint = place.name();
+            let endpoint = paths.name();
             tracing::warn!(endpoint, bytes, "bytes that are no ask came through the door");
         }
         callers
     }
 
-    /// Who asks, if it is still there.
-    fn look(&mut self, ask: Ask, place: &Place) -> Option<Caller> {
-        let files = Files::of(place, &ask.nonce);
+    /// The client of an ask, if it is still there.
+    fn look(&mut self, ask: Ask, paths: &EndpointPaths) -> Option<WaitingClient> {
+        let files = Files::of(paths, &ask.nonce);
         match fifo::open_end(&files.to_client, OFlags::WRONLY, files.access) {
-            Ok(alive) => Some(Caller::new(ask, Way { files, alive: Hold::new(alive) })),
+            Ok(alive) => {
+                Some(WaitingClient::new(ask, ReplyPath { files, alive: Hold::new(alive) }))
+            }
             Err(error) if fifo::is_nobody(&error) => {
                 tracing::debug!(process = ask.process_id, "a client asked and went");
                 None
@@ -207,22 +209,22 @@ impl Entrance {
         }
     }
 
-    /// Tells a client that waits.
-    pub(crate) fn answer(&mut self, way: &mut Way, answer: Answer) {
-        self.tell(&way.files, way.alive.pipe(), answer);
+    /// Answers a client that goes on waiting.
+    pub(crate) fn answer(&mut self, reply: &mut ReplyPath, answer: Answer) {
+        self.tell(&reply.files, reply.alive.pipe(), answer);
     }
 
-    /// Tells a client that is not waited for any longer.
-    #[expect(clippy::needless_pass_by_value, reason = "the way ends here")]
-    pub(crate) fn dismiss(&mut self, way: Way, answer: Answer) {
-        self.tell(&way.files, way.alive.pipe(), answer);
+    /// Gives a client its final answer.
+    #[expect(clippy::needless_pass_by_value, reason = "the client gets no other answer")]
+    pub(crate) fn dismiss(&mut self, reply: ReplyPath, answer: Answer) {
+        self.tell(&reply.files, reply.alive.pipe(), answer);
     }
 
-    /// Tells a client, if it is still there. Through an end that reads too: no `SIGPIPE` whatever it does.
+    /// Answers a client, if it is still there. The end is opened for reading too, so that there is no `SIGPIPE`.
     fn tell(&mut self, files: &Files, known: Option<BorrowedFd<'_>>, answer: Answer) {
         let open = || match known {
-            Some(known) => Ringer::open_same(&files.to_client, files.access, known),
-            None => Ringer::open(&files.to_client, files.access),
+            Some(known) => Notifier::open_same(&files.to_client, files.access, known),
+            None => Notifier::open(&files.to_client, files.access),
         };
         let tell = || open().and_then(|pipe| pipe.write(&answer.encode()));
         let mut told = tell();
@@ -238,11 +240,11 @@ impl Entrance {
         }
     }
 
-    /// Removes the door, and returns who has asked and was not heard yet; without the runtime, which may be gone.
+    /// Removes the door, and returns the clients whose asks were not read yet. Does not use the runtime, which may be gone.
     ///
-    /// Reads what is in the pipe once the door is gone, and at most [`LATE`] bytes of it. Who has the pipe open may go on writing:
-    /// such a client sees its door gone.
-    pub(crate) fn close(&mut self, place: &Place) -> Vec<Caller> {
+    /// Reads what is in the pipe once the door is gone, and at most [`LATE`] bytes of it. A client that has the pipe open may go on
+    /// writing; it notices that the door is gone.
+    pub(crate) fn close(&mut self, paths: &EndpointPaths) -> Vec<WaitingClient> {
         let facts = self.writer.metadata();
         if facts.is_ok_and(|facts| names(&self.path, &facts).unwrap_or(false)) {
             remove(&self.path);
@@ -252,26 +254,26 @@ impl Entrance {
         let mut left = self.pipe.unread().unwrap_or(LATE).min(LATE);
         while let Ok(read @ 1..) = self.pipe.read_now(&mut chunk[..left.min(CHUNK)]) {
             left -= read;
-            late.extend(self.take_in(&chunk[..read], place));
+            late.extend(self.take_in(&chunk[..read], paths));
         }
         late
     }
 }
 
-/// To a client that has asked.
+/// How to reach a client that has asked.
 #[derive(Debug)]
-pub(crate) struct Way {
+pub(crate) struct ReplyPath {
     files: Files,
-    /// A writing end of its pipe. No reading end, or we could not notice if it dies.
+    /// A writing end of its pipe. Not a reading end: with one we could not notice the client's death.
     alive: Hold,
 }
 
-impl Way {
-    /// Makes all that the connection needs, and only then says so (E3).
+impl ReplyPath {
+    /// Makes the connection's files, and only then tells the client (E3).
     pub(crate) async fn let_in(
         mut self,
         file: MemoryMappedFile,
-        _place: Place,
+        _paths: EndpointPaths,
         ask: Ask,
         lease: Lease,
     ) -> Entered {
@@ -290,16 +292,16 @@ impl Way {
         lease: Lease,
     ) -> io::Result<Option<Channel>> {
         let files = self.files.clone();
-        // In this order: whoever dies before the watch is not there, and whoever dies later is seen by it. The pipe that
-        // we are about to make tells nothing before the client has opened it.
+        // In this order: a client that died before the watch began does not read its pipe, and one that dies later is seen by the
+        // watch. The pipe that we are about to make reports nothing before the client has opened it.
         let Some(alive) = self.alive.pipe() else { return Ok(None) };
         let watch = Process::behind(alive);
         if !self.alive.is_read() {
             remove(&files.to_client);
             return Ok(None);
         }
-        let ringer = match Ringer::open_same(&files.to_client, files.access, alive) {
-            Ok(ringer) => ringer,
+        let notifier = match Notifier::open_same(&files.to_client, files.access, alive) {
+            Ok(notifier) => notifier,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -309,19 +311,19 @@ impl Way {
         let pipe = fifo::register(pipe)?;
         let region = region_file::make(&files.region)?;
         made.region = true;
-        let is_there = |cx: &mut Context<'_>| self.poll_is_there(cx);
+        let is_there = |cx: &mut Context<'_>| self.poll_is_alive(cx);
         let Some(region) = make(region, file, &ask.nonce, files.access, is_there).await? else {
             return Ok(None);
         };
         fail_point::at("door.made_region");
-        let wakers = Wakers::create(&region)?;
+        let events = NamedEvents::create(&region)?;
         let come_in =
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
-        ringer.write(&come_in.encode())?;
+        notifier.write(&come_in.encode())?;
         made.answered = true;
         fail_point::at("door.answered");
         // A client that gives up removes its `.c`, then looks for our `.s` and hangs up on it. Either it finds that,
-        // or we find its `.c` gone: no place stays taken by a client that left in between.
+        // or we find its `.c` gone: no slot stays taken by a client that left in between.
         if !files.to_client.exists() {
             return Ok(None);
         }
@@ -333,11 +335,11 @@ impl Way {
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
         };
-        Ok(Some(wakers.channel(region, ringer, FifoWaiter::new(pipe, watch), terms)))
+        Ok(Some(events.channel(region, notifier, FifoWaiter::new(pipe, watch), terms)))
     }
 
-    /// Whether the client is still there; if not, what it may have left has gone too.
-    fn poll_is_there(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether the client is still there. If not, removes the file that it may have left.
+    fn poll_is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let there = self.alive.poll_is_read(cx);
         if !there {
             tracing::debug!("a client that waited has gone");
@@ -347,7 +349,7 @@ impl Way {
     }
 }
 
-/// Removes the door that a killed server left; anything else that has its name is not ours. `[seg.file.foreign]`
+/// Removes the door that a killed server left. Anything else of this name is not ours, and an error. `[seg.file.foreign]`
 fn clear(path: &Path) -> Result<(), Error> {
     match path.symlink_metadata() {
         Ok(facts) if facts.file_type().is_fifo() => remove(path),
@@ -361,15 +363,15 @@ fn clear(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The files of a connection that is being made. Dropped when the client's first frame has come, or when it never
-/// will: either way nobody needs them any more.
+/// The files of a connection that is being made. Dropped when the client's first frame has arrived, or never will: nobody needs the
+/// files any more.
 #[derive(Debug)]
 struct Made {
     owner: Owner,
     files: Files,
-    /// Whether the region's file is ours. Its `.s` is; a client that names another connection's never gets here.
+    /// Whether the region's file is ours. The `.s` always is: a client that names another connection's files does not get this far.
     region: bool,
-    /// Whether the client was told to come in. If not it is still to be told why, through its own pipe, and removes that itself.
+    /// Whether the client was admitted. If not, it still gets an answer through its own pipe, and removes that itself.
     answered: bool,
 }
 
@@ -382,7 +384,7 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         if !self.owner.is_here() {
-            return; // They are of a connection of the parent's.
+            return; // They belong to the parent.
         }
         if self.region {
             remove(&self.files.region);
@@ -407,11 +409,11 @@ mod tests {
     use super::*;
     use crate::endpoint::lock;
 
-    /// What has come, if something is there now and the door does not rest.
-    async fn heard(entrance: &mut Entrance, place: &Place) -> bool {
+    /// Whether asks have arrived, and the door does not pause.
+    async fn heard(listener: &mut DoorListener, paths: &EndpointPaths) -> bool {
         tokio::task::yield_now().await; // So that the runtime sees what is ready.
         let mut nobody = VecDeque::new();
-        let mut arrivals = pin!(entrance.arrivals(place, &mut nobody));
+        let mut arrivals = pin!(listener.arrivals(paths, &mut nobody));
         poll_fn(|cx| Poll::Ready(arrivals.as_mut().poll(cx).is_ready())).await
     }
 
@@ -419,31 +421,31 @@ mod tests {
     async fn a_door_that_is_flooded_rests_after_each_turn() {
         let directory = tempfile::tempdir().unwrap();
         let file = MemoryMappedFile::new("flooded").with_directory(directory.path().join("own"));
-        let place = Place::of(&file).unwrap();
-        place.prepare().unwrap();
-        let lock = lock::take(&place).await.unwrap();
-        let mut entrance = Entrance::open(&place, &lock).unwrap();
-        let mut flood = File::options().write(true).open(&entrance.path).unwrap();
+        let paths = EndpointPaths::of(&file).unwrap();
+        paths.prepare().unwrap();
+        let lock = lock::take(&paths).await.unwrap();
+        let mut listener = DoorListener::open(&paths, &lock).unwrap();
+        let mut flood = File::options().write(true).open(&listener.path).unwrap();
         flood.write_all(&[0; 60 * CHUNK]).unwrap();
         for _ in 0..3 {
             for _ in 0..10 {
-                assert!(heard(&mut entrance, &place).await, "within its turn");
+                assert!(heard(&mut listener, &paths).await, "within its turn");
             }
             advance(TURN).await;
-            let left = entrance.pipe.unread().unwrap();
-            assert!(!heard(&mut entrance, &place).await, "its turn is over");
+            let left = listener.pipe.unread().unwrap();
+            assert!(!heard(&mut listener, &paths).await, "its turn is over");
             advance(REST / 2).await;
-            assert!(!heard(&mut entrance, &place).await, "it rests");
-            assert_eq!(entrance.pipe.unread().unwrap(), left);
+            assert!(!heard(&mut listener, &paths).await, "it rests");
+            assert_eq!(listener.pipe.unread().unwrap(), left);
             // Timers have the grain of a millisecond.
             advance(2 * REST).await;
         }
         // Who comes now and then finds it open.
-        while heard(&mut entrance, &place).await {}
+        while heard(&mut listener, &paths).await {}
         for _ in 0..10 {
             flood.write_all(&[0; CHUNK / 2]).unwrap();
             advance(TURN).await;
-            assert!(heard(&mut entrance, &place).await, "it was not flooded");
+            assert!(heard(&mut listener, &paths).await, "it was not flooded");
         }
     }
 

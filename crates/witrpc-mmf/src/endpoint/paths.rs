@@ -1,7 +1,7 @@
 //! The directory of an endpoint, and the paths of the files in it. `[seg.file.name]`
 //!
-//! The directory is private to one user: that is what keeps others from names, pipes and regions. Its parents
-//! resolve as usual. What private means the system says: `directory`.
+//! The directory is private to one user, which keeps others from names, pipes and regions. Its parent directories are resolved as
+//! usual. What "private" means depends on the system: see `directory`.
 
 use std::{
     io,
@@ -23,17 +23,17 @@ const VARIABLE: &str = "WITRPC_DIR";
 pub(super) const CHOOSE: &str =
     "choose another one with with_directory or the environment variable WITRPC_DIR";
 
-/// The working directory in which this was first asked for.
+/// The working directory when this was first used.
 static FIRST: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_dir().ok());
 
-/// If nobody has asked for it yet, this is the one.
+/// Notes the current working directory, unless one was noted already.
 pub(super) fn note_working_directory() {
     LazyLock::force(&FIRST);
 }
 
 /// An endpoint's name and its directory, which may not exist yet.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct EndpointPaths {
     /// Absolute: the working directory may change between two uses.
     directory: PathBuf,
     /// The setting that chose the directory, for messages.
@@ -42,7 +42,7 @@ pub(super) struct Place {
     name: String,
 }
 
-impl Place {
+impl EndpointPaths {
     /// Where the files of this endpoint lie.
     pub(super) fn of(file: &MemoryMappedFile) -> Result<Self, Error> {
         let access = Access::of(file.group);
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    /// As [`check`](Self::check), for who wants to look around only: a group's directory will do too.
+    /// As [`check`](Self::check), for listing only: the directory may also be a group's.
     pub(super) fn check_for_looking(&mut self) -> Result<bool, Error> {
         if let Some(access) = directory::shared(&self.directory) {
             self.access = access;
@@ -94,7 +94,7 @@ impl Place {
         self.check()
     }
 
-    /// Refuses a region that the file system has no room for. Only a courtesy: each region takes its room when made.
+    /// Refuses a region that the file system has no room for. An early check only: each region allocates its room when it is created.
     pub(super) fn check_room(&self, size: u64) -> Result<(), Error> {
         let free = directory::free(&self.directory)
             .map_err(|error| self.fault(format!("cannot be measured: {error}")))?;
@@ -106,7 +106,7 @@ impl Place {
         Err(Error::config("with_size", size, advice))
     }
 
-    /// Refuses a region that this process may make no file for. Before any file is made: a lock has a size too.
+    /// Refuses a region that is larger than a file of this process may be. Called before any file is made, as a lock has a size too.
     pub(super) fn check_limit(size: u64) -> Result<(), Error> {
         let Some(largest) = largest_file().filter(|largest| size > *largest) else { return Ok(()) };
         let advice = format!(
@@ -178,8 +178,8 @@ pub(super) fn parse(file: &str) -> Option<(&str, Option<&str>, Kind)> {
     super::name_fault(name).is_none().then_some((name, nonce, kind))
 }
 
-/// Removes a file of ours that is there only to meet. One that is gone already is fine; anything else is worth
-/// a line in the log, and no more: the next sweep finds it.
+/// Removes a file of ours that only serves the rendezvous. A missing file is no error. Any other failure is logged only: the next
+/// sweep removes the file.
 pub(crate) fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path) {
         if error.kind() != io::ErrorKind::NotFound {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_names_of_files_are_taken_apart_as_they_are_put_together() {
-        let place = Place {
+        let paths = EndpointPaths {
             directory: "/d".into(),
             setting: "",
             access: Access::User,
@@ -213,11 +213,11 @@ mod tests {
         let digits = hex(&nonce);
         assert_eq!(digits, "0001ff34353637383961626364656600");
         for (path, kind, nonce) in [
-            (place.with_suffix(".door"), Kind::Door, None),
-            (place.lock(), Kind::Lock, None),
-            (place.file(&nonce, "c"), Kind::ToClient, Some(&*digits)),
-            (place.file(&nonce, "s"), Kind::ToServer, Some(&*digits)),
-            (place.file(&nonce, "mmf"), Kind::Region, Some(&*digits)),
+            (paths.with_suffix(".door"), Kind::Door, None),
+            (paths.lock(), Kind::Lock, None),
+            (paths.file(&nonce, "c"), Kind::ToClient, Some(&*digits)),
+            (paths.file(&nonce, "s"), Kind::ToServer, Some(&*digits)),
+            (paths.file(&nonce, "mmf"), Kind::Region, Some(&*digits)),
         ] {
             let file = path.file_name().unwrap().to_str().unwrap();
             assert_eq!(parse(file), Some(("a.b", nonce, kind)));

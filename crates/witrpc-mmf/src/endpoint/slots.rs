@@ -1,4 +1,4 @@
-//! The places for clients: how many there are, who has one, and the record of that in the lock file.
+//! The slots for clients: how many there are, how many are taken, and the record of that in the lock file.
 
 use std::{
     fs::File,
@@ -14,16 +14,16 @@ use super::os::lock::write_at;
 use super::record::Record;
 use crate::sys::Owner;
 
-/// The places for clients. They outlast a [`Door`](super::Door): who is connected stays so while a server stops and
-/// starts to listen, and still counts. Clones share the places.
+/// The slots for clients. They outlast a [`Door`](super::Door): while a server stops and starts to listen, its clients stay connected
+/// and keep their slots. Clones share the slots.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct ClientSlots {
     free: Arc<Semaphore>,
     board: Arc<Board>,
 }
 
-impl Places {
-    /// As many places as the endpoint's `max_clients`.
+impl ClientSlots {
+    /// As many slots as the endpoint's `max_clients`.
     #[must_use]
     pub fn of(file: &MemoryMappedFile) -> Self {
         let clients = usize::try_from(file.max_clients).unwrap_or(usize::MAX);
@@ -39,18 +39,18 @@ impl Places {
         Some(Lease { board: Arc::clone(&self.board), _permit: permit })
     }
 
-    /// Until a place is free.
+    /// Until a slot is free.
     pub(super) async fn wait(&self) {
         drop(self.free.acquire().await);
     }
 
-    /// From now on the record is kept up to date in this lock file; in none if `None`. `[seg.file.record]`
+    /// Keeps the record up to date in this lock file from now on, or in none. `[seg.file.record]`
     pub(super) fn post_in(&self, lock: Option<File>) {
         self.board.change(|state| state.lock = lock.map(|file| (Owner::here(), file)));
     }
 }
 
-/// A client's place; free again when dropped.
+/// A client's slot; free again when dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     board: Arc<Board>,
@@ -72,19 +72,19 @@ struct Board {
 #[derive(Debug, Default)]
 struct State {
     taken: u32,
-    /// Whether it is still open has nothing to do with the lock.
+    /// A descriptor for writing only; the lock does not depend on it.
     lock: Option<(Owner, File)>,
 }
 
 impl Board {
-    /// Changes something, and writes it down before anybody else changes more.
+    /// Makes a change, and writes the record before the next change.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state: MutexGuard<'_, State> =
             self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         let Some((owner, lock)) = &state.lock else { return };
         if !owner.is_here() {
-            return; // It says what the parent has.
+            return; // The record belongs to the parent.
         }
         let (process_id, clients) = (std::process::id(), state.taken);
         let record = Record { process_id, clients, max_clients: self.max_clients }.encode();

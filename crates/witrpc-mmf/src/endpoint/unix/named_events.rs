@@ -1,4 +1,4 @@
-//! One side's named events, and the channel that is made with them.
+//! One side's named events, from which a channel is assembled.
 
 use std::io;
 
@@ -6,17 +6,17 @@ use witrpc_core::transport::Channel;
 
 use crate::channel::{Terms, assemble};
 use crate::event::NamedEvent;
-use crate::event::fifo::{FifoWaiter, Ringer};
+use crate::event::fifo::{FifoWaiter, Notifier};
 use crate::event::raw_sync::Events;
 use crate::region::Region;
 
 /// One side's events of a connection, before its region is taken apart.
-pub(super) enum Wakers {
+pub(super) enum NamedEvents {
     Fifo,
     RawSync(Events),
 }
 
-impl Wakers {
+impl NamedEvents {
     /// The server's.
     pub(super) fn create(region: &Region) -> io::Result<Self> {
         Ok(match region.events() {
@@ -33,19 +33,19 @@ impl Wakers {
         })
     }
 
-    /// Whoever rings, it is the pipes that tell of the peer's death.
+    /// Assembles the channel. Whichever kind notifies, the pipes report the peer's death.
     pub(super) fn channel(
         self,
         region: Region,
-        ringer: Ringer,
+        notifier: Notifier,
         waiter: FifoWaiter,
         terms: Terms,
     ) -> Channel {
         match self {
-            Self::Fifo => assemble(region, ringer, waiter, terms),
+            Self::Fifo => assemble(region, notifier, waiter, terms),
             Self::RawSync(events) => {
-                let (ringer, waiter) = events.ends(waiter, ringer);
-                assemble(region, ringer, waiter, terms)
+                let (notifier, waiter) = events.ends(waiter, notifier);
+                assemble(region, notifier, waiter, terms)
             }
         }
     }

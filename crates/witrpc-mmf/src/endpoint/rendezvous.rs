@@ -1,14 +1,14 @@
-//! The two records by which client and server meet, as bytes. `[seg.meet]`
+//! The two records of the rendezvous, as bytes. `[seg.meet]`
 //!
-//! An [`Ask`] goes through the server's door, an [`Answer`] through the client's own pipe. Both are smaller than
-//! `PIPE_BUF`, so whoever writes one at once writes it whole. Nothing here touches the system.
+//! A client sends an [`Ask`] through the server's door. The server sends an [`Answer`] through the client's pipe. Both are smaller
+//! than `PIPE_BUF`, so each is written whole by one write. Nothing here touches the system.
 
 use std::io;
 
 use crate::layout::Instance;
 
-/// `[seg.meet.version]` Raised by every change of how the two sides meet.
-pub(super) const MEETING_VERSION: u32 = 2;
+/// `[seg.meet.version]` Raised by every change of the rendezvous.
+pub(super) const RENDEZVOUS_VERSION: u32 = 2;
 /// `[seg.meet.ask]`
 pub(super) const ASK_SIZE: usize = 64;
 const ASK_MAGIC: [u8; 8] = *b"witrpc\0a";
@@ -16,12 +16,12 @@ const ASK_MAGIC: [u8; 8] = *b"witrpc\0a";
 pub(super) const ANSWER_SIZE: usize = 16;
 const ANSWER_MAGIC: [u8; 4] = *b"wita";
 
-/// What those who ask are. `[seg.meet.kind]`
+/// What kind of client asks. `[seg.meet.kind]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Makes calls, and takes a place.
+    /// Makes calls, and takes a slot.
     Client,
-    /// Looks at the server, and takes no client's place. No server lets one in yet.
+    /// Looks at the server, and takes no slot. No server admits one yet.
     Inspector,
     Other(u32),
 }
@@ -44,15 +44,15 @@ impl Kind {
     }
 }
 
-/// A client asks to be let in.
+/// A client's request to be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) version: u32,
-    /// As the client says: for messages only.
+    /// As the client states it; used in messages only.
     pub(super) process_id: u32,
     /// Names the client's files.
     pub(super) nonce: Instance,
-    /// Of this version's asks; `Other(0)` in those of version 1.
+    /// `Other(0)` in asks of version 1, which have no kind.
     pub(super) kind: Kind,
 }
 
@@ -81,8 +81,8 @@ impl Ask {
     }
 }
 
-/// What comes through a door, cut into asks. Anybody with the right to write can write anything, and torn: bytes
-/// that are no ask are skipped up to the next magic.
+/// Splits the bytes that come through a door into asks. A process with write access can write anything, and in parts. Bytes that are
+/// no ask are skipped up to the next magic.
 #[cfg(any(unix, test))]
 #[derive(Debug, Default)]
 pub(super) struct Asks {
@@ -128,22 +128,22 @@ impl Asks {
     }
 }
 
-/// The server answers.
+/// The server's answer to an ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The region is there: come in.
+    /// Admitted: the region is ready.
     ComeIn { layout_version: u32, process_id: u32 },
     /// The queue itself is full: ask again.
     Crowded { max_clients: u32 },
     /// The server could not make the region; the system's error number, or 0.
     Failed { system_error: u32 },
-    /// The server lets in nobody of this kind.
+    /// The server admits no client of this kind.
     NoSuchKind { kind: u32 },
-    /// The server meets clients in another way.
+    /// The server has another version of the rendezvous.
     Refused { version: u32 },
     /// The server has stopped listening.
     Stopped,
-    /// All places are taken: wait for your turn.
+    /// All slots are taken: the client is in the queue.
     Wait { max_clients: u32 },
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     fn ask(seed: u8) -> Ask {
         let kind = Kind::Client;
-        Ask { version: MEETING_VERSION, process_id: 77, nonce: [seed; 16], kind }
+        Ask { version: RENDEZVOUS_VERSION, process_id: 77, nonce: [seed; 16], kind }
     }
 
     fn all(asks: &mut Asks) -> Vec<Ask> {

@@ -1,4 +1,4 @@
-//! The door of a server: a pipe of the kernel, an instance of which each client opens for itself. `[seg.windows.door]`
+//! The door of a server: a kernel pipe, of which each client opens an instance. `[seg.windows.door]`
 
 use std::{
     collections::VecDeque,
@@ -19,11 +19,11 @@ use super::lock::Lock;
 use super::lock_file::pipe_name;
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::{Caller, Entered};
+use crate::endpoint::door::{Entered, WaitingClient};
 use crate::endpoint::making::make;
-use crate::endpoint::meeting::{ASK_SIZE, Answer, Ask};
-use crate::endpoint::place::{Place, hex};
-use crate::endpoint::places::Lease;
+use crate::endpoint::paths::{EndpointPaths, hex};
+use crate::endpoint::rendezvous::{ASK_SIZE, Answer, Ask};
+use crate::endpoint::slots::Lease;
 use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
 use crate::event::registered;
@@ -32,26 +32,26 @@ use crate::region::Side;
 use crate::sys::region_file;
 use crate::sys::windows::{client_process, create_pipe};
 
-/// How long a client may take to ask once it has opened the door, or to hear its refusal.
+/// How long a client may take to ask once it has opened the door, or to read its refusal.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients that have opened the door and not asked, or were refused and have not gone. Further ones take their places.
+/// Clients that have opened the door and not asked, or were refused and have not gone. The oldest are dropped for further ones.
 const MOST_VISITORS: usize = 256;
 
-/// How many clients wait at most. Each takes an instance of the pipe.
+/// The maximum number of waiting clients. Each takes an instance of the pipe.
 pub(crate) const fn longest_queue() -> usize {
     if cfg!(test) { 3 } else { 1024 }
 }
 
-/// Where asks come from.
+/// The system's part of a [`Door`](crate::endpoint::Door): reads asks, and sends answers.
 #[derive(Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct DoorListener {
     name: String,
     /// The instance that the next client will open; `None` once the door is closed.
     open: Option<NamedPipeServer>,
     visitors: VecDeque<Visitor>,
 }
 
-/// Somebody who has opened the door, and does not wait for a place.
+/// A client that has opened the door, and is not in the queue.
 #[derive(Debug)]
 struct Visitor {
     line: Line<NamedPipeServer>,
@@ -60,14 +60,14 @@ struct Visitor {
     until: Instant,
 }
 
-impl Entrance {
+impl DoorListener {
     /// Makes the door, and writes its name into the lock file.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub(crate) fn open(place: &Place, lock: &Lock) -> Result<Self, Error> {
-        Self::make(lock).map_err(|error| failed(format!("the door of {}", place.name()), &error))
+    pub(crate) fn open(paths: &EndpointPaths, lock: &Lock) -> Result<Self, Error> {
+        Self::make(lock).map_err(|error| failed(format!("the door of {}", paths.name()), &error))
     }
 
     fn make(lock: &Lock) -> io::Result<Self> {
@@ -82,16 +82,16 @@ impl Entrance {
         Ok(Self { name, open, visitors: VecDeque::new() })
     }
 
-    /// Waits until clients have asked, or some of those that wait have gone. Nothing is lost if the future is dropped.
+    /// Waits until clients have asked, or some of the waiting clients have gone. Cancel-safe.
     ///
     /// # Errors
     ///
     /// If the door itself fails.
     pub(crate) async fn arrivals(
         &mut self,
-        _place: &Place,
-        waiting: &mut VecDeque<Caller>,
-    ) -> io::Result<Vec<Caller>> {
+        _paths: &EndpointPaths,
+        waiting: &mut VecDeque<WaitingClient>,
+    ) -> io::Result<Vec<WaitingClient>> {
         loop {
             let Self { name, open, visitors } = self;
             let Some(open) = open else { return Err(io::ErrorKind::NotConnected.into()) };
@@ -121,23 +121,23 @@ impl Entrance {
         }
     }
 
-    /// Tells a client that waits.
-    pub(crate) fn answer(&mut self, way: &mut Way, answer: Answer) {
-        if let Some(line) = &mut way.line {
+    /// Answers a client that goes on waiting.
+    pub(crate) fn answer(&mut self, reply: &mut ReplyPath, answer: Answer) {
+        if let Some(line) = &mut reply.line {
             line.say(&answer.encode());
         }
     }
 
-    /// Tells a client that is not waited for any longer.
-    pub(crate) fn dismiss(&mut self, way: Way, answer: Answer) {
-        if let (Some(mut line), Some(_)) = (way.line, &self.open) {
+    /// Gives a client its final answer.
+    pub(crate) fn dismiss(&mut self, reply: ReplyPath, answer: Answer) {
+        if let (Some(mut line), Some(_)) = (reply.line, &self.open) {
             line.say(&answer.encode());
             admit(&mut self.visitors, line, None);
-        } // Else it hears that we have gone, and asks the next server.
+        } // Else the client notices that we have gone, and asks the next server.
     }
 
-    /// No more clients. Nobody can have asked that was not heard.
-    pub(crate) fn close(&mut self, _place: &Place) -> Vec<Caller> {
+    /// Stops listening. No client can have asked whose ask was not read.
+    pub(crate) fn close(&mut self, _paths: &EndpointPaths) -> Vec<WaitingClient> {
         self.open = None;
         fail_point::at("door.removed");
         Vec::new()
@@ -165,14 +165,14 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// Whose asks are complete; ready with nobody if somebody who waited has gone.
+/// Returns the clients whose asks are complete; an empty list if a waiting client has gone.
 fn poll_visitors(
     visitors: &mut VecDeque<Visitor>,
-    waiting: &mut VecDeque<Caller>,
+    waiting: &mut VecDeque<WaitingClient>,
     cx: &mut Context<'_>,
-) -> Poll<Vec<Caller>> {
+) -> Poll<Vec<WaitingClient>> {
     let waited = waiting.len();
-    waiting.retain_mut(|caller| caller.way.poll_is_there(cx));
+    waiting.retain_mut(|caller| caller.reply.poll_is_alive(cx));
     let (mut callers, mut at) = (Vec::new(), 0);
     while at < visitors.len() {
         match visitors[at].poll_ask(cx) {
@@ -180,7 +180,7 @@ fn poll_visitors(
             Poll::Ready(ask) => {
                 let visitor = visitors.remove(at);
                 if let (Some(ask), Some(Visitor { line, .. })) = (ask, visitor) {
-                    callers.push(Caller::new(ask, Way { line: Some(line) }));
+                    callers.push(WaitingClient::new(ask, ReplyPath { line: Some(line) }));
                 }
             }
         }
@@ -192,7 +192,7 @@ fn poll_visitors(
 }
 
 impl Visitor {
-    /// Its ask; `None` if it has gone, or asks for nothing that we know.
+    /// Its ask; `None` if it has gone, or sent no valid ask.
     fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ask>> {
         loop {
             let mut bytes = [0; ASK_SIZE];
@@ -215,29 +215,29 @@ impl Visitor {
     }
 }
 
-/// To a client that has asked.
+/// How to reach a client that has asked.
 #[derive(Debug)]
-pub(crate) struct Way {
-    /// `None` once it has become a connection's.
+pub(crate) struct ReplyPath {
+    /// `None` once it belongs to a connection.
     line: Option<Line<NamedPipeServer>>,
 }
 
-impl Way {
-    /// Whether the client is still there; it is to say nothing more.
-    fn poll_is_there(&mut self, cx: &mut Context<'_>) -> bool {
+impl ReplyPath {
+    /// Whether the client is still there. It must send nothing more.
+    fn poll_is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut nothing = [0; 1];
         self.line.as_mut().is_some_and(|line| line.poll_hear(cx, &mut nothing).is_pending())
     }
 
-    /// Makes all that the connection needs, and only then says so (E3).
+    /// Makes the connection's files, and only then tells the client (E3).
     pub(crate) async fn let_in(
         mut self,
         file: MemoryMappedFile,
-        place: Place,
+        paths: EndpointPaths,
         ask: Ask,
         lease: Lease,
     ) -> Entered {
-        match self.enter(&file, &place, &ask, lease).await {
+        match self.enter(&file, &paths, &ask, lease).await {
             Ok(Some(channel)) => Entered::In(channel),
             Ok(None) => Entered::Gone,
             Err(error) => Entered::Failed(self, error),
@@ -248,16 +248,16 @@ impl Way {
     async fn enter(
         &mut self,
         file: &MemoryMappedFile,
-        place: &Place,
+        paths: &EndpointPaths,
         ask: &Ask,
         lease: Lease,
     ) -> io::Result<Option<Channel>> {
-        if !self.poll_is_there(&mut Context::from_waker(std::task::Waker::noop())) {
+        if !self.poll_is_alive(&mut Context::from_waker(std::task::Waker::noop())) {
             return Ok(None);
         }
-        let region = region_file::make(&place.file(&ask.nonce, "mmf"))?;
-        let is_there = |cx: &mut Context<'_>| self.poll_is_there(cx);
-        let Some(region) = make(region, file, &ask.nonce, place.access(), is_there).await? else {
+        let region = region_file::make(&paths.file(&ask.nonce, "mmf"))?;
+        let is_there = |cx: &mut Context<'_>| self.poll_is_alive(cx);
+        let Some(region) = make(region, file, &ask.nonce, paths.access(), is_there).await? else {
             return Ok(None);
         };
         fail_point::at("door.made_region");
@@ -267,7 +267,7 @@ impl Way {
         let come_in =
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
         line.say(&come_in.encode());
-        // The system knows better than the client says.
+        // Prefer the system's process id to the one that the client stated.
         let process = client_process(line.pipe()).unwrap_or(ask.process_id);
         let terms = Terms {
             side: Side::Server,
@@ -280,7 +280,7 @@ impl Way {
         poll_fn(|cx| line.poll_say(cx)).await;
         fail_point::at("door.answered");
         tracing::debug!(process, "let in");
-        let (ringer, waiter) = events.ends(line, ());
-        Ok(Some(assemble(region, ringer, waiter, terms)))
+        let (notifier, waiter) = events.ends(line, ());
+        Ok(Some(assemble(region, notifier, waiter, terms)))
     }
 }

@@ -1,4 +1,4 @@
-//! A client's ask, through the server's pipe, and the answer from there. `[seg.windows.door]`
+//! A client's join request: its ask goes through the server's pipe, and the answer comes back there. `[seg.windows.door]`
 
 use std::{future::poll_fn, io, time::Duration};
 
@@ -13,9 +13,9 @@ use super::lock::read;
 use super::lock_file::{pipe_name, read_lock};
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::{Knocked, Said};
-use crate::endpoint::meeting::{ANSWER_SIZE, Ask, Kind, MEETING_VERSION};
-use crate::endpoint::place::Place;
+use crate::endpoint::caller::{JoinSent, Received};
+use crate::endpoint::paths::EndpointPaths;
+use crate::endpoint::rendezvous::{ANSWER_SIZE, Ask, Kind, RENDEZVOUS_VERSION};
 use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
 use crate::event::registered;
@@ -23,36 +23,36 @@ use crate::layout::Instance;
 use crate::region::{Region, Side};
 use crate::sys::windows::{code_of, server_process};
 
-/// The system has closed all that a dead process had open in far less.
+/// The system takes far less time to close the handles of a dead process.
 const DYING: Duration = Duration::from_secs(1);
 
-/// An ask on its way.
-pub(crate) struct Knock {
-    place: Place,
+/// A join request that was sent.
+pub(crate) struct JoinRequest {
+    paths: EndpointPaths,
     nonce: Instance,
     line: Line<NamedPipeClient>,
     heard: Vec<u8>,
 }
 
-impl Knock {
-    /// Asks to be let in, if there is a server.
+impl JoinRequest {
+    /// Sends an ask, if there is a server.
     ///
     /// # Errors
     ///
     /// `PermissionDenied` if the door is not of the process that the lock file names; whatever else the system says.
-    pub(crate) fn at(place: &Place) -> io::Result<Knocked> {
-        // A file that is just going cannot be read.
-        let found = read(&place.lock(), place.access()).unwrap_or_default();
-        let Some((record, door)) = read_lock(&found) else { return Ok(Knocked::AtNobodys) };
+    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<JoinSent> {
+        // A file that is being removed cannot be read.
+        let found = read(&paths.lock(), paths.access()).unwrap_or_default();
+        let Some((record, door)) = read_lock(&found) else { return Ok(JoinSent::NoServer) };
         fail_point::at("caller.looked");
         let pipe = match registered(|| ClientOptions::new().open(pipe_name(&door))) {
             Ok(pipe) => pipe,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Knocked::AtNobodys);
+                return Ok(JoinSent::NoServer);
             }
             // No instance of it is free just now.
             Err(error) if code_of(&error) == Some(ERROR_PIPE_BUSY) => {
-                return Ok(Knocked::InVain);
+                return Ok(JoinSent::NotAccepted);
             }
             Err(error) => return Err(error),
         };
@@ -63,19 +63,23 @@ impl Knock {
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
-        let ask = Ask { version: MEETING_VERSION, process_id, nonce, kind };
+        let ask = Ask { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
         let mut line = Line::new(pipe);
         line.say(&ask.encode());
-        let knock = Self { place: place.clone(), nonce, line, heard: Vec::new() };
-        Ok(Knocked::Asked(Box::new(knock)))
+        let request = Self { paths: paths.clone(), nonce, line, heard: Vec::new() };
+        Ok(JoinSent::Waiting(Box::new(request)))
     }
 
-    /// The next answer. Whether there was one before is of no account here: a server that dies is heard of at once.
+    /// Waits for the next answer. Whether there was one before does not matter here: the pipe reports the server's death at once.
     ///
     /// # Errors
     ///
     /// None here.
-    pub(crate) async fn hear(&mut self, _heard: bool, deadline: Instant) -> io::Result<Said> {
+    pub(crate) async fn next_answer(
+        &mut self,
+        _heard: bool,
+        deadline: Instant,
+    ) -> io::Result<Received> {
         let mut asked = false;
         loop {
             let mut bytes = [0; ANSWER_SIZE];
@@ -88,19 +92,19 @@ impl Knock {
                 heard
             });
             match timeout_at(deadline, read).await {
-                Err(_) => return Ok(Said::TimeIsUp),
+                Err(_) => return Ok(Received::TimedOut),
                 Ok(Ok(heard @ 1..)) => self.heard.extend_from_slice(&bytes[..heard]),
-                Ok(Ok(0) | Err(_)) => return Ok(Said::Gone),
+                Ok(Ok(0) | Err(_)) => return Ok(Received::Gone),
             }
             if let Some(whole) = self.heard.first_chunk() {
                 let answer = *whole;
                 self.heard.clear();
-                return Ok(Said::Answer(answer));
+                return Ok(Received::Answer(answer));
             }
         }
     }
 
-    /// Opens what the server has made. `None` if the server has gone meanwhile.
+    /// Opens the region that the server has made. `None` if the server has gone meanwhile.
     ///
     /// # Errors
     ///
@@ -111,19 +115,19 @@ impl Knock {
         process_id: u32,
     ) -> Result<Option<Channel>, Error> {
         fail_point::at("caller.answered");
-        let path = self.place.file(&self.nonce, "mmf");
-        let opened = Region::attach(&path, &self.nonce, self.place.access());
+        let path = self.paths.file(&self.nonce, "mmf");
+        let opened = Region::attach(&path, &self.nonce, self.paths.access());
         let opened = opened.and_then(|region| Ok((Events::open(&region)?, region)));
         let (events, region) = match opened {
             Ok(opened) => opened,
-            // What a server that dies has made goes before we hear of its death, or after.
+            // The files of a dying server may vanish before we notice its death.
             Err(_) if self.has_gone().await => return Ok(None),
             Err(error) => return Err(failed(format!("entering {}", path.display()), &error)),
         };
         file.check_event(region.events())?;
         fail_point::at("caller.mapped");
         tracing::debug!(endpoint = file.name, "let in");
-        let (ringer, waiter) = events.ends(self.line, ());
+        let (notifier, waiter) = events.ends(self.line, ());
         let terms = Terms {
             side: Side::Client,
             peer_process_id: Some(process_id),
@@ -131,7 +135,7 @@ impl Knock {
             on_first_frame: Box::new(|| {}),
             lease: Box::new(()),
         };
-        Ok(Some(assemble(region, ringer, waiter, terms)))
+        Ok(Some(assemble(region, notifier, waiter, terms)))
     }
 
     /// Whether the server hangs up soon.

@@ -1,4 +1,4 @@
-//! A client's ask, through the server's door; and the answer, in a pipe of its own. `[seg.meet]`
+//! A client's join request: its ask goes through the server's door, the answer through a pipe that the client makes. `[seg.meet]`
 
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
@@ -9,65 +9,65 @@ use witrpc_core::{Error, fail_point};
 
 use super::fault::failed;
 use super::files::{Files, door};
-use super::wakers::Wakers;
+use super::named_events::NamedEvents;
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::{Knocked, Said};
-use crate::endpoint::meeting::{ANSWER_SIZE, Ask, Kind, MEETING_VERSION};
-use crate::endpoint::place::{Place, remove};
-use crate::event::fifo::{self, FifoWaiter, Pipe, Ringer};
+use crate::endpoint::caller::{JoinSent, Received};
+use crate::endpoint::paths::{EndpointPaths, remove};
+use crate::endpoint::rendezvous::{ANSWER_SIZE, Ask, Kind, RENDEZVOUS_VERSION};
+use crate::event::fifo::{self, FifoWaiter, Notifier, Pipe};
 use crate::layout::Instance;
 use crate::region::{Region, Side};
 use crate::sys::Owner;
 
-/// How often a client that nobody has answered looks whether the door it knocked at is still there. One that was
-/// answered need not look: its server holds its pipe open, so it hears of its death at once.
+/// How often a client without an answer checks whether the server's door is still there. Once answered it need not check: its server
+/// holds the client's pipe open, so the client notices the server's death at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// An ask on its way.
-pub(crate) struct Knock {
+/// A join request that was sent.
+pub(crate) struct JoinRequest {
     nonce: Instance,
     left: Left,
     pipe: Pipe,
     record: Record,
-    /// Device and inode of the door that was knocked at.
+    /// Device and inode of the door that the ask went through.
     door: (u64, u64),
     path: PathBuf,
 }
 
-impl Knock {
-    /// Asks to be let in, if there is a server.
+impl JoinRequest {
+    /// Sends an ask, if there is a server.
     ///
     /// # Errors
     ///
     /// Whatever the system says.
-    pub(crate) fn at(place: &Place) -> io::Result<Knocked> {
-        match Self::ask(place) {
-            Ok(knock) => Ok(Knocked::Asked(Box::new(knock))),
-            // No server; or a sweep took our pipe for a dead client's.
-            Err(error) if fifo::is_nobody(&error) => Ok(Knocked::AtNobodys),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Knocked::InVain),
+    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<JoinSent> {
+        match Self::ask(paths) {
+            Ok(request) => Ok(JoinSent::Waiting(Box::new(request))),
+            // No server; or a sweep removed our pipe as that of a dead client.
+            Err(error) if fifo::is_nobody(&error) => Ok(JoinSent::NoServer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(JoinSent::NotAccepted),
             Err(error) => Err(error),
         }
     }
 
-    fn ask(place: &Place) -> io::Result<Self> {
-        let path = door(place);
+    fn ask(paths: &EndpointPaths) -> io::Result<Self> {
+        let path = door(paths);
         // Fails if nobody reads it.
-        let door = File::from(fifo::open_end(&path, OFlags::WRONLY, place.access())?);
+        let door = File::from(fifo::open_end(&path, OFlags::WRONLY, paths.access())?);
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let files = Files::of(place, &nonce);
+        let files = Files::of(paths, &nonce);
         fail_point::at("caller.looked");
         let pipe = fifo::make_waiting_end(&files.to_client, files.access)?;
         let mut left = Left { owner: Owner::here(), files, asked: false, entered: false };
         fail_point::at("caller.made_event");
         let pipe = fifo::register(pipe)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
-        let ask = Ask { version: MEETING_VERSION, process_id, nonce, kind };
-        // Through an end that reads too, so that a server that dies here means no `SIGPIPE`; and closed at once, or
-        // the next client would take us for the server.
-        Ringer::open_same(&path, place.access(), &door)?.write(&ask.encode())?;
+        let ask = Ask { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
+        // The end is opened for reading too, so that a server that dies now causes no `SIGPIPE`. It is closed at once: otherwise the
+        // next client would take us for the server.
+        Notifier::open_same(&path, paths.access(), &door)?.write(&ask.encode())?;
         left.asked = true;
         fail_point::at("caller.asked");
         let door = door.metadata()?;
@@ -75,23 +75,27 @@ impl Knock {
         Ok(Self { nonce, left, pipe, record: Record::default(), door, path })
     }
 
-    /// The next answer. `heard` says whether there was one before.
+    /// Waits for the next answer. `heard` says whether there was one before.
     ///
     /// # Errors
     ///
     /// Whatever the system says.
-    pub(crate) async fn hear(&mut self, heard: bool, deadline: Instant) -> io::Result<Said> {
+    pub(crate) async fn next_answer(
+        &mut self,
+        heard: bool,
+        deadline: Instant,
+    ) -> io::Result<Received> {
         loop {
             let look_again = Instant::now() + LOOK_AGAIN;
             let until = if heard { deadline } else { deadline.min(look_again) };
             if let Ok(read) = timeout_at(until, self.record.read(&mut self.pipe)).await {
-                return Ok(read?.map_or(Said::Gone, Said::Answer));
+                return Ok(read?.map_or(Received::Gone, Received::Answer));
             }
             if !self.is_sound() {
-                return Ok(Said::Gone);
+                return Ok(Received::Gone);
             }
             if Instant::now() >= deadline {
-                return Ok(Said::TimeIsUp);
+                return Ok(Received::TimedOut);
             }
         }
     }
@@ -105,7 +109,7 @@ impl Knock {
             && self.left.files.to_client.exists()
     }
 
-    /// Opens what the server has made. `None` if the server has taken it back already.
+    /// Opens the files that the server has made. `None` if the server has removed them already.
     ///
     /// # Errors
     ///
@@ -118,23 +122,23 @@ impl Knock {
     ) -> Result<Option<Channel>, Error> {
         let Self { nonce, mut left, pipe, .. } = self;
         fail_point::at("caller.answered");
-        // The event first: from now on the server hears of our end, whatever becomes of the rest.
-        let opened = Ringer::open(&left.files.to_server, left.files.access)
+        // The event first: from now on the server notices our end, even if the rest fails.
+        let opened = Notifier::open(&left.files.to_server, left.files.access)
             .inspect(|_| fail_point::at("caller.opened_event"))
-            .and_then(|ringer| {
-                Ok((ringer, Region::attach(&left.files.region, &nonce, left.files.access)?))
+            .and_then(|notifier| {
+                Ok((notifier, Region::attach(&left.files.region, &nonce, left.files.access)?))
             });
         let context = || format!("entering {}", left.files.region.display());
-        let (ringer, region) = match opened {
+        let (notifier, region) = match opened {
             Ok(opened) => opened,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
             Err(error) => return Err(failed(context(), &error)),
         };
         file.check_event(region.events())?;
-        let wakers = Wakers::open(&region).map_err(|error| failed(context(), &error))?;
+        let events = NamedEvents::open(&region).map_err(|error| failed(context(), &error))?;
         left.entered = true;
         fail_point::at("caller.mapped");
-        let peer = ringer.watch();
+        let peer = notifier.watch();
         tracing::debug!(endpoint = file.name, watched = peer.is_some(), "let in");
         let terms = Terms {
             side: Side::Client,
@@ -143,12 +147,12 @@ impl Knock {
             on_first_frame: Box::new(|| {}), // The server removes all, once it has our first frame.
             lease: Box::new(left),
         };
-        Ok(Some(wakers.channel(region, ringer, FifoWaiter::new(pipe, peer), terms)))
+        Ok(Some(events.channel(region, notifier, FifoWaiter::new(pipe, peer), terms)))
     }
 }
 
-/// What a client leaves behind, and takes away when it is dropped: while it waits, or with its connection, should the
-/// server not have done so.
+/// The client's files. Dropping this removes them: when the client stops waiting, or with its connection if the server has not removed
+/// them.
 struct Left {
     owner: Owner,
     files: Files,
@@ -159,18 +163,18 @@ struct Left {
 impl Drop for Left {
     fn drop(&mut self) {
         if !self.owner.is_here() {
-            return; // The parent's client goes on.
+            return; // The client belongs to the parent.
         }
         remove(&self.files.to_client);
         fail_point::at("caller.left");
         if self.asked && !self.entered {
-            // Should the server be letting us in this very moment: to open its event and close it is to hang up.
+            // If the server is admitting us at this moment: opening its event and closing it is a hang-up.
             drop(fifo::open_end(&self.files.to_server, OFlags::WRONLY, self.files.access));
         }
     }
 }
 
-/// An answer that is being read. Exactly its bytes are taken: those behind the last answer are rings.
+/// An answer that is being read. Exactly its bytes are taken: those behind the last answer are notifications.
 #[derive(Default)]
 struct Record {
     bytes: [u8; ANSWER_SIZE],
