@@ -15,7 +15,7 @@
 //! and, with the same names in `unix` and in `windows`,
 //!
 //! - `directory`: the access rights of the directory,
-//! - `listener`, `join_request`: how an ask reaches the server, and an answer the client,
+//! - `listener`, `join_attempt`: how a join request reaches the server, and an answer the client,
 //! - `lock`: the system's way to hold a lock,
 //! - `sweep`: removes what killed processes left,
 //! - `fault`: turns errors of the system into errors with advice.

@@ -1,7 +1,7 @@
 //! The client's side of the rendezvous: sends join requests until a server accepts one. `[seg.meet]`
 //!
 //! Each attempt has a nonce of its own and leaves nothing behind. A client never touches a lock. How a request is sent depends on
-//! the system: [`JoinRequest`].
+//! the system: [`JoinAttempt`].
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use witrpc_core::{Error, fail_point};
 use super::MemoryMappedFile;
 use super::listing::names;
 use super::lock::holder;
-use super::os::JoinRequest;
+use super::os::JoinAttempt;
 use super::os::fault::{failed, failed_at_server};
 use super::paths::EndpointPaths;
 use super::rendezvous::{ANSWER_SIZE, Answer, RENDEZVOUS_VERSION};
@@ -118,17 +118,17 @@ impl Search<'_> {
             let what = || {
                 format!("connecting to {} in {}", self.file.name, self.paths.directory().display())
             };
-            JoinRequest::send(&self.paths).map_err(|error| failed(what(), &error))?
+            JoinAttempt::send(&self.paths).map_err(|error| failed(what(), &error))?
         } else {
-            JoinSent::NoServer
+            AttemptSent::NoServer
         };
         let mut request = match sent {
-            JoinSent::Waiting(request) => request,
-            JoinSent::NotAccepted => {
+            AttemptSent::Waiting(request) => request,
+            AttemptSent::NotAccepted => {
                 self.seen = Seen::Silent;
                 return Ok(None);
             }
-            JoinSent::NoServer => {
+            AttemptSent::NoServer => {
                 self.seen = Seen::Nobody;
                 return Ok(None);
             }
@@ -174,7 +174,7 @@ impl Search<'_> {
     /// Waits for the server's final answer to this attempt. `None` if the server has gone, or the deadline has passed.
     async fn wait_for_turn(
         &mut self,
-        request: &mut JoinRequest,
+        request: &mut JoinAttempt,
         deadline: Instant,
         waits: bool,
     ) -> Result<Option<Answer>, Error> {
@@ -213,9 +213,9 @@ impl Search<'_> {
 }
 
 /// The result of sending a join request.
-pub(super) enum JoinSent {
+pub(super) enum AttemptSent {
     /// The request was sent, and waits for an answer.
-    Waiting(Box<JoinRequest>),
+    Waiting(Box<JoinAttempt>),
     /// There is no server.
     NoServer,
     /// The server takes no more requests at the moment: too many are unread.

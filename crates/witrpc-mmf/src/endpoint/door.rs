@@ -1,9 +1,9 @@
-//! The server's side of the rendezvous: reads asks, keeps the queue of clients, and admits them. `[seg.meet]`
+//! The server's side of the rendezvous: reads join requests, keeps the queue of clients, and admits them. `[seg.meet]`
 //!
-//! Nothing here waits for a client, so a slow or hostile client delays only itself. Asks are queued, and each step towards a client
+//! Nothing here waits for a client, so a slow or hostile client delays only itself. Join requests are queued, and each step towards a client
 //! is a system call that does not block. The handshake deadline of the layers above bounds what an admitted client does next. A
-//! client that gives up leaves the queue at once. The queue is bounded ([`longest_queue`]), and so are its descriptors. Asks are read
-//! a few at a time, so a client that floods the door does not starve the runtime. How asks arrive and answers are sent depends on
+//! client that gives up leaves the queue at once. The queue is bounded ([`longest_queue`]), and so are its descriptors. Join requests are read
+//! a few at a time, so a client that floods the door does not starve the runtime. How requests arrive and answers are sent depends on
 //! the system: [`DoorListener`].
 
 use std::{collections::VecDeque, fmt, future::poll_fn, io, task::Poll};
@@ -17,7 +17,7 @@ use super::about::About;
 use super::lock;
 use super::os::{DoorListener, Lock, ReplyPath, longest_queue, sweep::sweep};
 use super::paths::EndpointPaths;
-use super::rendezvous::{Answer, Ask, Kind, RENDEZVOUS_VERSION};
+use super::rendezvous::{Answer, JoinRequest, Kind, RENDEZVOUS_VERSION};
 use super::slots::ClientSlots;
 use crate::sys::Owner;
 
@@ -29,7 +29,7 @@ pub struct Door {
     paths: EndpointPaths,
     slots: ClientSlots,
     listener: DoorListener,
-    /// In the order of their asks.
+    /// In the order of their requests.
     queue: VecDeque<WaitingClient>,
     /// The client that left the queue last, until its channel is complete.
     entering: Option<Entering>,
@@ -40,15 +40,15 @@ pub struct Door {
 /// A client in the queue.
 #[derive(Debug)]
 pub(super) struct WaitingClient {
-    pub(super) ask: Ask,
+    pub(super) request: JoinRequest,
     pub(super) reply: ReplyPath,
     /// Whether it has been told to wait.
     told: bool,
 }
 
 impl WaitingClient {
-    pub(super) const fn new(ask: Ask, reply: ReplyPath) -> Self {
-        Self { ask, reply, told: false }
+    pub(super) const fn new(request: JoinRequest, reply: ReplyPath) -> Self {
+        Self { request, reply, told: false }
     }
 }
 
@@ -166,7 +166,7 @@ impl Door {
             None => Poll::Pending,
         });
         let came = tokio::select! {
-            biased; // Asks before slots: a client that asked while no slot was free is told so.
+            biased; // Requests before slots: a client that asked while no slot was free is told so.
             entered = entered => return Ok(Some(entered)),
             came = listener.arrivals(paths, queue) => came,
             () = slots.wait(), if waits_for_slot => return Ok(None),
@@ -197,9 +197,9 @@ impl Door {
             return;
         }
         let Some(lease) = self.slots.try_take() else { return };
-        let Some(WaitingClient { ask, reply, .. }) = self.queue.pop_front() else { return };
-        let entered = reply.let_in(self.file.clone(), self.paths.clone(), ask, lease);
-        self.entering = Some(Entering { process: ask.process_id, entered: Box::pin(entered) });
+        let Some(WaitingClient { request, reply, .. }) = self.queue.pop_front() else { return };
+        let entered = reply.let_in(self.file.clone(), self.paths.clone(), request, lease);
+        self.entering = Some(Entering { process: request.process_id, entered: Box::pin(entered) });
     }
 
     /// Tells the clients in the queue to wait that have not been told yet.
@@ -214,21 +214,25 @@ impl Door {
 
     fn enqueue(&mut self, caller: WaitingClient) {
         fail_point::at("door.asked");
-        let ask = caller.ask;
-        if ask.version != RENDEZVOUS_VERSION {
-            tracing::warn!(process = ask.process_id, version = ask.version, "a client was refused");
+        let request = caller.request;
+        if request.version != RENDEZVOUS_VERSION {
+            tracing::warn!(
+                process = request.process_id,
+                version = request.version,
+                "a client was refused"
+            );
             return self.dismiss(caller, Answer::Refused { version: RENDEZVOUS_VERSION });
         }
-        if ask.kind != Kind::Client {
-            let kind = ask.kind.number(); // [seg.meet.kind]
-            tracing::warn!(process = ask.process_id, kind, "a kind of client was refused");
+        if request.kind != Kind::Client {
+            let kind = request.kind.number(); // [seg.meet.kind]
+            tracing::warn!(process = request.process_id, kind, "a kind of client was refused");
             return self.dismiss(caller, Answer::NoSuchKind { kind });
         }
         // The client asks again; it loses only its position.
         if self.queue.len() >= longest_queue() {
             return self.dismiss(caller, Answer::Crowded { max_clients: self.file.max_clients });
         }
-        if self.queue.iter().all(|waiting| waiting.ask.nonce != ask.nonce) {
+        if self.queue.iter().all(|waiting| waiting.request.nonce != request.nonce) {
             self.queue.push_back(caller);
         }
     }

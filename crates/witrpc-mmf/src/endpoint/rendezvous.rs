@@ -1,6 +1,6 @@
 //! The two records of the rendezvous, as bytes. `[seg.meet]`
 //!
-//! A client sends an [`Ask`] through the server's door. The server sends an [`Answer`] through the client's pipe. Both are smaller
+//! A client sends a [`JoinRequest`] through the server's door. The server sends an [`Answer`] through the client's pipe. Both are smaller
 //! than `PIPE_BUF`, so each is written whole by one write. Nothing here touches the system.
 
 use std::io;
@@ -10,8 +10,8 @@ use crate::layout::Instance;
 /// `[seg.meet.version]` Raised by every change of the rendezvous.
 pub(super) const RENDEZVOUS_VERSION: u32 = 2;
 /// `[seg.meet.ask]`
-pub(super) const ASK_SIZE: usize = 64;
-const ASK_MAGIC: [u8; 8] = *b"witrpc\0a";
+pub(super) const JOIN_REQUEST_SIZE: usize = 64;
+const JOIN_REQUEST_MAGIC: [u8; 8] = *b"witrpc\0a";
 /// `[seg.meet.answer]`
 pub(super) const ANSWER_SIZE: usize = 16;
 const ANSWER_MAGIC: [u8; 4] = *b"wita";
@@ -46,20 +46,20 @@ impl Kind {
 
 /// A client's request to be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ask {
+pub(super) struct JoinRequest {
     pub(super) version: u32,
     /// As the client states it; used in messages only.
     pub(super) process_id: u32,
     /// Names the client's files.
     pub(super) nonce: Instance,
-    /// `Other(0)` in asks of version 1, which have no kind.
+    /// `Other(0)` in requests of version 1, which have no kind.
     pub(super) kind: Kind,
 }
 
-impl Ask {
-    pub(super) fn encode(&self) -> [u8; ASK_SIZE] {
-        let mut bytes = [0; ASK_SIZE];
-        bytes[..8].copy_from_slice(&ASK_MAGIC);
+impl JoinRequest {
+    pub(super) fn encode(&self) -> [u8; JOIN_REQUEST_SIZE] {
+        let mut bytes = [0; JOIN_REQUEST_SIZE];
+        bytes[..8].copy_from_slice(&JOIN_REQUEST_MAGIC);
         bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.process_id.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.nonce);
@@ -67,11 +67,11 @@ impl Ask {
         bytes
     }
 
-    /// `None` if it is not an ask. The reserved bytes are zero in every version: that is how an ask that was put
+    /// `None` if it is not a request. The reserved bytes are zero in every version: that is how a request that was put
     /// together from the pieces of two others is told from a whole one.
-    pub(super) fn decode(bytes: &[u8; ASK_SIZE]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; JOIN_REQUEST_SIZE]) -> Option<Self> {
         let (head, reserved) = bytes.split_at(36);
-        if head[..8] != ASK_MAGIC || reserved.iter().any(|byte| *byte != 0) {
+        if head[..8] != JOIN_REQUEST_MAGIC || reserved.iter().any(|byte| *byte != 0) {
             return None;
         }
         let mut nonce = Instance::default();
@@ -82,36 +82,36 @@ impl Ask {
 }
 
 /// Splits the bytes that come through a door into asks. A process with write access can write anything, and in parts. Bytes that are
-/// no ask are skipped up to the next magic.
+/// no request are skipped up to the next magic.
 #[cfg(any(unix, test))]
 #[derive(Debug, Default)]
-pub(super) struct Asks {
-    /// Less than one ask after [`next`](Self::next) has returned `None`.
+pub(super) struct JoinRequests {
+    /// Less than one request after [`next`](Self::next) has returned `None`.
     pending: Vec<u8>,
     /// Bytes skipped so far.
     skipped: usize,
 }
 
 #[cfg(any(unix, test))]
-impl Asks {
+impl JoinRequests {
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// The next ask, if a whole one has come.
-    pub(super) fn next(&mut self) -> Option<Ask> {
+    /// The next request, if a whole one has come.
+    pub(super) fn next(&mut self) -> Option<JoinRequest> {
         loop {
             let start = (0..self.pending.len())
                 .find(|start| {
                     let rest = &self.pending[*start..];
-                    rest.starts_with(&ASK_MAGIC) || ASK_MAGIC.starts_with(rest)
+                    rest.starts_with(&JOIN_REQUEST_MAGIC) || JOIN_REQUEST_MAGIC.starts_with(rest)
                 })
                 .unwrap_or(self.pending.len());
             self.skip(start);
-            let ask = Ask::decode(self.pending.first_chunk()?);
-            if ask.is_some() {
-                self.pending.drain(..ASK_SIZE);
-                return ask;
+            let request = JoinRequest::decode(self.pending.first_chunk()?);
+            if request.is_some() {
+                self.pending.drain(..JOIN_REQUEST_SIZE);
+                return request;
             }
             self.skip(1);
         }
@@ -128,7 +128,7 @@ impl Asks {
     }
 }
 
-/// The server's answer to an ask.
+/// The server's answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Admitted: the region is ready.
@@ -201,39 +201,40 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn ask(seed: u8) -> Ask {
+    fn request(seed: u8) -> JoinRequest {
         let kind = Kind::Client;
-        Ask { version: RENDEZVOUS_VERSION, process_id: 77, nonce: [seed; 16], kind }
+        JoinRequest { version: RENDEZVOUS_VERSION, process_id: 77, nonce: [seed; 16], kind }
     }
 
-    fn all(asks: &mut Asks) -> Vec<Ask> {
-        std::iter::from_fn(|| asks.next()).collect()
+    fn all(requests: &mut JoinRequests) -> Vec<JoinRequest> {
+        std::iter::from_fn(|| requests.next()).collect()
     }
 
     /// A frozen vector: what `docs/segment.md` says.
     #[test]
-    fn an_ask_is_what_the_table_says() {
+    fn a_join_request_is_what_the_table_says() {
         for (kind, number) in [(Kind::Client, 1), (Kind::Inspector, 2), (Kind::Other(9), 9)] {
-            let ask = Ask { version: 2, process_id: 0x0201, nonce: *b"0123456789abcdef", kind };
-            let bytes = ask.encode();
+            let request =
+                JoinRequest { version: 2, process_id: 0x0201, nonce: *b"0123456789abcdef", kind };
+            let bytes = request.encode();
             assert_eq!(bytes[..32], *b"witrpc\0a\x02\0\0\0\x01\x02\0\x000123456789abcdef");
             assert_eq!(bytes[32..36], [number, 0, 0, 0]);
             assert_eq!(bytes[36..], [0; 28]);
-            assert_eq!(Ask::decode(&bytes), Some(ask));
+            assert_eq!(JoinRequest::decode(&bytes), Some(request));
         }
     }
 
     /// Or it could not be refused by its version.
     #[test]
-    fn an_ask_of_version_1_is_an_ask() {
-        let mut bytes = [0; ASK_SIZE];
+    fn a_join_request_of_version_1_is_one() {
+        let mut bytes = [0; JOIN_REQUEST_SIZE];
         bytes[..32].copy_from_slice(b"witrpc\0a\x01\0\0\0\x01\x02\0\x000123456789abcdef");
-        let ask = Ask::decode(&bytes).unwrap();
-        assert_eq!((ask.version, ask.kind), (1, Kind::Other(0)));
-        for reserved in 36..ASK_SIZE {
+        let request = JoinRequest::decode(&bytes).unwrap();
+        assert_eq!((request.version, request.kind), (1, Kind::Other(0)));
+        for reserved in 36..JOIN_REQUEST_SIZE {
             let mut torn = bytes;
             torn[reserved] = 1;
-            assert_eq!(Ask::decode(&torn), None);
+            assert_eq!(JoinRequest::decode(&torn), None);
         }
     }
 
@@ -260,33 +261,37 @@ mod tests {
     }
 
     #[test]
-    fn asks_are_found_however_they_are_cut() {
-        let bytes = [ask(1).encode(), ask(2).encode()].concat();
+    fn join_requests_are_found_however_they_are_cut() {
+        let bytes = [request(1).encode(), request(2).encode()].concat();
         for cut in 0..=bytes.len() {
-            let mut asks = Asks::default();
-            asks.extend(&bytes[..cut]);
-            let mut found = all(&mut asks);
-            asks.extend(&bytes[cut..]);
-            found.extend(all(&mut asks));
-            assert_eq!(found, [ask(1), ask(2)]);
-            assert_eq!(asks.take_skipped(), 0);
+            let mut requests = JoinRequests::default();
+            requests.extend(&bytes[..cut]);
+            let mut found = all(&mut requests);
+            requests.extend(&bytes[cut..]);
+            found.extend(all(&mut requests));
+            assert_eq!(found, [request(1), request(2)]);
+            assert_eq!(requests.take_skipped(), 0);
         }
     }
 
     #[test]
-    fn an_ask_after_any_torn_one_or_garbage_is_found() {
+    fn a_join_request_after_any_torn_one_or_garbage_is_found() {
         // Whatever the nonces: it is the kind that tells.
         for seeds in [[9, 3], [0, 0], [0, 3]] {
-            let [torn, whole] = seeds.map(|seed| ask(seed).encode());
-            for kept in 0..ASK_SIZE {
-                let mut asks = Asks::default();
-                asks.extend(&torn[..kept]);
-                assert_eq!(all(&mut asks), []);
-                asks.extend(&whole);
-                assert_eq!(all(&mut asks), [ask(seeds[1])], "after {kept} bytes of another");
+            let [torn, whole] = seeds.map(|seed| request(seed).encode());
+            for kept in 0..JOIN_REQUEST_SIZE {
+                let mut requests = JoinRequests::default();
+                requests.extend(&torn[..kept]);
+                assert_eq!(all(&mut requests), []);
+                requests.extend(&whole);
+                assert_eq!(
+                    all(&mut requests),
+                    [request(seeds[1])],
+                    "after {kept} bytes of another"
+                );
             }
         }
-        let whole = ask(3).encode();
+        let whole = request(3).encode();
         for garbage in [
             &b"hello"[..],
             b"witr",
@@ -296,13 +301,13 @@ mod tests {
             &[0; 64],
             b"witrpc\0awitrpc\0a",
         ] {
-            let mut asks = Asks::default();
-            asks.extend(garbage);
-            asks.extend(&whole);
-            asks.extend(garbage);
-            assert_eq!(all(&mut asks), [ask(3)], "{garbage:?}");
-            assert!(asks.take_skipped() >= garbage.len());
-            assert!(asks.pending.len() < ASK_SIZE);
+            let mut requests = JoinRequests::default();
+            requests.extend(garbage);
+            requests.extend(&whole);
+            requests.extend(garbage);
+            assert_eq!(all(&mut requests), [request(3)], "{garbage:?}");
+            assert!(requests.take_skipped() >= garbage.len());
+            assert!(requests.pending.len() < JOIN_REQUEST_SIZE);
         }
     }
 }

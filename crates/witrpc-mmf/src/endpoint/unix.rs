@@ -1,4 +1,4 @@
-//! The rendezvous on Unix: asks go through the door, a named pipe of the file system; answers go through a named pipe that the client
+//! The rendezvous on Unix: join requests go through the door, a named pipe of the file system; answers go through a named pipe that the client
 //! makes. `[seg.meet]`
 //!
 //! # Invariants
@@ -15,13 +15,13 @@ use crate::sys::Access;
 pub(super) mod directory;
 pub(super) mod fault;
 mod files;
-pub(super) mod join_request;
+pub(super) mod join_attempt;
 pub(super) mod listener;
 pub(super) mod lock;
 mod named_events;
 pub(super) mod sweep;
 
-pub(super) use self::join_request::JoinRequest;
+pub(super) use self::join_attempt::JoinAttempt;
 pub(super) use self::listener::{DoorListener, ReplyPath, longest_queue};
 pub(super) use self::lock::Lock;
 

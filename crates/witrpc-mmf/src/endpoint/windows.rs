@@ -1,4 +1,4 @@
-//! The rendezvous on Windows: the door is a kernel pipe, whose name is in the lock file. Ask and answer go through the same pipe
+//! The rendezvous on Windows: the door is a kernel pipe, whose name is in the lock file. Request and answer go through the same pipe
 //! instance, which then stays open to detect the peer's death. `[seg.meet]`, `[seg.windows.door]`
 //!
 //! # Invariants
@@ -13,13 +13,13 @@ use crate::sys::Access;
 
 pub(super) mod directory;
 pub(super) mod fault;
-pub(super) mod join_request;
+pub(super) mod join_attempt;
 pub(super) mod listener;
 pub(super) mod lock;
 mod lock_file;
 pub(super) mod sweep;
 
-pub(super) use self::join_request::JoinRequest;
+pub(super) use self::join_attempt::JoinAttempt;
 pub(super) use self::listener::{DoorListener, ReplyPath, longest_queue};
 pub(super) use self::lock::Lock;
 

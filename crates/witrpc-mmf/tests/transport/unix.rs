@@ -16,7 +16,7 @@ use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect, endpoints_in};
 use crate::common::{Endpoint, HANG, files, soon, sweeps_all_but, within};
 
 #[tokio::test]
-async fn garbage_and_torn_asks_at_the_door_keep_nobody_out() {
+async fn garbage_and_torn_join_requests_at_the_door_keep_nobody_out() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let path = endpoint.directory.path().join("test.door");

@@ -10,7 +10,7 @@ use crate::common::{Endpoint, Process, far, files, listening, soon, sweeps_all_b
 use crate::fake::FakeClient;
 
 #[tokio::test]
-async fn garbage_and_halves_of_asks_at_the_door_keep_nobody_out() {
+async fn garbage_and_halves_of_join_requests_at_the_door_keep_nobody_out() {
     let endpoint = Endpoint::new(|file| file);
     let mut door = endpoint.open().await;
     let directory = endpoint.directory.path().to_owned();

@@ -1,4 +1,4 @@
-//! The door of a server: a named pipe that clients write asks into. Answers go into a pipe that the client makes. `[seg.meet]`
+//! The door of a server: a named pipe that clients write join requests into. Answers go into a pipe that the client makes. `[seg.meet]`
 
 use std::{
     collections::VecDeque,
@@ -30,7 +30,7 @@ use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::door::{Entered, WaitingClient};
 use crate::endpoint::making::make;
 use crate::endpoint::paths::{EndpointPaths, remove};
-use crate::endpoint::rendezvous::{Answer, Ask, Asks};
+use crate::endpoint::rendezvous::{Answer, JoinRequest, JoinRequests};
 use crate::endpoint::slots::Lease;
 use crate::event::fifo::{self, FifoWaiter, Hold, Notifier, Pipe, Process};
 use crate::layout::LAYOUT_VERSION;
@@ -38,9 +38,9 @@ use crate::region::Side;
 use crate::sys::open::make_pipe;
 use crate::sys::{Access, Owner, region_file};
 
-/// The size of sixteen asks, which take at most some hundred microseconds to handle.
+/// The size of sixteen requests, which take at most some hundred microseconds to handle.
 const CHUNK: usize = 1024;
-/// How long asks are read while there are always more, and the pause after that. So the connections of the same runtime have most of
+/// How long requests are read while there are always more, and the pause after that. So the connections of the same runtime have most of
 /// its time, however many clients ask.
 const TURN: Duration = Duration::from_micros(500);
 const REST: Duration = Duration::from_millis(1);
@@ -57,7 +57,7 @@ pub(crate) fn longest_queue() -> usize {
     usize::try_from(clients).unwrap_or(usize::MAX)
 }
 
-/// The system's part of a [`Door`](crate::endpoint::Door): reads asks, and sends answers.
+/// The system's part of a [`Door`](crate::endpoint::Door): reads requests, and sends answers.
 #[derive(Debug)]
 pub(crate) struct DoorListener {
     /// The path of the door.
@@ -67,15 +67,15 @@ pub(crate) struct DoorListener {
     writer: File,
     /// Closed when the process has no more descriptors, so that a client can still be told so.
     spare: Option<File>,
-    asks: Asks,
-    /// Since when each read has found more asks.
+    requests: JoinRequests,
+    /// Since when each read has found more requests.
     busy_since: Option<Instant>,
     /// The pause, during which nothing is read.
     rest: Option<Pin<Box<Sleep>>>,
     skipped: Skipped,
 }
 
-/// Counts bytes that came through the door and were no ask. It is logged each time that the count has doubled.
+/// Counts bytes that came through the door and were no request. It is logged each time that the count has doubled.
 #[derive(Debug, Default)]
 struct Skipped {
     bytes: usize,
@@ -108,8 +108,8 @@ impl DoorListener {
             failed(format!("the door {}", path.display()), &error)
         })?;
         let spare = writer.try_clone().ok();
-        let (asks, skipped) = (Asks::default(), Skipped::default());
-        Ok(Self { path, pipe, writer, spare, asks, busy_since: None, rest: None, skipped })
+        let (requests, skipped) = (JoinRequests::default(), Skipped::default());
+        Ok(Self { path, pipe, writer, spare, requests, busy_since: None, rest: None, skipped })
     }
 
     fn make(path: &Path, access: Access) -> io::Result<(Pipe, File)> {
@@ -143,7 +143,7 @@ impl DoorListener {
         .await
     }
 
-    /// Reads asks, with a pause after each [`TURN`].
+    /// Reads requests, with a pause after each [`TURN`].
     fn poll_hear(
         &mut self,
         cx: &mut Context<'_>,
@@ -174,33 +174,33 @@ impl DoorListener {
     }
 
     fn take_in(&mut self, bytes: &[u8], paths: &EndpointPaths) -> Vec<WaitingClient> {
-        self.asks.extend(bytes);
+        self.requests.extend(bytes);
         let mut callers = Vec::new();
-        while let Some(ask) = self.asks.next() {
-            callers.extend(self.look(ask, paths));
+        while let Some(request) = self.requests.next() {
+            callers.extend(self.look(request, paths));
         }
-        if let Some(bytes) = self.skipped.add(self.asks.take_skipped()) {
+        if let Some(bytes) = self.skipped.add(self.requests.take_skipped()) {
             let endpoint = paths.name();
-            tracing::warn!(endpoint, bytes, "bytes that are no ask came through the door");
+            tracing::warn!(endpoint, bytes, "bytes that are no request came through the door");
         }
         callers
     }
 
-    /// The client of an ask, if it is still there.
-    fn look(&mut self, ask: Ask, paths: &EndpointPaths) -> Option<WaitingClient> {
-        let files = Files::of(paths, &ask.nonce);
+    /// The client of a request, if it is still there.
+    fn look(&mut self, request: JoinRequest, paths: &EndpointPaths) -> Option<WaitingClient> {
+        let files = Files::of(paths, &request.nonce);
         match fifo::open_end(&files.to_client, OFlags::WRONLY, files.access) {
             Ok(alive) => {
-                Some(WaitingClient::new(ask, ReplyPath { files, alive: Hold::new(alive) }))
+                Some(WaitingClient::new(request, ReplyPath { files, alive: Hold::new(alive) }))
             }
             Err(error) if fifo::is_nobody(&error) => {
-                tracing::debug!(process = ask.process_id, "a client asked and went");
+                tracing::debug!(process = request.process_id, "a client asked and went");
                 None
             }
             Err(error) => {
                 tracing::warn!(
                     error = %Escaped(&error),
-                    process = ask.process_id,
+                    process = request.process_id,
                     "a client cannot be waited for"
                 );
                 self.tell(&files, None, Answer::failed(&error));
@@ -240,7 +240,7 @@ impl DoorListener {
         }
     }
 
-    /// Removes the door, and returns the clients whose asks were not read yet. Does not use the runtime, which may be gone.
+    /// Removes the door, and returns the clients whose requests were not read yet. Does not use the runtime, which may be gone.
     ///
     /// Reads what is in the pipe once the door is gone, and at most [`LATE`] bytes of it. A client that has the pipe open may go on
     /// writing; it notices that the door is gone.
@@ -274,10 +274,10 @@ impl ReplyPath {
         mut self,
         file: MemoryMappedFile,
         _paths: EndpointPaths,
-        ask: Ask,
+        request: JoinRequest,
         lease: Lease,
     ) -> Entered {
-        match self.enter(&file, &ask, lease).await {
+        match self.enter(&file, &request, lease).await {
             Ok(Some(channel)) => Entered::In(channel),
             Ok(None) => Entered::Gone,
             Err(error) => Entered::Failed(self, error),
@@ -288,7 +288,7 @@ impl ReplyPath {
     async fn enter(
         &mut self,
         file: &MemoryMappedFile,
-        ask: &Ask,
+        request: &JoinRequest,
         lease: Lease,
     ) -> io::Result<Option<Channel>> {
         let files = self.files.clone();
@@ -312,7 +312,7 @@ impl ReplyPath {
         let region = region_file::make(&files.region)?;
         made.region = true;
         let is_there = |cx: &mut Context<'_>| self.poll_is_alive(cx);
-        let Some(region) = make(region, file, &ask.nonce, files.access, is_there).await? else {
+        let Some(region) = make(region, file, &request.nonce, files.access, is_there).await? else {
             return Ok(None);
         };
         fail_point::at("door.made_region");
@@ -327,10 +327,10 @@ impl ReplyPath {
         if !files.to_client.exists() {
             return Ok(None);
         }
-        tracing::debug!(process = ask.process_id, watched = watch.is_some(), "let in");
+        tracing::debug!(process = request.process_id, watched = watch.is_some(), "let in");
         let terms = Terms {
             side: Side::Server,
-            peer_process_id: Some(ask.process_id),
+            peer_process_id: Some(request.process_id),
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
@@ -409,7 +409,7 @@ mod tests {
     use super::*;
     use crate::endpoint::lock;
 
-    /// Whether asks have arrived, and the door does not pause.
+    /// Whether requests have arrived, and the door does not pause.
     async fn heard(listener: &mut DoorListener, paths: &EndpointPaths) -> bool {
         tokio::task::yield_now().await; // So that the runtime sees what is ready.
         let mut nobody = VecDeque::new();
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_asks_are_told_of_each_time_that_they_have_doubled() {
+    fn bytes_that_are_no_join_requests_are_logged_each_time_that_they_have_doubled() {
         let mut skipped = Skipped::default();
         assert_eq!(skipped.add(0), None);
         let told: Vec<_> = (0..1000).filter_map(|_| skipped.add(1)).collect();

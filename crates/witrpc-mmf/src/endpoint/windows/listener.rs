@@ -22,7 +22,7 @@ use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::door::{Entered, WaitingClient};
 use crate::endpoint::making::make;
 use crate::endpoint::paths::{EndpointPaths, hex};
-use crate::endpoint::rendezvous::{ASK_SIZE, Answer, Ask};
+use crate::endpoint::rendezvous::{Answer, JOIN_REQUEST_SIZE, JoinRequest};
 use crate::endpoint::slots::Lease;
 use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
@@ -42,7 +42,7 @@ pub(crate) const fn longest_queue() -> usize {
     if cfg!(test) { 3 } else { 1024 }
 }
 
-/// The system's part of a [`Door`](crate::endpoint::Door): reads asks, and sends answers.
+/// The system's part of a [`Door`](crate::endpoint::Door): reads requests, and sends answers.
 #[derive(Debug)]
 pub(crate) struct DoorListener {
     name: String,
@@ -56,7 +56,7 @@ pub(crate) struct DoorListener {
 struct Visitor {
     line: Line<NamedPipeServer>,
     /// What it has asked so far; `None` if it was refused.
-    ask: Option<Vec<u8>>,
+    request: Option<Vec<u8>>,
     until: Instant,
 }
 
@@ -136,7 +136,7 @@ impl DoorListener {
         } // Else the client notices that we have gone, and asks the next server.
     }
 
-    /// Stops listening. No client can have asked whose ask was not read.
+    /// Stops listening. No client can have asked whose request was not read.
     pub(crate) fn close(&mut self, _paths: &EndpointPaths) -> Vec<WaitingClient> {
         self.open = None;
         fail_point::at("door.removed");
@@ -151,11 +151,11 @@ fn instance(name: &str, first: bool) -> io::Result<NamedPipeServer> {
     registered(|| create_pipe(&options, name))
 }
 
-fn admit(visitors: &mut VecDeque<Visitor>, line: Line<NamedPipeServer>, ask: Option<Vec<u8>>) {
+fn admit(visitors: &mut VecDeque<Visitor>, line: Line<NamedPipeServer>, request: Option<Vec<u8>>) {
     if visitors.len() >= MOST_VISITORS {
         visitors.pop_front();
     }
-    visitors.push_back(Visitor { line, ask, until: Instant::now() + PATIENCE });
+    visitors.push_back(Visitor { line, request, until: Instant::now() + PATIENCE });
 }
 
 async fn until(moment: Option<Instant>) {
@@ -165,7 +165,7 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// Returns the clients whose asks are complete; an empty list if a waiting client has gone.
+/// Returns the clients whose requests are complete; an empty list if a waiting client has gone.
 fn poll_visitors(
     visitors: &mut VecDeque<Visitor>,
     waiting: &mut VecDeque<WaitingClient>,
@@ -175,12 +175,12 @@ fn poll_visitors(
     waiting.retain_mut(|caller| caller.reply.poll_is_alive(cx));
     let (mut callers, mut at) = (Vec::new(), 0);
     while at < visitors.len() {
-        match visitors[at].poll_ask(cx) {
+        match visitors[at].poll_request(cx) {
             Poll::Pending => at += 1,
-            Poll::Ready(ask) => {
+            Poll::Ready(request) => {
                 let visitor = visitors.remove(at);
-                if let (Some(ask), Some(Visitor { line, .. })) = (ask, visitor) {
-                    callers.push(WaitingClient::new(ask, ReplyPath { line: Some(line) }));
+                if let (Some(request), Some(Visitor { line, .. })) = (request, visitor) {
+                    callers.push(WaitingClient::new(request, ReplyPath { line: Some(line) }));
                 }
             }
         }
@@ -192,24 +192,24 @@ fn poll_visitors(
 }
 
 impl Visitor {
-    /// Its ask; `None` if it has gone, or sent no valid ask.
-    fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ask>> {
+    /// Its request; `None` if it has gone, or sent no valid request.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<JoinRequest>> {
         loop {
-            let mut bytes = [0; ASK_SIZE];
-            let missing = ASK_SIZE - self.ask.as_ref().map_or(0, Vec::len);
+            let mut bytes = [0; JOIN_REQUEST_SIZE];
+            let missing = JOIN_REQUEST_SIZE - self.request.as_ref().map_or(0, Vec::len);
             let Poll::Ready(heard) = self.line.poll_hear(cx, &mut bytes[..missing]) else {
                 return Poll::Pending;
             };
-            let (Ok(heard @ 1..), Some(ask)) = (heard, &mut self.ask) else {
+            let (Ok(heard @ 1..), Some(request)) = (heard, &mut self.request) else {
                 return Poll::Ready(None);
             };
-            ask.extend_from_slice(&bytes[..heard]);
-            if let Some(whole) = ask.first_chunk() {
-                let ask = Ask::decode(whole);
-                if ask.is_none() {
-                    tracing::warn!("what came through the door is no ask");
+            request.extend_from_slice(&bytes[..heard]);
+            if let Some(whole) = request.first_chunk() {
+                let request = JoinRequest::decode(whole);
+                if request.is_none() {
+                    tracing::warn!("what came through the door is no request");
                 }
-                return Poll::Ready(ask);
+                return Poll::Ready(request);
             }
         }
     }
@@ -234,10 +234,10 @@ impl ReplyPath {
         mut self,
         file: MemoryMappedFile,
         paths: EndpointPaths,
-        ask: Ask,
+        request: JoinRequest,
         lease: Lease,
     ) -> Entered {
-        match self.enter(&file, &paths, &ask, lease).await {
+        match self.enter(&file, &paths, &request, lease).await {
             Ok(Some(channel)) => Entered::In(channel),
             Ok(None) => Entered::Gone,
             Err(error) => Entered::Failed(self, error),
@@ -249,15 +249,16 @@ impl ReplyPath {
         &mut self,
         file: &MemoryMappedFile,
         paths: &EndpointPaths,
-        ask: &Ask,
+        request: &JoinRequest,
         lease: Lease,
     ) -> io::Result<Option<Channel>> {
         if !self.poll_is_alive(&mut Context::from_waker(std::task::Waker::noop())) {
             return Ok(None);
         }
-        let region = region_file::make(&paths.file(&ask.nonce, "mmf"))?;
+        let region = region_file::make(&paths.file(&request.nonce, "mmf"))?;
         let is_there = |cx: &mut Context<'_>| self.poll_is_alive(cx);
-        let Some(region) = make(region, file, &ask.nonce, paths.access(), is_there).await? else {
+        let Some(region) = make(region, file, &request.nonce, paths.access(), is_there).await?
+        else {
             return Ok(None);
         };
         fail_point::at("door.made_region");
@@ -268,7 +269,7 @@ impl ReplyPath {
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
         line.say(&come_in.encode());
         // Prefer the system's process id to the one that the client stated.
-        let process = client_process(line.pipe()).unwrap_or(ask.process_id);
+        let process = client_process(line.pipe()).unwrap_or(request.process_id);
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(process),

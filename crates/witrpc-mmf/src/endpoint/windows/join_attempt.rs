@@ -1,4 +1,4 @@
-//! A client's join request: its ask goes through the server's pipe, and the answer comes back there. `[seg.windows.door]`
+//! A client's attempt to join: the join request goes through the server's pipe, and the answer comes back through it. `[seg.windows.door]`
 
 use std::{future::poll_fn, io, time::Duration};
 
@@ -13,9 +13,9 @@ use super::lock::read;
 use super::lock_file::{pipe_name, read_lock};
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::{JoinSent, Received};
+use crate::endpoint::caller::{AttemptSent, Received};
 use crate::endpoint::paths::EndpointPaths;
-use crate::endpoint::rendezvous::{ANSWER_SIZE, Ask, Kind, RENDEZVOUS_VERSION};
+use crate::endpoint::rendezvous::{ANSWER_SIZE, JoinRequest, Kind, RENDEZVOUS_VERSION};
 use crate::event::pipe::Line;
 use crate::event::raw_sync::Events;
 use crate::event::registered;
@@ -27,32 +27,32 @@ use crate::sys::windows::{code_of, server_process};
 const DYING: Duration = Duration::from_secs(1);
 
 /// A join request that was sent.
-pub(crate) struct JoinRequest {
+pub(crate) struct JoinAttempt {
     paths: EndpointPaths,
     nonce: Instance,
     line: Line<NamedPipeClient>,
     heard: Vec<u8>,
 }
 
-impl JoinRequest {
-    /// Sends an ask, if there is a server.
+impl JoinAttempt {
+    /// Sends a request, if there is a server.
     ///
     /// # Errors
     ///
     /// `PermissionDenied` if the door is not of the process that the lock file names; whatever else the system says.
-    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<JoinSent> {
+    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<AttemptSent> {
         // A file that is being removed cannot be read.
         let found = read(&paths.lock(), paths.access()).unwrap_or_default();
-        let Some((record, door)) = read_lock(&found) else { return Ok(JoinSent::NoServer) };
+        let Some((record, door)) = read_lock(&found) else { return Ok(AttemptSent::NoServer) };
         fail_point::at("caller.looked");
         let pipe = match registered(|| ClientOptions::new().open(pipe_name(&door))) {
             Ok(pipe) => pipe,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(JoinSent::NoServer);
+                return Ok(AttemptSent::NoServer);
             }
             // No instance of it is free just now.
             Err(error) if code_of(&error) == Some(ERROR_PIPE_BUSY) => {
-                return Ok(JoinSent::NotAccepted);
+                return Ok(AttemptSent::NotAccepted);
             }
             Err(error) => return Err(error),
         };
@@ -63,11 +63,11 @@ impl JoinRequest {
         let mut nonce = Instance::default();
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
-        let ask = Ask { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
+        let request = JoinRequest { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
         let mut line = Line::new(pipe);
-        line.say(&ask.encode());
+        line.say(&request.encode());
         let request = Self { paths: paths.clone(), nonce, line, heard: Vec::new() };
-        Ok(JoinSent::Waiting(Box::new(request)))
+        Ok(AttemptSent::Waiting(Box::new(request)))
     }
 
     /// Waits for the next answer. Whether there was one before does not matter here: the pipe reports the server's death at once.

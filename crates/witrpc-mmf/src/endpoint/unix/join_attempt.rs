@@ -1,4 +1,4 @@
-//! A client's join request: its ask goes through the server's door, the answer through a pipe that the client makes. `[seg.meet]`
+//! A client's attempt to join: the join request goes through the server's door, the answer through a pipe that the client makes. `[seg.meet]`
 
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
@@ -12,9 +12,9 @@ use super::files::{Files, door};
 use super::named_events::NamedEvents;
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::caller::{JoinSent, Received};
+use crate::endpoint::caller::{AttemptSent, Received};
 use crate::endpoint::paths::{EndpointPaths, remove};
-use crate::endpoint::rendezvous::{ANSWER_SIZE, Ask, Kind, RENDEZVOUS_VERSION};
+use crate::endpoint::rendezvous::{ANSWER_SIZE, JoinRequest, Kind, RENDEZVOUS_VERSION};
 use crate::event::fifo::{self, FifoWaiter, Notifier, Pipe};
 use crate::layout::Instance;
 use crate::region::{Region, Side};
@@ -25,33 +25,33 @@ use crate::sys::Owner;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A join request that was sent.
-pub(crate) struct JoinRequest {
+pub(crate) struct JoinAttempt {
     nonce: Instance,
     left: Left,
     pipe: Pipe,
     record: Record,
-    /// Device and inode of the door that the ask went through.
+    /// Device and inode of the door that the request went through.
     door: (u64, u64),
     path: PathBuf,
 }
 
-impl JoinRequest {
-    /// Sends an ask, if there is a server.
+impl JoinAttempt {
+    /// Sends a request, if there is a server.
     ///
     /// # Errors
     ///
     /// Whatever the system says.
-    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<JoinSent> {
-        match Self::ask(paths) {
-            Ok(request) => Ok(JoinSent::Waiting(Box::new(request))),
+    pub(crate) fn send(paths: &EndpointPaths) -> io::Result<AttemptSent> {
+        match Self::request(paths) {
+            Ok(request) => Ok(AttemptSent::Waiting(Box::new(request))),
             // No server; or a sweep removed our pipe as that of a dead client.
-            Err(error) if fifo::is_nobody(&error) => Ok(JoinSent::NoServer),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(JoinSent::NotAccepted),
+            Err(error) if fifo::is_nobody(&error) => Ok(AttemptSent::NoServer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(AttemptSent::NotAccepted),
             Err(error) => Err(error),
         }
     }
 
-    fn ask(paths: &EndpointPaths) -> io::Result<Self> {
+    fn request(paths: &EndpointPaths) -> io::Result<Self> {
         let path = door(paths);
         // Fails if nobody reads it.
         let door = File::from(fifo::open_end(&path, OFlags::WRONLY, paths.access())?);
@@ -64,10 +64,10 @@ impl JoinRequest {
         fail_point::at("caller.made_event");
         let pipe = fifo::register(pipe)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
-        let ask = Ask { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
+        let request = JoinRequest { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
         // The end is opened for reading too, so that a server that dies now causes no `SIGPIPE`. It is closed at once: otherwise the
         // next client would take us for the server.
-        Notifier::open_same(&path, paths.access(), &door)?.write(&ask.encode())?;
+        Notifier::open_same(&path, paths.access(), &door)?.write(&request.encode())?;
         left.asked = true;
         fail_point::at("caller.asked");
         let door = door.metadata()?;
