@@ -167,8 +167,8 @@ fn paths_are_opened_and_given_rights_in_one_place() {
 /// A destructor runs in a forked child as well, on a copy of what is the parent's.
 #[test]
 fn destructors_of_the_transport_ask_whose_process_it_is() {
-    // The thread of the one is not there in the child, and what it changes is memory of the process; what the other changes asks.
-    const HARMLESS: [&str; 2] = ["Bell", "Lease"];
+    // A `Notifier` has a thread that does not exist in the child, and changes only private memory; what a `Lease` changes asks.
+    const HARMLESS: [&str; 2] = ["Notifier", "Lease"];
     let transport = |(name, _): &(String, String)| {
         name.starts_with("crates/witrpc-mmf/src/") && !name.contains("/windows")
     };
