@@ -8,11 +8,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cpu::Placement;
 use crate::growth::{self, Wanted};
-use crate::job;
 use crate::neighbours::{self, Neighbours};
 use crate::plan;
 use crate::probe::aead::Aead;
 use crate::probe::crowd;
+use crate::roles;
 use crate::rounds::{self, Effort};
 use crate::{csv_file, plots, table, targets};
 
@@ -127,8 +127,8 @@ pub(crate) fn main() -> Result<()> {
         None => compare(&cli.table),
         Some(Command::List) => list(),
         Some(Command::Plot { csv, directory }) => plots::draw(&csv_file::read(&csv)?, &directory),
-        Some(Command::Client { job }) => job::play_client(&job),
-        Some(Command::Server { job }) => job::play_server(&job),
+        Some(Command::Client { job }) => roles::play_client(&job),
+        Some(Command::Server { job }) => roles::play_server(&job),
         Some(Command::Targets { only, effort, json }) => {
             let _neighbours = Neighbours::start(effort.neighbours)?;
             targets::run(&only, effort.effort(), json)

@@ -14,7 +14,12 @@ use crate::rounds::{self, Effort, FIGURES, progress};
 use crate::sample::Spread;
 use crate::scenario::Scenario;
 use crate::system::{Flavour, Kind};
+use crate::systems::growing::{METHODS, SUBSCRIBERS};
 use crate::table::{between, short};
+
+const CLIENTS: [u32; 9] = [1, 2, 5, 10, 20, 50, 100, 200, 500];
+/// Of a thousand calls at each of the servers.
+const SLICES: u32 = 10;
 
 /// What grows.
 struct Growth {
@@ -77,20 +82,6 @@ const ALL: [Growth; 5] = [
     },
 ];
 
-const CLIENTS: [u32; 9] = [1, 2, 5, 10, 20, 50, 100, 200, 500];
-/// Of a thousand calls at each of the servers.
-const SLICES: u32 = 10;
-pub(crate) const SUBSCRIBERS: [(u32, &str); 7] = [
-    (1, "subscribers-1"),
-    (3, "subscribers-3"),
-    (10, "subscribers-10"),
-    (30, "subscribers-30"),
-    (100, "subscribers-100"),
-    (250, "subscribers-250"),
-    (500, "subscribers-500"),
-];
-pub(crate) const METHODS: [(u32, &str); 4] =
-    [(1, "methods-1"), (10, "methods-10"), (100, "methods-100"), (1000, "methods-1000")];
 const NAMES: [&str; 4] = ["growth", "placement", "system", "x"];
 
 /// What is asked for.

@@ -10,12 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::{self, Placement};
+use crate::cpu::Placement;
 use crate::sample::Sample;
-use crate::scenario::{self, Meter, Scenario};
-use crate::server::{self, Server};
-use crate::system::{Endpoint, Flavour, Ready, System};
-use crate::systems;
+use crate::scenario::Scenario;
+use crate::system::{Endpoint, Flavour, REGION};
 
 /// What the processes are told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,51 +25,6 @@ pub(crate) struct Job {
     pub(crate) scenario: Scenario,
     pub(crate) millis: u64,
     pub(crate) at: Endpoint,
-}
-
-/// The side of a system that a process is, with the types of its client and server forgotten.
-pub(crate) trait Play: Send + Sync {
-    fn serve(&'static self, job: &Job) -> Result<()>;
-    fn measure(&'static self, job: Job, server: Server) -> Result<Sample>;
-}
-
-impl<S: System> Play for S {
-    fn serve(&'static self, job: &Job) -> Result<()> {
-        let (at, flavour) = (job.at.clone(), job.flavour);
-        flavour.run(async move {
-            tokio::select! {
-                ended = S::serve(self, at, Ready::new()) => ended,
-                () = server::told_to_end(flavour) => Ok(()),
-            }
-        })
-    }
-
-    fn measure(&'static self, job: Job, server: Server) -> Result<Sample> {
-        job.flavour.run(async move {
-            let mut client = S::connect(self, job.at, server.words.clone()).await?;
-            let mut meter = Meter { duration: Duration::from_millis(job.millis), server };
-            scenario::run(&mut client, job.scenario, &mut meter).await
-        })
-    }
-}
-
-/// The client's process: prints its sample.
-pub(crate) fn play_client(job: &str) -> Result<()> {
-    let job: Job = serde_json::from_str(job)?;
-    raise_limit()?;
-    cpu::pin(job.cpus[0])?;
-    let server = Server::start("server", &job)?;
-    let sample = systems::named(&job.system)?.measure(job, server)?;
-    println!("{}", serde_json::to_string(&sample)?);
-    Ok(())
-}
-
-/// The server's process.
-pub(crate) fn play_server(job: &str) -> Result<()> {
-    let job: Job = serde_json::from_str(job)?;
-    raise_limit()?;
-    cpu::pin(job.cpus[1])?;
-    systems::named(&job.system)?.serve(&job)
 }
 
 /// Hundreds of clients take more descriptors than is usual to allow.
@@ -95,12 +48,7 @@ impl Job {
             Scenario::InFlight(calls) => u32::try_from(calls).ok().filter(|calls| *calls > 1000),
             _ => None,
         };
-        let at = Endpoint {
-            directory: PathBuf::new(),
-            clients: 1,
-            region: systems::witrpc::REGION,
-            in_flight,
-        };
+        let at = Endpoint { directory: PathBuf::new(), clients: 1, region: REGION, in_flight };
         let cpus = placement.cpus();
         Self { system: system.to_owned(), flavour, cpus, scenario, millis: 500, at }
     }

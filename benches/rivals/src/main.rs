@@ -3,14 +3,18 @@
 
 mod allocations;
 mod cli;
+mod client;
 mod cpu;
 mod csv_file;
 mod growth;
 mod job;
+mod measuring;
 mod neighbours;
 mod plan;
+mod playing;
 mod plots;
 mod probe;
+mod roles;
 mod rounds;
 mod sample;
 mod scenario;

@@ -3,8 +3,9 @@
 use anyhow::{Result, ensure};
 
 use crate::cpu::Placement;
+use crate::playing::Entry;
 use crate::scenario::Scenario;
-use crate::system::{Entry, Flavour, Kind};
+use crate::system::{Flavour, Kind};
 use crate::systems;
 
 /// One line of the table.

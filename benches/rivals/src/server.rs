@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 
 use crate::allocations;
-use crate::job::Job;
 use crate::system::Flavour;
 
 /// The server's process, ended with this value.
@@ -20,7 +20,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it, and waits until it can be reached.
-    pub(crate) fn start(role: &str, job: &Job) -> Result<Self> {
+    pub(crate) fn start(role: &str, job: &impl Serialize) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([role, &serde_json::to_string(job)?])
             .stdin(Stdio::piped())

@@ -1,7 +1,4 @@
-//! What a system is to the scenarios: a server that is started, and a client that calls.
-//!
-//! Two shapes of clients are enough: a [`Caller`] has any number of calls under way, a [`Pipe`] has its answers in the
-//! order of its requests. A system that blocks is written as futures that never wait.
+//! What a system is to the comparison: a server that is started, and a client that calls.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +9,10 @@ use std::task::{Context, Poll, Waker};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::{Calls, Scenario};
+use crate::client::Calls;
+
+/// Bytes of a client's shared memory, for systems that are told.
+pub(crate) const REGION: u64 = 1 << 20;
 
 /// What runs a system's futures, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,27 +117,6 @@ pub(crate) trait System: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Client>> + Send;
 }
 
-/// A client with any number of calls under way on one connection.
-pub(crate) trait Caller: Clone + Send + Sync + 'static {
-    /// The small call.
-    fn add(&self, a: i32, b: i32) -> impl Future<Output = Result<i32>> + Send;
-
-    /// Bytes there and back. They begin and end in memory of this process alone, for every system.
-    fn echo(&self, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>>> + Send;
-}
-
-/// A client whose answers come in the order of its requests.
-pub(crate) trait Pipe: Send + 'static {
-    /// Sends the request of the small call.
-    fn ask(&mut self, a: i32, b: i32) -> impl Future<Output = Result<()>> + Send;
-
-    /// Takes the answer to the request that has waited longest.
-    fn answer(&mut self) -> impl Future<Output = Result<i32>> + Send;
-
-    /// Bytes there and back, with nothing else under way.
-    fn echo(&mut self, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>>> + Send;
-}
-
 /// What a system is to the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -145,43 +124,4 @@ pub(crate) enum Kind {
     Floor,
     Ours,
     Rival,
-}
-
-/// A system as the table has it.
-pub(crate) struct Entry {
-    pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
-    pub(crate) flavours: &'static [Flavour],
-    pub(crate) system: Box<dyn crate::job::Play>,
-    /// It never sleeps: with both processes on one CPU, it would keep its own peer from running.
-    pub(crate) polls: bool,
-    /// Why it does not take part in this scenario.
-    pub(crate) excuse: fn(Scenario) -> Option<&'static str>,
-}
-
-impl Entry {
-    pub(crate) fn new<S: System>(
-        kind: Kind,
-        name: &'static str,
-        flavours: &'static [Flavour],
-        system: S,
-    ) -> Self {
-        Self { name, kind, flavours, system: Box::new(system), polls: false, excuse: |_| None }
-    }
-
-    pub(crate) fn polls(self) -> Self {
-        Self { polls: true, ..self }
-    }
-
-    pub(crate) fn excused(self, excuse: fn(Scenario) -> Option<&'static str>) -> Self {
-        Self { excuse, ..self }
-    }
-
-    /// Its name, with the flavour if there is a choice.
-    pub(crate) fn label(&self, flavour: Flavour) -> String {
-        match flavour {
-            Flavour::Blocking => self.name.to_owned(),
-            flavour => format!("{}-{flavour}", self.name),
-        }
-    }
 }

@@ -4,11 +4,11 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
-use crate::growth::{METHODS, SUBSCRIBERS};
-use crate::job::Play;
-use crate::system::{Entry, Flavour, Kind};
+use crate::playing::{Entry, Play};
+use crate::system::{Flavour, Kind};
+use growing::{METHODS, SUBSCRIBERS};
 
-mod growing;
+pub(crate) mod growing;
 mod iceoryx2;
 mod ipc_channel;
 mod remoc;

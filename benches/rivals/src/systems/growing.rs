@@ -10,12 +10,24 @@ use tokio::sync::Notify;
 use witrpc::prelude::*;
 
 use super::witrpc::Witrpc;
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 const CONNECT: Duration = Duration::from_secs(60);
 /// Smaller than usual, as there are hundreds.
 const REGION: u64 = 256 << 10;
+
+pub(crate) const SUBSCRIBERS: [(u32, &str); 7] = [
+    (1, "subscribers-1"),
+    (3, "subscribers-3"),
+    (10, "subscribers-10"),
+    (30, "subscribers-30"),
+    (100, "subscribers-100"),
+    (250, "subscribers-250"),
+    (500, "subscribers-500"),
+];
+pub(crate) const METHODS: [(u32, &str); 4] =
+    [(1, "methods-1"), (10, "methods-10"), (100, "methods-100"), (1000, "methods-1000")];
 
 /// A contract with so many methods, of which the last is called.
 macro_rules! contract {

@@ -15,8 +15,8 @@ use iceoryx2::prelude::*;
 use iceoryx2::response::Response;
 use iceoryx2::service::port_factory::request_response::PortFactory;
 
-use crate::scenario::InOrder;
-use crate::system::{Endpoint, Pipe, Ready, System};
+use crate::client::{InOrder, Pipe};
+use crate::system::{Endpoint, Ready, System};
 
 /// How the ends wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

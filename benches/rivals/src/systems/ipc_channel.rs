@@ -7,8 +7,8 @@ use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender, IpcShared
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::scenario::InOrder;
-use crate::system::{Endpoint, Pipe, Ready, System};
+use crate::client::{InOrder, Pipe};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct IpcChannel;
 

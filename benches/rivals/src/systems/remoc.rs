@@ -11,8 +11,8 @@ use remoc::rtc::CallError;
 use remoc::rtc::ServerShared as _;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Remoc;
 

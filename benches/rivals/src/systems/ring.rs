@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use memmap2::MmapRaw;
 use rustix::thread::futex;
 
-use crate::scenario::InOrder;
-use crate::system::{Endpoint, Pipe, Ready, System};
+use crate::client::{InOrder, Pipe};
+use crate::system::{Endpoint, Ready, System};
 
 /// How the ends wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use shmipc::session::{SessionManager, SessionManagerConfig};
 use shmipc::stream::Stream;
 use shmipc::transport::{DefaultUnixConnect, DefaultUnixListen};
 
-use crate::scenario::InOrder;
-use crate::system::{Endpoint, Pipe, Ready, System};
+use crate::client::{InOrder, Pipe};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Shmipc;
 

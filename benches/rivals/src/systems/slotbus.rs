@@ -10,8 +10,8 @@ use anyhow::Result;
 use slotbus::types::RequestMeta;
 use slotbus::{SlotBus, SlotBusConfig, SlotWorker};
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Slotbus;
 

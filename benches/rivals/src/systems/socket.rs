@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::scenario::InOrder;
-use crate::system::{Endpoint, Pipe, Ready, System};
+use crate::client::{InOrder, Pipe};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Socket;
 

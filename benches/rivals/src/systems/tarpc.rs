@@ -11,8 +11,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_serde::formats::{Bincode, Json};
 use tokio_util::codec::LengthDelimitedCodec;
 
-use crate::scenario::{Multiplexed, Scenario};
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::scenario::Scenario;
+use crate::system::{Endpoint, Ready, System};
 
 /// How values cross.
 #[derive(Clone, Copy)]

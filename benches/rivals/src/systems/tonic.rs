@@ -21,8 +21,8 @@ use tonic::transport::{Channel, Endpoint as Address};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Tonic;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use witrpc::prelude::*;
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 /// What is called.
 #[witrpc::service]
@@ -41,8 +41,6 @@ pub(crate) enum Witrpc {
     PostcardThread,
 }
 
-/// The default. A larger one leaves the cache.
-pub(crate) const REGION: u64 = 1 << 20;
 /// For the largest payload of all scenarios.
 const MAX_MESSAGE: u64 = 512 << 20;
 const CONNECT: Duration = Duration::from_secs(5);

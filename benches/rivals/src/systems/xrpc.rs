@@ -9,8 +9,8 @@ use xrpc::{
     MessageChannelAdapter, RpcClient, RpcServer, SharedMemoryConfig, SharedMemoryFrameTransport,
 };
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Xrpc;
 

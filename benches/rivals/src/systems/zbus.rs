@@ -5,8 +5,8 @@ use serde_bytes::ByteBuf;
 use tokio::net::{UnixListener, UnixStream};
 use zbus::connection::Builder;
 
-use crate::scenario::Multiplexed;
-use crate::system::{Caller, Endpoint, Ready, System};
+use crate::client::{Caller, Multiplexed};
+use crate::system::{Endpoint, Ready, System};
 
 pub(crate) struct Zbus;
 

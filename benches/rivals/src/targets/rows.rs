@@ -5,11 +5,12 @@
 
 use anyhow::Result;
 
-use super::{Round, Row};
 use crate::cpu::Placement::{self, OneCore, TwoCores};
+use crate::probe::crowd::Found;
 use crate::sample::Sample;
 use crate::scenario::Scenario;
-use crate::systems::witrpc::REGION;
+use crate::system::REGION;
+use crate::targets::round::{Round, Row};
 
 const POSTCARD: &str = "witrpc-postcard-mt";
 const JSON: &str = "witrpc-json-mt";
@@ -20,8 +21,6 @@ const ENCRYPTED: &str = "witrpc-encrypted-mt";
 const SOCKET: &str = "socket-mt";
 const RING: &str = "ring-spin";
 
-/// A frame's header, which is authenticated beside what is sealed.
-pub(super) const FRAME_HEADER: usize = 24;
 /// What a small call's frame has besides, about.
 const SMALL_FRAME: usize = 32;
 /// The part of a large message that is sealed at a time.
@@ -237,8 +236,7 @@ fn clients() -> Vec<Row> {
             "KiB per idle connection, both sides, region aside",
             |round| {
                 let [one, many] = round.crowd()?;
-                let grown =
-                    |of: fn(&super::Found) -> u64| of(&many).saturating_sub(of(&one)) as f64;
+                let grown = |of: fn(&Found) -> u64| of(&many).saturating_sub(of(&one)) as f64;
                 let more = f64::from(many.clients - one.clients);
                 Ok((grown(|f| f.server) + grown(|f| f.silent)) / more / 1024.0)
             },
