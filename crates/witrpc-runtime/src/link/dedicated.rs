@@ -1,7 +1,7 @@
 //! A thread that drives one connection and does nothing else.
 //!
-//! It waits on a runtime of its own, so no other task delays it, and it never moves. What handlers spawn, and those that
-//! are not done at once, run on the runtime that the server was started on.
+//! It has a runtime of its own, so no other task delays it, and it never moves to another thread. Tasks that handlers spawn, and handlers
+//! that do not finish at their first poll, run on the runtime on which the server was started.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, waiter: Box<dyn Waiter>
     let started = thread.spawn(move || {
         let _running = running;
         let _span = span.entered();
-        // Where the driver does not come to do it.
+        // If the driver does not get to do it.
         let guard = TakeDown(&*driven);
         if let Err(error) = run(&driven, waiter, &main) {
             tracing::warn!(
@@ -40,7 +40,7 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, waiter: Box<dyn Waiter>
         drop(guard);
     });
     match started {
-        // Dropped at the thread's end, however that comes.
+        // Dropped when the thread ends, for whatever reason.
         Ok(_) => drop(ended.await),
         Err(error) => {
             connection.fail(&Error::io("starting a thread for a connection", &error));
@@ -71,7 +71,7 @@ struct Stop<'a, D: Driven>(&'a D);
 
 impl<D: Driven> Drop for Stop<'_, D> {
     fn drop(&mut self) {
-        // Without effect once it has ended.
+        // No effect once the thread has ended.
         self.0.close(CloseReason::RuntimeGone);
         self.0.link().wake_driver();
     }

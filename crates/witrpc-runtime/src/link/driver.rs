@@ -17,29 +17,28 @@ use crate::link::rescue;
 use crate::link::sending::Sends;
 use crate::link::turns::{Driven, Turn, Turns};
 
-/// Frames per turn: enough to make a batch, few enough that the runtime's other tasks get on.
+/// Frames per turn: enough for a batch, few enough that the runtime's other tasks are not delayed.
 const TURN_FRAMES: usize = 32;
 /// The same with a peer that shares our CPU: it runs once we are done, or once it is notified of the first frame of a batch.
 const TURN_FRAMES_ON_ONE_CPU: usize = 128;
-/// Chunks of what takes turns that are sent in one go, as long as nothing else is to be done.
+/// Chunks of long messages and streams that are sent in a row while there is nothing else to do.
 const TURN_PUMPS: usize = 24;
-/// How long a peer that has left no room may take to make some for the goodbye.
+/// How long the driver waits for room for the goodbye.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
-/// How long polling may keep the runtime's thread before it lets other tasks run: more than a yield costs, for which tokio
-/// may wake another worker.
+/// How long the driver polls before it yields to other tasks: longer than a yield takes, for which tokio may wake another worker.
 const POLL_SLICE: Duration = Duration::from_micros(20);
-/// How long finding work again and again may keep it. Longer, as a small call is over sooner than the runtime's other tasks
-/// have had their turn.
+/// How long the driver goes on without a yield while it finds work each time. This is longer, as a small call is done sooner than the
+/// runtime's other tasks have run.
 const BUSY_SLICE: Duration = Duration::from_micros(500);
-/// Rounds between two looks at the clock for that.
+/// How many rounds pass between two readings of the clock for that.
 const ROUNDS_PER_CLOCK: u32 = 16;
 
 /// Drives a connection to its end.
 pub(crate) async fn drive<D: Driven>(connection: Arc<D>, mut waiter: Box<dyn Waiter>) {
-    // Dropped with the runtime, too: then the connection ends here and now.
+    // Also dropped with the runtime: then the connection ends at once.
     let guard = TakeDown(&*connection);
     let result = caught(run(&connection, &mut *waiter)).await.unwrap_or_else(|message| {
-        // Some code of the user's that nobody expected to panic.
+        // Code of the user panicked where no panic was expected.
         tracing::error!(
             connection = connection.link().id,
             panic = %Escaped(&message),
@@ -74,7 +73,7 @@ async fn say_goodbye<D: Driven>(connection: &D, waiter: &mut dyn Waiter) {
     }
 }
 
-/// Takes the connection down, however its driving ends.
+/// Releases everything of the connection, however its driver ends.
 pub(crate) struct TakeDown<'a, D: Driven>(pub(crate) &'a D);
 
 impl<D: Driven> Drop for TakeDown<'_, D> {
@@ -84,7 +83,7 @@ impl<D: Driven> Drop for TakeDown<'_, D> {
 }
 
 async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<(), Error> {
-    // While there is nothing to do.
+    // The poll of the current idle period.
     let mut polling: Option<Polling> = None;
     let mut busy = Busy::default();
     let mut spare = D::Spare::default();
@@ -96,7 +95,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
         let on_one_cpu = connection.link().peer_is_on_our_cpu();
         let frames = if on_one_cpu { TURN_FRAMES_ON_ONE_CPU } else { TURN_FRAMES };
         let turn = connection.turn(frames, &mut spare)?;
-        // In this order: pumping makes the room that the others wait for.
+        // Pump first: it makes the room that the other two wait for.
         let mut more = connection.pump_awake(false);
         let mut pumps = 1;
         while more && pumps < TURN_PUMPS && connection.keeps_nobody_waiting() {
@@ -109,7 +108,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
             polling = None;
             busy.let_others_run().await;
             if (more || turn == Turn::Long) && connection.has_woken_caller() {
-                // Another of the runtime's threads has it, and may wait for our CPU.
+                // Another thread of the runtime runs that caller, and may wait for our CPU.
                 std::thread::yield_now();
             }
             continue;
@@ -136,7 +135,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
         }
         polling = None;
         busy = Busy::default();
-        // Nobody looks for room from here on (O5); and what was put aside for want of it had its turn before.
+        // From here on nothing on this side polls for room (O5). What was put aside for lack of room was retried above.
         if connection.link().wants_room() && connection.pump() {
             continue;
         }
@@ -148,7 +147,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
     Ok(())
 }
 
-/// Rounds that found work at once, since the runtime's other tasks had their turn.
+/// Counts rounds that found work at once, since the last yield.
 #[derive(Default)]
 struct Busy {
     rounds: u32,
@@ -156,7 +155,7 @@ struct Busy {
 }
 
 impl Busy {
-    /// Counts one; returns whether it has been enough.
+    /// Counts a round. Returns whether it is time to yield.
     fn is_over(&mut self) -> bool {
         self.rounds += 1;
         if self.rounds % ROUNDS_PER_CLOCK != 0 {
@@ -191,7 +190,7 @@ async fn until_woken<D: Driven>(
     let mut asleep = false;
     poll_fn(|cx| {
         if asleep {
-            // Whatever woke us: the next round finds out.
+            // Whatever woke us, the next round finds out.
             return match waiter.poll_wake(cx)? {
                 Poll::Ready(wake) => Poll::Ready(Ok(Some(wake))),
                 Poll::Pending => Poll::Ready(Ok(None)),

@@ -1,4 +1,4 @@
-//! How a connection ends: why, and with which last words. What becomes of what was under way is the business of its parts.
+//! How a connection ends: the reason, and the goodbye to the peer. Each part of the connection handles what was in progress.
 
 use std::collections::HashSet;
 
@@ -12,13 +12,13 @@ use crate::link::sync::lock;
 
 /// The ways in which a connection ends.
 pub(crate) trait Ends: Host {
-    /// Ends the connection because of an error, telling the peer what it did wrong.
+    /// Ends the connection because of an error, and tells the peer which.
     fn fail(&self, error: &Error) {
         let farewell = error.to_string();
         self.end(CloseReason::Failed(farewell.clone()), &farewell);
     }
 
-    /// Ends the connection on this side's wish, telling the peer.
+    /// Ends the connection at this side's request, and tells the peer.
     fn disconnect(&self, farewell: &str) {
         self.end(CloseReason::Local, farewell);
     }
@@ -32,20 +32,20 @@ pub(crate) trait Ends: Host {
         self.link().wake_driver();
     }
 
-    /// Tries once more to say goodbye; returns whether there is still reason to.
+    /// Tries to send the goodbye again. Returns whether it still waits to be sent.
     fn retry_goodbye(&self) -> bool {
         let mut guard = lock(&self.link().sending.outbound);
         let Some(outbound) = guard.as_mut() else { return false };
         outbound.has_goodbye() && outbound.pump(true).is_ok() && outbound.has_goodbye()
     }
 
-    /// Fails everything that waits. The halves stay until the driver takes them down.
+    /// Fails everything that waits. The halves stay until the driver drops them.
     fn close(&self, reason: CloseReason) {
         self.close_with(reason, |_| ());
     }
 
-    /// Closes, with some last words. The sending half is locked meanwhile, so that the driver, who takes it down once
-    /// it sees the reason, does not do so before they are spoken.
+    /// Closes the connection after `last_words` has queued its last frames. The sending half is locked meanwhile: the driver, which drops
+    /// it once it sees the reason, cannot do so earlier.
     fn close_with(&self, reason: CloseReason, last_words: impl FnOnce(&mut Outbound)) {
         let link = self.link();
         let mut guard = lock(&link.sending.outbound);
@@ -67,7 +67,7 @@ pub(crate) trait Ends: Host {
 
 impl<H: Host + ?Sized> Ends for H {}
 
-/// One attempt; the driver has a little more patience.
+/// Queues a goodbye, and tries to send it once; the driver retries for [`FAREWELL`](crate::link::driver::FAREWELL).
 pub(crate) fn say_goodbye(outbound: &mut Outbound, farewell: &str) {
     outbound.push_goodbye(farewell);
     if let Err(error) = outbound.pump(true) {

@@ -1,7 +1,7 @@
-//! Keeps what can be ready again and again from starving the runtime's other tasks.
+//! Keeps futures that are often ready at once from starving the runtime's other tasks.
 //!
 //! Calls, streams and subscriptions are often ready at the first poll. A task that awaits one after the other, or in a `select!`, would
-//! never return to its runtime: no timer and no other task would have a turn. So each step consumes the task's cooperative budget, as
+//! never return to its runtime, and no timer and no other task would run. So each step consumes the task's cooperative budget, as
 //! tokio's own channels do. Outside of a tokio runtime there is no budget, and nothing is counted.
 
 use std::cell::Cell;
@@ -10,17 +10,18 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
 
-/// Messages up to this size, in bytes, are small: several steps with such count as one of their task's. Each step with a longer one counts.
+/// Messages up to this size, in bytes, are small: several steps with small messages count as one step of the task. Each step with a
+/// longer message counts as one.
 pub(crate) const SMALL_SIZE: u64 = 4 << 10;
 
-/// What a small step is. So many count as one of their task's that half a millisecond of them comes before a yield. A yield costs as much
-/// as ten calls or more, as tokio wakes another worker for it, and tokio asks for one after 128 steps.
+/// The kinds of small step. So many of them count as one step of the task that about half a millisecond passes before a yield. A yield
+/// costs as much as ten calls or more, as tokio wakes another worker for it, and tokio asks for one after 128 steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A call, a ping, or an item of a stream: it may take what it waits for out of the ring.
+    /// A call, a ping, or an item of a stream: the step may read from the ring.
     Message,
-    /// A value of an event, which lies in its subscription already. All that waits for one subscriber of an event of the default
-    /// capacity, 1024 and the 256 of the window, can be taken without a yield.
+    /// A value of an event, which is in its subscription already. With the default capacity, all values that wait for one subscriber
+    /// (1024, and the 256 of the window) can be taken without a yield.
     Value,
 }
 
@@ -32,7 +33,7 @@ impl Step {
         }
     }
 
-    /// Whether the next such step on this thread counts as one of its task's.
+    /// Whether the next step of this kind on this thread counts as one step of its task.
     pub(crate) fn is_counted(self) -> bool {
         const WHOLE: u8 = 16;
         thread_local! {
@@ -45,8 +46,7 @@ impl Step {
     }
 }
 
-/// Polls for something that may be there at once, any number of times; pending once the task's budget is used up. `size` says how many
-/// bytes there were in it.
+/// Calls `poll`, and charges the task's budget; pending once the budget is used up. `size` is the number of bytes in the result.
 pub(crate) fn poll_counted<T>(
     cx: &mut Context<'_>,
     step: Step,
@@ -61,10 +61,10 @@ pub(crate) fn poll_counted<T>(
     Poll::Ready(value)
 }
 
-/// Wakes the current task again once the runtime's other tasks and its timers have had their turn.
+/// Wakes the current task again once the runtime's other tasks and its timers have run.
 pub(crate) fn wake_after_others(waker: &Waker) {
     let mut cx = Context::from_waker(waker);
-    // Its first poll leaves the waker with the runtime, or calls it where there is none.
+    // Its first poll leaves the waker with the runtime, or calls it if there is no runtime.
     let again = pin!(tokio::task::yield_now()).poll(&mut cx);
     debug_assert!(again.is_pending(), "a yield is pending once");
 }
@@ -75,7 +75,7 @@ mod tests {
     use std::future::poll_fn;
     use std::task::Poll;
 
-    /// Steps of what is always ready until its task has to yield.
+    /// Counts the steps of a future that is always ready until its task has to yield.
     fn steps(step: Step, size: u64) -> usize {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut steps = 0;

@@ -1,4 +1,4 @@
-//! The two halves of a session, each with its lock, and what is known of them without one.
+//! The two halves of a session, each with its lock, and the facts about them that are read without a lock.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,43 +29,43 @@ pub(crate) struct Link {
     /// A number for the connection, unique in this process.
     pub(crate) id: u64,
     pub(crate) codec: Codec,
-    /// What drives the connection.
+    /// The runtime that drives the connection.
     pub(crate) runtime: Handle,
     pub(crate) peer_limits: Limits,
     pub(crate) receiving: Reception<Receiving>,
     pub(crate) sending: Sending,
-    /// Whether the peer ran on our CPU when a caller or the driver last had to wait.
+    /// Whether the peer ran on our CPU when a caller or the driver last waited for it.
     peer_on_our_cpu: AtomicBool,
     pub(crate) ledger: Arc<Ledger>,
     closed: OnceLock<CloseReason>,
 }
 
-/// The receiving half, and how its two kinds of visitor poll it.
+/// The receiving half, and the polling state of callers and of the driver.
 #[derive(Debug)]
 pub(crate) struct Receiving {
     pub(crate) inbound: Inbound,
     pub(crate) caller: Poller,
     pub(crate) driver: Poller,
-    /// What the last caller polled for came in several frames.
+    /// The last answer that a caller polled for arrived in several frames.
     pub(crate) answers_in_parts: bool,
 }
 
-/// The sending half, and the bounds on what waits in it.
+/// The sending half, and the bounds on its queue.
 #[derive(Debug)]
 pub(crate) struct Sending {
     /// `None` once the connection has ended.
     pub(crate) outbound: Mutex<Option<Outbound>>,
-    /// Whether something did not fit into the ring, for those who poll; changed under `outbound` only.
+    /// Whether a frame waits for room in the ring, for tasks that poll; changed under `outbound` only.
     wants_room: AtomicBool,
     /// Whether more than `queue_bound` waits to be sent; changed under `outbound` only.
     backed_up: AtomicBool,
-    /// Bytes in the sending queue beyond which nothing is done that would add to it.
+    /// Bytes in the sending queue beyond which nothing is started that would add to it.
     queue_bound: u64,
-    /// Notified when the sending queue is within its bound again after a step, for handlers that have not begun.
+    /// Notified when the sending queue is within its bound again, for handlers that have not begun.
     room: Notify,
-    /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
+    /// Our bound on the sending queue: one permit per byte of messages that are not small, and of stream items.
     pub(crate) bytes: Arc<Semaphore>,
-    /// How many permits that has.
+    /// The number of permits of `bytes`.
     pub(crate) queue_len: u32,
 }
 
@@ -74,7 +74,7 @@ impl Receiving {
         self.inbound.receiver.disarm();
     }
 
-    /// Whether the driver would poll now.
+    /// Whether the driver would busy-poll now.
     pub(crate) fn driver_would_poll(&self) -> bool {
         self.driver.is_willing() && self.inbound.receiver.worth_polling()
     }
@@ -101,8 +101,8 @@ impl Half for Receiving {
 }
 
 impl Link {
-    /// The halves of a session that has been opened, with our own limits. Its driver runs on the current runtime.
-    /// Returns what else the handshake told: what the peer offers, and who it is.
+    /// The halves of an open session, with our own limits. The driver runs on the current runtime. Also returns what else the handshake
+    /// yielded: the peer's catalog and identity.
     pub(crate) fn new(
         opened: Opened,
         wait_strategy: WaitStrategy,
@@ -121,7 +121,7 @@ impl Link {
             outbound: Mutex::new(Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
-            // The peer's limit is no bound on what we hold: it may announce any.
+            // The peer's limit does not bound what we hold, as the peer may announce any value.
             queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
             room: Notify::new(),
             bytes: Arc::new(Semaphore::new(bytes)),
@@ -147,17 +147,17 @@ impl Link {
         self.closed.get()
     }
 
-    /// It ends for this reason, unless it has already. Said with the sending half locked.
+    /// Sets the reason for the end, unless there is one already. Called with the sending half locked.
     pub(crate) fn set_closed(&self, reason: CloseReason) -> bool {
         self.closed.set(reason).is_ok()
     }
 
-    /// Leaves word for the driver that there is something to do, and wakes it.
+    /// Notifies the driver that there is something to do.
     pub(crate) fn wake_driver(&self) {
         self.receiving.wake_driver();
     }
 
-    /// Makes `waker` the driver's, and returns whether there is work already.
+    /// Registers the driver's waker. Returns whether there is work already.
     pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, Error> {
         self.receiving.register_driver(waker)
     }
@@ -167,27 +167,27 @@ impl Link {
         self.ledger.unsent_responses()
     }
 
-    /// Whether the peer ran on our CPU when somebody last had to wait for it.
+    /// Whether the peer ran on our CPU when a caller or the driver last waited for it.
     pub(crate) fn peer_is_on_our_cpu(&self) -> bool {
-        // Relaxed: a hint, no more.
+        // Relaxed: only a hint.
         self.peer_on_our_cpu.load(Ordering::Relaxed)
     }
 
-    /// Polling is `worth` it while the peer runs on another CPU.
+    /// Notes whether polling is `worth` it, which it is while the peer runs on another CPU.
     pub(crate) fn note_peers_cpu(&self, worth: bool) {
         if worth == self.peer_is_on_our_cpu() {
             self.peer_on_our_cpu.store(!worth, Ordering::Relaxed);
         }
     }
 
-    /// Whether something waits for room in the ring. A look from outside the lock, for who comes by again.
+    /// Whether a frame waits for room in the ring. Read without the lock: the caller checks again later.
     pub(crate) fn wants_room(&self) -> bool {
-        // Relaxed: it is only a reason to take the lock, or not yet.
+        // Relaxed: it only decides whether to take the lock now.
         self.sending.wants_room.load(Ordering::Relaxed)
     }
 
-    /// Whether something waits for room in the ring, and there is some; for who polls. Whoever holds the sending half looks
-    /// for itself.
+    /// Whether a frame waits for room in the ring, and there is room; for tasks that poll. `false` if the sending half is locked: its
+    /// holder checks for itself.
     pub(crate) fn has_room_again(&self) -> Result<bool, Error> {
         if !self.wants_room() {
             return Ok(false);
@@ -196,13 +196,13 @@ impl Link {
         guard.as_mut().map_or(Ok(false), Outbound::look_for_room)
     }
 
-    /// Whether a frame is there, or room.
+    /// Whether a frame has arrived, or there is room that a frame waits for.
     pub(crate) fn has_come(&self, inbound: &mut Inbound) -> Result<bool, Error> {
         Ok(inbound.receiver.is_ready()? || self.has_room_again()?)
     }
 
-    /// Whether so much waits to be sent that what would add to it has to wait, too. Streams do not count: they have
-    /// bounds of their own, and hold up nobody.
+    /// Whether the sending queue is so long that nothing may be started that would add to it. Streams do not count: they have bounds of
+    /// their own, and block nothing else.
     pub(crate) fn is_backed_up(&self) -> bool {
         self.sending.backed_up.load(Ordering::SeqCst)
     }
@@ -211,7 +211,7 @@ impl Link {
     pub(crate) async fn room(&self) {
         loop {
             let mut room = pin!(self.sending.room.notified());
-            // Counted among the waiters before the look, so that room that is made in between is not missed.
+            // Registered before the check, so that room that is made in between is not missed.
             room.as_mut().enable();
             if !self.is_backed_up() {
                 return;
@@ -220,7 +220,7 @@ impl Link {
         }
     }
 
-    /// Runs a step on the sending half. `false` without one.
+    /// Runs a step on the sending half; `false` if there is none any more.
     pub(crate) fn with_outbound(
         &self,
         step: impl FnOnce(&mut Outbound) -> Result<bool, Error>,
@@ -235,11 +235,11 @@ impl Link {
         }
         let backed_up = outbound.backlog() > sending.queue_bound;
         if backed_up != self.is_backed_up() {
-            // In this order: whoever is woken looks again.
+            // In this order: a woken task checks again.
             sending.backed_up.store(backed_up, Ordering::SeqCst);
             if !backed_up {
                 sending.room.notify_waiters();
-                // Whoever made the room: only the driver serves what was put aside, and resumes events.
+                // Only the driver serves requests that were put aside, and resumes events, whoever made the room.
                 self.wake_driver();
             }
         }

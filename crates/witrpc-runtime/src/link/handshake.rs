@@ -1,7 +1,7 @@
-//! The handshake as it is carried out: four messages over a channel that nobody else uses yet.
+//! Drives the handshake: four messages over a channel that nothing else uses yet.
 //!
-//! The bodies are in [`handshake`](witrpc_core::wire::handshake), the keys in [`cipher`](witrpc_core::security::cipher). This part waits and reads
-//! the clock; it ends in the two halves of an open session.
+//! The bodies are in [`handshake`](witrpc_core::wire::handshake), the keys in [`cipher`](witrpc_core::security::cipher). This module
+//! waits and reads the clock. Its result is the two halves of an open session.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use witrpc_core::wire::message::HEAD_LEN;
 use witrpc_core::{CloseReason, Error};
 use zeroize::Zeroizing;
 
-/// What this side brings to every handshake.
+/// One side's settings for all its handshakes.
 #[derive(Debug)]
 pub(crate) struct Setup<A: ?Sized> {
     pub(crate) codec: Codec,
@@ -51,28 +51,27 @@ impl<A: ?Sized> Setup<A> {
 }
 
 impl Setup<dyn ServerAuthorization> {
-    /// What every client is told, for who looks at servers.
+    /// The terms of this server, as `endpoints()` lists them.
     pub(crate) fn server_terms(&self) -> ServerTerms {
         let Terms { serializer, cipher, authorization } = self.terms(self.authorization.scheme());
         ServerTerms::new(serializer, cipher, authorization)
     }
 }
 
-/// An open session, and what the handshake told of the peer.
+/// An open session, and what the handshake yielded about the peer.
 pub(crate) struct Opened {
     pub(crate) inbound: Inbound,
     pub(crate) outbound: Outbound,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) peer_limits: Limits,
     pub(crate) peer_catalog: Catalog,
-    /// What to add to our clock to get the peer's.
-    /// `None` if the two share no clock.
+    /// The offset from our clock to the peer's; `None` if the two share no clock.
     pub(crate) clock_offset: Option<u64>,
-    /// Who the peer is, if a validator said.
+    /// The peer's identity, if a validator returned one.
     pub(crate) identity: Option<Identity>,
 }
 
-/// The client's part. The channel's halves are taken out of it.
+/// The client's side of the handshake.
 pub(crate) async fn connect(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ClientAuthorization>,
@@ -129,9 +128,9 @@ pub(crate) async fn connect(
     Ok(driver.open(welcome.limits, welcome.catalog, offset, None))
 }
 
-/// The server's part, within `patience`. `on_hello` is called once the client's first frame has arrived.
+/// The server's side of the handshake, within `patience`. `on_hello` is called once the client's first frame has arrived.
 ///
-/// However this fails, the client is told why: one that hears nothing may take us for dead, and try again.
+/// If this fails, the client is told why: a client without an answer would take the server for dead, and try again.
 pub(crate) async fn accept(
     channel: ChannelHalves<'_>,
     setup: &Setup<dyn ServerAuthorization>,
@@ -179,7 +178,7 @@ async fn answer(
     }
     let mut transcript = received.body().to_vec();
     drop(received);
-    // The key is what the body ends with, behind its length.
+    // The body ends with the key, after its length.
     let prologue = &transcript[..transcript.len() - hello.key.len() - 4];
     let secret = setup.authorization.secret();
     let mut agreement =
@@ -262,7 +261,7 @@ pub(crate) struct Rest {
     pub(crate) lease: Box<dyn std::any::Any + Send + Sync>,
 }
 
-/// A message that has come. It is wiped when it is dropped: a confirm may have a token in it.
+/// A message that has arrived. It is wiped when it is dropped, as a confirm may contain a token.
 struct Received {
     /// `head | body`.
     bytes: Zeroizing<Vec<u8>>,
@@ -280,14 +279,14 @@ impl Received {
     }
 }
 
-/// One message after another, each way.
+/// Sends and receives the messages of a handshake, one at a time.
 struct HandshakeDriver<'a> {
     inbound: Inbound,
     outbound: Outbound,
     ledger: Arc<Ledger>,
     waiter: &'a mut dyn Waiter,
     peer_gone: bool,
-    /// The last word has been said.
+    /// The client has been refused, and gets no goodbye.
     refused: bool,
 }
 
@@ -304,7 +303,7 @@ impl<'a> HandshakeDriver<'a> {
         }
     }
 
-    /// From here on, frames are sealed and opened, if the agreement says so.
+    /// Seals and opens all further frames, if the agreement gives keys.
     fn secure(&mut self, agreement: Box<dyn KeyAgreement>) -> Result<(), Error> {
         let pair = agreement.finish().map_err(|e| Error::Unauthorized(e.to_string()))?;
         if let Some(pair) = pair {
@@ -367,7 +366,7 @@ impl<'a> HandshakeDriver<'a> {
         Ok(())
     }
 
-    /// Tells the client why it is turned away; returns the error for our own log.
+    /// Tells the client why it is refused. Returns the error for our own log.
     async fn refuse(&mut self, refusal: Refusal) -> Error {
         self.refused = true;
         let (code, text) = refusal.encode();
@@ -377,7 +376,7 @@ impl<'a> HandshakeDriver<'a> {
         refusal.into()
     }
 
-    /// Says goodbye to a client whose handshake has failed: one attempt, as it may read nothing.
+    /// Says goodbye to a client whose handshake has failed. Tries once only, as the client may not read.
     fn leave(&mut self, error: &Error) {
         if self.peer_gone || self.refused {
             return;

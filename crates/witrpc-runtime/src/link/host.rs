@@ -1,7 +1,7 @@
-//! A connection as its link, and each of its parts, sees it.
+//! The interface by which a link uses its connection.
 //!
-//! The link and the parts do not know the connection. Each declares what it needs of it: the link here, a part in its own folder. The
-//! connection composes them.
+//! The link and the features do not know the connection. Each declares what it needs of it: the link here, a feature in the `host` module
+//! of its folder. The connection implements these traits.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ use crate::link::poller::Poll;
 pub(crate) trait Host: Send + Sync + 'static {
     fn link(&self) -> &Link;
 
-    /// Hands a frame to the part that it is for. Requests are handed back: only the driver serves.
+    /// Passes a frame to the feature that it is for. Requests are returned in `drained`: only the driver serves.
     fn handle(
         &self,
         incoming: Incoming,
@@ -28,23 +28,23 @@ pub(crate) trait Host: Send + Sync + 'static {
         drained: &mut Drained,
     ) -> Result<Handled, Error>;
 
-    /// Puts a request aside that somebody else than the driver has read.
+    /// Puts a request aside that was read by a caller and not by the driver.
     fn put_aside(&self, request: Request) -> Result<(), Error>;
 
-    /// Queues what the parts have left for the next time that somebody sends.
+    /// Queues what the features have left for the next pump.
     fn before_pump(&self, outbound: &mut Outbound);
 
     /// The connection has ended: fails everything that waits. Requests with these ids have not left.
     fn end_parts(&self, reason: &CloseReason, unsent: &HashSet<CallId>);
 
-    /// Whether a caller on this side was woken for its answer, and has not had its turn yet.
+    /// Whether a caller on this side was woken for its answer, and has not run yet.
     fn has_woken_caller(&self) -> bool;
 }
 
-/// What a drained frame asks of whoever drained it.
+/// What the task that drained a frame has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handled {
-    /// What the leader waits for: its answer, or something in its stream.
+    /// The leader got what it waits for: its answer, or a frame of its stream.
     Wanted,
     /// A request to be served.
     Serve,
@@ -53,18 +53,18 @@ pub(crate) enum Handled {
     Nothing,
 }
 
-/// Where a drained frame's values are put. They are not returned: being moved at every level is a good part of a small call's
-/// time.
+/// Receives the values of drained frames. They are not return values, because moving them at every level takes a good part of a small
+/// call's time.
 #[derive(Debug, Default)]
 pub(crate) struct Drained {
-    /// The leader's.
+    /// The leader's answer.
     pub(crate) answer: Option<Answer>,
     pub(crate) request: Option<Request>,
-    /// The leader's polling, of which a slice is over: before and after.
+    /// The leader's busy-poll, if a slice of it is over: as input and as output.
     pub(crate) polling: Option<Poll>,
 }
 
-/// What whoever drains waits for.
+/// What the task that drains waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Nothing,

@@ -1,5 +1,5 @@
-//! The receiving half, drained by somebody who waits for something: a caller, or the reader of a stream, *leads* for the length of one
-//! poll. [`reception`](crate::link::reception) says how it leaves.
+//! Draining of the receiving half by a task that waits for a frame. A caller, or the reader of a stream, *leads* for the length of one
+//! poll. [`reception`](crate::link::reception) says how it leaves the half.
 
 use std::task::Waker;
 
@@ -16,13 +16,13 @@ use crate::link::reception::{Half, Leader};
 use crate::link::reuse;
 use crate::link::sending::Sends;
 
-/// Frames that are taken in one step, so that whoever takes them gets on; and steps of sending in between.
+/// The maximum number of frames, and of pumps in between, in one step of a leader, so that the step is bounded.
 pub(crate) const LEAD_FRAMES: usize = 64;
 
-/// What can be done with the receiving half of a connection, for its parts.
+/// Operations on the receiving half, for the features of a connection.
 pub(crate) trait Leads: Host {
-    /// Leads for the answer to `id`, if nobody else does, and sends its request meanwhile. The waker is in the table, or its
-    /// caller looks there once more (C2).
+    /// Leads for the answer to `id`, unless another task does, and sends the request meanwhile. The waker is in the table already, or the
+    /// caller checks the table once more (C2).
     fn lead_for_answer(
         &self,
         id: CallId,
@@ -30,14 +30,13 @@ pub(crate) trait Leads: Host {
         send: Option<impl FnOnce()>,
         drained: &mut Drained,
     ) {
-        // If that ends the connection, so it does the call.
+        // An error ends the connection, and thereby the call.
         if let Err(error) = self.lead(Wanted::Call(id), alone, send, drained) {
             self.fail(&error);
         }
     }
 
-    /// Takes in what has come, for whoever waits for a stream of the peer's, if nobody else does. `polling` is what the last look
-    /// has left.
+    /// Leads for a frame of the stream `id`, unless another task does. `polling` is the busy-poll that the last call has interrupted.
     fn lead_for_stream(&self, id: u64, polling: &mut Option<Poll>, waker: &Waker) {
         let mut drained = Drained { polling: polling.take(), ..Drained::default() };
         if let Err(error) = self.lead(Wanted::Stream(id), true, None::<fn()>, &mut drained) {
@@ -46,19 +45,19 @@ pub(crate) trait Leads: Host {
         *polling = self.interrupted(&mut drained, waker);
     }
 
-    /// The polling that a leader has interrupted, to let others run: it is woken when they had their turn. It has left the half as
-    /// C1 asks, so it may be gone by then.
+    /// Takes the busy-poll that a leader interrupted to let other tasks run, and has the leader woken after them. The leader has left the
+    /// half as C1 requires, so it may never come back.
     fn interrupted(&self, drained: &mut Drained, waker: &Waker) -> Option<Poll> {
         let polling = drained.polling.take()?;
         fairness::wake_after_others(waker);
         Some(polling)
     }
 
-    /// Leads for `wanted`. Who is not alone in waiting takes what is there, and leaves the polling to the driver: it would
-    /// poll for one answer, and keep its thread from those who wait for the others.
+    /// Leads for `wanted`. A caller that is not the only one waiting takes the frames that are there, and leaves polling to the driver: it
+    /// would poll for one answer, and block its thread for the tasks that wait for the others.
     ///
-    /// Who is alone, with a peer that last ran on our CPU, sends what it waits for while it leads: the peer may answer before
-    /// we run again, and need not notify us. A peer on another CPU is not to wait until we lead.
+    /// A caller that is alone, with a peer that last ran on our CPU, sends its request while it leads: the peer may answer before we run
+    /// again, and need not notify us. A peer on another CPU does not have to wait until we lead.
     fn lead(
         &self,
         wanted: Wanted,
@@ -73,7 +72,7 @@ pub(crate) trait Leads: Host {
             }
         }
         let mut over = false;
-        // Who does not get to polling now does not go on with it: somebody else is at it, and wakes us.
+        // If this call does not get to poll, the poll is not resumed: another task leads, and wakes us.
         let interrupted = drained.polling.take();
         let outcome = self.link().receiving.lead(leader, |receiving| {
             let mut progress = LeadProgress { interrupted, ..LeadProgress::default() };
@@ -83,14 +82,14 @@ pub(crate) trait Leads: Host {
             }
             let done = self.lead_on(receiving, wanted, alone, &mut progress, drained);
             if progress.looked_for_room {
-                // From now on somebody else has to hear of room (O5).
+                // From now on another task has to be told of room (O5).
                 progress.over |= self.pump();
             }
             over = progress.over;
             done.map(|()| progress.found)
         });
         if let Some(send) = send {
-            send(); // Somebody else leads.
+            send(); // Another task leads.
         }
         if over {
             self.link().receiving.wake_driver_if(|_| true);
@@ -112,7 +111,7 @@ pub(crate) trait Leads: Host {
         let mut polling = None;
         loop {
             let woke = self.drain(receiving, wanted, may_poll, progress, drained)?;
-            // Others have work now, or we have: polling on would keep them from it.
+            // Another task has work now, or we have: polling on would delay it.
             if progress.found
                 || woke
                 || progress.over
@@ -129,7 +128,7 @@ pub(crate) trait Leads: Host {
                 .unwrap_or_else(|| Poll::new(receiving.caller.budget(worth)));
             if poll.has_budget() {
                 if polling.is_none() && !receiving.answers_in_parts {
-                    // While there is time: the answer then finds us armed for what comes behind it.
+                    // Announced while there is time: when the answer arrives, we are armed for the record behind it already.
                     receiving.inbound.receiver.expect();
                 } else {
                     // The next frame is hardly the last: the peer need not notify us while we poll.
@@ -137,7 +136,7 @@ pub(crate) trait Leads: Host {
                 }
             }
             let polled = poll.run(CALLER_SLICE, || self.link().has_come(&mut receiving.inbound))?;
-            // After, not before: somebody may have come to want room, and to be told of it, meanwhile.
+            // After the poll and not before: meanwhile another task may have come to wait for room.
             progress.looked_for_room |= poll.has_budget() && self.link().wants_room();
             match polled {
                 Polled::Ready => {}
@@ -166,7 +165,7 @@ pub(crate) trait Leads: Host {
         Ok(())
     }
 
-    /// Takes what is there, as long as that keeps nobody waiting; returns whether another was woken.
+    /// Takes frames while that delays no other task. Returns whether another caller was woken.
     fn drain(
         &self,
         receiving: &mut Receiving,
@@ -179,13 +178,13 @@ pub(crate) trait Leads: Host {
         while progress.steps < LEAD_FRAMES && !kept_waiting && self.link().closed().is_none() {
             let Some(incoming) = receiving.inbound.receive()? else { break };
             progress.steps += 1;
-            // A part of a long message takes long to copy: not while somebody has what it waits for.
+            // A part of a long message takes long to copy: stop if another task could go on.
             let long = matches!(incoming, Incoming::Part);
             match self.take(receiving, incoming, wanted, drained)? {
                 Handled::Wanted => {
                     progress.found = true;
                     if alone && matches!(wanted, Wanted::Call(_)) {
-                        break; // Nothing is on its way but what wakes the driver.
+                        break; // Anything else that arrives wakes the driver.
                     }
                 }
                 Handled::Serve => {
@@ -201,8 +200,8 @@ pub(crate) trait Leads: Host {
         Ok(woke)
     }
 
-    /// One frame. A part of a message gives its room back at once to a sender that may be looking for it; one that shares
-    /// our CPU cannot, and is better woken for all of it.
+    /// Handles one frame. The room of a part of a message is released at once if the peer may be polling for it. A peer on our CPU cannot
+    /// be polling, and is better woken once for all of it.
     fn take(
         &self,
         receiving: &mut Receiving,
@@ -222,17 +221,17 @@ pub(crate) trait Leads: Host {
 
 impl<H: Host + ?Sized> Leads for H {}
 
-/// How far a leader has got.
+/// The state of a leader's step.
 #[derive(Debug, Default)]
 pub(crate) struct LeadProgress {
-    /// Frames it has taken, and times it has sent for others.
+    /// Frames that were taken, and pumps for other tasks.
     steps: usize,
-    /// What it waits for has come.
+    /// The wanted frame has arrived.
     found: bool,
-    /// It stopped so that its thread gets on, not because nothing more was there.
+    /// The step stopped because it had taken long enough, not because there were no more frames.
     over: bool,
-    /// The peer may not have been asked to tell of room.
+    /// The leader polled for room, so the peer may not have been asked to notify us of room.
     looked_for_room: bool,
-    /// What is left of the polling that was interrupted.
+    /// The busy-poll that was interrupted, to be resumed.
     interrupted: Option<Poll>,
 }

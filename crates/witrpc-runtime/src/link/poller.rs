@@ -1,13 +1,13 @@
-//! How long to poll before sleeping.
+//! Decides how long to busy-poll before sleeping.
 //!
-//! Polling catches an answer without a wake-up, which is most of a small call's cost; and it burns CPU when the answer
-//! takes longer. A wake-up costs about as much as the longest poll, so whoever polls in vain pays at most twice. What was
-//! found soon gives polling credit for a few waits; what came late, or not at all, takes some; without credit
-//! nothing is polled but a trial now and then. One per waiting role; pure but for the caller's clock.
+//! Polling receives an answer without a wake-up, which is most of the cost of a small call; but it uses CPU time in vain if the answer takes
+//! longer. A wake-up costs about as much as the longest poll, so a poll in vain at most doubles the cost. An answer that was found
+//! soon gives polling credit for a few more waits. A late answer, or none, takes some credit away. Without credit there is only a
+//! trial poll now and then. Each waiting role has its own poller. It is pure except for the caller's clock.
 //!
-//! The two sides of a connection must not teach each other to sleep: who sleeps is late, so its peer polls in vain, and
-//! sleeps too. That is why a poll outlasts the wake-up of a peer that sleeps, and why a trial that found something, however
-//! late, is followed by another: by then the peer is awake.
+//! The two sides of a connection must not make each other sleep: a side that sleeps answers late, so its peer polls in vain and
+//! sleeps too. Therefore a poll lasts longer than the wake-up of a sleeping peer, and a trial that found something, however late,
+//! is followed by another: by then the peer is awake.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use witrpc_core::transport::WaitStrategy;
 
 /// The most that is ever polled adaptively: longer than a wake-up of a sleeping CPU takes, 55 to 65 µs on virtual machines.
 const MAX: Duration = Duration::from_micros(100);
-/// How long a caller polls in one go, which may spin for any length. Between two slices the peer has to notify us.
+/// How long a caller polls without a pause; its poll may consist of any number of slices. Between two slices the peer has to notify us.
 pub(crate) const CALLER_SLICE: Duration = MAX;
 /// What comes within this was worth the wait: it is less than the wake-up would have cost.
 const SOON: Duration = Duration::from_micros(40);

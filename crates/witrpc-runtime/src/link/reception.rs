@@ -1,14 +1,13 @@
-//! Who drains the receiving half of a connection, and how it is left: a caller that *leads* for the length of one poll,
-//! or the driver, which alone sleeps.
+//! The lock of the receiving half of a connection, and the rule of how it is left. The half is drained by a caller that *leads* for the
+//! length of one poll, or by the driver, which alone sleeps.
 //!
-//! Generic over the half, so that loom can walk through every interleaving (`reception/loom.rs`).
+//! It is generic over the half, so that loom can check every interleaving (`reception/loom.rs`).
 //!
 //! # Invariants
 //!
-//! - **C1** Whoever leaves the half leaves it armed and empty, or has woken the driver, or has found it awake; and the
-//!   driver arms it once more, waiting for the lock, before it sleeps. So there is always somebody whom the next frame
-//!   reaches. Whether the driver is awake is part of what the lock protects: it says so when it visits, and takes it back
-//!   in the very step that arms for its sleep.
+//! - **C1** A task that unlocks the half has left it armed and empty, or has woken the driver, or has found the driver awake. The driver
+//!   waits for the lock and arms the half once more before it sleeps. So the next frame always wakes a task. The lock also protects
+//!   whether the driver is awake: the driver sets that in each of its steps, and clears it in the step that arms for its sleep.
 
 #[cfg(all(loom, test))]
 mod loom;
@@ -20,34 +19,34 @@ use witrpc_core::session::ledger::Ledger;
 
 use crate::link::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
-/// What can be drained: its arming, and the room that it gives back.
+/// What a [`Reception`] needs of a receiving half.
 pub(crate) trait Half {
     type Error;
 
     /// Whether something is there.
     fn is_ready(&mut self) -> Result<bool, Self::Error>;
 
-    /// Asks the peer to wake us; `true` if something is there already.
+    /// Asks the peer to notify us; `true` if something is there already.
     fn arm(&mut self) -> Result<bool, Self::Error>;
 
-    /// Tells the peer about the room that what was taken has left.
+    /// Releases the room of the records that were taken.
     fn release(&mut self) -> Result<(), Self::Error>;
 
-    /// From here on there is only what is there now.
+    /// Ignores everything that the peer publishes from now on.
     fn stop(&mut self) -> Result<(), Self::Error>;
 }
 
-/// A receiving half, and the way to the driver.
+/// A receiving half with its lock, and the means to wake the driver.
 #[derive(Debug)]
 pub(crate) struct Reception<H> {
     state: Mutex<State<H>>,
-    /// Word for the driver, in case it was not asleep when it was woken.
+    /// The driver has been notified since it last registered its waker.
     driver_notified: AtomicBool,
-    /// Something was pushed that the driver is to publish.
+    /// A caller has pushed a frame that the driver is to publish.
     unpublished: AtomicBool,
-    /// Knows the driver's waker.
+    /// Has the driver's waker.
     ledger: Arc<Ledger>,
-    /// Does not wait for a leader before sleeping: the mistake that the model is to find.
+    /// The driver does not wait for a leader before sleeping: the mistake that the model must find.
     #[cfg(all(loom, test))]
     skips_lock: bool,
 }
@@ -57,24 +56,24 @@ pub(crate) struct Reception<H> {
 pub(crate) struct State<H> {
     /// `None` once the connection has ended.
     half: Option<H>,
-    /// The driver has visited since it last armed for its sleep, so it will be back before it sleeps.
+    /// The driver has made a step since it last armed for its sleep, so it makes another one before it sleeps.
     driver_is_awake: bool,
 }
 
-/// What a leader does that finds nothing there.
+/// What a leader does if no frame is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leader {
-    /// It carries out its step, and may poll.
+    /// It runs its step, which may poll.
     MayPoll,
-    /// It leaves everything as it was, which is as C1 asks: nothing has changed since somebody else left it.
+    /// It leaves the half at once. That satisfies C1: nothing has changed since another task left it.
     IfReady,
 }
 
-/// What the driver found.
+/// The result of a driver's step.
 #[derive(Debug)]
 pub(crate) enum Visit<T> {
     Done(T),
-    /// A caller is leading; it wakes the driver, or leaves everything done (C1).
+    /// A caller leads. It wakes the driver, or leaves nothing to do (C1).
     CallerLeads,
     /// The connection has ended.
     Ended,
@@ -92,8 +91,8 @@ impl<H: Half> Reception<H> {
         }
     }
 
-    /// Leads for the length of this step. `None` if somebody else is at it, the connection has ended, or the leader is
-    /// skips_lock and there is nothing.
+    /// Leads for the length of this step. `None` if another task holds the half, the connection has ended, or the leader is
+    /// [`IfReady`](Leader::IfReady) and nothing is there.
     pub(crate) fn lead<T>(
         &self,
         leader: Leader,
@@ -112,9 +111,9 @@ impl<H: Half> Reception<H> {
         Some(step(half).and_then(|found| self.leave(half, *driver_is_awake).map(|()| found)))
     }
 
-    /// Leaves the half as C1 asks.
+    /// Leaves the half as C1 requires.
     fn leave(&self, half: &mut H, driver_is_awake: bool) -> Result<(), H::Error> {
-        // The driver may have left records behind that are consumed and not yet released.
+        // The driver may have left records that are consumed and not released yet.
         half.release()?;
         if !driver_is_awake && half.arm()? {
             self.wake_driver();
@@ -122,7 +121,7 @@ impl<H: Half> Reception<H> {
         Ok(())
     }
 
-    /// A step of the driver's, which comes back before it sleeps and so may leave the half as it is.
+    /// Runs a step of the driver, which makes another one before it sleeps and so may leave the half in any state.
     pub(crate) fn visit<T>(
         &self,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
@@ -135,20 +134,20 @@ impl<H: Half> Reception<H> {
         }
     }
 
-    /// Whether something is there, if nobody is at it. Looks only.
+    /// Whether a frame is there; `false` if another task holds the half. Changes nothing.
     pub(crate) fn has_unread(&self) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return false };
-        // What is broken will be told by whoever reads it.
+        // An error is reported by the task that reads the frame.
         state.half.as_mut().is_some_and(|half| half.is_ready().unwrap_or(false))
     }
 
-    /// Wakes the driver if it sleeps and there is a reason to.
+    /// Wakes the driver if it sleeps and `reason` holds.
     pub(crate) fn wake_driver_if(&self, reason: impl FnOnce(&mut H) -> bool) {
-        // Relaxed: nothing is read on the strength of it. Whoever left that word has woken it.
+        // Relaxed: it orders no other data. The task that set it has woken the driver.
         if self.driver_notified.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever is at it now will do the same.
+        // The task that holds the half will do the same.
         let Ok(mut state) = self.state.try_lock() else { return };
         let rouse = !state.driver_is_awake && state.half.as_mut().is_some_and(reason);
         drop(state);
@@ -157,11 +156,11 @@ impl<H: Half> Reception<H> {
         }
     }
 
-    /// Makes `waker` the driver's, and returns whether there is work already: word that was left before, credit to
-    /// give back, or frames. From here on every one of these wakes it, or finds the peer armed.
+    /// Registers the driver's waker. Returns whether there is work already: a notification, credit to return, or frames. From here on each
+    /// of these wakes the driver.
     pub(crate) fn register_driver(&self, waker: &Waker) -> Result<bool, H::Error> {
         self.ledger.driver().register(waker);
-        // Acquire: pairs with the store in `wake_driver`; what was to be done is seen.
+        // Acquire: pairs with the swap in `wake_driver`, so that the work of the notification is visible.
         let driver_notified = self.driver_notified.swap(false, Ordering::AcqRel);
         Ok(self.arm()? || driver_notified || self.ledger.is_due())
     }
@@ -177,64 +176,64 @@ impl<H: Half> Reception<H> {
         let mut state = self.lock();
         state.driver_is_awake = false;
         let Some(half) = state.half.as_mut() else { return Ok(false) };
-        // The turn before may have left this to a leader that came too late to do it.
+        // The turn before may have left this to a leader that did not get to it.
         half.release()?;
         half.arm()
     }
 
-    /// Leaves word for the driver that there is something to do, and wakes it.
+    /// Notifies the driver that there is something to do.
     pub(crate) fn wake_driver(&self) {
-        // Release: pairs with the swap in `register_driver`; what is to be done was done before. A store would do; loom
-        // takes one for lost that follows another's swap.
+        // Release: pairs with the swap in `register_driver`; the work was prepared before. A store would do, but loom treats a store
+        // that follows another thread's swap as lost.
         self.driver_notified.swap(true, Ordering::AcqRel);
         self.ledger.driver().wake();
     }
 
-    /// Leaves what was just pushed for the driver to publish, with what others push until it gets there.
+    /// Leaves it to the driver to publish what was just pushed, together with what other tasks push until then.
     pub(crate) fn leave_unpublished(&self) {
-        // AcqRel: pairs with the driver's swap. Who finds it set has pushed before that, and the driver publishes after.
+        // AcqRel: pairs with the driver's swap. A task that finds it set has pushed before, and the driver publishes afterwards.
         if !self.unpublished.swap(true, Ordering::AcqRel) {
             self.wake_driver();
         }
     }
 
-    /// Whether something waits for the driver to publish it.
+    /// Whether the driver is to publish something.
     pub(crate) fn has_unpublished(&self) -> bool {
-        // Relaxed: whoever sets it wakes the driver afterwards, which so sees it.
+        // Relaxed: the driver is woken after it was set, and so sees it.
         self.unpublished.load(Ordering::Relaxed)
     }
 
-    /// The driver is about to publish: whoever pushes from here on wakes it again.
+    /// The driver is about to publish: a task that pushes from here on wakes it again.
     pub(crate) fn take_unpublished(&self) {
         self.unpublished.swap(false, Ordering::AcqRel);
     }
 
-    /// Whether there is word for the driver, or credit to give back. Looks only.
+    /// Whether the driver was notified, or there is credit to return. Changes nothing.
     pub(crate) fn has_notification(&self) -> bool {
         self.driver_notified.load(Ordering::Acquire) || self.ledger.is_due()
     }
 
-    /// Looks at the half, once whoever is at it is done. `None` if the connection has ended.
+    /// Inspects the half, after waiting for the lock. `None` if the connection has ended.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&H) -> T) -> Option<T> {
         self.lock().half.as_ref().map(look)
     }
 
-    /// Waits until whoever is at it is done.
+    /// Waits until no task holds the half.
     pub(crate) fn wait(&self) {
         drop(self.lock());
     }
 
-    /// From here on there is only what is there now, for whoever visits or leads.
+    /// Makes all tasks ignore what the peer publishes from now on.
     pub(crate) fn stop(&self) -> Result<(), H::Error> {
         self.lock().half.as_mut().map_or(Ok(()), Half::stop)
     }
 
-    /// Takes the half out: the connection has ended.
+    /// Takes the half: the connection has ended.
     pub(crate) fn take(&self) -> Option<H> {
         self.lock().half.take()
     }
 
-    /// Waits for who is at it. The longest step is a leader's polling.
+    /// Waits for the lock. The longest step under it is a leader's polling.
     fn lock(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

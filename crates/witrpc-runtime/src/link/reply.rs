@@ -7,7 +7,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::wire::fields::Put;
 use witrpc_core::wire::status::Status;
 
-/// What a call came to.
+/// The outcome of a call.
 #[doc(hidden)]
 pub struct Reply {
     pub(crate) status: Status,
@@ -21,12 +21,12 @@ impl fmt::Debug for Reply {
 }
 
 impl Reply {
-    /// A status and a text about it.
+    /// A status with a text that explains it.
     pub(crate) fn text(status: Status, text: &str) -> Self {
         Self { status, content: Content::plain(buffers::take(), text.as_bytes()) }
     }
 
-    /// The refusal of a result of `size` bytes where the caller takes `limit`.
+    /// Refuses a result of `size` bytes, where the caller accepts at most `limit`.
     pub(crate) fn too_large(size: u64, limit: u64) -> Self {
         let mut body = Vec::new();
         body.put_u64(size);

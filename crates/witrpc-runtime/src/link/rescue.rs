@@ -1,22 +1,21 @@
-//! Looks, in tests, for work that no wake-up announced.
+//! Detects lost wake-ups in tests.
 //!
-//! A connection sleeps without a timer, so a wake-up that is lost is a hang, or a delay that nobody can explain. While
-//! [`look_every`] is on, the driver also wakes by a timer, looks whether something has been overlooked,
-//! and if so counts it ([`count`]), warns, and goes on with it: a rescue. It is off unless a test turns it on.
+//! A connection sleeps without a timer. So a lost wake-up is a hang, or an inexplicable delay. While [`look_every`] is on, the driver also
+//! wakes by a timer and checks whether there is work. If so, it counts that ([`count`]), logs a warning, and goes on: a rescue. It is off
+//! unless a test turns it on.
 //!
 //! # Why a rescue is no false alarm
 //!
-//! - The look changes nothing: the sleeper is not polled, nothing is armed or taken, so the peer sees the sleep that it
-//!   would have seen without the timer. Whether the sleeper itself was woken is told by a waker of its own.
-//! - Work that is there may have its wake-up under way: the peer publishes first and notifies afterwards. So one look
-//!   is only a suspicion. It takes `LOOKS` looks in a row, `PAUSE` apart, that all find work, and not one
-//!   wake-up in all that time. Looks are counted, not seconds, so that a process that was stopped for long does not
-//!   find its time up at once.
-//! - What a caller takes while it leads is no work for the driver: while somebody holds the receiving half, the look
-//!   finds nothing. And a queue that waits for room counts only once there is more room than anybody ever asks to
-//!   be woken at (see `Outbound::is_stuck`): a peer that has stopped half-way owes no notification.
+//! - A check changes nothing: the sleeping future is not polled, and nothing is armed or taken. So the peer sees the same sleep as
+//!   without the timer. A waker of its own tells whether the sleeping future was woken.
+//! - Work that is there may have its wake-up under way: the peer publishes first and notifies afterwards. So one
+//!   check is only a suspicion. A rescue takes `LOOKS` checks in a row, `PAUSE` apart, that all find work, without any wake-up
+//!   meanwhile. Checks are counted and not seconds, so that a process that was stopped for long does not time out at once.
+//! - Frames that a caller takes while it leads are no work for the driver: while a task holds the receiving half, the check finds
+//!   nothing. A queue that waits for room counts only once there is more room than any task ever asks for (see
+//!   `Outbound::is_stuck`): a peer that has released only some room owes no notification.
 //!
-//! What is left is a peer that is stopped between two adjacent steps, publishing and notifying, for longer than all the looks.
+//! A false alarm remains possible only if the peer is stopped between publishing and notifying for longer than all the checks take.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -29,16 +28,16 @@ use witrpc_core::sync::AtomicWaker;
 
 use crate::link::timers::deadline;
 
-/// So many looks in a row have to find work: five seconds, which no wake-up takes on any machine.
+/// How many checks in a row have to find work: five seconds, longer than any wake-up takes.
 const LOOKS: u32 = 50;
-/// The time between two looks once there is a suspicion.
+/// The time between two checks once one has found work.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// In milliseconds; 0 is never.
+/// The interval in milliseconds; 0 is off.
 static INTERVAL: AtomicU64 = AtomicU64::new(0);
 static RESCUES: AtomicU64 = AtomicU64::new(0);
 
-/// From now on every sleeping connection of this process looks this often, to the millisecond; `ZERO` turns it off.
+/// Makes every sleeping connection of this process check for work at this interval, in whole milliseconds; `ZERO` turns it off.
 pub fn look_every(interval: Duration) {
     let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
     // Relaxed here and below: the numbers carry no other data.
@@ -51,13 +50,13 @@ pub fn count() -> u64 {
     RESCUES.load(Ordering::Relaxed)
 }
 
-/// How often to look, if at all.
+/// The interval of the checks, if they are on.
 pub(crate) fn interval() -> Option<Duration> {
     let millis = INTERVAL.load(Ordering::Relaxed);
     (millis > 0).then(|| Duration::from_millis(millis))
 }
 
-/// Sleeps, and looks meanwhile; `None` is a rescue. `overlooked` says what work is there that nobody is at.
+/// Runs `sleep`, with checks meanwhile; `None` is a rescue. `overlooked` returns the work that is there and that no task is doing.
 pub(crate) async fn watched<T>(
     sleep: impl Future<Output = T>,
     interval: Duration,
@@ -93,7 +92,7 @@ pub(crate) async fn watched<T>(
     .await
 }
 
-/// A waker that notes that it was woken.
+/// A waker that records that it was woken.
 struct FlagWaker {
     woken: AtomicBool,
     task: AtomicWaker,

@@ -1,17 +1,16 @@
-//! Memory of long messages, kept for a moment for the next ones.
+//! A cache of allocations for long messages.
 //!
-//! The system clears memory that is new, which costs as much as copying into it. So the allocation that a long message was received into
-//! comes back here when nobody has it any more (its blob is dropped, its body is decoded), and the next message of about this length is
-//! received into it. It is the process's and no connection's, as a blob may outlive its connection.
+//! The system clears new memory, which costs as much as copying into it. So the allocation of a long message comes back here when it is no
+//! longer used (its blob is dropped, its body is decoded), and the next message of about this length is received into it. The cache
+//! belongs to the process and not to a connection, as a blob may outlive its connection.
 //!
 //! # Invariants
 //!
-//! - **U1** What is kept is empty. A `Vec` shows only what has been written since it was cleared: nobody can read what another message
-//!   has left in the allocation.
-//! - **U2** At most `MOST` bytes are kept, or one allocation.
-//! - **U3** Something is kept only while there is a `Keeper`: up to twice `IDLE` after the last long message.
-//! - **U4** Nobody waits for the lock to keep or to take something: who finds it taken does without. It is a leaf, and nothing long is
-//!   freed under it. A forked child may find it taken for ever; its parent's keeper is none there.
+//! - **U1** A cached `Vec` is empty. It exposes only bytes written since it was cleared, so the bytes of an earlier message cannot be read.
+//! - **U2** At most `MOST` bytes are cached, or one allocation.
+//! - **U3** Allocations are cached only while there is a `Keeper`: up to twice `IDLE` after the last long message.
+//! - **U4** No task waits for the lock to put or take an allocation: if it is locked, the cache is not used. It is a leaf lock, and no long
+//!   allocation is freed under it. In a forked child the lock may be held for ever, and the parent's keeper does not run there.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -24,22 +23,22 @@ use witrpc_core::values::spare::{self, LONG};
 
 use crate::link::timers::Timer;
 
-/// Bytes that are kept.
+/// The maximum number of cached bytes.
 const MOST: usize = 256 << 20;
-/// How long nothing may be used before it is freed: longer than the pauses of who sends one long message after the other.
+/// How long an allocation stays unused before it is freed: longer than the pauses of a sender of one long message after the other.
 const IDLE: Duration = Duration::from_secs(1);
 
 static POOL: Pool = Pool::new();
 
 #[derive(Debug)]
 struct Spare {
-    /// Empty, the one that was used last at the end (U1).
+    /// Empty `Vec`s, the most recently used one last (U1).
     kept: VecDeque<Vec<u8>>,
-    /// Their capacities (U2).
+    /// The sum of their capacities (U2).
     bytes: usize,
-    /// The process that has a keeper (U3).
+    /// The process in which a keeper runs (U3).
     keeper: Option<u32>,
-    /// How often something was looked for; and found.
+    /// How often an allocation was asked for, and found.
     looks: u64,
     found: u64,
 }
@@ -49,7 +48,7 @@ impl Spare {
         Self { kept: VecDeque::new(), bytes: 0, keeper: None, looks: 0, found: 0 }
     }
 
-    /// An allocation for so many bytes that has no more than a fourth beyond, as that is on nobody's account.
+    /// Takes an allocation of at least this many bytes, and at most a fourth more, as the excess is charged to no account.
     fn take(&mut self, len: usize) -> Option<Vec<u8>> {
         self.looks += 1;
         let fits = |spare: &Vec<u8>| (len..=len + len / 4).contains(&spare.capacity());
@@ -60,7 +59,7 @@ impl Spare {
         Some(spare)
     }
 
-    /// Keeps an allocation; returns those that have been kept longest, as far as there are too many.
+    /// Caches an allocation. Returns the oldest ones if there are too many.
     fn put(&mut self, mut spare: Vec<u8>) -> Vec<Vec<u8>> {
         spare.clear();
         self.bytes += spare.capacity();
@@ -80,7 +79,7 @@ impl Spare {
     }
 }
 
-/// What is kept, for whoever may reach it.
+/// The cache, with its lock.
 #[derive(Debug)]
 struct Pool(Mutex<Spare>);
 
@@ -89,7 +88,7 @@ impl Pool {
         Self(Mutex::new(Spare::new()))
     }
 
-    /// The lock, if nobody has it. (U4)
+    /// The lock, if it is free (U4).
     fn try_lock(&self) -> Option<MutexGuard<'_, Spare>> {
         match self.0.try_lock() {
             Ok(state) => Some(state),
@@ -133,7 +132,7 @@ impl Pool {
     }
 }
 
-/// While there is one, memory is kept. It ends with its runtime.
+/// The task that frees unused allocations. While it runs, allocations are cached. It ends with its runtime.
 struct Keeper {
     pool: &'static Pool,
     process: u32,
@@ -168,7 +167,7 @@ impl Drop for Keeper {
     }
 }
 
-/// A long message has come: from here on memory is kept, as long as others follow.
+/// Notes that a long message has arrived: allocations are cached from here on, as long as others follow.
 pub(crate) fn keep(runtime: &Handle) {
     spare::install(spare::Keeper { take: |len| POOL.take(len), give: |unused| POOL.give(unused) });
     POOL.keep(runtime);
@@ -245,7 +244,7 @@ mod tests {
         static OWN: Pool = Pool::new();
         let mut state = OWN.lock();
         state.keeper = Some(std::process::id() + 1);
-        // It may have been forked while another thread had the lock.
+        // The process may have been forked while another thread held the lock.
         OWN.give(spare(LONG));
         assert!(OWN.take(LONG).is_none());
         drop(state);

@@ -1,4 +1,4 @@
-//! Steps on the sending half, which end the connection if they fail.
+//! Steps on the sending half. An error in one ends the connection.
 
 use witrpc_core::Error;
 use witrpc_core::session::outbound::{Outbound, Pumped};
@@ -6,9 +6,9 @@ use witrpc_core::session::outbound::{Outbound, Pumped};
 use crate::link::ending::Ends;
 use crate::link::host::Host;
 
-/// What can be done with the sending half of a connection, for its parts.
+/// Operations on the sending half, for the features of a connection.
 pub(crate) trait Sends: Host {
-    /// Queues something and sends what can be sent.
+    /// Queues frames with `step`, and sends what can be sent.
     fn send(&self, queue: impl FnOnce(&mut Outbound) -> Result<(), Error>) {
         self.with_outbound(|outbound| {
             queue(outbound)?;
@@ -17,14 +17,14 @@ pub(crate) trait Sends: Host {
         });
     }
 
-    /// Sends what waits, after room, credit, or something to say has come; returns whether to call again soon. If there is
-    /// no room, the peer wakes us.
+    /// Sends what waits, after there is new room, credit, or something to send. Returns whether to call it again soon. If there is no
+    /// room, the peer will notify us.
     fn pump(&self) -> bool {
         self.pump_with(|outbound| outbound.pump(true))
     }
 
-    /// The same for who will [look for room](crate::link::halves::Link::has_room_again), and [`pump`](Self::pump) before it rests; and
-    /// who keeps nobody waiting if it is `alone`.
+    /// As [`pump`](Self::pump), for a caller that goes on to [poll for room](crate::link::halves::Link::has_room_again), and calls `pump`
+    /// before it sleeps. If `alone`, no other task waits for its thread.
     fn pump_awake(&self, alone: bool) -> bool {
         self.pump_with(|outbound| outbound.pump_awake(alone))
     }
@@ -39,12 +39,12 @@ pub(crate) trait Sends: Host {
         })
     }
 
-    /// Makes answers visible that were queued and sent without.
+    /// Publishes answers that were pushed without being published.
     fn publish(&self) {
         self.with_outbound(|outbound| outbound.publish().map(|()| false));
     }
 
-    /// What a step says that has pumped: whether to pump again soon, which the driver does.
+    /// Evaluates the result of a pump. Returns whether the driver has to pump again soon.
     fn after_pump(&self, pumped: Result<Pumped, Error>) -> Result<bool, Error> {
         let more = pumped? == Pumped::More;
         if more {
@@ -61,7 +61,7 @@ pub(crate) trait Sends: Host {
         })
     }
 
-    /// Whether it goes on. One whose transport works no more ends here, as any step ends it: in a forked child, one that was inherited.
+    /// Whether the connection is alive. Ends it if the transport fails, as that of an inherited connection does in a forked child.
     fn is_open(&self) -> bool {
         self.send(|_| Ok(()));
         self.link().closed().is_none()

@@ -1,6 +1,6 @@
-//! Whose mutexes and atomics these are: the system's, or loom's when a model is checked.
+//! Mutexes and atomics: those of the standard library, or loom's when a model is checked.
 //!
-//! Only what [`reception`](crate::link::reception) rests on, and what its model needs; everything else is never run under loom.
+//! Only for [`reception`](crate::link::reception) and its model; nothing else runs under loom.
 
 use std::sync::PoisonError;
 
@@ -17,7 +17,7 @@ pub(crate) use std::sync::{
 #[cfg(all(loom, test))]
 pub(crate) use witrpc_core::sync::AtomicWaker;
 
-/// Locks; a panic elsewhere has left the protected state whole, because no step panics half-way.
+/// Locks, and ignores poisoning: no step panics half-way, so the protected state is consistent.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Time limits of any length, and timers, which need a tokio runtime that has them and has not ended.
+//! Deadlines of any length, and timers that tolerate a runtime without timers, or one that has ended.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,16 +10,16 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 use witrpc_core::Error;
 
-/// A time limit beyond this is as good as none: thirty years. Clocks overflow some centuries later.
+/// The longest time limit, thirty years: a longer one is treated as this. Clocks overflow some centuries later.
 pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// When a time limit that begins now has passed.
+/// The deadline of a time limit that begins now.
 pub(crate) fn deadline(limit: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(limit.min(FAR)).unwrap_or(now)
 }
 
-/// The same on the system's clock.
+/// The same for the system's clock.
 pub(crate) fn system_deadline(limit: Duration) -> std::time::Instant {
     let now = std::time::Instant::now();
     now.checked_add(limit.min(FAR)).unwrap_or(now)
@@ -36,7 +36,7 @@ pub(crate) fn check(what: &'static str) -> Result<(), Error> {
     Timer::new(&runtime, Duration::ZERO).map(drop).ok_or_else(error)
 }
 
-/// A timer that outlives its runtime, without effect from then on.
+/// A timer that may outlive its runtime.
 #[derive(Debug)]
 pub(crate) struct Timer {
     /// `None` once its runtime has ended.
@@ -45,10 +45,10 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// A timer of this runtime; `None` if it has no timers.
+    /// A timer of this runtime; `None` if the runtime has no timers.
     pub(crate) fn new(runtime: &Handle, limit: Duration) -> Option<Self> {
         let deadline = deadline(limit);
-        // tokio panics where a runtime has no timers, and offers no way to ask first.
+        // tokio panics if a runtime has no timers, and offers no way to check first.
         let sleep = catch_unwind(AssertUnwindSafe(|| {
             let _runtime = runtime.enter();
             Box::pin(tokio::time::sleep_until(deadline))
@@ -60,10 +60,10 @@ impl Timer {
         self.deadline
     }
 
-    /// Completes when the time has come; `Gone` if the runtime has ended before.
+    /// Completes when the time has come; `Gone` if the runtime has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let Some(sleep) = &mut self.sleep else { return Poll::Ready(Err(Gone)) };
-        // tokio panics where the runtime has ended.
+        // tokio panics if the runtime has ended.
         match catch_unwind(AssertUnwindSafe(|| sleep.as_mut().poll(cx))) {
             Ok(polled) => polled.map(Ok),
             Err(_) => {

@@ -1,8 +1,8 @@
-//! What crosses a connection, for who looks for a fault: set `WITRPC_TRACE`, and each connection of the process prints it.
+//! A trace of all frames, for debugging: with `WITRPC_TRACE` set, each connection of the process prints its frames.
 //!
-//! It stands between a connection and its transport, and only where it was asked for: a connection that is not traced has nothing of
-//! it. It shows kinds, names, numbers, sizes and times, and never what a message says; of a connection that is encrypted it shows the
-//! kinds alone. Its clock is the transport's, so that the lines of the two processes can be put in order.
+//! The trace is a transport that wraps the connection's own. It exists only if it was asked for, so a connection without a trace costs
+//! nothing. It shows kinds, names, numbers, sizes and times, and never the content of a message. Of an encrypted connection it shows the
+//! kinds only. It uses the transport's clock, so that the lines of the two processes can be put in order.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -23,12 +23,12 @@ use witrpc_core::wire::handshake::{Confirm, Welcome};
 use witrpc_core::wire::message::{HEAD_LEN, Head};
 use witrpc_core::wire::status::Status;
 
-/// The variable that asks for it.
+/// The environment variable that turns the trace on.
 const VARIABLE: &str = "WITRPC_TRACE";
-/// What is remembered of a connection: names and times of what is under way. What begins beyond that is shown without them.
+/// The maximum number of calls and messages in progress whose names and times are remembered. Further ones are shown without them.
 const MAX_REMEMBERED: usize = 1 << 16;
 
-/// What is shown.
+/// Which frames are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     /// Messages: calls, events, streams, how a connection begins and ends.
@@ -37,7 +37,7 @@ enum Level {
     Frames,
 }
 
-/// Where it goes; a line at a time, so that those of several processes stay whole.
+/// Where the trace is written, one line at a time, so that the lines of several processes are not mixed.
 enum Output {
     Errors,
     File(File),
@@ -45,7 +45,7 @@ enum Output {
 
 impl Output {
     fn line(&self, line: &str) {
-        // Who traces wants the program to go on, whatever becomes of the trace.
+        // A failure to write the trace must not affect the program.
         let written = match self {
             Self::Errors => io::stderr().write_all(line.as_bytes()),
             Self::File(file) => (&*file).write_all(line.as_bytes()),
@@ -54,7 +54,7 @@ impl Output {
     }
 }
 
-/// What the variable says: a level, `FILE`, or `LEVEL:FILE`.
+/// The value of the variable: a level, `FILE`, or `LEVEL:FILE`.
 fn parse(value: &str) -> Option<(Level, Option<&str>)> {
     let (level, file) = match value.split_once(':') {
         Some((level @ ("1" | "calls" | "frames"), file)) => (level, Some(file)),
@@ -73,7 +73,7 @@ struct Settings {
     output: Output,
 }
 
-/// What this process was told when it first asked.
+/// The setting, read once per process.
 fn settings() -> Option<&'static Settings> {
     static SETTINGS: OnceLock<Option<Settings>> = OnceLock::new();
     let settings = SETTINGS.get_or_init(|| {
@@ -97,14 +97,14 @@ fn settings() -> Option<&'static Settings> {
     settings.as_ref()
 }
 
-/// Whose connection it is.
+/// Which side traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
     Server,
 }
 
-/// Puts a trace between a connection and its transport, if this process was told to. `catalog` is what this side offers.
+/// Wraps a connection's transport in a trace, if it is on. `catalog` is what this side offers.
 pub(crate) fn traced(
     mut channel: Channel,
     side: Side,
@@ -127,7 +127,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which way a frame goes.
+/// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
     Out,
@@ -157,13 +157,13 @@ struct Trace {
 struct State {
     ours: Catalog,
     theirs: Catalog,
-    /// Messages of which the last part has yet to come: bytes so far, and the head.
+    /// Messages whose last part is missing: the bytes so far, and the head.
     parts: HashMap<(Way, Kind, u64), (u64, Head)>,
-    /// Requests that have not been answered, by the way that they went: what was called, and when.
+    /// Unanswered requests by direction: what was called, and when.
     calls: HashMap<(Way, u64), (String, u64)>,
-    /// Subscriptions by the way that they went.
+    /// Subscriptions by direction.
     events: HashMap<(Way, u64), String>,
-    /// The part of the peer's catalog that has come.
+    /// The part of the peer's catalog that has arrived.
     handshake: Vec<u8>,
 }
 
@@ -182,7 +182,7 @@ impl Trace {
         Self { settings, name, encrypted, clock, state: Mutex::default() }
     }
 
-    /// One frame that has gone, or come; `payload` has at least the head of the message that begins with it.
+    /// Shows a frame that was sent or received; `payload` has at least the head of the message that begins with it.
     fn frame(&self, way: Way, header: &Header, payload: &[u8]) {
         let mut text = String::new();
         let now = (self.clock)();
@@ -204,7 +204,7 @@ impl Trace {
             .line(&format!("[{seconds}.{micros:06}] {} {arrow} {text}\n", self.name));
     }
 
-    /// Of what is sealed, the kind.
+    /// Shows the kind of a sealed frame.
     fn sealed(&self, header: &Header, text: &mut String) -> fmt::Result {
         let is_whole = header.last && is_of_calls(header.kind);
         if self.settings.level == Level::Frames || is_whole {
@@ -215,13 +215,13 @@ impl Trace {
     }
 }
 
-/// Whether frames of this kind are shown where only messages are.
+/// Whether frames of this kind are shown at the level `messages`.
 const fn is_of_calls(kind: Kind) -> bool {
     !matches!(kind, Kind::Credit | Kind::StreamCredit | Kind::EventAck | Kind::Ping | Kind::Pong)
 }
 
 impl State {
-    /// What is said of a frame; nothing of one that is not shown.
+    /// The text for a frame; `None` if it is not shown.
     fn describe(
         &mut self,
         level: Level,
@@ -316,7 +316,7 @@ impl State {
                     write!(text, ", after {}", Rounded(took))?;
                 }
             }
-            // It is answered all the same.
+            // The request still gets an answer.
             Kind::Cancel => name(self.calls.get(&(way, id)).map(|(name, _)| name), text)?,
             _ => name(self.calls.remove(&(way, id)).map(|(name, _)| name).as_ref(), text)?,
         }
@@ -359,7 +359,7 @@ impl State {
         Ok(())
     }
 
-    /// What the side offers to which a request goes.
+    /// The catalog of the side to which a request goes.
     const fn offered(&self, way: Way) -> &Catalog {
         match way {
             Way::Out => &self.theirs,
@@ -436,7 +436,7 @@ fn decode(head: &[u8]) -> Option<Header> {
     Header::decode(head.first_chunk()?).ok()
 }
 
-/// A sender that shows what it takes.
+/// A sender that traces what is pushed.
 struct TracedSender {
     sender: Box<dyn RecordSender>,
     trace: Arc<Trace>,
@@ -478,7 +478,7 @@ impl RecordSender for TracedSender {
     }
 }
 
-/// A receiver that shows what it is asked for.
+/// A receiver that traces what is read.
 struct TracedReceiver {
     receiver: Box<dyn RecordReceiver>,
     trace: Arc<Trace>,
@@ -487,7 +487,7 @@ struct TracedReceiver {
 impl RecordReceiver for TracedReceiver {
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
         let Some(len) = self.receiver.peek(head)? else { return Ok(None) };
-        // What breaks the rules is for the connection to refuse.
+        // Protocol errors are left to the connection.
         let Some(header) = decode(head).filter(|_| len >= HEADER_LEN) else { return Ok(Some(len)) };
         let mut payload = Vec::new();
         if !self.trace.encrypted {

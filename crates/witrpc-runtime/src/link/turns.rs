@@ -1,4 +1,4 @@
-//! The driver's steps: it takes and serves what is there, and polls a while for more.
+//! The driver's steps: it handles the frames that have arrived, and polls a while for more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,63 +15,63 @@ use crate::link::sending::Sends;
 
 /// What a driver needs of its connection.
 pub(crate) trait Driven: Host {
-    /// What serving one request leaves for the next.
+    /// What serving one request leaves for the next to reuse.
     type Spare: Default + Send;
 
-    /// The driver has read this request, and serves it next. Said under the lock of the receiving half.
+    /// Notes the request that the driver has read and serves next. Called under the lock of the receiving half.
     fn note_next_request(&self, id: u64);
 
-    /// Serves a request that [is next](Self::note_next_request). Returns whether it was answered, which is made visible if `publish`.
+    /// Serves the request that [is next](Self::note_next_request). Returns whether it was answered. Publishes the answer if `publish`.
     fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool;
 
-    /// Serves requests that were put aside, as far as there is room for answers.
+    /// Serves requests that were put aside, while there is room for answers.
     fn serve_deferred(self: &Arc<Self>, spare: &mut Self::Spare);
 
     /// Sends values of events that waited for room, once there is some.
     fn resume_events(&self);
 
-    /// Whether there is more to poll for than the answer to one call, whose caller polls for itself.
+    /// Whether there is more to poll for than the answer to one call, whose caller polls itself.
     fn awaits_more_than_an_answer(&self) -> bool;
 
-    /// Whether the parts have put something aside for want of room.
+    /// Whether a feature has put something aside for lack of room.
     fn has_put_aside(&self) -> bool;
 
-    /// Frees everything. The driver's last step.
+    /// Releases everything. The driver's last step.
     fn take_down(&self);
 }
 
 /// How a turn of the driver ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Nothing more is there now.
+    /// No frame is there.
     Empty,
-    /// The same, and polling would keep somebody on this side from the work that came.
+    /// The same, and polling would delay a task on this side that was woken.
     Woke,
-    /// There may be more; others had to get their turn.
+    /// There may be more; other tasks must run first.
     More,
-    /// The same, and what is there takes long to copy.
+    /// The same, and the next frame takes long to copy.
     Long,
-    /// A caller is leading; it wakes the driver, or leaves everything done (C1).
+    /// A caller leads. It wakes the driver, or leaves nothing to do (C1).
     CallerLeads,
 }
 
-/// What the driver does with a connection.
+/// The driver's operations on a connection.
 pub(crate) trait Turns: Driven {
-    /// One step of the driver: takes and serves what is there.
+    /// One step of the driver: handles the frames that have arrived.
     fn turn(self: &Arc<Self>, frames: usize, spare: &mut Self::Spare) -> Result<Turn, Error> {
         let mut unpublished = false;
         let mut woke = false;
         let mut turn = Turn::More;
         let mut drained = Drained::default();
         for _ in 0..frames {
-            // What comes behind a goodbye is for nobody.
+            // Frames after a goodbye are ignored.
             if self.link().closed().is_some() {
                 turn = Turn::Empty;
                 break;
             }
             let visit = self.link().receiving.visit(|receiving| {
                 let Some(incoming) = receiving.inbound.receive()? else {
-                    // First the answers: their callers wait for them, and for room only who is far ahead.
+                    // Publish answers first: their callers wait for them, while only a peer that is far ahead waits for room.
                     if !unpublished {
                         receiving.release()?;
                     }
@@ -84,14 +84,14 @@ pub(crate) trait Turns: Driven {
                 if let Some(request) = &drained.request {
                     self.note_next_request(request.id);
                 }
-                // Who waits for an answer is not to wait for a chunk of something long.
+                // The caller of an answer must not wait while a chunk of a long message is copied.
                 let more = receiving.is_ready()? && receiving.inbound.partial_count() == 0;
                 Ok(Some((handled, long, more)))
             })?;
             turn = match visit {
                 Visit::Done(Some((handled, long, more))) => {
                     woke |= handled == Handled::Woke;
-                    // Made visible here unless more answers are to follow at once.
+                    // Published here unless more answers follow at once.
                     if let Some(request) = drained.request.take() {
                         if self.serve(request, !more, spare) {
                             unpublished = more;
@@ -102,7 +102,7 @@ pub(crate) trait Turns: Driven {
                         unpublished = false;
                     }
                     if long && (woke || self.has_woken_caller()) {
-                        turn = Turn::Long; // Who was woken goes first.
+                        turn = Turn::Long; // The woken task runs first.
                         break;
                     }
                     continue;
@@ -125,7 +125,7 @@ pub(crate) trait Turns: Driven {
         Ok(turn)
     }
 
-    /// Whether nothing waits for the driver's thread: no frame, and no caller for its turn.
+    /// Whether nothing waits for the driver's thread: no frame, and no woken caller.
     fn keeps_nobody_waiting(&self) -> bool {
         !self.link().receiving.has_unread() && !self.has_woken_caller()
     }
@@ -143,7 +143,7 @@ pub(crate) trait Turns: Driven {
         Ok(if let Visit::Done(poll) = visit { poll } else { Poll::new(Duration::ZERO) })
     }
 
-    /// Polls for frames, and for room, for a slice of the driver's budget.
+    /// Polls for frames and for room, for one slice of the driver's budget.
     fn poll_slice(&self, poll: &mut Poll, slice: Duration) -> Result<Polled, Error> {
         let visit = self.link().receiving.visit(|receiving| {
             if poll.has_budget() {
@@ -160,8 +160,8 @@ pub(crate) trait Turns: Driven {
         Ok(if let Visit::Done(polled) = visit { polled } else { Polled::GaveUp })
     }
 
-    /// The peer has gone, or hung up: takes what it has published by now, waiting for a leader to be done with its step. What it
-    /// publishes later is for nobody, and others get their turn in between: a peer may hang up and go on.
+    /// The peer has gone or hung up: handles what it has published by now, after waiting for a leader's step. Anything published later is
+    /// ignored. Yields in between, as a peer may hang up and go on publishing.
     async fn last_words(self: &Arc<Self>, spare: &mut Self::Spare) -> Result<(), Error> {
         self.link().receiving.stop()?;
         loop {
@@ -173,7 +173,7 @@ pub(crate) trait Turns: Driven {
         }
     }
 
-    /// Work for a driver that sleeps, which it should have been woken for; see [`rescue`](crate::link::rescue). Looks only.
+    /// Work that a sleeping driver should have been woken for; see [`rescue`](crate::link::rescue). Changes nothing.
     fn overlooked(&self) -> Option<&'static str> {
         let link = self.link();
         let unsent = || link.sending.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();

@@ -1,5 +1,5 @@
-//! Every interleaving, up to a bound of preemptions, of callers that lead, a driver that sleeps, and a peer that answers;
-//! over the real [`Reception`] and the real table of calls. A lost wake-up is a deadlock, which loom reports.
+//! Checks every interleaving, up to a bound of preemptions, of callers that lead, a driver that sleeps, and a peer that answers, with
+//! the real [`Reception`] and the real table of calls. A lost wake-up is a deadlock, which loom reports.
 //!
 //! Run by `RUSTFLAGS="--cfg loom" cargo test -p witrpc-runtime --release loom`. The ring is a model: its own loom tests are in
 //! `witrpc-mmf`. The last model leaves out one thing, and must fail: it shows that the others could.
@@ -72,7 +72,7 @@ impl Reader {
         self.0.state.lock().unwrap().answers.pop_front()
     }
 
-    /// As the driver's visits do it.
+    /// As a step of the driver does it.
     fn take(&mut self) -> Result<Option<CallId>, Infallible> {
         let next = self.next();
         if next.is_some() {
