@@ -1,7 +1,7 @@
 //! The two builders, for every transport: what they have in common is [`Common`].
 //!
-//! A transport adds its own words in an extension trait (`with_memory_mapped_file`, say) on top of `with_transport`; the
-//! builders know none of them.
+//! A transport crate adds its own methods by an extension trait (for example `with_memory_mapped_file`), on top of `with_transport`. The
+//! builders know no transport.
 
 /// The settings that both builders have, once: methods on a type with a field `common`.
 macro_rules! common_settings {

@@ -1,5 +1,5 @@
-//! A connection: a link, and a part for each feature. Here they are put together, and nowhere else: no part knows another but through
-//! what it declares to need of its connection, nor the connection itself.
+//! A connection: a link, and a part for each feature. Only this module composes them. A part knows neither the connection nor the other
+//! parts; it declares what it needs of its connection as a trait.
 //!
 //! | part | what it keeps | what is done with it |
 //! |---|---|---|
@@ -9,9 +9,9 @@
 //! | [`events`](crate::events) | subscriptions, ours and the peer's | `events::subscribing`, `events::publishing` |
 //! | [`streams`](crate::streams) | streams, read and written | `streams::reading`, `streams::writing`, `streams::adopting` |
 //!
-//! Everything is a bounded step without an await; the one task that sleeps is the [driver](crate::link::driver). The
-//! receiving half is drained by whoever has a reason to: a caller that waits for its answer (it *leads* for the length
-//! of one poll), or the driver. Nobody holds that role between polls.
+//! Everything is a bounded step without an await; the one task that sleeps is the [driver](crate::link::driver). The receiving half is
+//! drained by a caller that waits for its answer (it *leads* for the length of one poll), or by the driver. No task holds that role
+//! between polls.
 //!
 //! # Locks
 //!
@@ -71,14 +71,14 @@ pub(crate) struct Connection {
     serving: CallsTaken,
     events: Events,
     streams: Streams,
-    /// The other side, as handlers see it; and who it is, if a validator said.
+    /// The peer, as handlers see it; and its identity, if a validator returned one.
     peer: (Peer, Option<Identity>),
-    /// Our clock, and what to add to it to get the peer's; `None` if the two share none.
+    /// Our clock, and the offset to the peer's; `None` if the two share no clock.
     clock: (fn() -> u64, Option<u64>),
     lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
-    /// Becomes true when everything has been taken down.
+    /// Becomes true when everything has been released.
     ended: watch::Sender<bool>,
-    /// Ourselves, for what outlives a borrow.
+    /// A weak reference to this value.
     this: Weak<Self>,
 }
 
@@ -129,8 +129,7 @@ impl Connection {
         &self.peer.0
     }
 
-    /// Ends the connection in good order: events that wait leave as far as there is room at once, and subscribers are told of
-    /// those that do not.
+    /// Ends the connection in good order: sends waiting events as far as there is room, and tells subscribers of those that were not sent.
     pub(crate) fn end_in_order(&self, farewell: &str) {
         if self.link.closed().is_some() {
             return;
@@ -147,18 +146,18 @@ impl Connection {
         self.link.wake_driver();
     }
 
-    /// Sends what waits for the peer's subscribers, as far as they take it. Returns whether that was all.
+    /// Sends waiting values to the peer's subscribers, up to their bounds. Returns whether all were sent.
     pub(crate) fn flush_events(&self) -> bool {
         self.events.flush()
     }
 
-    /// Completes when everything has been taken down.
+    /// Completes when everything has been released.
     pub(crate) async fn ended(&self) {
         // The sender lives as long as this connection, so the only way to complete is the value.
         drop(self.ended.subscribe().wait_for(|ended| *ended).await);
     }
 
-    /// What is held for the peer, looked at where it lies. `None` once the connection has ended.
+    /// The memory that is held for the peer. `None` once the connection has ended.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> Option<Holdings> {
         let mut holdings = Holdings::default();
@@ -172,7 +171,7 @@ impl Connection {
         Some(holdings)
     }
 
-    /// What is under way; for tests and gauges.
+    /// The current load, for tests and metrics.
     pub(crate) fn load(&self) -> Load {
         // One lock at a time: within one expression they would all be held to its end, in an order of their own.
         let calls = self.calls.in_flight();
@@ -347,7 +346,7 @@ impl Driven for Connection {
         self.serving.has_deferred() || self.events.has_held_back()
     }
 
-    /// Frees the region, the descriptors and the place at the server.
+    /// Releases the region, the descriptors and the slot at the server.
     fn take_down(&self) {
         self.close(CloseReason::RuntimeGone);
         self.serving.cancel_all();

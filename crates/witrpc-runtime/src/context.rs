@@ -1,7 +1,6 @@
-//! What a handler can learn about the call that it answers.
+//! [`CallContext`]: the call that a handler answers.
 //!
-//! The context is set around every poll of the handler; a task that the handler spawns does not inherit it, but can be
-//! given a clone.
+//! The context is set around every poll of the handler. A task that the handler spawns does not inherit it, but can be given a clone.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -17,10 +16,10 @@ use witrpc_core::security::authorization::Identity;
 
 use crate::link::sync::lock;
 
-/// Subscribers that are remembered without a look at which of them are gone.
+/// Up to this many subscribers are noted without checking which of them are gone.
 const FEW: usize = 16;
 
-/// A subscriber at the other end of a connection, for whom something waits that a handler raised.
+/// A subscriber at the other end of a connection, for which values wait that a handler raised.
 pub(crate) trait RaisedTo: Send + Sync {
     /// The id of its subscription.
     fn id(&self) -> u32;
@@ -28,7 +27,7 @@ pub(crate) trait RaisedTo: Send + Sync {
     /// Whether it is gone.
     fn is_ended(&self) -> bool;
 
-    /// Sends what waits, as far as the subscriber takes it. Returns the place of the last among the connection's events.
+    /// Sends waiting values up to the subscriber's bound. Returns the position of the last one in the event lane.
     fn flush(&self) -> u64;
 }
 
@@ -37,7 +36,7 @@ thread_local! {
     static IN_PLACE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this is the first poll of a handler, which shows whether it is done at once: nothing it waits for wakes it.
+/// Whether this is the first poll of a handler, on the driver, with a waker that does nothing.
 pub(crate) fn is_first_poll() -> bool {
     IN_PLACE.get()
 }
@@ -88,11 +87,11 @@ struct State {
     deadline: Option<Instant>,
     cancelled: AtomicBool,
     notify: Notify,
-    /// The last event that this handler raised to the caller's connection, as its sending half counts.
+    /// The position in the event lane of the last event that this handler raised to the caller's connection.
     last_event: AtomicU64,
-    /// Subscribers at that connection for whom something waits that this handler raised, by the ids of their subscriptions.
+    /// Subscribers at that connection for which values wait that this handler raised, by the ids of their subscriptions.
     waiting: Mutex<HashMap<u32, Arc<dyn RaisedTo>>>,
-    /// Whether there are such; so that a call without any takes no lock.
+    /// Whether there are any; a call without any takes no lock.
     has_waiting: AtomicBool,
 }
 
@@ -116,7 +115,7 @@ impl Peer {
         Self { connection_id, process_id, callee }
     }
 
-    /// Who answers its services: `serving` knows what that is.
+    /// The callee of the peer's services, whose type `serving` knows.
     pub(crate) const fn callee(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.callee
     }
@@ -140,7 +139,7 @@ impl PartialEq for Peer {
 impl Eq for Peer {}
 
 thread_local! {
-    /// The current handler's. A destructor of another thread-local of this thread may find it gone, and then there is none.
+    /// The current handler's context. If the destructor of another thread-local runs after it was destroyed, there is none.
     static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
 }
 
@@ -161,10 +160,10 @@ impl CallContext {
         }))
     }
 
-    /// The same for another call of that peer, if nobody has kept it.
+    /// The same value for another call of that peer, if no clone was kept.
     pub(crate) fn renewed(mut self, deadline: Option<Instant>) -> Option<Self> {
         let state = Arc::get_mut(&mut self.0)?;
-        // Whoever was told of a cancellation may have left traces in `notify`.
+        // A wait for the cancellation may have left state in `notify`.
         if *state.cancelled.get_mut() {
             return None;
         }
@@ -232,7 +231,7 @@ impl CallContext {
         }
     }
 
-    /// Looks at the current context, if its handler's answer goes to connection `id`.
+    /// Calls `f` with the current context, if its handler's answer goes to connection `id`.
     fn with_caller(id: u64, look: impl FnOnce(&Self)) {
         let look = |current: &RefCell<Option<Self>>| {
             if let Some(context) = &*current.borrow() {
@@ -241,24 +240,23 @@ impl CallContext {
                 }
             }
         };
-        // Without a context, nobody answers.
+        // Without a context there is no handler.
         CURRENT.try_with(look).ok();
     }
 
     /// Notes an event that was raised to connection `id`, if that is where the current handler's answer goes.
     pub(crate) fn note_event(id: u64, event: u64) {
-        // Relaxed: read by whoever sends the answer, after the handler's last poll.
+        // Relaxed: read by the task that sends the answer, after the handler's last poll.
         Self::with_caller(id, |context| {
             context.0.last_event.fetch_max(event, Ordering::Relaxed);
         });
     }
 
-    /// Notes that what was raised waits for a subscriber at connection `id`, if that is where the current handler's answer
-    /// goes.
+    /// Notes that a raised value waits for a subscriber at connection `id`, if that is where the current handler's answer goes.
     pub(crate) fn note_subscriber(id: u64, subscriber: &Arc<dyn RaisedTo>) {
         Self::with_caller(id, |context| {
             let mut waiting = lock(&context.0.waiting);
-            // A handler that raises for long outlives subscriptions: no more are kept than twice as many as are in force.
+            // A handler that runs for long may outlive subscriptions: at most twice as many are noted as are in force.
             let is_new = !waiting.contains_key(&subscriber.id());
             if is_new && waiting.len() >= FEW && waiting.len().is_power_of_two() {
                 waiting.retain(|_, subscriber| !subscriber.is_ended());
@@ -268,8 +266,8 @@ impl CallContext {
         });
     }
 
-    /// Has leave what the handler raised, as far as the caller's subscriptions take it; returns the last event that is to leave
-    /// before the answer.
+    /// Sends the values that the handler raised, up to the bounds of the caller's subscriptions. Returns the position of the last event
+    /// that must be sent before the answer.
     pub(crate) fn flush_events(&self) -> u64 {
         // Relaxed: as for the last event.
         let last_event = self.0.last_event.load(Ordering::Relaxed);
@@ -286,7 +284,7 @@ impl CallContext {
         self.0.notify.notify_waiters();
     }
 
-    /// Puts a context in the place of the current one, and that in its place: nothing is cloned.
+    /// Swaps a context with the current one, without a clone.
     pub(crate) fn swap_current(context: &mut Option<Self>) {
         let swap = |current: &RefCell<_>| std::mem::swap(&mut *current.borrow_mut(), context);
         CURRENT.try_with(swap).ok();

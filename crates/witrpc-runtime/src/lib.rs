@@ -1,7 +1,7 @@
 //! Connections, services and builders of witrpc, for every transport.
 //!
 //! Most users depend on the `witrpc` crate, which brings a transport and the macro with it; this crate is for those who
-//! combine the parts themselves. What crosses is the business of [`witrpc_core`]; here is what waits, locks and wakes, on tokio.
+//! combine the parts themselves. The protocol is in [`witrpc_core`]; this crate waits, locks and wakes, on tokio.
 
 #![forbid(unsafe_code)]
 
@@ -50,7 +50,7 @@ pub use witrpc_core::{
     WaitStrategy, serde,
 };
 
-/// What generated code uses. Not for people: it changes without notice.
+/// For generated code only; changes without notice.
 #[doc(hidden)]
 pub mod __private {
     pub use std::future::Future;

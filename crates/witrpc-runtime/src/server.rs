@@ -26,9 +26,9 @@ use crate::link::trace::{Side, traced};
 use crate::serving::services::Services;
 use crate::serving::table::CallsTaken;
 
-/// How long to wait after a failed accept: what fails once (out of descriptors, say) may fail at once again.
+/// The pause after a failed accept, as the cause (no descriptors, for example) may persist.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often a server that is shutting down looks whether calls are still under way.
+/// How often a server that is shutting down checks whether calls are still running.
 const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// A server. Dropping it ends its connections and frees its name.
@@ -50,12 +50,12 @@ pub(crate) struct Shared {
     /// Each connection is driven by a thread of its own.
     dedicated_threads: bool,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
-    /// Sent when the server is shut down, and when it is dropped. Who was let in before that ends, whether or not its connection
-    /// was in the table by then.
+    /// Sent when the server is shut down, and when it is dropped. Ends every client that was accepted before, whether or not its
+    /// connection was in the table by then.
     ended: watch::Sender<()>,
 }
 
-/// The task that lets clients in; dropping the sender stops it.
+/// The task that accepts clients; dropping the sender stops it.
 struct Accepting {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -137,13 +137,13 @@ impl WitServer {
         while timers && !self.is_drained() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(DRAIN_PAUSE).await;
         }
-        // In this order: a connection that is not in the table yet finds, once it is there, that this was sent.
+        // In this order: a connection that is not in the table yet sees this once it is.
         self.shared.ended.send_replace(());
         let connections = self.connections();
         for connection in &connections {
             connection.end_in_order("the server is shutting down");
         }
-        // A driver says goodbye, with some patience, and takes the connection down. It may not run.
+        // A driver says goodbye, with a timeout, and releases the connection. It may not run.
         let deadline = timers::deadline(2 * driver::FAREWELL);
         let in_table =
             |c: &Arc<Connection>| lock(&self.shared.connections).contains_key(&c.link().id);
@@ -156,7 +156,7 @@ impl WitServer {
         }
     }
 
-    /// Whether nothing is under way for any client. Events that wait leave, as far as their subscribers take them.
+    /// Whether no client has a running call. Sends waiting events, up to the bounds of their subscribers.
     fn is_drained(&self) -> bool {
         self.connections().iter().all(|connection| {
             let flushed = connection.flush_events();
@@ -204,7 +204,7 @@ async fn accept_loop(
     mut stopped: watch::Receiver<bool>,
 ) {
     loop {
-        // Before the wait: what is sent while a client is let in is for that client as well.
+        // Before the wait: a signal that is sent while a client is being accepted is for that client as well.
         let ended = shared.ended.subscribe();
         let accepted = tokio::select! {
             biased;
@@ -242,7 +242,7 @@ async fn serve(shared: Arc<Shared>, channel: Channel, mut ended: watch::Receiver
     let handshake = handshake::accept(halves, &shared.setup, &shared.catalog, patience, on_hello);
     let opened = tokio::select! {
         biased;
-        // Without a word: to the client this is a server that has died, and it looks for the next one.
+        // Without a goodbye: the client takes this for a dead server, and looks for the next one.
         _ = ended.changed() => return,
         opened = handshake => opened,
     };
@@ -267,7 +267,7 @@ async fn run(
     let connection = Connection::new(opened, rest, limits, codec, calls_taken, false);
     let id = connection.link().id;
     lock(&shared.connections).insert(id, Arc::clone(&connection));
-    // Who shuts the server down, or drops it, may have looked into the table before.
+    // A shutdown may have read the table before the connection was in it.
     if server_ended.has_changed().unwrap_or(true) {
         connection.disconnect("the server is shutting down");
     }

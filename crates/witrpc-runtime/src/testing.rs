@@ -7,7 +7,7 @@ use crate::serving::service::{Dispatch, Request, unknown_method};
 use crate::transport::memory::MemoryTransport;
 use crate::{Service, ServiceDescriptor, WitClient, WitClientBuilder, WitServer, WitServerBuilder};
 
-/// Longer than anything takes that is not stuck.
+/// A timeout: longer than anything takes that is not stuck.
 const GUARD: Duration = Duration::from_secs(30);
 
 /// A server and a client of it, connected within this process.
@@ -41,7 +41,7 @@ impl Service for Nothing {
     }
 }
 
-/// Waits, with the thread, until it is so.
+/// Blocks the thread until the condition holds.
 pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {

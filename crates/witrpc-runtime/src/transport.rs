@@ -1,4 +1,4 @@
-//! What a transport is, and one within a process.
+//! The traits of a transport, and a transport within one process.
 
 pub use witrpc_core::transport::*;
 

@@ -19,7 +19,7 @@ use crate::client::{ClientCore, ClientSettings, WitClient};
 use crate::serving::service::Service;
 use crate::serving::services::Services;
 
-/// Some hundred methods. Half of what a client may say before it is let in: the rest is for a token.
+/// Enough for some hundred methods. Half of what a client may send before it is accepted: the rest is for a token.
 const LARGEST_CATALOG: usize = 32 << 10;
 
 /// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
@@ -68,7 +68,7 @@ pub struct WitClientBuilder {
     services: Vec<Arc<dyn Service>>,
 }
 
-/// What the client will prove.
+/// How the client authorizes itself.
 #[derive(Debug, Default)]
 enum Authorization {
     #[default]
@@ -197,7 +197,7 @@ impl WitClientBuilder {
         self
     }
 
-    /// What a client says before it is let in must be short.
+    /// Checks that what a client sends before it is accepted is short enough.
     fn check_catalog(services: &Services) -> Result<(), Error> {
         let mut catalog = Vec::new();
         catalog_of(services.descriptors()).encode(&mut catalog);

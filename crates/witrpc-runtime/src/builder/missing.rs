@@ -1,5 +1,5 @@
-//! What stands where a cargo feature is not enabled, so that the compiler names the feature: the builders have the method, and ask for a
-//! trait that nothing implements.
+//! Methods of the builders for cargo features that are not enabled. They require a trait that nothing implements, whose compiler error names
+//! the feature.
 
 /// Of nothing.
 #[cfg(not(feature = "json"))]

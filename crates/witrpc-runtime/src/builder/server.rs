@@ -15,7 +15,7 @@ use crate::server::WitServer;
 use crate::serving::introspection::ServerDescription;
 use crate::serving::service::Service;
 
-/// How long a client that has been let in may take for its handshake.
+/// How long an accepted client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Builds a [`WitServer`]. What is not set has its default; nothing is opened before
@@ -67,7 +67,7 @@ pub struct WitServerBuilder {
     description: Option<String>,
 }
 
-/// What clients must prove.
+/// How clients must authorize themselves.
 #[derive(Debug, Default)]
 enum Authorization {
     #[default]

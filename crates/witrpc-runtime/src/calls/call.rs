@@ -1,4 +1,4 @@
-//! A call as its caller sees it: a handle to a remote service, and the future of one answer.
+//! The caller's side of a call: a handle to a remote service, and the future of one answer.
 
 use std::fmt;
 use std::future::Future;
@@ -33,7 +33,7 @@ use crate::link::poller::Poll as Polling;
 use crate::link::timers::{Gone, Timer};
 use crate::streams::reader::StreamReader;
 
-/// A contract on the other side, over whichever connection there is at the moment. Generated clients wrap it.
+/// A handle to a service on the other side, over the current connection. Generated clients wrap it.
 #[doc(hidden)]
 #[derive(Clone)]
 pub struct Remote {
@@ -42,7 +42,7 @@ pub struct Remote {
     timeout: Option<Duration>,
 }
 
-/// How a call's method is known.
+/// How a call names its method.
 #[derive(Clone)]
 enum Contract {
     /// From generated code.
@@ -137,7 +137,7 @@ impl Remote {
         }
     }
 
-    /// The task of this waker has made so many calls that it lets others run.
+    /// The task of this waker has made so many calls that it yields to other tasks.
     fn has_yielded(&self, waker: &Waker) {
         if let Ok(connection) = self.callee.connection() {
             connection.calls().has_yielded(waker);
@@ -161,7 +161,7 @@ impl Remote {
             })),
         };
         let again = self.callee.retry().and_then(|policy| match &stage {
-            // There is one of each stream: such a call is not made twice.
+            // A stream cannot be sent twice, so such a call is not retried.
             Stage::New(content) if !content.has_streams() => {
                 Some(Box::new(Again::new(policy, content)))
             }
@@ -182,16 +182,16 @@ pub struct Call<R> {
     stage: Stage,
     /// The deadline, if the call has one and has not been answered at once.
     timer: Option<Box<Timer>>,
-    /// What it takes to make the call once more, if the client has a policy for that.
+    /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
     outcome: OutcomeOf<R>,
 }
 
-/// A call that may be made once more.
+/// The state of a call that may be retried.
 struct Again {
     content: Content,
     delays: Delays,
-    /// Where to sleep until then: the last connection's.
+    /// The runtime whose timer the pause uses: that of the last connection.
     runtime: Option<Handle>,
     /// Why the connection ended over which an attempt may have been executed.
     begun: Option<CloseReason>,
@@ -215,7 +215,7 @@ enum Stage {
     /// Its arguments could not be serialized.
     Failed(Box<Error>),
     New(Content),
-    /// It waits for its turn: for a place among the calls in flight, or in the sending queue.
+    /// It waits for a permit: for a call in flight, or of the sending queue.
     Queued {
         connection: Arc<dyn CallHost>,
         route: (u16, u16),
@@ -223,12 +223,12 @@ enum Stage {
         turn: BoxFuture<'static, Turn>,
     },
     Sent(InFlight),
-    /// It failed, and will be made once more.
+    /// It failed, and will be retried.
     Paused(BoxFuture<'static, Result<(), Gone>>),
     Finished,
 }
 
-/// What a call that has waited for its turn gets.
+/// The permits of a call that has waited for its turn.
 type Turn = Result<Permits, AcquireError>;
 
 /// A call in a connection's table; cancelled when dropped.
@@ -236,7 +236,7 @@ struct InFlight {
     connection: Arc<dyn CallHost>,
     id: CallId,
     answered: bool,
-    /// The polling for its answer that it has interrupted.
+    /// The busy-poll for the answer that was interrupted.
     polling: Option<Polling>,
 }
 
@@ -270,7 +270,7 @@ impl<R> Call<R> {
         self
     }
 
-    /// Whether it is about to send a message that is not small.
+    /// Whether it is about to send a large message.
     fn is_long(&self) -> bool {
         matches!(&self.stage, Stage::New(content) if content.size() > SMALL_SIZE)
     }
@@ -285,7 +285,7 @@ impl<R> Future for Call<R> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
-        // An answer is often there at the first poll: a task that makes one call after the other has to let others run.
+        // An answer is often there at the first poll: a task that makes one call after the other has to yield.
         let counted =
             if self.is_long() || Step::Message.is_counted() || !coop::has_budget_remaining() {
                 let Poll::Ready(counted) = coop::poll_proceed(cx) else {
@@ -328,7 +328,7 @@ impl<R> Future for Call<R> {
 }
 
 impl<R> Call<R> {
-    /// Takes the call through its stages, and puts the answer there once it has come.
+    /// Advances the call through its stages, and stores the answer when it has arrived.
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
@@ -363,7 +363,7 @@ impl<R> Call<R> {
                     let last = again.last.take();
                     if over.is_err() {
                         if let Some(last) = last {
-                            // With its timer's runtime, there is nothing more to wait for.
+                            // The runtime of the timer has ended, and with it the wait.
                             again.delays = Box::new(std::iter::empty());
                             return Poll::Ready(Err(last));
                         }
@@ -378,12 +378,12 @@ impl<R> Call<R> {
                 return Poll::Ready(Ok(()));
             }
             if let Stage::Sent(_) = self.stage {
-                return Poll::Pending; // It has looked.
+                return Poll::Pending; // The answer was looked for already.
             }
         }
     }
 
-    /// What the caller is told: whether any of the attempts may have been executed, not the last alone.
+    /// The error for the caller: it says whether any of the attempts may have been executed, not only the last.
     fn of_all_attempts(&mut self, error: Error) -> Error {
         let begun = self.again.as_mut().and_then(|again| again.begun.take());
         match (begun, error) {
@@ -397,7 +397,7 @@ impl<R> Call<R> {
         }
     }
 
-    /// Whether a call that failed so is made once more; then it waits for that.
+    /// Whether a call that failed with this error is retried. If so, it now waits for its next attempt.
     fn pause(&mut self, error: &Error) -> bool {
         let idempotent = self.remote.contract.is_idempotent(self.method);
         let policy = self.remote.callee.retry();
@@ -409,14 +409,14 @@ impl<R> Call<R> {
             again.begun = Some(reason.clone());
         }
         let Some(delay) = again.delays.next() else { return false };
-        // Outside every runtime, and before the first connection, there is no timer.
+        // Outside of any runtime, and before the first connection, there is no timer.
         let runtimes = [Handle::try_current().ok(), again.runtime.clone()];
         let timer = |runtime: Handle| Timer::new(&runtime, delay).map(|timer| (timer, runtime));
         let Some((mut timer, runtime)) = runtimes.into_iter().flatten().find_map(timer) else {
             return false;
         };
         tracing::debug!(?delay, "it will be made once more");
-        // Another connection is what it waits for; any other trouble just takes its time.
+        // After a lost connection, the retry also waits for the next one; after other errors it only pauses.
         let lost = matches!(error, Error::Closed { .. } | Error::NotConnected { .. });
         let connected = lost.then(|| self.remote.callee.connected());
         self.stage = Stage::Paused(Box::pin(async move {
@@ -434,7 +434,7 @@ impl<R> Call<R> {
         true
     }
 
-    /// Finds where to send it, and sends it if it is its turn.
+    /// Looks up the route, and sends the call if there is a permit.
     fn start(
         &mut self,
         content: &mut Content,
@@ -451,14 +451,14 @@ impl<R> Call<R> {
             let what = format!("the arguments of {}", self.name());
             return Err(Error::TooLarge { what, size, limit });
         }
-        // Such take no place in the bound on the sending queue, as the in-flight limit bounds those.
+        // Small messages need no permit of the sending queue, as the in-flight limit bounds them.
         if size <= SMALL_SIZE {
             return self.send(connection, route, content, None, waker, answer);
         }
-        // A message larger than the whole queue waits for all of it.
-        let place =
+        // A message larger than the whole queue waits until the queue is empty.
+        let bytes =
             u32::try_from(size).unwrap_or(u32::MAX).min(connection.link().sending.queue_len);
-        self.stage = queue(connection, route, std::mem::take(content), Some(place));
+        self.stage = queue(connection, route, std::mem::take(content), Some(bytes));
         Ok(())
     }
 
@@ -528,14 +528,14 @@ impl<R> Call<R> {
             }
             _ => return Poll::Pending,
         };
-        // The caller may be polled outside any runtime; the connection's has the timer.
+        // The caller may be polled outside any runtime; the connection's runtime has the timer.
         if self.timer.is_none() {
             self.timer = Timer::new(runtime, timeout).map(Box::new);
         }
         let polled = self.timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx));
         match polled {
             Poll::Ready(Ok(())) => Poll::Ready(()),
-            // With its runtime, the connection ends, and so does the call: it is woken for that.
+            // The connection ends with its runtime, and wakes the call then.
             Poll::Ready(Err(Gone)) | Poll::Pending => Poll::Pending,
         }
     }
@@ -553,7 +553,7 @@ impl<R> Call<R> {
             });
         }
         let mut arrived = content.take_arrived();
-        // As a subscription does: who reads a stream need not hold the client as well.
+        // As with subscriptions, the reader of a stream need not hold the client as well.
         for stream in arrived.iter_mut().flat_map(|arrived| arrived.incoming.iter_mut().flatten()) {
             if let Some(handle) = stream.inner_mut::<StreamReader>() {
                 handle.keep(Arc::clone(&self.remote.callee).kept_by_streams());
@@ -561,7 +561,7 @@ impl<R> Call<R> {
         }
         let result = (self.outcome.decode)(codec, status, content.body(), arrived);
         buffers::give(std::mem::take(content).into_buffer());
-        *answer = None; // With its charge.
+        *answer = None; // Also returns its charge.
         result.map_err(|error| Error::Deserialize {
             what: format!("the result of {}", self.name()),
             serializer: codec.name().to_owned(),
@@ -574,22 +574,22 @@ impl<R> Call<R> {
     }
 }
 
-/// A call that waits for its turn; for `place` bytes in the sending queue first, if it needs any.
+/// A call that waits for its permits: first for `bytes` of the sending queue, if any.
 fn queue(
     connection: Arc<dyn CallHost>,
     route: (u16, u16),
     content: Content,
-    place: Option<u32>,
+    bytes: Option<u32>,
 ) -> Stage {
-    let turn = Box::pin(wait_turn(Arc::clone(&connection), place));
+    let turn = Box::pin(wait_turn(Arc::clone(&connection), bytes));
     Stage::Queued { connection, route, content, turn }
 }
 
-async fn wait_turn(connection: Arc<dyn CallHost>, place: Option<u32>) -> Turn {
-    // First the bytes: whoever holds a place among the calls in flight sends at once.
-    let bytes = match place {
-        Some(place) => {
-            Some(Arc::clone(&connection.link().sending.bytes).acquire_many_owned(place).await?)
+async fn wait_turn(connection: Arc<dyn CallHost>, bytes: Option<u32>) -> Turn {
+    // First the bytes: a call with a permit for calls in flight is sent at once.
+    let bytes = match bytes {
+        Some(bytes) => {
+            Some(Arc::clone(&connection.link().sending.bytes).acquire_many_owned(bytes).await?)
         }
         None => None,
     };

@@ -1,5 +1,5 @@
-//! Who answers a remote contract: a client's server, over whichever connection there is at the moment; or the peer of one
-//! connection, which a handler calls back.
+//! The two kinds of callee: a client's server, over the current connection; or the peer of one connection, which a handler calls
+//! back.
 
 use std::any::Any;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::calls::host::CallHost;
 use crate::calls::retry::RetryPolicy;
 use crate::events::client_subscription::Subscribable;
 
-/// See the module.
+/// What calls are made to.
 pub(crate) trait Callee: Send + Sync + fmt::Debug + 'static {
     fn codec(&self) -> &Codec;
 
@@ -23,15 +23,15 @@ pub(crate) trait Callee: Send + Sync + fmt::Debug + 'static {
     /// Completes when there is a connection (again).
     fn connected(&self) -> BoxFuture<'static, ()>;
 
-    /// Which calls are made once more.
+    /// The policy for retries.
     fn retry(&self) -> Option<&RetryPolicy>;
 
-    /// The same, for subscriptions.
+    /// The same callee, for subscriptions.
     fn subscribable(self: Arc<Self>) -> Arc<dyn Subscribable>;
 
-    /// What must live as long as somebody reads a stream of its: a client.
+    /// The client, which must live as long as a stream of its calls is read.
     fn kept_by_streams(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>>;
 }
 
-/// The peer of a connection, as [`Peer`](crate::Peer) has it.
+/// The callee that a [`Peer`](crate::Peer) holds.
 pub(crate) struct PeerCallee(pub(crate) Arc<dyn Callee>);

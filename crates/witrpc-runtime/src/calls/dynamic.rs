@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use witrpc_core::Error;
 
-/// The most elements that serde gives a tuple; more arguments travel as tuples of such tuples.
+/// The longest tuple that serde supports; more arguments are sent as a tuple of such tuples.
 const TUPLE: usize = 16;
 
 /// Arguments as generated clients send them.
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for DynamicResult {
     }
 }
 
-/// Reads what JSON has, and says so of what it has not.
+/// Reads a JSON value; an error for what JSON cannot represent.
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
@@ -106,7 +106,7 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(DynamicResult(values.into()))
     }
 
-    /// What a reference to an attachment was turned into.
+    /// A reference to an attachment, which JSON cannot represent.
     fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<DynamicResult, D::Error> {
         Err(D::Error::custom("it has a blob or a stream, which a call by name cannot take"))
     }

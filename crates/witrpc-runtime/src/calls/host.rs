@@ -1,13 +1,13 @@
-//! What calls need of their connection.
+//! The interface by which calls use their connection.
 
 use crate::calls::table::CallsMade;
 use crate::streams::host::StreamHost;
 
-/// See the module.
+/// A connection as its calls see it.
 pub(crate) trait CallHost: StreamHost {
     fn calls(&self) -> &CallsMade;
 
-    /// A deadline in so many nanoseconds, as the peer is told of it: a time of its clock, or how much is left where there is no clock in
-    /// common. Never 0, which means none. [wire.clock]
+    /// A deadline `left` nanoseconds from now, as it is sent to the peer: a time of the peer's clock, or the time that is left if the two
+    /// share no clock. Never 0, which means no deadline. [wire.clock]
     fn deadline_for_peer(&self, left: u64) -> u64;
 }

@@ -20,13 +20,13 @@ use crate::link::sync::lock;
 use crate::streams::producer::start_streams;
 use crate::streams::writing::{WritesStreams, room};
 
-/// Calls in flight from which on others are likely to begin at once.
-const CROWD: usize = 8;
+/// With this many calls in flight, more are likely to begin at once.
+const MANY_IN_FLIGHT: usize = 8;
 
-/// What is done with calls that are made.
+/// Operations on calls that this side makes.
 pub(crate) trait MakesCalls: CallHost {
-    /// Takes a slot for a call, sends its request, and looks for the answer, which it puts there if it has come; else it wakes
-    /// `waker` later. Takes the content, unless the call has to wait for its turn.
+    /// Takes a slot for a call, sends its request, and looks for the answer. If it has arrived, puts it into `found`; else `waker` is
+    /// woken later. Takes the content, unless the call has to wait for its turn.
     fn begin_call(
         &self,
         content: &mut Content,
@@ -41,8 +41,8 @@ pub(crate) trait MakesCalls: CallHost {
             return Err(BeginError::NotYet);
         }
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
-        // A peer that shares our CPU, and is woken for the first request, would run before those who are about to send more.
-        let in_crowd = pending.in_flight() >= CROWD && self.link().peer_is_on_our_cpu();
+        // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
+        let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
         let id = pending.insert((!alone).then(|| waker.clone())).map_err(BeginError::Closed)?;
         drop(pending);
         let permit = turn.and_then(|Permits { call, bytes }| {
@@ -59,7 +59,7 @@ pub(crate) trait MakesCalls: CallHost {
             let send = || {
                 self.with_outbound(|outbound| {
                     if outbound.push_through(Kind::Request, id.0, content, fields)? {
-                        if in_crowd {
+                        if among_many {
                             self.link().receiving.leave_unpublished();
                         } else {
                             outbound.publish()?;
@@ -82,11 +82,11 @@ pub(crate) trait MakesCalls: CallHost {
             };
             self.lead_for_answer(id, alone, Some(send), &mut drained);
         }
-        // The polling begins anew at the next look: it is longer by a slice.
+        // The busy-poll starts anew at the next call: it is longer by one slice.
         self.interrupted(&mut drained, waker);
         *found = drained.answer;
         if alone && found.is_none() {
-            // Its waker is not in the table: somebody else may have taken the answer (C2).
+            // The waker is not in the table: another task may have stored the answer (C2).
             *found = lock(&self.calls().pending)
                 .poll(id, waker)
                 .transpose()
@@ -95,8 +95,8 @@ pub(crate) trait MakesCalls: CallHost {
         Ok(id)
     }
 
-    /// Looks for the answer to `id`, leading the receiving for the length of this step if nobody else does. `polling` is what the
-    /// last look has left.
+    /// Looks for the answer to `id`, and leads for the length of this step unless another task does. `polling` is the busy-poll that the
+    /// last call has interrupted.
     fn poll_answer(
         &self,
         id: CallId,
@@ -115,7 +115,7 @@ pub(crate) trait MakesCalls: CallHost {
         drained.answer.map(Ok)
     }
 
-    /// Sends a request that has streams, and sees to these.
+    /// Sends a request that has streams, and starts them.
     fn send_streaming(
         &self,
         id: CallId,
@@ -163,7 +163,7 @@ pub(crate) trait MakesCalls: CallHost {
         Ok(id)
     }
 
-    /// The caller of `id` is gone: takes its request back or cancels it at the peer.
+    /// The caller of `id` is gone: withdraws its request, or cancels it at the peer.
     fn abandon(&self, id: CallId) {
         let (mut unsent, mut streams) = (false, 0..0);
         self.send(|outbound| {
@@ -187,12 +187,12 @@ pub(crate) trait MakesCalls: CallHost {
         drop(answer);
     }
 
-    /// A ping that nobody waits for any more.
+    /// The caller of a ping is gone.
     fn abandon_ping(&self, id: CallId) {
         drop(lock(&self.calls().pending).abandon(id, false));
     }
 
-    /// A response of the peer.
+    /// Handles a response of the peer.
     fn handle_response(
         &self,
         id: u64,
@@ -203,7 +203,7 @@ pub(crate) trait MakesCalls: CallHost {
         self.complete(CallId(id), answer, wanted, true, drained)
     }
 
-    /// The answer to a ping.
+    /// Handles the answer to a ping.
     fn handle_pong(
         &self,
         id: u64,
@@ -214,8 +214,8 @@ pub(crate) trait MakesCalls: CallHost {
         self.complete(CallId(id), Answer::empty(Status::Ok), wanted, false, drained)
     }
 
-    /// Checks that a call was sent that the peer answers. Else a peer that reads nothing could have one made after the other, and
-    /// kept here. [wire.response.status]
+    /// Checks that a call was sent before the peer answered it. Otherwise a peer that reads nothing could complete one call after the
+    /// other, whose requests would stay in our queue. [wire.response.status]
     fn check_has_left(&self, id: u64) -> Result<(), Error> {
         let is_queued = self.link().ledger.unsent_requests() > 0
             && lock(&self.link().sending.outbound)
@@ -231,7 +231,7 @@ pub(crate) trait MakesCalls: CallHost {
         if is_queued { Err(not_sent()) } else { Ok(()) }
     }
 
-    /// Hands an answer in: to a call, which so gives its place back, or to a ping, which has none.
+    /// Delivers an answer: to a call, which returns its permit, or to a ping, which has none.
     fn complete(
         &self,
         id: CallId,
@@ -242,7 +242,7 @@ pub(crate) trait MakesCalls: CallHost {
     ) -> Result<Handled, Error> {
         let wanted = if let Wanted::Call(wanted) = wanted { Some(wanted) } else { None };
         let mut pending = lock(&self.calls().pending);
-        // A call is not answered by a pong, which would leave its place taken; nor a ping by a response.
+        // A pong must not answer a call, whose permit would not be returned; nor a response a ping.
         if pending.is_ping(id) == to_call {
             return Err(not_waiting());
         }
@@ -268,7 +268,7 @@ pub(crate) trait MakesCalls: CallHost {
 
 impl<H: CallHost + ?Sized> MakesCalls for H {}
 
-/// A place among the calls in flight, and, for a large message, one in the sending queue.
+/// A permit for a call in flight, and, for a large message, a permit of the sending queue.
 #[derive(Debug)]
 pub(crate) struct Permits {
     pub(crate) call: OwnedSemaphorePermit,
@@ -278,7 +278,7 @@ pub(crate) struct Permits {
 /// Why a call could not begin.
 #[derive(Debug)]
 pub(crate) enum BeginError {
-    /// There are as many in flight as the peer takes; it has to wait for its turn.
+    /// As many calls are in flight as the peer accepts; the call has to wait for its turn.
     NotYet,
     Closed(CloseReason),
     /// It has failed already.

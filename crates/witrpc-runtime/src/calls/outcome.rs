@@ -1,4 +1,4 @@
-//! What a method returns, and how that crosses.
+//! The results that methods may return, and how they are serialized.
 
 use std::fmt;
 
@@ -74,8 +74,8 @@ impl<T: ResultValue, E: ResultError> Outcome for Result<T, E> {
     }
 }
 
-/// How a method's result crosses. Client and server of a contract ask for it in the same words, so that a type that cannot cross is
-/// one error, and not one at each place that needs it.
+/// How a method's result is serialized. The generated client and server require the same trait, so that a type that cannot be serialized
+/// gives one compiler error, and not one at each use.
 #[doc(hidden)]
 pub struct OutcomeOf<R> {
     pub(crate) failed: fn(Error) -> R,
@@ -91,7 +91,7 @@ impl<R> fmt::Debug for OutcomeOf<R> {
     }
 }
 
-/// How `R` crosses.
+/// How `R` is serialized.
 #[doc(hidden)]
 #[must_use]
 pub const fn outcome<R: Outcome>() -> OutcomeOf<R> {

@@ -1,4 +1,4 @@
-//! A ping as its caller sees it.
+//! [`Ping`]: the future of a ping.
 
 use std::fmt;
 use std::future::Future;
@@ -25,12 +25,12 @@ pub struct Ping {
     sent: Option<Sent>,
 }
 
-/// One in a connection's table; taken out when dropped.
+/// A ping in a connection's table; removed when dropped.
 struct Sent {
     connection: Arc<dyn CallHost>,
     id: CallId,
     answered: bool,
-    /// The polling for its answer that it has interrupted.
+    /// The busy-poll for the answer that was interrupted.
     polling: Option<Polling>,
     began: Instant,
     timer: Option<Timer>,
@@ -76,7 +76,7 @@ impl Ping {
             return Poll::Ready(answer.map(|_| took));
         }
         let Some(after) = self.timeout else { return Poll::Pending };
-        // The caller may be polled outside any runtime; the connection's has the timer.
+        // The caller may be polled outside any runtime; the connection's runtime has the timer.
         if sent.timer.is_none() {
             sent.timer = Timer::new(&sent.connection.link().runtime, after);
         }
@@ -85,7 +85,7 @@ impl Ping {
                 self.sent = None;
                 Poll::Ready(Err(Error::TimedOut { after }))
             }
-            // With its runtime, the connection ends, and so does the ping: it is woken for that.
+            // The connection ends with its runtime, and wakes the ping then.
             _ => Poll::Pending,
         }
     }

@@ -1,4 +1,4 @@
-//! Which calls a client makes once more when their connection was lost, how often, and how long it waits before each.
+//! The retry policy of a client: which failed calls it retries, how often, and after which pauses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -118,10 +118,10 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Whether a call that failed so may, and is to, be made once more.
+    /// Whether a call that failed with this error is retried.
     pub(crate) fn applies(&self, error: &Error, idempotent: bool) -> bool {
         let allowed = match error {
-            // The service's own word, or a deadline that is the call's as a whole.
+            // An error that the service returned; or the deadline, which covers all attempts.
             Error::Fault { .. } | Error::TimedOut { .. } | Error::Cancelled => false,
             error => idempotent || error.is_surely_not_executed(),
         };

@@ -1,9 +1,9 @@
-//! Which calls a connection has made, and what is known of the peer's methods.
+//! The table of calls that a connection has made, and the routes to the peer's methods.
 //!
 //! # Invariants
 //!
-//! - **C2** A caller's waker is in the table before its request can be answered, or the caller looks for the answer once more
-//!   after it has left it there.
+//! - **C2** A caller's waker is in the table before its request can be answered; or the caller checks for the answer once more
+//!   after it has put the waker there.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,23 +23,23 @@ use witrpc_core::{CloseReason, Error};
 
 use crate::link::sync::lock;
 
-/// A connection's part for calls that are made.
+/// The calls that a connection makes.
 #[derive(Debug)]
 pub(crate) struct CallsMade {
     pub(super) pending: Mutex<Pending>,
-    /// Where callers wait for one of the permits for calls in flight; free ones that nobody waits for are in `pending`.
+    /// Where callers wait for a permit for a call in flight. Permits that nobody waits for are in `pending`.
     permits: Arc<Semaphore>,
-    /// A task whose calls were answered so fast that it was made to let others run. Whoever calls next, and is another, does
-    /// not poll for its answer: there may be more of them, whose calls could all be under way. Taken last of all.
+    /// The waker of a task that yielded after many calls in a row. If another task makes the next call, it does not busy-poll for its
+    /// answer: there may be more such tasks, whose calls could all be in flight. Its lock is the innermost.
     yielded: Mutex<Option<Waker>>,
-    /// Whether there is one.
+    /// Whether `yielded` is set.
     has_yielded: AtomicBool,
     catalog: Catalog,
     routes: Routes,
 }
 
 impl CallsMade {
-    /// For a peer that takes so many calls at a time, and offers this.
+    /// An empty table, for a peer that accepts `max_in_flight` calls at a time, and has this catalog.
     pub(crate) fn new(max_in_flight: usize, catalog: Catalog) -> Self {
         Self {
             pending: Mutex::new(Pending::new(max_in_flight)),
@@ -51,7 +51,7 @@ impl CallsMade {
         }
     }
 
-    /// Where the peer has this contract's method.
+    /// The route to a method of this contract.
     pub(crate) fn route(
         &self,
         descriptor: &'static ServiceDescriptor,
@@ -61,7 +61,7 @@ impl CallsMade {
         Ok((route.service, route.methods[method].clone()?))
     }
 
-    /// Where the peer has this contract's event.
+    /// The route to an event of this contract.
     pub(crate) fn event_route(
         &self,
         descriptor: &'static ServiceDescriptor,
@@ -71,23 +71,23 @@ impl CallsMade {
         Ok((route.service, route.events[event].clone()?))
     }
 
-    /// Where the peer has a method of these names.
+    /// The route to the method with these names.
     #[cfg(feature = "json")]
     pub(crate) fn route_by_name(&self, service: &str, method: &str) -> Result<(u16, u16), Error> {
         find_by_name(&self.catalog, service, method)
     }
 
-    /// Calls in flight.
+    /// The number of calls in flight.
     pub(crate) fn in_flight(&self) -> usize {
         lock(&self.pending).in_flight()
     }
 
-    /// Whether a caller was woken for its answer, and has not had its turn yet.
+    /// Whether a caller was woken for its answer, and has not run yet.
     pub(crate) fn has_woken_caller(&self) -> bool {
         lock(&self.pending).has_woken_caller()
     }
 
-    /// What is held: answers that their callers have not taken, and the table.
+    /// The memory of answers that their callers have not taken, and of the table.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
         lock(&self.pending).held()
@@ -100,7 +100,7 @@ impl CallsMade {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Waits for a place among the calls in flight.
+    /// Waits for a permit for a call in flight.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl CallsMade {
         Arc::clone(&self.permits).acquire_owned().await
     }
 
-    /// Gives a place among the calls in flight back.
+    /// Returns a permit for a call in flight.
     pub(super) fn return_permit(&self, mut pending: MutexGuard<'_, Pending>) {
         let wanted = pending.return_permit();
         drop(pending);
@@ -129,14 +129,14 @@ impl CallsMade {
         }
     }
 
-    /// The task of this waker has called again and again, and lets others run.
+    /// Notes that the task of this waker yields after many calls in a row.
     pub(crate) fn has_yielded(&self, waker: &Waker) {
         *lock(&self.yielded) = Some(waker.clone());
-        // Relaxed, here and below: it is only a reason to take the lock.
+        // Relaxed, here and below: it only decides whether to take the lock.
         self.has_yielded.store(true, Ordering::Relaxed);
     }
 
-    /// Whether another task than this waker's has just let others run.
+    /// Whether a task other than this waker's has just yielded.
     pub(super) fn another_yielded(&self, waker: &Waker) -> bool {
         if !self.has_yielded.load(Ordering::Relaxed) {
             return false;
@@ -146,7 +146,7 @@ impl CallsMade {
     }
 }
 
-/// Contracts that have been looked up in the catalog: a list that only grows, so that looking takes no lock.
+/// The routes of contracts that were looked up in the catalog. The list only grows, so that reading it takes no lock.
 #[derive(Debug, Default)]
 struct Routes(OnceLock<Box<KnownRoute>>);
 

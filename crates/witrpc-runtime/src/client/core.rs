@@ -1,10 +1,10 @@
-//! What the clones of a client and its service handles share: the connection, and what is being done about it.
+//! [`ClientCore`]: what the clones of a client and its service handles share. It holds the connection, and the attempts to make one.
 //!
-//! # Who changes what
+//! # Concurrency
 //!
-//! [`Current`] has the connection, the state that users see, and the task that connects again; they change together, under
-//! one lock. A *disconnect* is final: it raises the epoch, and whatever began to connect in an earlier epoch installs
-//! nothing, however far it has come. Locks: `subscriptions`, then `current`; nothing of the user's runs under either.
+//! [`Current`] has the connection, the state that users see, and the task that reconnects; they change together, under one lock. A
+//! *disconnect* is final: it increments the epoch, and an attempt that began in an earlier epoch installs no connection, however far
+//! it has come. Locks: `subscriptions`, then `current`; no code of the user runs under either.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -46,14 +46,14 @@ use crate::link::turns::Driven;
 use crate::serving::services::Services;
 use crate::serving::table::CallsTaken;
 
-/// How long a disconnect waits for the connection's task to take everything down.
+/// How long a disconnect waits for the connection's driver to release everything.
 const TAKE_DOWN: Duration = Duration::from_secs(1);
-/// How long the handshake may take where one attempt is all that there is time for.
+/// How long the handshake may take if there is time for one attempt only.
 const ONE_ATTEMPT: Duration = Duration::from_secs(1);
-/// The pause before another attempt when a server has died during the handshake: one that dies of it is not to be hammered.
+/// The pause before another attempt when a server has died during the handshake: a server that dies of it must not be flooded with attempts.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// What a client does without being told each time.
+/// The settings of a client.
 #[derive(Debug)]
 pub(crate) struct ClientSettings {
     /// Every call's deadline, unless its handle has another.
@@ -62,15 +62,15 @@ pub(crate) struct ClientSettings {
     pub(crate) retry: Option<RetryPolicy>,
 }
 
-/// See the module.
+/// The shared part of a client; see the [module](self).
 pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,
     pub(crate) settings: ClientSettings,
-    /// What the server may call.
+    /// The services that the server may call.
     services: Arc<Services>,
     catalog: Catalog,
-    /// Ourselves, for what outlives a borrow.
+    /// A weak reference to this value.
     this: Weak<Self>,
     current: RwLock<Current>,
     /// The state as users see it: a copy of the one in `current`, made after each change of that (see [`show`](Self::show)).
@@ -80,20 +80,20 @@ pub(crate) struct ClientCore {
     subscriptions: std::sync::Mutex<HashMap<usize, Weak<ClientSubscription>>>,
     /// Held while connecting, so that two tasks that connect at once share the outcome.
     connecting: Mutex<()>,
-    /// Calls of `connect` that wait, or are at it. An automatic attempt makes way for them.
+    /// The number of running calls of `connect`. An automatic attempt gives way to them.
     urgent: AtomicUsize,
     /// Notified when the epoch or `urgent` has changed.
     changed: Notify,
 }
 
-/// What changes together.
+/// The state that changes together, under one lock.
 #[derive(Debug, Default)]
 struct Current {
     connection: Option<Arc<Connection>>,
     state: ClientState,
     /// Counts the disconnects.
     epoch: u64,
-    /// The task that connects again, if one does.
+    /// The task that reconnects, if there is one.
     task: Option<Task>,
     /// Counts those tasks.
     tasks: u64,
@@ -102,7 +102,7 @@ struct Current {
 #[derive(Debug)]
 struct Task {
     number: u64,
-    /// Known a moment after the task has been made.
+    /// Set a moment after the task was spawned.
     abort: Option<AbortHandle>,
 }
 
@@ -124,11 +124,11 @@ impl Task {
     }
 }
 
-/// On whose behalf a connection is made.
+/// Why a connection is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     User,
-    /// After a connection was lost. Makes way for the user.
+    /// To replace a lost connection. Gives way to a call of `connect`.
     Automatic,
 }
 
@@ -193,8 +193,8 @@ impl ClientCore {
         self.shown.subscribe()
     }
 
-    /// Shows the state to users, after it has changed. Of two changes at once, whichever is shown last shows what is true by
-    /// then: each looks anew, under the lock of what is shown.
+    /// Publishes the state to users after a change. With two changes at once, the one that is published last publishes the current state:
+    /// each reads it anew, under the lock of the published copy.
     fn show(&self) {
         self.shown.send_if_modified(|shown| {
             let state = self.read().state;
@@ -209,7 +209,7 @@ impl ClientCore {
         self.connect_in(epoch, Who::User, timeout).await.unwrap_or_else(|MadeWay| disconnected())
     }
 
-    /// Ends the connection, and makes another.
+    /// Ends the connection, and makes a new one.
     pub(crate) async fn reconnect(self: Arc<Self>, timeout: Duration) -> Result<(), Error> {
         let epoch = self.disconnect(true).await;
         self.connect_in(epoch, Who::User, timeout).await.unwrap_or_else(|MadeWay| disconnected())
@@ -225,7 +225,7 @@ impl ClientCore {
         let _urgent = (who == Who::User).then(|| Urgent::new(self));
         tokio::select! {
             biased;
-            // Whatever the attempt has come to is dropped: for the server, a client that went away.
+            // The attempt is dropped, whatever its stage: the server sees a client that went away.
             () = self.until(|| self.read().epoch != epoch) => Ok(disconnected()),
             () = self.until(|| who == Who::Automatic && self.urgent.load(Ordering::SeqCst) > 0) => {
                 Err(MadeWay)
@@ -238,7 +238,7 @@ impl ClientCore {
     async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
-            // Counted among the waiters before the look, so that a change in between is not missed.
+            // Registered before the check, so that a change in between is not missed.
             changed.as_mut().enable();
             if is_so() {
                 return;
@@ -261,7 +261,7 @@ impl ClientCore {
         }
         let (opened, rest, waiter) = loop {
             match self.open(deadline, timeout).await {
-                // It was killed, or dropped, half-way. The next one may be starting already.
+                // The server was killed or dropped during the handshake. The next one may be starting already.
                 Err(Error::Closed { reason: CloseReason::PeerGone, .. })
                     if deadline.saturating_duration_since(tokio::time::Instant::now()) > AGAIN =>
                 {
@@ -307,7 +307,7 @@ impl ClientCore {
         Ok((opened, rest, waiter))
     }
 
-    /// Makes an open session the current connection, and has it driven.
+    /// Makes an open session the current connection, and spawns its driver.
     fn adopt(
         &self,
         epoch: u64,
@@ -321,7 +321,7 @@ impl ClientCore {
         let keep_subscriptions = self.settings.reconnect.is_some();
         let connection =
             Connection::new(opened, rest, limits, codec, calls_taken, keep_subscriptions);
-        // Before anybody knows of the connection, and before its task is made, which may be dropped before it is polled.
+        // Before the connection is visible, and before its task is spawned, which may be dropped before its first poll.
         let driving = Driving { client: Weak::clone(&self.this), connection };
         if !self.install(&driving.connection, epoch) {
             driving.connection.disconnect("the client disconnected");
@@ -338,7 +338,8 @@ impl ClientCore {
         subscriptions.retain(|_, subscription| {
             subscription.upgrade().is_some_and(|subscription| !subscription.is_ended())
         });
-        // Locked meanwhile: who hears that its subscription goes on, and calls, is to find this connection and not the last.
+        // Locked meanwhile: a subscriber that sees its subscription continue, and then makes a call, must get this connection and not
+        // the last.
         let mut current = self.write();
         if current.epoch != epoch {
             return false;
@@ -353,7 +354,7 @@ impl ClientCore {
         true
     }
 
-    /// A connection has ended. If it was the current one and was lost, another is made, if that is wanted.
+    /// A connection has ended. If it was the current one and was lost, reconnects if that is configured.
     fn ended(&self, connection: &Arc<Connection>) {
         let mut current = self.write();
         if !current.is(connection) {
@@ -368,7 +369,7 @@ impl ClientCore {
             let epoch = current.epoch;
             current.tasks += 1;
             current.task = Some(Task { number: current.tasks, abort: None });
-            // Made before the task, which may be dropped before it is polled.
+            // Created before the task, which may be dropped before its first poll.
             Reconnecting::new(Weak::clone(&self.this), epoch, current.tasks, options)
         });
         current.state = match &task {
@@ -393,10 +394,9 @@ impl ClientCore {
         }
     }
 
-    /// Ends the connection. Its subscriptions end too, unless they are to `survive` for the next one. Returns the epoch that
-    /// begins with that.
+    /// Ends the connection. Its subscriptions end too, unless they `survive` for the next one. Returns the epoch that begins.
     ///
-    /// Outside of a runtime with timers, it does not wait until everything has been taken down.
+    /// Outside of a runtime with timers, it does not wait until everything has been released.
     pub(crate) async fn disconnect(&self, survive: bool) -> u64 {
         let (epoch, connection) = self.let_go(survive);
         if let Some(connection) = connection {
@@ -406,8 +406,7 @@ impl ClientCore {
         epoch
     }
 
-    /// From here on there is no connection, and none that is being made. Returns the epoch that begins, and the connection
-    /// that is to be ended.
+    /// Removes the connection, and stops attempts to make one. Returns the epoch that begins, and the connection that is to be ended.
     fn let_go(&self, survive: bool) -> (u64, Option<Arc<Connection>>) {
         let subscriptions = lock(&self.subscriptions);
         let mut current = self.write();
@@ -422,7 +421,7 @@ impl ClientCore {
                 Vec::new()
             }
             Some(_) => subscriptions.values().filter_map(Weak::upgrade).collect(),
-            // Without a connection, they wait for one.
+            // Without a connection, they wait for the next one.
             None => Vec::new(),
         };
         drop(subscriptions);
@@ -436,7 +435,7 @@ impl ClientCore {
     }
 }
 
-/// Waits for the connection's task to take everything down.
+/// Waits for the connection's driver to release everything.
 async fn taken_down(connection: &Connection) {
     let timer = Handle::try_current().ok().and_then(|runtime| Timer::new(&runtime, TAKE_DOWN));
     let Some(mut timer) = timer else { return };
@@ -448,20 +447,20 @@ async fn taken_down(connection: &Connection) {
     }
 }
 
-/// What an attempt to connect is told that a disconnect has overtaken.
+/// The error of an attempt to connect that a disconnect has overtaken.
 const fn disconnected() -> Result<(), Error> {
     Err(Error::Closed { reason: CloseReason::Local, maybe_executed: false })
 }
 
-/// An automatic attempt has made way for the user's.
+/// The error of an automatic attempt that gave way to a call of `connect`.
 struct MadeWay;
 
-/// What a client knows a subscription by. No other has the address as long as somebody holds it, weakly too.
+/// The key of a subscription. Its address is unique as long as there is a reference to it, even a weak one.
 fn address(subscription: &Arc<ClientSubscription>) -> usize {
     Arc::as_ptr(subscription).addr()
 }
 
-/// A user connects.
+/// Counts a call of `connect` while it runs.
 struct Urgent<'a>(&'a ClientCore);
 
 impl<'a> Urgent<'a> {
@@ -479,7 +478,7 @@ impl Drop for Urgent<'_> {
     }
 }
 
-/// A connection whose driver is under way. Dropped when that ends, or with its runtime: everybody is told then.
+/// Guards a connection whose driver runs. Dropped when the driver ends, also with its runtime; then the client is told.
 struct Driving {
     client: Weak<ClientCore>,
     connection: Arc<Connection>,
@@ -580,7 +579,7 @@ impl Callee for ClientCore {
     }
 
     fn connected(&self) -> BoxFuture<'static, ()> {
-        // In this order: one that comes in between is seen twice, and not missed.
+        // In this order: a change in between is seen twice, and not missed.
         let mut state = self.watch_state();
         if self.is_connected() {
             return Box::pin(std::future::ready(()));
@@ -608,7 +607,7 @@ impl Callee for ClientCore {
     }
 }
 
-/// Subscriptions belong to the client, and go from one connection to the next.
+/// Subscriptions belong to the client, and are carried from one connection to the next.
 impl Subscribable for ClientCore {
     fn codec(&self) -> &Codec {
         &self.setup.codec

@@ -1,4 +1,4 @@
-//! What a client does when its connection is lost: nothing, or connect again as often and as patiently as it was told.
+//! Automatic reconnection: its settings, and the task that reconnects.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +12,7 @@ use witrpc_core::{CloseReason, Error};
 
 use crate::link::timers::FAR;
 
-/// The least time that one attempt may take: a server that is starting needs a moment.
+/// The minimum time for one attempt: a server that is starting needs a moment.
 const MIN_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The state of a client's connection.
@@ -131,11 +131,11 @@ impl ReconnectOptions {
     }
 }
 
-/// What the task that connects again needs of its client. `task` is the number of that task.
+/// What the reconnecting task needs of its client. `task` is the number of that task.
 pub(crate) trait Reconnects: Send + Sync + 'static {
     fn endpoint(&self) -> &str;
 
-    /// Whether the task goes on, with this attempt.
+    /// Whether the task is to make this attempt.
     fn goes_on(&self, task: u64, attempt: u32) -> bool;
 
     /// Makes one attempt, on behalf of a connection of this epoch.
@@ -145,18 +145,18 @@ pub(crate) trait Reconnects: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The task has succeeded; returns whether it was still wanted.
+    /// The task has succeeded. Returns whether it was still wanted.
     fn leave_task(&self, task: u64) -> bool;
 
-    /// The task has given up, for this reason; returns whether it was still wanted.
+    /// The task has given up, for this reason. Returns whether it was still wanted.
     fn give_up(&self, task: u64, state: ClientState, reason: &CloseReason) -> bool;
 }
 
-/// The task that connects again. It ends when that has succeeded, when the attempts are used up, or with the client; and
-/// if it is dropped before, with its runtime, everybody is told.
+/// The task that reconnects. It ends when it has succeeded, when the attempts are used up, or with the client. If it is dropped before,
+/// with its runtime, the client's state says so.
 pub(crate) struct Reconnecting<C: Reconnects> {
     client: Weak<C>,
-    /// Of the connection that was lost.
+    /// The epoch of the connection that was lost.
     epoch: u64,
     number: u64,
     options: ReconnectOptions,
@@ -208,7 +208,7 @@ impl<C: Reconnects> Reconnecting<C> {
 
 impl<C: Reconnects> Drop for Reconnecting<C> {
     fn drop(&mut self) {
-        // Without effect unless it is dropped half-way, and not because somebody has disconnected.
+        // No effect unless the task is dropped before its end, and not because of a disconnect.
         let Some(client) = self.client.upgrade() else { return };
         let state = ClientState::Disconnected;
         if client.give_up(self.number, state, &CloseReason::RuntimeGone) {

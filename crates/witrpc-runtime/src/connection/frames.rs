@@ -1,4 +1,4 @@
-//! Which part of a connection a frame is for: the one table.
+//! Dispatches frames to the features of a connection. This is the only such table.
 
 use witrpc_core::session::inbound::Incoming;
 use witrpc_core::session::pending::Answer;

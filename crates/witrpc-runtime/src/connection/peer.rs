@@ -1,4 +1,4 @@
-//! The other side of one connection, as a callee: a handler calls it back.
+//! The peer of one connection as a callee, which a handler calls back.
 
 use std::any::Any;
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::events::error::EventError;
 use crate::events::host::EventHost;
 use crate::events::subscribing::Subscribes;
 
-/// The other side of a connection, which it does not keep alive.
+/// The peer of a connection; holds the connection weakly.
 pub(crate) struct ConnectedPeer<C> {
     connection: Weak<C>,
     codec: Codec,
-    /// What this side holds for it.
+    /// This side's `max_buffered`.
     max_buffered: u64,
 }
 
@@ -50,7 +50,7 @@ impl<C: CallHost + EventHost + fmt::Debug> Callee for ConnectedPeer<C> {
         Ok(self.upgrade()?)
     }
 
-    /// There is no other.
+    /// There is no other connection.
     fn connected(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
     }

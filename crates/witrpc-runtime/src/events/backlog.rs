@@ -1,4 +1,4 @@
-//! Values that wait for a subscriber, and what happens when they are too many.
+//! The backlog of a subscriber, and what happens when it overflows.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// Where those who raise under [`Overflow::Block`] wait for room.
+/// Where raising tasks wait for room under [`Overflow::Block`].
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     lock: Mutex<()>,
@@ -37,9 +37,9 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// There may be room now.
+    /// Wakes the waiting tasks: there may be room now.
     pub(crate) fn made(&self) {
-        // Taking the lock orders this after the check of whoever is about to wait.
+        // Taking the lock orders this after the check of a thread that is about to wait.
         drop(lock(&self.lock));
         self.condvar.notify_all();
         self.changed.notify_waiters();
@@ -60,10 +60,10 @@ impl Room {
     }
 }
 
-/// What waits for all subscribers of one connection together, in bytes.
+/// The bytes that wait for all subscribers of one connection together.
 #[derive(Debug)]
 pub(crate) struct Account {
-    /// Relaxed throughout: it carries no other data, and each backlog may go beyond it by a value.
+    /// Relaxed throughout: it orders no other data, and each backlog may exceed it by one value.
     used: AtomicU64,
     most: u64,
 }
@@ -78,12 +78,12 @@ impl Account {
     }
 }
 
-/// Values that wait for a subscriber, with their numbers (V1). Bounded by their number, and by what they cost together; and, but
-/// for the one value that may always wait, by what those of the connection's other subscribers have left of its account.
+/// Values that wait for a subscriber, with their numbers (V1). Bounded by their count and their total cost. One value may always wait;
+/// more are also bounded by what the connection's other subscribers have left of its account.
 #[derive(Debug)]
 pub(crate) struct Backlog<V> {
     waiting: VecDeque<Waiting<V>>,
-    /// What they cost, in bytes.
+    /// Their total cost, in bytes.
     cost: u64,
     next: u64,
     overflow: Overflow,
@@ -105,12 +105,12 @@ pub(crate) struct Waiting<V> {
     cost: u64,
 }
 
-/// What a [`Backlog`] made of a value.
+/// The result of [`Backlog::push`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Kept,
     Dropped,
-    /// The subscriber must go.
+    /// The subscriber must be disconnected.
     Disconnect,
 }
 
@@ -120,13 +120,13 @@ impl<V> Backlog<V> {
         Self { waiting, cost: 0, next: 0, overflow, capacity, most_cost, account: None }
     }
 
-    /// The same within an account that several have in common.
+    /// Charges the backlog to an account that several backlogs share.
     pub(crate) fn within(mut self, account: Arc<Account>) -> Self {
         self.account = Some(account);
         self
     }
 
-    /// The number of a value that is not queued.
+    /// Takes the number for a value that is not queued.
     pub(crate) const fn number(&mut self) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -138,8 +138,7 @@ impl<V> Backlog<V> {
         self.next
     }
 
-    /// Keeps a value that costs so much, or does not. What is not kept, of this value and of those before, is put into
-    /// `dropped`.
+    /// Queues a value of this cost, or drops one as the overflow policy says. Dropped values are moved into `dropped`.
     pub(crate) fn push(&mut self, value: V, cost: u64, dropped: &mut Vec<V>) -> Pushed {
         let number = self.number();
         while self.is_full() {
@@ -190,7 +189,7 @@ impl<V> Backlog<V> {
         self.waiting.iter().map(|waiting| &waiting.value)
     }
 
-    /// Takes all values out: nobody waits for them any more.
+    /// Takes all values: the subscriber is gone.
     pub(crate) fn take(&mut self) -> VecDeque<Waiting<V>> {
         self.spend_less(self.cost);
         std::mem::take(&mut self.waiting)
@@ -214,7 +213,7 @@ mod tests {
     use super::Overflow;
     use super::Pushed;
 
-    /// However many subscriptions a connection has, and whichever has most.
+    /// Holds for any number of subscriptions of a connection.
     #[test]
     fn what_waits_for_subscribers_of_one_connection_is_within_one_account() {
         let account = Account::new(1000);

@@ -1,4 +1,4 @@
-//! A subscription as a client keeps it: it belongs to the client, and is carried from one connection to the next.
+//! The client's side of a subscription. It belongs to the client, and is carried from one connection to the next.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,32 +21,32 @@ use crate::link::host::Host;
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 
-/// Values that a server may be ahead of a subscriber: enough for a burst, few enough to be forgotten.
+/// The window, in values: enough for a burst, and little memory.
 const WINDOW_VALUES: u32 = 256;
-/// Windows that an unread subscription keeps of earlier connections: for some restarts of a server, not for any number.
+/// How many windows of values from earlier connections an unread subscription keeps: enough for some restarts of a server.
 const EARLIER_WINDOWS: u32 = 4;
 
-/// What a subscription needs of the connection that its values come over.
+/// The interface by which a subscription uses its connection.
 pub(crate) trait SubscriptionHost: Host {
-    /// Takes the subscription of this id out of the table; returns whether it was there.
+    /// Removes the subscription with this id from the table. Returns whether it was there.
     fn forget_subscription(&self, id: u32) -> bool;
 }
 
-/// Where subscriptions go: to a client, which keeps them over its connections, or to the peer of one connection.
+/// What can be subscribed at: a client, which keeps its subscriptions across connections; or the peer of one connection.
 pub(crate) trait Subscribable: Send + Sync + fmt::Debug {
     fn codec(&self) -> &Codec;
 
-    /// What this side holds for the other.
+    /// This side's `max_buffered`.
     fn max_buffered(&self) -> u64;
 
-    /// Takes a new subscription in.
+    /// Adds a new subscription.
     fn add_subscription(&self, subscription: &Arc<ClientSubscription>);
 
-    /// Forgets a subscription.
+    /// Removes a subscription.
     fn remove_subscription(&self, subscription: &Arc<ClientSubscription>);
 }
 
-/// A contract's event at a client.
+/// A client's view of an event.
 #[derive(Clone)]
 pub(crate) struct RemoteEvent {
     callee: Arc<dyn Subscribable>,
@@ -86,11 +86,11 @@ impl RemoteEvent {
     }
 }
 
-/// One subscription. The connection pushes into it, the [`SubscriptionHandle`] takes out.
+/// One subscription. The connection pushes values; the [`SubscriptionHandle`] takes them.
 pub(crate) struct ClientSubscription {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) index: usize,
-    /// What this side holds for the other.
+    /// This side's `max_buffered`.
     max_buffered: u64,
     state: Mutex<State>,
 }
@@ -106,15 +106,15 @@ impl fmt::Debug for ClientSubscription {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,
-    /// Values in front of the queue that came over connections before this one.
+    /// The number of values at the front of the queue that arrived over earlier connections.
     earlier: usize,
-    /// The number that the next value should have: of this connection, or of the one it came over.
+    /// The expected number of the next value, on the connection over which it arrives.
     expected: u64,
-    /// Where the values come from, under which id.
+    /// The connection from which values arrive, and the id of the subscription there.
     origin: Option<(Weak<dyn SubscriptionHost>, u32)>,
     /// Whether there was a connection before this one.
     connected_before: bool,
-    /// Values, and their bytes, that have been taken and not yet acknowledged.
+    /// Values that were taken and not acknowledged yet, and their bytes.
     taken: u32,
     taken_bytes: u64,
     waiting: usize,
@@ -128,7 +128,7 @@ enum Item {
         number: u64,
         content: Content,
     },
-    /// The number of the next value: those before it that have not come will not come.
+    /// The number of the next value: earlier values that have not arrived will not arrive.
     Mark(u64),
     Other(EventError),
 }
@@ -142,12 +142,12 @@ impl ClientSubscription {
         &self.descriptor.events[self.index]
     }
 
-    /// How far the server may run ahead, for a client that holds this much for it.
+    /// The window for the server, for a client with this `max_buffered`.
     pub(crate) const fn window(max_buffered: u64) -> Window {
         Window { values: WINDOW_VALUES, bytes: max_buffered / 8 + 1 }
     }
 
-    /// From here on the values come from `connection`.
+    /// Attaches the subscription to a connection, from which its values arrive from now on.
     pub(crate) fn begin(&self, connection: Weak<dyn SubscriptionHost>, id: u32) {
         let mut state = lock(&self.state);
         if state.connected_before {
@@ -171,7 +171,7 @@ impl ClientSubscription {
         charge: Charge,
         window: Window,
     ) -> Result<(), Overrun> {
-        // From here on the window bounds it, not the connection's account: an unread subscription stalls no call.
+        // From here on the window bounds the value, and not the connection's account: an unread subscription blocks no call.
         drop(charge);
         let mut state = lock(&self.state);
         let size = content.size();
@@ -185,7 +185,7 @@ impl ClientSubscription {
         Ok(())
     }
 
-    /// Values before this number that have not come will not come. At most one mark waits behind each value.
+    /// Notes that values before this number that have not arrived will not arrive. At most one mark waits after each value.
     pub(crate) fn mark(&self, number: u64) {
         let mut state = lock(&self.state);
         if state.ended {
@@ -200,7 +200,7 @@ impl ClientSubscription {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Nothing follows but `last`.
+    /// Ends the subscription; `last` is its last item.
     pub(crate) fn end(&self, last: EventError) {
         let mut state = lock(&self.state);
         if !std::mem::replace(&mut state.ended, true) {
@@ -209,7 +209,7 @@ impl ClientSubscription {
         }
     }
 
-    /// Values, and what is in their place.
+    /// The memory of the queued items.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> Held {
         let item = |item: &Item| match item {
@@ -231,14 +231,14 @@ impl State {
         }
     }
 
-    /// Values in the queue that came over this connection.
+    /// The number of values in the queue that arrived over this connection.
     fn waiting_here(&self) -> usize {
         let values = self.queue.iter().filter(|item| matches!(item, Item::Value { .. }));
         values.count() - self.earlier
     }
 
-    /// Lets the oldest values go if too many came over earlier connections: who does not read does not keep more
-    /// and more, however often its connection is made anew.
+    /// Drops the oldest values if too many arrived over earlier connections. So an unread subscription does not grow with every
+    /// reconnection.
     fn drop_earlier(&mut self, most_bytes: u64) {
         let most = witrpc_core::wire::fields::u32_len(WINDOW_VALUES * EARLIER_WINDOWS);
         let size = |item: &Item| match item {
@@ -251,7 +251,7 @@ impl State {
                 Some(Item::Value { number, content }) => {
                     self.earlier -= 1;
                     bytes -= content.size();
-                    // The number is the peer's word.
+                    // The number is untrusted.
                     lost += number.saturating_sub(self.expected).saturating_add(1);
                     self.expected = number.saturating_add(1);
                 }
@@ -269,10 +269,10 @@ impl State {
         }
     }
 
-    /// Notes that a value was taken; returns whom to tell, and of how many, if that is worth a frame.
+    /// Notes that a value was taken. Returns the acknowledgement to send, if it is due: connection, id and count.
     fn take(&mut self, size: u64, window: Window) -> Option<(Arc<dyn SubscriptionHost>, u32, u32)> {
         if self.earlier > 0 {
-            // Its connection is gone; this one's server knows nothing of it.
+            // Its connection is gone; this connection's server does not know of it.
             self.earlier -= 1;
             return None;
         }
@@ -291,7 +291,7 @@ impl State {
     }
 }
 
-/// The subscriber's end of a [`ClientSubscription`].
+/// The handle of the subscriber of a [`ClientSubscription`].
 pub(crate) struct SubscriptionHandle {
     callee: Arc<dyn Subscribable>,
     subscription: Arc<ClientSubscription>,
@@ -340,7 +340,7 @@ impl SubscriptionHandle {
         }
         match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
-                // The number is the peer's word.
+                // The number is untrusted.
                 state.expected = number.saturating_add(1);
                 let window = ClientSubscription::window(self.subscription.max_buffered);
                 let ack = state.take(content.size(), window);
@@ -425,7 +425,7 @@ impl ClientSubscriptions {
         Some(id)
     }
 
-    /// The subscription of this id; `Err` if there has never been one.
+    /// The subscription with this id; `Err` if there never was one.
     pub(crate) fn get(&self, id: u64) -> Result<Option<&Arc<ClientSubscription>>, Overrun> {
         let id = u32::try_from(id).map_err(|_| Overrun)?;
         if id >= self.next {
@@ -438,7 +438,7 @@ impl ClientSubscriptions {
         self.live.remove(&id)
     }
 
-    /// Takes all subscriptions out: they end with this connection, or go on with the next.
+    /// Takes all subscriptions: they end with this connection, or are carried to the next.
     pub(crate) fn take(&mut self) -> Vec<Arc<ClientSubscription>> {
         self.live.drain().map(|(_, subscription)| subscription).collect()
     }
@@ -448,7 +448,7 @@ impl ClientSubscriptions {
     }
 }
 
-/// Ends subscriptions with their connection.
+/// Ends subscriptions together with their connection.
 pub(crate) fn end_all(subscriptions: Vec<Arc<ClientSubscription>>, reason: &CloseReason) {
     for subscription in subscriptions {
         subscription.end(EventError::Closed(reason.clone()));

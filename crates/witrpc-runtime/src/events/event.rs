@@ -8,9 +8,9 @@
 //!
 //! # Invariants
 //!
-//! - **V1** Values reach every subscriber in the order in which they were raised, with rising numbers; a value that is
-//!   dropped leaves a hole in the numbers, and only that subscriber sees it.
-//! - **V2** Raising never waits for a subscriber, except under [`Overflow::Block`], and then no longer than it says.
+//! - **V1** Values reach every subscriber in the order in which they were raised, with increasing numbers. A value that is dropped for a
+//!   subscriber leaves a gap in the numbers of that subscriber only.
+//! - **V2** Raising never waits for a subscriber, except under [`Overflow::Block`], and then no longer than its limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +30,7 @@ use crate::events::subscription::Subscription;
 use crate::link::sync::lock;
 use crate::link::timers;
 
-/// Values that wait for one subscriber, unless the event says otherwise.
+/// The default capacity for each subscriber, in values.
 const DEFAULT_CAPACITY: usize = 1024;
 
 /// An event of a service: values that the service pushes to its subscribers.
@@ -240,7 +240,7 @@ struct Subscribers<T> {
 
 impl<T: EventValue> Local<T> {
     fn has_subscribers(&self) -> bool {
-        // Acquire: pairs with the release in `add`, so whoever knows of a subscription raises to it.
+        // Acquire: pairs with the release in `add`. So a task that knows of a subscription raises to it.
         self.count.load(Ordering::Acquire) > 0
     }
 
@@ -248,7 +248,7 @@ impl<T: EventValue> Local<T> {
         lock(&self.subscribers).list.values().any(|subscriber| subscriber.is_full())
     }
 
-    /// The lock is held throughout: that is what gives all subscribers one order (V1).
+    /// The lock is held throughout, which gives all subscribers the same order (V1).
     fn deliver(&self, value: &T) -> Result<(), Error> {
         let subscribers = lock(&self.subscribers);
         let mut encoded = Encoded::default();
@@ -276,13 +276,13 @@ impl<T: EventValue> Local<T> {
             event.count.store(subscribers.list.len(), Ordering::Release);
             drop(subscribers);
             drop(removed);
-            // Whoever waited for this subscriber need not any more.
+            // Tasks that waited for this subscriber need not wait any more.
             event.room.made();
         })))
     }
 }
 
-/// A connection's subscriber, given the type of its values.
+/// A connection's subscriber, with the type of its values.
 struct Typed(Arc<RemoteSubscriber>);
 
 impl<T: EventValue> Subscriber<T> for Typed {

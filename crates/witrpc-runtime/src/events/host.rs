@@ -1,4 +1,4 @@
-//! What events need of their connection.
+//! The interface by which events use their connection.
 
 use std::sync::Weak;
 
@@ -10,11 +10,11 @@ use crate::events::remote_subscriber::{EventSubscriber, SubscriberHost};
 use crate::events::subscriber::Registration;
 use crate::events::table::Events;
 
-/// See the module.
+/// A connection as its events see it.
 pub(crate) trait EventHost: SubscriberHost + SubscriptionHost {
     fn events(&self) -> &Events;
 
-    /// Where the peer has a contract's event.
+    /// The route to an event of a contract.
     fn event_route(
         &self,
         contract: &'static ServiceDescriptor,
@@ -25,9 +25,9 @@ pub(crate) trait EventHost: SubscriberHost + SubscriptionHost {
     fn attach(&self, service: u16, event: u16, subscriber: EventSubscriber)
     -> Option<Registration>;
 
-    /// The connection, as its subscriptions see it.
+    /// A weak reference to the connection, for subscriptions.
     fn subscription_host(&self) -> Weak<dyn SubscriptionHost>;
 
-    /// The connection, as the peer's subscribers see it.
+    /// A weak reference to the connection, for the peer's subscribers.
     fn subscriber_host(&self) -> Weak<dyn SubscriberHost>;
 }

@@ -27,7 +27,7 @@ struct LocalState<T> {
 
 impl<T> LocalSubscriber<T> {
     pub(super) fn new(overflow: Overflow, capacity: usize, room: Arc<Room>) -> Arc<Self> {
-        // What a value takes in memory is not known here.
+        // The size of a value in memory is not known here.
         let backlog = Backlog::new(overflow, capacity, u64::MAX);
         let state = LocalState { backlog, expected: 0, waker: None, disconnected: false };
         Arc::new(Self { state: Mutex::new(state), room })
@@ -39,7 +39,7 @@ impl<T> LocalSubscriber<T> {
 
     fn take(&self, cx: &Context<'_>) -> Poll<Result<T, EventError>> {
         let mut state = lock(&self.state);
-        // Values that were dropped behind all others are told of, too.
+        // Dropped values at the end of the backlog are reported, too.
         let next = state.backlog.front_number().unwrap_or(state.backlog.next_number());
         if next > state.expected && !state.disconnected {
             let lost = next - state.expected;

@@ -1,4 +1,4 @@
-//! The peer's subscriptions here.
+//! Subscriptions that the peer has at this side.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::events::table::{MAX_SUBSCRIPTIONS, MAX_WINDOW, too_many};
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 
-/// What is done with the peer's subscriptions.
+/// Operations on the peer's subscriptions.
 pub(crate) trait Publishes: EventHost {
     fn handle_subscribe(
         &self,
@@ -60,12 +60,12 @@ pub(crate) trait Publishes: EventHost {
     fn handle_unsubscribe(&self, id: u64) {
         let subscriber =
             u32::try_from(id).ok().and_then(|id| lock(&self.events().subscribers).remove(&id));
-        // One that was refused is unknown here, and its subscriber may not have heard yet.
+        // A refused subscription is unknown here, and its subscriber may not have been told yet.
         if let Some((subscriber, registration)) = subscriber {
             drop(registration);
             let events = subscriber.end();
-            // From here on it puts itself there no more: nothing waits for it. Else a peer that subscribes anew, again and again,
-            // and does not read, would leave one behind each time.
+            // The subscriber has ended, so it does not register again. Without this, a peer that subscribes again and again, and does
+            // not read, would leave an entry behind each time.
             self.events().let_go(subscriber.id());
             self.send(|outbound| {
                 outbound.drop_events(events);

@@ -1,15 +1,15 @@
-//! A subscriber at the other end of a connection, as the raising side keeps it.
+//! The raising side's state of a subscriber at the other end of a connection.
 //!
-//! Up to a window of values are under way: sent, and not yet taken by the subscriber. What is raised beyond that waits
-//! here, and overflows as the event says; so does what is raised while the connection is backed up. So a subscriber that is
-//! slow, or stopped, costs a bounded backlog and holds up nobody.
+//! Up to a window of values are in flight: sent, and not acknowledged by the subscriber. Further values wait in the backlog, which overflows
+//! as the event says; so do values that are raised while the connection is backed up. So a slow or stopped subscriber costs a bounded
+//! backlog, and blocks nothing else.
 //!
-//! Two things go beyond the window. What a handler raised leaves before its answer, as its caller may read only after the call.
-//! And before the connection is ended in good order, what waits leaves. Either way the subscriber knows a bound
+//! The window is exceeded in two cases. Values that a handler raised are sent before its answer, as its caller may read them only after the
+//! call. And waiting values are sent before the connection is shut down in good order. In both cases the subscriber enforces a bound
 //! ([`Window::takes`]).
 //!
-//! A value that was dropped is a hole in the numbers. Where nothing follows the hole, a mark does: as soon as all that waited has
-//! left, the subscriber is told the number of the next value. [wire.event.lag]
+//! A dropped value leaves a gap in the numbers. If no value follows the gap, a mark does: as soon as all waiting values were sent, the
+//! subscriber is told the number of the next value. [wire.event.lag]
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,20 +34,20 @@ use crate::link::host::Host;
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 
-/// What a subscriber needs of its connection.
+/// The interface by which a subscriber uses its connection.
 pub(crate) trait SubscriberHost: Host {
-    /// Notes that values of this subscriber wait for nothing but room in the sending queue: there is no acknowledgement to come
-    /// that would send them. Said once until it is [resumed](RemoteSubscriber::resume).
+    /// Notes that values of this subscriber wait for room in the sending queue only, and not for an acknowledgement. Called once until the
+    /// subscriber is [resumed](RemoteSubscriber::resume).
     fn hold_back(&self, subscription: u32);
 }
 
-/// Sends a value to a subscriber of the peer; returns its place among the events, for as long as it waits.
+/// Queues a value for a subscriber of the peer. Returns its position in the event lane, which is valid while it waits.
 fn send_event(host: &dyn SubscriberHost, id: u32, number: u64, content: Content) -> u64 {
     let event = Outgoing::new(Kind::Event, u64::from(id), content, (0, 0, number), None);
     push_event(host, |outbound| outbound.push_event(event))
 }
 
-/// Tells a subscriber of the peer the number of its next value. `last` is the place of its last such mark.
+/// Queues a mark with the number of the subscriber's next value. `last` is the position of its last mark.
 fn send_mark(host: &dyn SubscriberHost, id: u32, number: u64, last: u64) -> u64 {
     push_event(host, |outbound| outbound.push_event_mark(id, number, last))
 }
@@ -69,9 +69,9 @@ pub(crate) struct RemoteSubscriber {
     codec: Codec,
     id: u32,
     window: Window,
-    /// What may wait here, in bytes.
+    /// The limit of the backlog, in bytes.
     share: u64,
-    /// What may wait for all subscribers of the connection.
+    /// The account of all subscribers of the connection.
     account: Arc<Account>,
     max_message_size: u64,
     state: Mutex<State>,
@@ -79,25 +79,25 @@ pub(crate) struct RemoteSubscriber {
 
 struct State {
     backlog: Backlog<Content>,
-    /// The values under way, oldest first, and the sum of their sizes.
+    /// The values in flight, oldest first, and the sum of their sizes.
     under_way: VecDeque<UnderWay>,
     under_way_bytes: u64,
-    /// The number of the next value, as the subscriber knows it once all that was sent has come.
+    /// The number of the next value, as the subscriber knows it once everything that was sent has arrived.
     told: u64,
-    /// Where the last mark waits among the connection's events, until it has left.
+    /// The position of the last mark in the event lane, until it was sent.
     mark: u64,
-    /// It is gone: nothing is sent to it any more.
+    /// The subscriber is gone: nothing more is sent.
     ended: bool,
-    /// The connection has it among those that wait for room.
+    /// The connection has it in the list of subscribers that wait for room.
     held_back: bool,
     room: Option<Arc<Room>>,
 }
 
-/// A value that has been sent, and is not known to have been taken.
+/// A value that was sent, and not acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
     size: u64,
-    /// Its place among the connection's events, under which it waits until it has left.
+    /// Its position in the event lane, which is valid while it waits.
     event: u64,
 }
 
@@ -112,7 +112,7 @@ impl fmt::Debug for RemoteSubscriber {
 }
 
 impl RemoteSubscriber {
-    /// A subscriber for which no more than `share` bytes are to wait here, and no more than is left of the `account`.
+    /// A subscriber whose backlog is limited to `share` bytes, and to what is left of the `account`.
     pub(crate) fn new(
         connection: Weak<dyn SubscriberHost>,
         link: &Link,
@@ -143,7 +143,7 @@ impl RemoteSubscriber {
         })
     }
 
-    /// Takes over the event's settings, before the first value.
+    /// Applies the event's settings, before the first value.
     pub(crate) fn configure(&self, overflow: Overflow, capacity: usize, room: Arc<Room>) {
         let mut state = lock(&self.state);
         state.backlog =
@@ -155,7 +155,7 @@ impl RemoteSubscriber {
         &self.codec
     }
 
-    /// Sends the value, or keeps it for later, or drops one.
+    /// Sends the value, or queues it, or drops one.
     pub(crate) fn deliver(self: &Arc<Self>, content: &Content) {
         let Some(connection) = self.connection.upgrade() else { return };
         let size = content.size();
@@ -194,7 +194,7 @@ impl RemoteSubscriber {
         CallContext::note_subscriber(connection.link().id, &this);
     }
 
-    /// Has the connection send what waits for nothing but room in its queue.
+    /// If values wait for room in the sending queue only, has the connection send them later.
     fn hold_back(&self, state: &mut State, connection: &dyn SubscriberHost) {
         let waits = !state.backlog.is_empty() && state.may_send(self.window);
         if waits && !std::mem::replace(&mut state.held_back, true) {
@@ -202,8 +202,7 @@ impl RemoteSubscriber {
         }
     }
 
-    /// The subscriber has gone: drops what waits for it here, and returns the places of those values that may wait for it in the
-    /// connection's queue.
+    /// The subscriber is gone: drops its backlog, and returns the positions of its values that may wait in the event lane.
     pub(crate) fn end(&self) -> impl Iterator<Item = u64> {
         let mut state = lock(&self.state);
         state.ended = true;
@@ -219,7 +218,7 @@ impl RemoteSubscriber {
         lock(&self.state).backlog.is_full()
     }
 
-    /// What waits here, and what is remembered of the values that were sent.
+    /// The memory of the backlog, and of the entries for values in flight.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
         let state = lock(&self.state);
@@ -227,13 +226,13 @@ impl RemoteSubscriber {
         (waiting, Held::plain::<UnderWay>(state.under_way.len()))
     }
 
-    /// How many values may be under way: as many as the window says, and as many more as cost what this side holds, twice.
+    /// The maximum number of values in flight: those of the window, and as many more as cost twice the share.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn most_under_way(&self) -> usize {
         u32_len(self.window.values) + u64_len(2 * self.share / VALUE_COST) + 1
     }
 
-    /// The subscriber has taken so many values: sends what waited for that.
+    /// The subscriber has acknowledged this many values: sends what waited for that.
     pub(crate) fn acknowledge(&self, values: u32) -> Result<(), TooManyAcks> {
         let Some(connection) = self.connection.upgrade() else { return Ok(()) };
         let mut state = lock(&self.state);
@@ -263,8 +262,8 @@ impl RemoteSubscriber {
         self.made_room(state);
     }
 
-    /// Sends what waits, beyond the window too, as far as the subscriber takes it. Returns the place of the last among the
-    /// connection's events, and whether that was all.
+    /// Sends waiting values, also beyond the window, up to the bound. Returns the position of the last one in the event lane, and
+    /// whether all were sent.
     fn flush_to(&self, connection: &dyn SubscriberHost) -> (u64, bool) {
         let mut state = lock(&self.state);
         while self.may_flush(&state) {
@@ -278,19 +277,19 @@ impl RemoteSubscriber {
         (last, done)
     }
 
-    /// Sends all that the subscriber takes; returns whether that was all.
+    /// Sends waiting values up to the bound. Returns whether all were sent.
     pub(crate) fn flush_all(&self) -> bool {
         self.connection.upgrade().is_none_or(|connection| self.flush_to(&*connection).1)
     }
 
-    /// Whether one more value may leave beyond the window. What is beyond it is bounded by what this side holds, too: each value
-    /// under way costs something here, and the subscriber may say that it takes any number.
+    /// Whether one more value may be sent beyond the window. This is bounded by the share, too: each value in flight costs memory here, and
+    /// the subscriber may have chosen any window.
     fn may_flush(&self, state: &State) -> bool {
         let most = Window { bytes: self.share, ..self.window };
         state.may_send(self.window) || most.takes(state.under_way.len(), state.under_way_bytes)
     }
 
-    /// Nothing more is sent. Drops what waits, and returns the number of the next value, of which the subscriber is told.
+    /// Stops sending. Drops the backlog, and returns the number of the next value, which the subscriber is told.
     pub(crate) fn finish(&self) -> u64 {
         let mut state = lock(&self.state);
         let next = state.backlog.next_number();
@@ -300,7 +299,7 @@ impl RemoteSubscriber {
         next
     }
 
-    /// Tells the subscriber of values that were dropped, if none waits that would show it.
+    /// Queues a mark if values were dropped and none waits that would show it.
     fn mark(&self, state: &mut State, connection: &dyn SubscriberHost) {
         let next = state.backlog.next_number();
         if !state.ended && state.backlog.is_empty() && state.told < next {
@@ -337,7 +336,7 @@ impl State {
         window.is_open(self.under_way.len(), self.under_way_bytes)
     }
 
-    /// Within the lock, so that numbers leave in order.
+    /// Called under the lock, so that numbers are sent in order.
     fn send(&mut self, connection: &dyn SubscriberHost, id: u32, number: u64, content: Content) {
         let size = content.size();
         let event = send_event(connection, id, number, content);
@@ -347,12 +346,12 @@ impl State {
     }
 }
 
-/// A subscriber, on its way to its event.
+/// A subscriber that is to be attached to an event.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct EventSubscriber(pub(crate) Arc<RemoteSubscriber>);
 
-/// A subscriber at its event, or the news that there is no such event.
+/// The registration of a subscriber at its event; empty if there is no such event.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Attached(pub(crate) Option<Registration>);

@@ -1,4 +1,4 @@
-//! What an event asks of its values and of its subscribers.
+//! The traits of an event's values and of its subscribers.
 
 use std::fmt;
 
@@ -21,9 +21,9 @@ pub trait EventValue: Clone + Serialize + DeserializeOwned + Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Clone + Serialize + DeserializeOwned + Send + 'static> EventValue for T {}
 
-/// A subscriber as an event sees it.
+/// A subscriber of an event.
 pub(crate) trait Subscriber<T>: Send + Sync {
-    /// Takes a value, or drops one, as the event's [`Overflow`] says. Never waits.
+    /// Takes a value, or drops one as the event's [`Overflow`](crate::events::backlog::Overflow) says. Never waits.
     fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error>;
 
     /// Whether the next value would overflow.
@@ -47,7 +47,7 @@ impl Drop for Registration {
     }
 }
 
-/// A value, serialized at most once per serializer while it is handed to all subscribers.
+/// Caches the serialized forms of a value while it is handed to all subscribers: it is serialized at most once per serializer.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     done: Vec<(String, Content)>,

@@ -1,4 +1,4 @@
-//! Our subscriptions at the peer.
+//! Subscriptions that this side has at the peer.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::events::table::{MAX_SUBSCRIPTIONS, too_many};
 use crate::link::sending::Sends;
 use crate::link::sync::lock;
 
-/// What is done with our subscriptions.
+/// Operations on our subscriptions.
 pub(crate) trait Subscribes: EventHost {
-    /// Carries a subscription from here on: it is in force before any later call of ours runs.
+    /// Subscribes at the peer. The subscription is in force before any later call of ours runs.
     fn subscribe(&self, subscription: &Arc<ClientSubscription>) {
         let (service, event) = match self.event_route(subscription.descriptor, subscription.index) {
             Ok(route) => route,
@@ -33,7 +33,7 @@ pub(crate) trait Subscribes: EventHost {
             return subscription.end(EventError::Closed(reason.clone()));
         }
         if subscriptions.len() >= MAX_SUBSCRIPTIONS {
-            // The peer would say the same, and need not be asked.
+            // The peer would refuse it; it need not be asked.
             return subscription.end(EventError::Refused(Error::Fault { message: too_many() }));
         }
         let Some(id) = subscriptions.add(Arc::clone(subscription)) else {
@@ -50,7 +50,7 @@ pub(crate) trait Subscribes: EventHost {
         fail_point::at("subscribe.sent");
     }
 
-    /// Lets our subscriptions go, to be carried by another connection.
+    /// Removes our subscriptions, which another connection takes over.
     fn release_subscriptions(&self) {
         let subscriptions = lock(&self.events().subscriptions).take();
         drop(subscriptions);
@@ -67,14 +67,14 @@ pub(crate) trait Subscribes: EventHost {
             |_| Error::Protocol("a value of an event that was not subscribed to".to_owned());
         let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
         fail_point::at("event.taken");
-        // One that was dropped a moment ago: what was under way is of no interest.
+        // The subscription was dropped a moment ago; values in flight are ignored.
         let Some(subscription) = subscription else { return Ok(()) };
         subscription
             .push(head.stamp, content, charge, self.events().window)
             .map_err(|_| Error::Protocol("more values than the window allows".to_owned()))
     }
 
-    /// Values before this number that have not come will not come. [wire.event.lag]
+    /// Handles a mark: values before this number that have not arrived will not arrive. [wire.event.lag]
     fn handle_event_lag(&self, id: u64, number: u64) -> Result<(), Error> {
         let never = |_| Error::Protocol("a mark of an event that was not subscribed to".to_owned());
         let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();

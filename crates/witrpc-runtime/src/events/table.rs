@@ -1,4 +1,4 @@
-//! Which subscriptions a connection has: ours at the peer, and the peer's here.
+//! The subscriptions of a connection: ours at the peer, and the peer's here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,33 +16,33 @@ use crate::events::remote_subscriber::RemoteSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::sync::lock;
 
-/// Subscriptions that either side may have at the other at a time: each costs a backlog there. [wire.subscribe]
+/// The maximum number of subscriptions of one side at the other: each costs a backlog there. [wire.subscribe]
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 4096;
-/// Values that a subscriber may let us run ahead: all of them wait here if its peer does not read. Some times what a
-/// client of ours asks for.
+/// The largest window, in values, that a subscriber may choose: all of them wait here if the peer does not read. Several times the window of
+/// our clients.
 pub(super) const MAX_WINDOW: u32 = 4096;
 
-/// A connection's part for events.
+/// The events of a connection.
 #[derive(Debug)]
 pub(crate) struct Events {
     /// Our subscriptions at the peer.
     pub(super) subscriptions: Mutex<ClientSubscriptions>,
-    /// Whether they wait for another connection when this one is lost.
+    /// Whether they are carried to another connection when this one is lost.
     pub(super) keep_subscriptions: bool,
-    /// How far the peer may run ahead of our subscribers.
+    /// The window that our subscriptions give the peer.
     pub(super) window: Window,
     /// The peer's subscriptions here.
     pub(super) subscribers: Mutex<HashMap<u32, (Arc<RemoteSubscriber>, Registration)>>,
-    /// What waits for those, together.
+    /// The account of their backlogs.
     pub(super) backlogs: Arc<Account>,
-    /// Those of them whose values wait for room in the sending queue, by their ids. Taken with the lock of such a one held.
+    /// The ids of subscribers whose values wait for room in the sending queue. Its lock is taken with that of a subscriber held.
     held_back: Mutex<LinkedHashSet<u32>>,
     /// Whether there are such.
     has_held_back: AtomicBool,
 }
 
 impl Events {
-    /// For a side that holds so many bytes for its peer.
+    /// For a side with this `max_buffered`.
     pub(crate) fn new(max_buffered: u64, keep_subscriptions: bool) -> Self {
         Self {
             subscriptions: Mutex::default(),
@@ -55,12 +55,12 @@ impl Events {
         }
     }
 
-    /// Our subscriptions.
+    /// The number of our subscriptions.
     pub(crate) fn subscription_count(&self) -> usize {
         lock(&self.subscriptions).len()
     }
 
-    /// The peer's.
+    /// The number of the peer's subscriptions.
     pub(crate) fn subscriber_count(&self) -> usize {
         lock(&self.subscribers).len()
     }
@@ -76,14 +76,14 @@ impl Events {
         lock(&self.subscribers).values().map(|(subscriber, _)| Arc::clone(subscriber)).collect()
     }
 
-    /// Lets the peer's subscribers go: the connection has ended.
+    /// Drops the peer's subscribers: the connection has ended.
     pub(crate) fn drop_subscribers(&self) {
         let subscribers = std::mem::take(&mut *lock(&self.subscribers));
         drop(subscribers);
     }
 
-    /// Notes that values of a subscriber wait for room in the sending queue. Whoever makes room says so, and wakes the driver, which
-    /// looks at the mark: one of the two sees the other, as all of it is sequentially consistent.
+    /// Notes that values of a subscriber wait for room in the sending queue. A task that makes room records that, and wakes the driver, which
+    /// reads this flag. One of the two sees the other, as all accesses are sequentially consistent.
     pub(crate) fn hold_back(&self, subscription: u32) {
         lock(&self.held_back).insert(subscription);
         self.has_held_back.store(true, Ordering::SeqCst);
@@ -94,14 +94,14 @@ impl Events {
         self.has_held_back.load(Ordering::SeqCst)
     }
 
-    /// A subscriber that has gone waits no more.
+    /// Removes a subscriber that is gone from the list.
     pub(super) fn let_go(&self, subscription: u32) {
         lock(&self.held_back).remove(&subscription);
     }
 
     /// Sends values that waited for room, now that there is some.
     pub(crate) fn resume(&self) {
-        // A look first: the swap takes the line from whoever else looks.
+        // A load first: the swap takes the cache line from other CPUs.
         if !self.has_held_back() || !self.has_held_back.swap(false, Ordering::SeqCst) {
             return;
         }
@@ -115,7 +115,7 @@ impl Events {
         }
     }
 
-    /// Sends what waits for the peer's subscribers, as far as they take it. Returns whether that was all.
+    /// Sends waiting values to the peer's subscribers, up to their bounds. Returns whether all were sent.
     pub(crate) fn flush(&self) -> bool {
         let mut all = true;
         for subscriber in self.subscribers() {
@@ -124,7 +124,7 @@ impl Events {
         all
     }
 
-    /// What the peer's subscribers are told last, each the number of its next value. Nothing more is sent to them.
+    /// Stops sending to the peer's subscribers. Returns the last mark for each: the number of its next value.
     pub(crate) fn finish(&self) -> Vec<(u32, u64)> {
         self.subscribers().iter().map(|subscriber| (subscriber.id(), subscriber.finish())).collect()
     }

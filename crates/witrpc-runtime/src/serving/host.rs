@@ -1,4 +1,4 @@
-//! What serving needs of its connection.
+//! The interface by which serving uses its connection.
 
 use tokio::time::Instant;
 
@@ -6,11 +6,11 @@ use crate::context::CallContext;
 use crate::serving::table::CallsTaken;
 use crate::streams::host::StreamHost;
 
-/// See the module.
+/// A connection as serving sees it.
 pub(crate) trait ServeHost: StreamHost + Sized {
     fn serving(&self) -> &CallsTaken;
 
-    /// How much is left, in nanoseconds, until a deadline that the peer has told; `None` if it has passed. [wire.clock]
+    /// The nanoseconds that are left until a deadline that the peer sent; `None` if it has passed. [wire.clock]
     fn time_left(&self, deadline: u64) -> Option<u64>;
 
     /// A context for a handler.

@@ -1,6 +1,6 @@
-//! What a server says about itself: a service that every server has, and the types of its answer.
+//! The service by which every server describes itself, and the types of its answer.
 //!
-//! Written by hand where users would use the macro: the macro's output is made for crates that depend on this one.
+//! It is written by hand and not by the macro, as the macro's output is for crates that depend on this one.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Serving: from a request to its response.
 //!
-//! A handler is polled once where its request was read, and handed to the runtime if it is not ready. A method that
-//! has been slow at that (two of the last eight that were timed, over `SLOW`) is handed over at once, and tried in place
-//! again now and then. Nothing is begun while answers wait for a peer that does not read them. Every handler is answered
-//! exactly once: whoever removes its entry from the table answers.
+//! A handler is polled once in place, that is on the driver, and handed to the runtime if it is not ready. The handler of a slow method (two of
+//! the last eight timed first polls took longer than `SLOW`) is handed over at once, and polled in place again now and then. No
+//! handler is started while answers wait for a peer that does not read them. Every request is answered exactly once: by the task that
+//! removes its entry from the table.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,20 +34,20 @@ use crate::serving::table::{CancelOutcome, Continuation};
 use crate::streams::producer::start_streams;
 use crate::streams::writing::WritesStreams;
 
-/// A first poll that takes longer keeps others waiting noticeably.
+/// A first poll that takes longer than this delays other tasks noticeably.
 const SLOW: Duration = Duration::from_micros(50);
 
-/// Where a handler goes on that is not done at once.
+/// Where a handler continues that is not ready at its first poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
     Task { has_begun: bool },
     Thread,
 }
 
-/// What is done with calls that are taken.
+/// Operations on calls that the peer makes.
 pub(crate) trait Serves: ServeHost {
-    /// Checks that the peer may make this call. An answer that has not left is one that it cannot have read, so its call
-    /// is unanswered whatever the peer thinks.
+    /// Checks that the peer may make this call. The peer cannot have read an answer that was not sent, so a call with such an answer counts
+    /// as in flight.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ pub(crate) trait Serves: ServeHost {
         self.serving().admit(id, self.link().unsent_responses())
     }
 
-    /// Puts aside what somebody else than the driver has read.
+    /// Puts a request aside that was read by a caller and not by the driver.
     ///
     /// # Errors
     ///
@@ -65,8 +65,8 @@ pub(crate) trait Serves: ServeHost {
         self.serving().take_in(request, self.link().unsent_responses())
     }
 
-    /// Serves a request that is [in place](CallsTaken::begin_in_place). Returns whether it was answered, which is made visible if
-    /// `publish`. `spare` is the context of an earlier one.
+    /// Serves a request that is [in place](CallsTaken::begin_in_place). Returns whether it was answered. Publishes the
+    /// answer if `publish`. `spare` is the context of an earlier request.
     fn serve_in_place(
         self: &Arc<Self>,
         request: Request,
@@ -79,7 +79,7 @@ pub(crate) trait Serves: ServeHost {
             self.fail(&error);
             return false;
         }
-        // Answers wait for a peer that does not read: let its requests wait too, on its own account.
+        // The peer does not read its answers: let its requests wait, too, charged to its account.
         if self.link().is_backed_up() {
             self.serving().defer(request);
             return false;
@@ -87,7 +87,7 @@ pub(crate) trait Serves: ServeHost {
         self.serve_now(request, publish, spare)
     }
 
-    /// Serves requests that were put aside, as far as there is room for answers.
+    /// Serves requests that were put aside, while there is room for answers.
     fn serve_put_aside(self: &Arc<Self>, spare: &mut Option<CallContext>) {
         while !self.link().is_backed_up() {
             let Some(request) = self.serving().next_deferred() else { return };
@@ -152,7 +152,7 @@ pub(crate) trait Serves: ServeHost {
                 polls.note(began.elapsed() > SLOW);
             }
             if let Poll::Ready(reply) = polled {
-                // The future, which may have held the context too, has been dropped.
+                // The future, which may have held a clone of the context, has been dropped.
                 let Handling { context, .. } = handling;
                 let event = context.as_ref().map_or(0, |context| context.flush_events());
                 self.reply_in_place(id, reply, event, publish);
@@ -163,7 +163,7 @@ pub(crate) trait Serves: ServeHost {
         self.hand_over(id, handling, Next::Task { has_begun: in_place }, publish)
     }
 
-    /// Lets a handler go on elsewhere. Returns whether it was answered instead.
+    /// Hands a handler to the runtime. Returns whether it was answered instead.
     fn hand_over(self: &Arc<Self>, id: u64, handling: Handling, next: Next, publish: bool) -> bool {
         match (self.serving().insert(id, handling.context()), next) {
             (Continuation::Proceed, Next::Thread) => self.spawn_blocking(id, handling),
@@ -180,24 +180,24 @@ pub(crate) trait Serves: ServeHost {
         false
     }
 
-    /// Answers the request that is served in place. A cancel that has come meanwhile crosses the answer.
+    /// Answers the request that is served in place. If a cancel has arrived meanwhile, the answer crosses it.
     fn reply_in_place(&self, id: u64, reply: Reply, event: u64, publish: bool) {
         self.reply(id, reply, event, publish);
         self.serving().end_in_place();
     }
 
-    /// A request's deadline as our clock's and as tokio's.
+    /// A request's deadline on tokio's clock.
     fn deadline(&self, stamp: u64) -> Result<Option<tokio::time::Instant>, Expired> {
         if stamp == 0 {
             return Ok(None);
         }
         let left = self.time_left(stamp).ok_or(Expired)?;
-        // Further off than a clock can say is as good as none.
+        // A deadline beyond the range of the clock counts as none.
         Ok(tokio::time::Instant::now().checked_add(Duration::from_nanos(left)))
     }
 
-    /// Hands a handler to the runtime. It is polled again there at once, so a wake-up that its first poll may have
-    /// caused is not lost. One that has not begun waits for room first.
+    /// Spawns a handler on the runtime. It is polled again at once there, so a wake-up that its first poll may have caused is not lost. A
+    /// handler that was not polled yet waits for room first.
     fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
         let connection = Arc::clone(self);
         let task = self.link().runtime.spawn(async move {
@@ -219,7 +219,7 @@ pub(crate) trait Serves: ServeHost {
         let runtime = self.link().runtime.clone();
         let task = self.link().runtime.spawn_blocking(move || {
             let context = handling.context();
-            // It does not wait for room: its thread is one of those that all clients share.
+            // It does not wait for room, as it would block a thread of the pool that all clients share.
             let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
             connection.finish(id, reply, &context);
         });
@@ -244,8 +244,8 @@ pub(crate) trait Serves: ServeHost {
         self.respond(id, reply.status, reply.content, event, publish);
     }
 
-    /// Sends the answer to a request of the peer, not before an event that its handler raised has left. `publish` can
-    /// wait if more will follow at once.
+    /// Sends the answer to a request, after the event `after_event` that its handler raised. `publish` may be false if more answers follow
+    /// at once.
     fn respond(
         &self,
         id: u64,
@@ -258,7 +258,7 @@ pub(crate) trait Serves: ServeHost {
         let (mut status, mut refused) = (status, None);
         let fields = (status.code(), 0, 0);
         self.with_outbound(|outbound| {
-            // Where nothing waits, `after_event` has left too.
+            // If nothing waits, `after_event` has been sent too.
             if outbound.push_through(Kind::Response, id, &mut content, fields)? {
                 buffers::give(std::mem::take(&mut content).into_buffer());
                 if publish {
@@ -285,7 +285,7 @@ pub(crate) trait Serves: ServeHost {
         start_streams(self, opened, true);
     }
 
-    /// The peer's caller is gone: stops the handler, or takes the response back as far as it has not left. [wire.cancel]
+    /// The peer's caller is gone: stops the handler, or withdraws what was not sent of the response. [wire.cancel]
     fn handle_cancel(&self, id: u64) -> Result<(), Error> {
         match self.serving().cancel(id) {
             CancelOutcome::Stopped => {
@@ -309,7 +309,7 @@ pub(crate) trait Serves: ServeHost {
         Ok(())
     }
 
-    /// The rest of a request will not come: it is answered as cancelled.
+    /// The rest of a request will not arrive: answers it as cancelled.
     fn refuse_aborted(&self, id: u64) -> Result<(), Error> {
         self.admit(id)?;
         self.acknowledge_cancel(id);
@@ -327,10 +327,10 @@ impl<H: ServeHost> Serves for H {}
 #[derive(Debug)]
 pub(crate) struct Expired;
 
-/// A handler, with what is set around every poll of it. Never panics.
+/// A handler's future, with the context and span that are set around every poll. Never panics.
 pub(crate) struct Handling {
     future: Guarded<dyn Future<Output = Reply> + Send>,
-    /// `None` while it is polled: then it is the current one.
+    /// `None` during a poll, when it is the current context.
     context: Option<CallContext>,
     span: Span,
     service: &'static str,
@@ -345,7 +345,7 @@ impl Handling {
         context.clone()
     }
 
-    /// Runs it once there is `room` for its answer.
+    /// Runs the handler once there is `room` for its answer.
     async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
         let context = self.context();
         let reply = async {
@@ -356,7 +356,7 @@ impl Handling {
         let reply = tokio::time::timeout_at(deadline, reply).await;
         match reply {
             Ok(reply) if tokio::time::Instant::now() < deadline => reply,
-            // A handler that blocks is not dropped: what it says once it has seen that its time is up is no answer.
+            // A blocking handler is not dropped at its deadline; what it returns later is discarded.
             _ => {
                 context.cancel();
                 Reply::text(Status::TimedOut, "")

@@ -1,6 +1,6 @@
-//! A service as a connection sees it: one call into it, and what comes back.
+//! The trait by which a connection calls a service.
 //!
-//! `#[witrpc::service]` writes the implementations; nobody else needs to. What a service means is the user's.
+//! `#[witrpc::service]` generates the implementations.
 
 use std::fmt;
 use std::future::Future;
@@ -64,12 +64,12 @@ impl Request {
     }
 }
 
-/// A call under way, or answered at once.
+/// A running call, or its immediate answer.
 #[doc(hidden)]
 pub enum Dispatch {
-    /// It never reached the service.
+    /// The request never reached the service.
     Ready(Reply),
-    /// The service is at it.
+    /// The handler is running.
     Running(Pin<Box<dyn Future<Output = Reply> + Send>>),
 }
 

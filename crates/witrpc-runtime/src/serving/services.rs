@@ -1,4 +1,4 @@
-//! The services of an endpoint, and how their methods' first polls have gone.
+//! The services of an endpoint, with statistics of their methods' first polls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,17 +17,16 @@ use crate::events::subscriber::Registration;
 use crate::serving::introspection::{Introspection, ServerDescription};
 use crate::serving::service::Service;
 
-/// So many slow ones among the last eight, and the method is no longer polled in place.
+/// With this many slow polls among the last eight, a method is no longer polled in place.
 const SLOW_ONES: u32 = 2;
 
-/// One in so many calls of a slow method is tried in place again.
+/// One in this many calls of a slow method is polled in place again.
 const TRIAL_EVERY: u32 = 64;
 
-/// One in so many first polls of a method that has been fast is timed: two looks at the clock are a good part of a small
-/// call's time.
+/// One in this many first polls of a fast method is timed: reading the clock twice takes a good part of a small call's time.
 const TIMED_EVERY: u32 = 4;
 
-/// The services of an endpoint; one for all its connections.
+/// The services of an endpoint, shared by all its connections.
 #[derive(Default)]
 pub(crate) struct Services {
     entries: Vec<Entry>,
@@ -38,14 +37,14 @@ pub(super) struct Entry {
     methods: Vec<FirstPolls>,
 }
 
-/// How a method's first polls have gone.
+/// Statistics of a method's first polls.
 #[derive(Default)]
 pub(super) struct FirstPolls {
-    /// One bit per first poll, the latest lowest; set if it was slow.
+    /// One bit for each first poll, the latest is the lowest; set if the poll was slow.
     slow: AtomicU8,
-    /// Calls handed over since the last trial.
+    /// Calls that were handed over since the last trial.
     handed_over: AtomicU32,
-    /// First polls while none was slow.
+    /// First polls since the last slow one.
     fast: AtomicU32,
 }
 

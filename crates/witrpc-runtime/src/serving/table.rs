@@ -1,4 +1,4 @@
-//! Which of the peer's requests are being served, and how far each has got. The lock is held for a look at the table only.
+//! The table of the peer's requests that are being served. The lock is held for a lookup only.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,16 +22,15 @@ use crate::serving::services::Services;
 pub(crate) struct CallsTaken {
     pub(crate) services: Arc<Services>,
     max_in_flight: usize,
-    /// The request that the driver is at, whose handler is polled in place; [`NOTHING`] if it is at none. Written by the
-    /// driver: when it takes a request, under the lock of the receiving half or of the table, so that a cancel, which is
-    /// read after it, finds it; and when it is done.
+    /// The request whose handler the driver polls in place, or [`NOTHING`]. Written by the driver: when it takes a request, under the lock
+    /// of the receiving half or of the table, so that a cancel, which is read later, finds it; and when it is done.
     in_place: AtomicU64,
     table: Mutex<Table>,
-    /// Requests in the table; changed under its lock. Taken in under the lock of the receiving half, so that the driver,
-    /// which reads the next request under it, sees those before.
+    /// The number of requests in the table; changed under its lock. Requests are added under the lock of the receiving half, so that the
+    /// driver, which reads the next request under it, sees those before.
     others: AtomicUsize,
-    /// Whether requests were put aside; changed under the lock. Whoever is not the driver and puts one aside wakes it
-    /// afterwards, so that it sees this.
+    /// Whether requests were put aside; changed under the lock. A caller that puts one aside wakes the driver afterwards, which so sees
+    /// it.
     has_deferred: AtomicBool,
 }
 
@@ -46,25 +45,25 @@ struct Table {
 }
 
 const TWO_WITH_ONE_ID: &str = "two calls with one id";
-/// No request. A peer that gives it to a call can not cancel that.
+/// No request. A peer that uses it as the id of a call cannot cancel that call.
 const NOTHING: u64 = u64::MAX;
 
-/// What a cancel came to.
+/// The effect of a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CancelOutcome {
-    /// The handler will not answer: the caller of this does.
+    /// The handler was stopped: the caller of this answers.
     Stopped,
-    /// The handler is being polled in place; who polls it answers, as cancelled if it is not done at once.
+    /// The handler is being polled in place. The driver answers, as cancelled if the handler is not ready.
     PollerAnswers,
     /// The request has been answered, or there never was one.
     NotRunning,
 }
 
-/// Whether a handler that is not done at once goes on.
+/// What to do with a handler that is not ready at its first poll.
 #[derive(Debug)]
 pub(crate) enum Continuation {
     Proceed,
-    /// It was cancelled in place, and is to be answered so.
+    /// It was cancelled during the poll, and is to be answered as cancelled.
     Cancelled,
     /// The connection has ended: no answer is wanted.
     ConnectionEnded,
@@ -104,7 +103,7 @@ impl CallsTaken {
         self.services.subscribe(service, event, subscriber)
     }
 
-    /// The driver has read a request, and serves it next. Said under the lock of the receiving half.
+    /// Notes the request that the driver has read and serves next. Called under the lock of the receiving half.
     pub(crate) fn begin_in_place(&self, id: u64) {
         self.in_place.store(id, Ordering::Relaxed);
     }
@@ -114,7 +113,7 @@ impl CallsTaken {
         self.in_place.store(NOTHING, Ordering::Relaxed);
     }
 
-    /// Checks that the request in place may be served, while so many answers have not left.
+    /// Checks that the request in place may be served, while `unsent` answers have not been sent.
     pub(crate) fn admit_in_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
         // Relaxed: ordered by the lock of the receiving half.
         if self.others.load(Ordering::Relaxed) == 0 && unsent < self.max_in_flight {
@@ -153,7 +152,7 @@ impl CallsTaken {
         Some(request)
     }
 
-    /// Says what is in the table, after a change of that; `table` is the locked one.
+    /// Updates the counters after a change of the table; `table` is the locked one.
     fn note(&self, table: &Table) {
         self.has_deferred.store(!table.deferred.is_empty(), Ordering::Relaxed);
         self.others.store(table.len(), Ordering::Relaxed);
@@ -210,12 +209,12 @@ impl CallsTaken {
         running.into_values().for_each(Running::cancel);
     }
 
-    /// Checks that one more may be served, while so many answers have not left. [wire.in_flight]
+    /// Checks that one more request may be served, while `unsent` answers have not been sent. [wire.in_flight]
     pub(crate) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
         self.check_all(&lock(&self.table), id, unsent)
     }
 
-    /// The same, of all requests but the one in place.
+    /// The same for all requests but the one in place.
     fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
         if table.len() + unsent >= self.max_in_flight {
             return Err(Error::Protocol("more calls in flight than announced".to_owned()));
@@ -226,7 +225,7 @@ impl CallsTaken {
         Ok(())
     }
 
-    /// Checks that one more may be served beside what is in place.
+    /// Checks that one more request may be served in addition to the one in place.
     fn check_all(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
         if self.is_in_place(id) {
             return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
@@ -235,13 +234,13 @@ impl CallsTaken {
         self.check(table, id, unsent + in_place)
     }
 
-    /// Whether the driver is at this request.
+    /// Whether this is the request in place.
     fn is_in_place(&self, id: u64) -> bool {
         // Relaxed: ordered by the lock of the receiving half, or of the table.
         self.in_place.load(Ordering::Relaxed) == id
     }
 
-    /// The request that was served in place is not done.
+    /// Adds the request in place to the table: its handler is not ready.
     pub(crate) fn insert(&self, id: u64, context: CallContext) -> Continuation {
         let mut table = lock(&self.table);
         self.end_in_place();
@@ -260,7 +259,7 @@ impl CallsTaken {
     pub(crate) fn set_task(&self, id: u64, task: AbortHandle) {
         match lock(&self.table).running.get_mut(&id) {
             Some(running) => running.task = Some(task),
-            // It has finished already, or was cancelled before its task was known.
+            // The handler has finished already, or was cancelled before its task was set.
             None => task.abort(),
         }
     }

@@ -49,11 +49,11 @@ use witrpc_core::transport::{
     Channel, ClientTransport, Listener, RecordReceiver, RecordSender, ServerTransport, Waiter, Wake,
 };
 
-/// The default number of bytes that may lie unread in one direction.
+/// The default capacity of one direction, in bytes.
 const DEFAULT_CAPACITY: usize = 512 << 10;
-/// The least that holds a few chunks.
+/// The smallest capacity: it holds a few chunks.
 const MIN_CAPACITY: usize = 4 << 10;
-/// How long a server waits for one that was just dropped to be gone.
+/// How long a server waits for a listener that was just dropped to be gone.
 const NAME_WAIT: Duration = Duration::from_millis(200);
 
 /// A transport within one process. Give clones of one to a server and to its clients; each server needs its own.
@@ -65,7 +65,7 @@ pub struct MemoryTransport {
 
 #[derive(Debug, Default)]
 struct Rendezvous {
-    /// Where clients hand in their channels while a server listens.
+    /// Where clients put their channels while a server listens.
     door: Mutex<Option<mpsc::UnboundedSender<Channel>>>,
     changed: tokio::sync::Notify,
 }
@@ -136,7 +136,7 @@ impl Listener for MemoryListener {
         Box::pin(async {
             match self.clients.recv().await {
                 Some(channel) => Ok(channel),
-                // The transport holds a sender, so this is the end of the process.
+                // Cannot happen: the transport holds a sender.
                 None => std::future::pending().await,
             }
         })
@@ -241,13 +241,13 @@ struct Pipe {
 #[derive(Debug, Default)]
 struct PipeState {
     records: VecDeque<Vec<u8>>,
-    /// Bytes pushed and not yet given back.
+    /// Bytes that were pushed and not released yet.
     used: usize,
     reader_asleep: bool,
     writer_asleep: bool,
 }
 
-/// What wakes one side.
+/// Wakes one side.
 #[derive(Debug, Default)]
 struct Side {
     signals: Mutex<Signals>,
@@ -333,7 +333,7 @@ struct MemoryReceiver {
     peer: Arc<Side>,
     current: Option<Vec<u8>>,
     freed: usize,
-    /// How many more records are taken.
+    /// How many more records may be taken.
     last: usize,
 }
 
