@@ -1,4 +1,4 @@
-//! What two sides agree on: services, methods and events, and where the other side has them.
+//! Contracts: services, methods and events, and the routes to them at the other side.
 
 pub mod descriptor;
 pub mod introspection;

@@ -1,5 +1,5 @@
-//! Named steps at which a test may have this process killed or stopped. Used by this crate, `witrpc-runtime`
-//! and `witrpc-mmf`; not for people.
+//! Fail points: named steps at which a test may kill or stop this process. Used by this crate, `witrpc-runtime` and `witrpc-mmf`; not a
+//! public interface.
 //!
 //! Without the feature `fail-points`, which nothing but the tests of this workspace asks for, [`at`] is empty and no build
 //! has anything of it. With the feature it is one relaxed load until a test installs what is to happen; that is the test's own,

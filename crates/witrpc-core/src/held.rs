@@ -1,10 +1,10 @@
-//! What a connection holds on behalf of its peer, looked at where it lies: memory as it was allocated, whatever the
-//! library itself counts. For tests and fuzz targets only; `fuzz_support::session::bounds` says how much it may be.
+//! Measures what a connection holds on behalf of its peer: the memory as it was allocated, independent of the library's own counters. For
+//! tests and fuzz targets only; `fuzz_support::session::bounds` defines the bounds.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
-/// Things of one kind.
+/// Values of one kind: their number and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub entries: usize,
@@ -15,7 +15,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Things of this type that have nothing but themselves.
+    /// Values of this type without memory of their own.
     pub fn plain<T>(entries: usize) -> Self {
         Self { entries, size: 0, memory: bytes::<T>(entries) }
     }
@@ -82,7 +82,7 @@ pub struct Subscribed {
 /// All of a connection's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holdings {
-    /// Messages of which a part has come.
+    /// Messages of which only a part has arrived.
     pub partial: Held,
     /// Requests that were put aside.
     pub requests: Held,
@@ -91,23 +91,23 @@ pub struct Holdings {
     /// Answers that their callers have not taken, and the table of calls.
     pub answers: Held,
     pub slots: Held,
-    /// Streams that are read here, and of these the items that are on the messages' account, and on that of the windows.
+    /// Streams that are read here; their items that are charged to the account for messages, and those that windows cover.
     pub receivers: Held,
     pub charged_items: Held,
     pub items: Held,
-    /// Streams that nobody reads, of which the peer has not been told.
+    /// Streams that are not read any more, and not cancelled yet.
     pub unread: Held,
     /// Streams that are written here, and items that were polled and wait for room in the queue.
     pub senders: Held,
     pub polled: Held,
     pub queued: Queued,
     pub subscribed: Subscribed,
-    /// What the peer was charged for, and was not given back: messages, wherever they are.
+    /// The bytes that are charged to the peer and not returned.
     pub charged: u64,
 }
 
 impl Holdings {
-    /// What is on the account that credit keeps.
+    /// What is on the account for messages.
     pub fn on_account(&self) -> Held {
         self.partial + self.requests + self.answers + self.charged_items
     }

@@ -1,5 +1,4 @@
-//! What the simulation and the fuzz targets run sessions over: pipes of records in memory, and messages as their sender
-//! means them. For tests only.
+//! Support for the simulation and the fuzz targets: pipes of records in memory, and messages to compare with. For tests only.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,9 +1,8 @@
-//! Texts that others wrote, on their way to a person's eyes.
+//! Escaping of untrusted texts that people will read.
 //!
-//! A text of the peer's may hold anything: a line break makes a line of a log that nobody has written, and an escape sequence
-//! tells a terminal what to do. So what the protocol carries for reading is escaped where it is decoded, and what is
-//! logged is escaped once more, as an error may show a value of the user's, which is nobody's to change. Names that are compared
-//! are compared as they came.
+//! A text of the peer may contain anything: a line break would forge a line of a log, and an escape sequence would control a terminal. So texts
+//! for people are escaped where they are decoded. Log output is escaped once more, as an error may show a value of the user, which the
+//! library does not change. Names are compared as they were sent.
 
 use std::fmt::{self, Write};
 use std::time::Duration;

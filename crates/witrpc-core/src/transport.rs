@@ -45,8 +45,7 @@ pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// What a server's clients must have in common with it, by the names that the handshake compares. For reading: nothing is decided by
-/// it.
+/// The settings that a server's clients must share, by the names that the handshake compares. For display only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerTerms {
@@ -129,9 +128,9 @@ pub struct Channel {
     pub clock: fn() -> u64,
     /// How the connection waits.
     pub wait_strategy: WaitStrategy,
-    /// Called once, when the peer's first frame has arrived: the transport can remove what only served to meet.
+    /// Called once, when the peer's first frame has arrived: the transport can remove what only served the rendezvous.
     pub on_first_frame: Box<dyn FnOnce() + Send>,
-    /// Dropped when the connection has ended: frees the place that this client held.
+    /// Dropped when the connection has ended: releases the client's slot.
     pub lease: Box<dyn Any + Send + Sync>,
 }
 
@@ -176,7 +175,7 @@ pub trait RecordSender: Send + 'static {
     /// [`TransportError::Io`] if waking failed.
     fn publish(&mut self) -> Result<(), TransportError>;
 
-    /// Asks the peer to wake us once there is more room than now. Returns `true`, and asks for nothing, if a
+    /// Asks the peer to notify us once there is more room. Returns `true`, and asks for nothing, if a
     /// record of `len` bytes with `spare` fits after all.
     ///
     /// # Errors
@@ -184,7 +183,7 @@ pub trait RecordSender: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError>;
 
-    /// Takes back [`arm`](Self::arm): somebody is looking for room now.
+    /// Revokes [`arm`](Self::arm): a task polls for room now.
     fn disarm(&mut self);
 }
 
@@ -217,7 +216,7 @@ pub trait RecordReceiver: Send + 'static {
     /// Steps over the record last peeked at. Its space is given back with the next [`release`](Self::release).
     fn consume(&mut self);
 
-    /// Gives the space of consumed records back to the peer, and wakes it if it waits for space. A sixteenth of the
+    /// Releases the space of consumed records, and notifies the peer if it waits for space. A sixteenth of the
     /// capacity may be held back.
     ///
     /// # Errors
@@ -232,25 +231,25 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn is_ready(&mut self) -> Result<bool, TransportError>;
 
-    /// Asks the peer to wake us when it publishes. Returns `true` if a record is there already; whether anything was
-    /// asked is open then.
+    /// Asks the peer to notify us when it publishes. Returns `true` if a record is there already; then the peer may or may not have been
+    /// asked.
     ///
     /// # Errors
     ///
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn arm(&mut self) -> Result<bool, TransportError>;
 
-    /// Tells that somebody looks until the next record is there. If the peer was asked to wake us, it need not do so for
-    /// that record, but may for the one behind it. Whoever stops looking calls [`arm`](Self::arm).
+    /// Announces that a task polls until the next record is there. If the peer was asked to notify us, it need not do so for that record, but
+    /// may for the one behind it. A task that stops polling calls [`arm`](Self::arm).
     fn expect(&mut self) {
         self.disarm();
     }
 
-    /// Takes back [`arm`](Self::arm): somebody is looking at the records now.
+    /// Revokes [`arm`](Self::arm): a task reads the records now.
     fn disarm(&mut self);
 
-    /// From here on there are only the records that have been published by now: the peer has gone, or says so. What it publishes
-    /// all the same is not seen, so that reading what is there comes to an end.
+    /// Ignores all records that are published from now on: the peer is gone, or claims to be. So reading the rest comes to an end even if the
+    /// peer goes on publishing.
     ///
     /// # Errors
     ///
@@ -266,7 +265,7 @@ pub trait Waiter: Send + 'static {
     /// Completes when the peer has notified this side since the last completion, or is gone.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>>;
 
-    /// Moves the wait to the runtime of the current task, if it rests on one and the system lets it.
+    /// Moves the wait to the runtime of the current task, if it depends on a runtime and the system allows it.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use crate::text::Escaped;
 
-/// Runs the user's code; a panic becomes its message. The user's own state is the user's to keep whole.
+/// Runs the user's code; a panic becomes its message. The consistency of the user's own state is up to the user.
 pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -23,7 +23,7 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
 
 fn dispose_of_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // It may go on like this. What is left of it is leaked.
+        // Dropping the payload panicked, and might again: the rest is leaked.
         std::mem::forget(another);
     }
 }

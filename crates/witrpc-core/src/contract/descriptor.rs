@@ -1,4 +1,4 @@
-//! What a contract says: its service, methods and events, as the macro read them.
+//! Descriptors of contracts: service, methods and events, as the macro generates them.
 
 /// What a contract says, as the macro read it.
 #[derive(Debug)]
@@ -8,9 +8,9 @@ pub struct ServiceDescriptor {
     pub name: &'static str,
     /// The trait's documentation.
     pub docs: &'static str,
-    /// Its methods; a method is called by its place here.
+    /// Its methods; a method is identified by its index here.
     pub methods: &'static [MethodDescriptor],
-    /// Its events; an event is subscribed to by its place here.
+    /// Its events; an event is identified by its index here.
     pub events: &'static [EventDescriptor],
 }
 
@@ -26,7 +26,7 @@ pub struct MethodDescriptor {
     pub types: &'static str,
     /// Its documentation.
     pub docs: &'static str,
-    /// It blocks its thread, so it runs where that harms nobody.
+    /// It blocks its thread, so it runs on the pool for blocking work.
     pub blocking: bool,
     /// Running it twice does no harm.
     pub idempotent: bool,
@@ -60,7 +60,7 @@ impl MethodDescriptor {
     }
 }
 
-/// FNV-1a, 64 bit: fixed for ever, and all that telling two texts apart needs.
+/// FNV-1a, 64 bit: stable, and sufficient to tell two texts apart.
 /// Source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {

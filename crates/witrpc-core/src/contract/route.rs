@@ -1,4 +1,4 @@
-//! Where the peer's catalog has what a contract names, and what a catalog says of a side's own services.
+//! Routes: the indices of a contract's members in the peer's catalog; and the catalog of a side's own services.
 
 use crate::contract::descriptor::ServiceDescriptor;
 use crate::contract::introspection::RESERVED;
@@ -22,19 +22,19 @@ pub fn catalog_of<'a>(services: impl Iterator<Item = &'a ServiceDescriptor>) -> 
     Catalog { services: services.collect() }
 }
 
-/// Where the peer has a contract's service, methods and events.
+/// The indices of a contract's service, methods and events at the peer.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub service: u16,
-    /// By place in the contract.
+    /// By index in the contract.
     pub methods: Vec<Result<u16, Error>>,
-    /// By place in the contract.
+    /// By index in the contract.
     pub events: Vec<Result<u16, Error>>,
 }
 
 impl Route {
-    /// Finds where the peer has the methods of `wanted`. An error for a method, and for all of them if the service is
-    /// missing, is what calling it comes to.
+    /// Finds the members of `wanted` in the peer's catalog. A member that is missing there has an error, which each use of it returns; if the
+    /// service is missing, all have one.
     pub fn find(catalog: &Catalog, wanted: &ServiceDescriptor) -> Result<Self, Error> {
         let Some(service) = catalog.services.iter().position(|s| s.name == wanted.name) else {
             return Err(no_such_service(catalog, wanted.name));
@@ -70,7 +70,7 @@ impl Route {
     }
 }
 
-/// Finds where the peer has a method of these names.
+/// Finds the method with these names in the peer's catalog.
 #[cfg(feature = "json")]
 pub fn find_by_name(catalog: &Catalog, service: &str, method: &str) -> Result<(u16, u16), Error> {
     let Some(at) = catalog.services.iter().position(|s| s.name == service) else {

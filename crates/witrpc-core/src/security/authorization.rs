@@ -1,12 +1,12 @@
-//! Authorization as a connection sees it: what a client proves, and what a server makes of it.
+//! Authorization: what a client proves, and how a server checks it.
 //!
-//! Three schemes. Without: whoever reaches the endpoint is let in. A static token: each side proves to the other that it
-//! knows it, by a keyed hash over what both have said, and it is never sent. A sent token: the client sends what its
-//! provider gives, inside a sealed session, and the server's validator decides. The proof travels in the confirmation,
-//! which is sealed whenever the connection is; the server's counter-proof in the welcome.
+//! There are three schemes. *None*: every client that reaches the endpoint is accepted. *Static token*: each side proves to the other that it
+//! knows the token, by a keyed hash over the transcript of the handshake; the token is never sent. *Sent token*: the client sends the
+//! token of its provider inside a sealed session, and the server's validator decides. The proof is in the confirm, which is sealed
+//! whenever the connection is; the server's proof is in the welcome.
 //!
-//! A token is in as few places as can be, and each of ours is wiped: the hashes that a static one goes into, and each buffer that a
-//! sent one passes through, here and in `exchange`, `outbound/outgoing` and `inbound/partial`.
+//! As few buffers as possible hold a token, and the library wipes each of its own: the hash states of a static token, and each buffer that
+//! a sent token passes through, here and in `link/handshake`, `outbound/outgoing` and `inbound/partial`.
 
 use std::any::Any;
 use std::fmt;
@@ -24,10 +24,10 @@ use crate::text::Escaped;
 use crate::user_code::caught;
 use crate::wire::handshake::{Proof, Scheme};
 
-/// Who a client turned out to be; whatever the validator says.
+/// The identity of a client: the value that the validator returned.
 pub type Identity = Arc<dyn Any + Send + Sync>;
 
-/// What a server says to a client that it lets in.
+/// The result of a successful check.
 #[derive(Default, Debug)]
 pub struct Granted {
     /// The server's own proof, for the welcome.
@@ -35,34 +35,34 @@ pub struct Granted {
     pub identity: Option<Identity>,
 }
 
-/// The client's part.
+/// The client's side of a scheme.
 pub trait ClientAuthorization: fmt::Debug + Send + Sync {
     /// The scheme, compared at connect.
     fn scheme(&self) -> Scheme;
 
-    /// What the key agreement mixes in.
+    /// The secret that the key agreement mixes in, if any.
     fn secret(&self) -> Option<&Secret> {
         None
     }
 
-    /// The proof for one connection; `transcript` is what both sides have said so far.
+    /// The proof for one connection; `transcript` is the handshake so far.
     fn proof<'a>(&'a self, transcript: &'a [u8]) -> BoxFuture<'a, Result<Proof, Error>>;
 
     /// Checks the server's own proof.
     fn verify(&self, transcript: &[u8], proof: &[u8]) -> Result<(), Error>;
 }
 
-/// The server's part.
+/// The server's side of a scheme.
 pub trait ServerAuthorization: fmt::Debug + Send + Sync {
     /// The scheme, compared at connect.
     fn scheme(&self) -> Scheme;
 
-    /// What the key agreement mixes in.
+    /// The secret that the key agreement mixes in, if any.
     fn secret(&self) -> Option<&Secret> {
         None
     }
 
-    /// Whether `proof` lets the client in; the error is told to it.
+    /// Checks the client's proof; the error text is sent to the client.
     fn check<'a>(
         &'a self,
         transcript: &'a [u8],
@@ -70,7 +70,7 @@ pub trait ServerAuthorization: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Granted, String>>;
 }
 
-/// Everybody who can reach the endpoint is let in.
+/// No authorization: every client that can reach the endpoint is accepted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutAuthorization;
 
@@ -149,7 +149,7 @@ impl StaticToken {
     }
 }
 
-/// Different for the two sides, so that neither proof can be sent back.
+/// The labels differ for the two sides, so that neither proof can be reflected.
 const CLIENT: &str = "client";
 const SERVER: &str = "server";
 
@@ -197,7 +197,7 @@ impl ServerAuthorization for StaticToken {
     }
 }
 
-/// What a client is told, whatever was wrong with its token.
+/// The error that a client gets, whatever was wrong with its token.
 pub const WRONG_TOKEN: &str = "the access token is not the server's";
 
 type Provide = dyn Fn() -> BoxFuture<'static, Result<Zeroizing<String>, Error>> + Send + Sync;

@@ -1,4 +1,4 @@
-//! Encryption as a connection sees it: how keys are agreed on, and how one frame is sealed and opened.
+//! The traits of encryption: key agreement, and sealing and opening of frames.
 //!
 //! The two directions are two objects with two owners. A frame's header is associated data, so it is authenticated
 //! and stays readable; sequence numbers are the implementation's. [`NoiseEncryptor`] is the choice of
@@ -92,7 +92,7 @@ impl Secret {
     }
 }
 
-/// Overwrites what functions that were called before have left on the stack: a hash function copies blocks of its input there.
+/// Overwrites the stack below, where earlier calls may have left secrets: a hash function copies blocks of its input there.
 #[inline(never)]
 fn wipe_stack() {
     let mut area = [0_u8; 4096];

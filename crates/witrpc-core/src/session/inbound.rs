@@ -1,17 +1,17 @@
-//! The receiving half of a session: frames off the transport, opened, checked, and put together to messages.
+//! The receiving half of a session: reads frames from the transport, opens and checks them, and reassembles messages.
 //!
-//! Pure: it holds the transport's receiver as a trait object, and neither waits, locks nor reads a clock. Everything
-//! here comes from a peer that is not trusted: every rule of `docs/wire.md` that it could break is checked, and ends in
-//! [`Error::Protocol`].
+//! Pure: it holds the transport's receiver as a trait object, and neither waits, locks nor reads a clock. All input comes from an
+//! untrusted peer. Every rule of `docs/wire.md` that the peer could break is checked; a violation is an [`Error::Protocol`].
 //!
 //! # Invariants
 //!
-//! - **N1** A section has its final allocation, of the length that was declared for it, as soon as a second chunk of it comes: it is
-//!   never moved, and N2 bounds it; one that is [used again](crate::values::spare) may have a fourth more. It takes up memory as it arrives: the system backs what has been written to. For each entry of a
-//!   blob table that has arrived there are a length and a [`Bytes`](bytes::Bytes).
-//! - **N2** The declared sizes of all messages being received, waiting and being handled are within `max_buffered`. An
-//!   event, or a stream's item, leaves that account when its window takes it over.
-//! - **N3** Before the session is open, only handshake messages are taken, one at a time and of bounded size.
+//! - **N1** A section gets its final allocation, of its declared length, when its second chunk arrives. So it is never moved, and N2
+//!   bounds it. A [reused](crate::values::spare) allocation may be a fourth larger. The allocation takes up memory as the section
+//!   arrives: the system backs only pages that were written to. Each entry of a blob table that has arrived costs a length and a
+//!   [`Bytes`](bytes::Bytes).
+//! - **N2** The declared sizes of all messages that are being received, waiting or being handled are within `max_buffered`. An event or a
+//!   stream item leaves that account when its window covers it.
+//! - **N3** Before the session is open, only handshake messages are accepted, one at a time and of bounded size.
 
 mod incoming;
 mod partial;
@@ -43,7 +43,7 @@ const MAX_HANDSHAKE: u64 = 1 << 20;
 /// The largest handshake message from a client: a token, and a catalog of some hundred methods.
 const MAX_UNAUTHORIZED: u64 = 64 << 10;
 
-/// What this half lets in.
+/// Which messages this half accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Handshake messages up to this many bytes.
@@ -58,7 +58,7 @@ pub struct Inbound {
     phase: Phase,
     limits: Limits,
     partials: HashMap<(Kind, u64), Partial>,
-    /// A long message has come, and nobody has asked.
+    /// A long message has arrived since [`long_came`](Inbound::long_came) was last called.
     long_came: bool,
     /// Bytes ever charged to the peer.
     charged: u64,
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Inbound {
 }
 
 impl Inbound {
-    /// A half that takes handshake messages; from a client (`from_client`) only short ones.
+    /// A half that accepts handshake messages; from a client (`from_client`) only short ones.
     pub fn new(
         receiver: Box<dyn RecordReceiver>,
         limits: Limits,
@@ -94,7 +94,7 @@ impl Inbound {
         }
     }
 
-    /// From the next frame on, frames are opened.
+    /// Opens all further frames with `opener`.
     pub fn open_with(&mut self, opener: Box<dyn Opener>) {
         self.opener = Some(opener);
     }
@@ -104,17 +104,17 @@ impl Inbound {
         self.phase = Phase::Open;
     }
 
-    /// Whether a long message has come since this was asked last.
+    /// Whether a long message has arrived since the last call.
     pub const fn long_came(&mut self) -> bool {
         std::mem::replace(&mut self.long_came, false)
     }
 
-    /// Messages of which a part has arrived.
+    /// The number of messages of which only a part has arrived.
     pub fn partial_count(&self) -> usize {
         self.partials.len()
     }
 
-    /// Messages of which a part has arrived, and what the peer has been charged for and not been given back.
+    /// The memory of partial messages, and the bytes that are charged to the peer and not returned.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> (Held, u64) {
         self.check();
@@ -197,7 +197,7 @@ impl Inbound {
         Ok(Some(incoming))
     }
 
-    /// The rest of a message will not come. [wire.abort]
+    /// Handles an abort: the rest of a message will not arrive. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
         if self.partials.remove(&(kind, id)).is_none() {
             return Err(protocol("an abort of a message that was not being sent"));
@@ -205,7 +205,7 @@ impl Inbound {
         Ok(Incoming::Aborted { id, request: kind == Kind::Request })
     }
 
-    /// A chunk of a message that has begun, or its first. [wire.chunk]
+    /// Handles the first or a further chunk of a message. [wire.chunk]
     fn take_chunk(
         &mut self,
         head: &[u8],
@@ -217,7 +217,7 @@ impl Inbound {
             if !self.partials.is_empty() && self.partials.contains_key(&key) {
                 return Err(protocol("a message began twice"));
             }
-            // N3: else what a client began and never ended would stay for as long as it is connected.
+            // N3: otherwise an unfinished handshake message would be held for as long as the client is connected.
             if matches!(self.phase, Phase::Handshake(_)) && !self.partials.is_empty() {
                 return Err(protocol("two handshake messages at a time"));
             }
@@ -252,7 +252,7 @@ impl Inbound {
         Ok(Some(Incoming::Part))
     }
 
-    /// A message that is one chunk, without attachments.
+    /// Handles a message that is one chunk, without attachments.
     fn take_plain(
         &self,
         header: &Header,
@@ -300,7 +300,7 @@ impl Inbound {
         Ok((message, section))
     }
 
-    /// Steps over what is complete, and reads the blob table once it is there.
+    /// Advances past complete sections, and reads the blob table once it is complete.
     fn settle(&mut self, partial: &mut Partial) -> Result<(), Error> {
         if partial.blob_lens.is_none() && len_u64(partial.first.bytes.len()) == partial.first_len {
             let blobs = partial.read_table()?;
@@ -315,7 +315,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Puts `bytes` on the peer's account, for a message of `size` so far. [wire.credit] [wire.size]
+    /// Charges `bytes` to the peer, for a message of `size` so far. [wire.credit] [wire.size]
     fn charge(&mut self, charge: &mut Charge, size: u64, bytes: u64) -> Result<(), Error> {
         if matches!(self.phase, Phase::Handshake(_)) {
             return Ok(());
@@ -331,7 +331,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Appends the current record's payload to `out`, opened.
+    /// Appends the payload of the current record to `out`, and opens it there.
     fn read(
         &mut self,
         head: &[u8],

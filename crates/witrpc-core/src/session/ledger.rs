@@ -1,8 +1,8 @@
-//! The account of what a connection holds for its peer: received bytes, which it may give back as credit, and answers and
-//! requests that have not left.
+//! The account of what a connection holds for its peer: received bytes, which are returned as credit, and the numbers of answers and requests
+//! that were not sent yet.
 //!
-//! Every received message carries a [`Charge`]; dropping it, wherever the message ends, puts its bytes on the
-//! returnable side. The sending half turns them into credit frames in batches.
+//! Every received message has a [`Charge`]. Dropping it, wherever the message ends, makes its bytes returnable. The sending half returns
+//! them in batches, as credit frames.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,17 +12,17 @@ use crate::sync::AtomicWaker;
 /// One connection's account, shared by its inbound half, its outbound half and its messages.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Bytes whose messages have ended and that the peer has not been told about.
+    /// Returnable bytes: their messages have ended, and the peer has not got them back.
     returnable: AtomicU64,
-    /// Bytes that the peer has been told about, ever.
+    /// The total of returned bytes.
     returned: AtomicU64,
-    /// Below this many, telling the peer is not worth a frame.
+    /// The minimum number of bytes for a credit frame.
     batch: u64,
-    /// Answers in the sending queue of which not all has left.
+    /// Answers in the sending queue that were not sent completely.
     unsent_responses: AtomicUsize,
     /// Requests in the sending queue.
     unsent_requests: AtomicUsize,
-    /// Who sends the credit: the connection's driver.
+    /// The waker of the driver, which sends the credit.
     driver: AtomicWaker,
 }
 
@@ -43,18 +43,18 @@ impl Ledger {
         &self.driver
     }
 
-    /// An answer joins the sending queue.
+    /// Counts an answer that joins the sending queue.
     pub fn queue_response(&self) {
         self.unsent_responses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Answers leave the sending queue. Said before what is left of them can be seen by the peer, whose next request is
-    /// read after that: so the count is never too high for a peer that keeps to its limit.
+    /// Subtracts answers that leave the sending queue. Called before the peer can see the last of them. The peer's next request is read after
+    /// that, so the count is never too high for a peer that keeps to its limit.
     pub fn take_responses(&self, count: usize) {
         self.unsent_responses.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Requests join the sending queue, and leave it.
+    /// Counts requests that join the sending queue, or leave it.
     pub fn queue_request(&self) {
         self.unsent_requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -63,49 +63,49 @@ impl Ledger {
         self.unsent_requests.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Requests of which not all has left. A look at this tells whether to look at the queue; it may come a moment too early for
-    /// one that has just been queued by another thread.
+    /// The number of requests that were not sent completely. It decides whether to check the queue; a request that another thread is just
+    /// queueing may be missing.
     pub fn unsent_requests(&self) -> usize {
         self.unsent_requests.load(Ordering::Relaxed)
     }
 
-    /// Answers of which not all has left.
+    /// The number of answers that were not sent completely.
     pub fn unsent_responses(&self) -> usize {
-        // Relaxed: the ring's cursors order it with what the peer has seen; see `take_responses`.
+        // Relaxed: the ring's cursors order it with what the peer can see; see `take_responses`.
         self.unsent_responses.load(Ordering::Relaxed)
     }
 
-    /// Whether there are bytes to give back now.
+    /// Whether a credit frame is due.
     pub fn is_due(&self) -> bool {
-        // Relaxed: the number carries no other data; whoever adds to it wakes the driver afterwards.
+        // Relaxed: the number orders no other data; the driver is woken after it was increased.
         let returnable = self.returnable.load(Ordering::Relaxed);
         returnable > 0 && returnable >= self.batch
     }
 
-    /// Bytes to give back now, if they are worth a frame.
+    /// Takes the bytes to return, if a credit frame is due.
     pub fn take_due(&self) -> Option<u64> {
         if !self.is_due() {
             return None;
         }
         let due = self.returnable.swap(0, Ordering::Relaxed);
-        // Counted before the frame can leave, so the peer never spends credit that is not on record here.
+        // Counted before the frame can be sent, so the peer never uses credit that is not recorded here.
         self.returned.fetch_add(due, Ordering::Release);
         Some(due)
     }
 
-    /// Bytes that are not worth a frame yet.
+    /// Returnable bytes that are too few for a frame.
     #[cfg(test)]
     pub fn returnable(&self) -> u64 {
         self.returnable.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the peer has not been told about, whether or not they are worth a frame.
+    /// All returnable bytes, whether or not a frame is due.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn untold(&self) -> u64 {
         self.returnable.load(Ordering::Relaxed)
     }
 
-    /// Bytes given back so far.
+    /// The total of returned bytes.
     pub fn returned(&self) -> u64 {
         self.returned.load(Ordering::Acquire)
     }
@@ -118,7 +118,7 @@ impl Ledger {
     }
 }
 
-/// Bytes of one received message on the account of its connection.
+/// The charge for one received message; dropping it makes the bytes returnable.
 #[derive(Debug, Default)]
 pub struct Charge {
     bytes: u64,
@@ -135,7 +135,7 @@ impl Charge {
         Self { bytes: 0, ledger: None }
     }
 
-    /// What it keeps on the account.
+    /// The number of charged bytes.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub const fn bytes(&self) -> u64 {
         self.bytes

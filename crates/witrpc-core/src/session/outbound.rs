@@ -1,21 +1,21 @@
 //! The sending half of a session: lanes of messages, cut into chunks, sealed, and pushed as credit and space allow.
 //!
-//! Pure: it holds the transport's sender as a trait object, and neither waits, locks nor reads a clock. Whoever calls
-//! [`Outbound::pump`] holds the lock of this half; taking a sequence number, sealing and pushing are one step within it.
+//! Pure: it holds the transport's sender as a trait object, and neither waits, locks nor reads a clock. The caller of [`Outbound::pump`]
+//! holds the lock of this half; taking a sequence number, sealing and pushing are one step under it.
 //!
 //! # Invariants
 //!
-//! - **O1** Lanes are served in order of urgency: control, notices, events, small messages, then flows in turn, a chunk each:
-//!   long messages, and streams, each in its own order. An event that is long takes its turn with the flows, and the
-//!   events behind it wait. A response waits for the events that its handler raised before. [wire.interleave]
-//! - **O2** What leaves in turn leaves half of the ring free for the other lanes.
+//! - **O1** Lanes are served in order of urgency: control, notices, events, small messages, then flows in turn, a chunk each. Flows are
+//!   long messages, and streams, each in its own order. A long event takes its turn with the flows, and the events behind it wait.
+//!   A response waits for the events that its handler raised before. [wire.interleave]
+//! - **O2** Flows leave half of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
-//!   finished, whatever the others do.
-//! - **O4** No more messages are under way in chunks at a time than the peer takes (its `max_in_flight`).
-//! - **O5** Once a push finds no room, the peer has been asked to wake us (the sender is armed), or whoever pumped is
-//!   awake and looks for room itself ([`Outbound::look_for_room`]); it pumps once more, armed, before it rests. A pump that
-//!   pauses leaves word for the driver, or was the driver's.
-//! - **O6** No step takes longer for what else waits: lanes are lists with an index, and flows are sorted.
+//!   finished, independent of all others.
+//! - **O4** At most as many messages are being sent in chunks at a time as the peer accepts (its `max_in_flight`).
+//! - **O5** After a push found no room, either the sender is armed, so the peer will notify us; or the task that pumped is awake and polls
+//!   for room ([`Outbound::look_for_room`]), and pumps once more, armed, before it sleeps. A pump that pauses notifies the driver, or
+//!   was called by the driver.
+//! - **O6** The time of a step does not depend on how much else waits: lanes are lists with an index, and flows are sorted.
 
 mod flows;
 mod link;
@@ -50,66 +50,67 @@ use crate::wire::fields::{len_u64, u32_len};
 use crate::wire::frame::{HEADER_LEN, Header, Kind};
 use crate::wire::message::HEAD_LEN;
 
-/// The most payload that leaves as one chunk, past what takes turns. What is longer is better cut: the peer copies the
-/// first part out while we copy the next one in.
+/// The largest payload that is sent as one chunk, ahead of the flows. It is better to cut longer ones: the peer copies the first part out
+/// while we copy the next one in.
 const MAX_WHOLE: usize = 16 << 10;
-/// The most payload in a chunk of a message that has several: each pays a header and a publish, and five lie ahead in half
-/// of the default ring.
+/// The largest payload in a chunk of a longer message. Each chunk costs a header and a publish; five of this size fit in half of the default
+/// ring.
 const MAX_CHUNK: usize = 48 << 10;
-/// Chunks that a section is cut into at least, as far as they are not shorter than [`MAX_WHOLE`].
+/// The minimum number of chunks of a longer section, unless they would be shorter than [`MAX_WHOLE`].
 const CHUNKS: usize = 8;
-/// After about this many bytes a pump pauses, so that whoever called it gets on.
+/// A pump pauses after about this many bytes, so that its caller can go on.
 const LONG_PUMP: u64 = 1 << 20;
-/// The same where others may wait for the thread, or for the lock: one chunk. Where the peer shares our CPU it would run after
-/// each, so there it is never this little.
+/// The same if other tasks may wait for the thread or for the lock: one chunk. Not used with a peer on our CPU, which would run after each
+/// chunk.
 const SHORT_PUMP: u64 = 1;
-/// Control frames that answer the peer and wait for room. Only a peer that asks faster than it reads gets there. [wire.ping]
+/// The maximum number of control frames that answer the peer and wait for room. Only a peer that sends requests faster than it reads reaches
+/// it. [wire.ping]
 pub const MAX_ANSWERS: usize = 4096;
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pumped {
-    /// Nothing is left that could go: the queue is empty, or waits for credit, which arrives as a frame.
+    /// Nothing more can be sent: the queue is empty, or waits for credit, which arrives as a frame.
     Done,
-    /// The ring is full; the peer has been asked to wake us.
+    /// The ring is full; the peer will notify us.
     Full,
     /// It paused for fairness: call again soon.
     More,
 }
 
-/// How far a call's request had got when it was withdrawn.
+/// How much of a request or response had been sent when it was withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withdrawn {
-    /// Nothing of it had left.
+    /// Nothing.
     Unsent,
-    /// A part had left; an abort frame follows it.
+    /// A part; an abort frame follows it.
     Partly,
-    /// All of it had left.
+    /// All of it.
     Sent,
 }
 
 /// The sending half of a session.
 pub struct Outbound {
     link: Link,
-    /// Whole frames, with what little they carry.
+    /// Whole frames with short payloads.
     control: VecDeque<(Header, Vec<u8>)>,
-    /// How many of those answer the peer.
+    /// How many of these answer the peer.
     answers: usize,
-    /// By their numbers, in one lane: events never overtake each other.
+    /// In one lane, by position: events never overtake each other.
     events: LinkedHashMap<u64, Outgoing>,
     /// The number of the last event that was queued.
     last_event: u64,
-    /// The farewell: after everything else in the control lane.
+    /// The goodbye: sent after everything else in the control lane.
     goodbye: Option<Vec<u8>>,
     notices: Notices,
     small: LinkedHashMap<Key, Outgoing>,
     flows: Flows,
     /// Bytes that the peer still takes.
     credit: u64,
-    /// Credit for the peer that it has not been told about: behind the control lane, however much it comes to.
+    /// Credit to return to the peer: sent after the control lane, as one frame.
     owed: u64,
-    /// Only a farewell may still leave.
+    /// Only a goodbye may still be sent.
     closed: bool,
-    /// Bytes queued, and something per message; and how much of it belongs to streams.
+    /// The queued bytes, plus a constant per message; and the part of that which belongs to streams.
     queued: u64,
     queued_streams: u64,
     /// The last pump paused.
@@ -154,33 +155,33 @@ impl Outbound {
         outbound
     }
 
-    /// From the next frame on, frames are sealed.
+    /// Seals all further frames with `sealer`.
     pub fn seal_with(&mut self, sealer: Box<dyn Sealer>) {
         self.link.sealer = Some(sealer);
         self.flows.whole = self.whole_len();
     }
 
-    /// The handshake is over, and the peer has told what it takes.
+    /// The handshake is over, and the peer's limits are known.
     pub fn open(&mut self, peer_limits: &Limits) {
         self.add_credit(peer_limits.max_buffered);
         self.flows.max_started = u32_len(peer_limits.max_in_flight);
     }
 
-    /// The peer takes this many bytes more.
+    /// Adds credit from the peer, in bytes.
     pub fn add_credit(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_add(bytes);
     }
 
-    /// Says whether the peer shares our CPU.
+    /// Sets whether the peer shares our CPU.
     pub const fn set_peer_near(&mut self, near: bool) {
         self.peer_is_near = near;
     }
 
-    /// Queues a message. It leaves with the next [`pump`](Self::pump).
+    /// Queues a message, which is sent by the next [`pump`](Self::pump).
     ///
     /// # Errors
     ///
-    /// [`Error::Protocol`] if one of its kind and id waits already: the peer has used an id again whose answer it has not read.
+    /// [`Error::Protocol`] if a message of this kind and id waits already: the peer has reused an id whose answer it has not read.
     pub fn push(&mut self, message: Outgoing) -> Result<(), Error> {
         if self.closed {
             return Ok(());
@@ -199,7 +200,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Puts a message into its lane, behind the others.
+    /// Appends a message to its lane.
     fn sort_in(&mut self, message: Outgoing) {
         if !has_left(&self.events, message.event) {
             self.flows.hold(message);
@@ -210,8 +211,8 @@ impl Outbound {
         }
     }
 
-    /// Sends a message past the lanes, if nothing waits there and it is one plain chunk that the peer and the ring take:
-    /// then no place in a lane is made for it. Returns whether it has left; [`publish`](Self::publish) makes it visible.
+    /// Sends a message without a lane, if nothing waits there, and the message is one plain chunk for which there is credit and room.
+    /// Returns whether it was sent; [`publish`](Self::publish) makes it visible.
     ///
     /// # Errors
     ///
@@ -234,7 +235,7 @@ impl Outbound {
         }
         let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
         if !self.link.push(&Header::whole(kind, id, len), message, 0)? {
-            return Ok(false); // As the caller queues it next, and pumps, O5 holds.
+            return Ok(false); // The caller queues it next, and pumps, so O5 holds.
         }
         self.credit -= cost;
         fail_point::at("message.pushed");
@@ -253,7 +254,7 @@ impl Outbound {
             && !self.ledger.is_due()
     }
 
-    /// Queues an event, and returns its place in the lane.
+    /// Queues an event. Returns its position in the event lane.
     pub fn push_event(&mut self, mut message: Outgoing) -> u64 {
         if self.closed {
             return self.last_event;
@@ -265,8 +266,8 @@ impl Outbound {
         self.last_event
     }
 
-    /// Queues a mark behind the events of a subscription, or makes the last one say this number if it still waits. Returns its
-    /// place in the lane.
+    /// Queues a mark behind the events of a subscription, or updates the number of its last mark if that still waits. Returns its position
+    /// in the event lane.
     pub fn push_event_mark(&mut self, subscription: u32, number: u64, last: u64) -> u64 {
         if let Some(mark) = self.events.get_mut(&last) {
             if mark.kind == Kind::EventLag {
@@ -277,7 +278,7 @@ impl Outbound {
         self.push_event(Outgoing::mark(subscription, number))
     }
 
-    /// Drops those of these events that wait, and of which nothing has left: their subscriber is gone.
+    /// Drops those of these events that wait and were not begun: their subscriber is gone.
     pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
         for event in events {
             if self.events.get(&event).is_some_and(|message| !message.started) {
@@ -288,7 +289,7 @@ impl Outbound {
         }
     }
 
-    /// Queues a frame of the control lane: its id is all it carries.
+    /// Queues a frame of the control lane that has an id only.
     pub fn push_control(&mut self, kind: Kind, id: u64) {
         self.push_control_with(kind, id, Vec::new());
     }
@@ -315,28 +316,28 @@ impl Outbound {
         Ok(())
     }
 
-    /// Lets the peer send so much more of a stream of its own.
+    /// Queues credit for a stream of the peer.
     pub fn grant(&mut self, stream: u64, items: u32, bytes: u64) {
         if !self.closed {
             self.notices.credit(stream, items, bytes);
         }
     }
 
-    /// Tells the peer that nobody reads a stream of its own any more.
+    /// Queues a cancel for a stream of the peer.
     pub fn refuse_stream(&mut self, stream: u64) {
         if !self.closed {
             self.notices.cancel(stream);
         }
     }
 
-    /// Tells the peer that values of an event have been taken.
+    /// Queues an acknowledgement of event values.
     pub fn acknowledge_event(&mut self, subscription: u32, values: u32) {
         if !self.closed {
             self.notices.acknowledge(subscription, values);
         }
     }
 
-    /// A stream of the peer's has ended: there is nothing more to tell it of that.
+    /// Drops the notice for a stream of the peer that has ended.
     pub fn forget_stream_of_peer(&mut self, stream: u64) {
         self.notices.forget_stream(stream);
     }
@@ -347,24 +348,24 @@ impl Outbound {
         self.push_control(Kind::Unsubscribe, u64::from(subscription));
     }
 
-    /// Queues the last mark of a subscription, ahead of the farewell. [wire.event.lag]
+    /// Queues the last mark of a subscription, ahead of the goodbye. [wire.event.lag]
     pub fn push_last_mark(&mut self, subscription: u32, number: u64) {
         let payload = number.to_le_bytes().to_vec();
         let header = Header::whole(Kind::EventLag, u64::from(subscription), 8);
         self.control.push_back((header, payload));
     }
 
-    /// Queues the farewell.
+    /// Queues the goodbye.
     pub fn push_goodbye(&mut self, reason: &str) {
         self.goodbye = Some(reason.as_bytes().to_vec());
     }
 
-    /// Whether the farewell still waits for room.
+    /// Whether the goodbye still waits for room.
     pub const fn has_goodbye(&self) -> bool {
         self.goodbye.is_some()
     }
 
-    /// Takes a request back, as far as it has not left, and returns its streams, which end with it.
+    /// Withdraws what was not sent of a request. Returns its streams, which end with it.
     ///
     /// # Errors
     ///
@@ -373,7 +374,7 @@ impl Outbound {
         self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
     }
 
-    /// Takes a response back, as far as it has not left, and returns its streams, which end with it.
+    /// Withdraws what was not sent of a response. Returns its streams, which end with it.
     ///
     /// # Errors
     ///
@@ -410,14 +411,14 @@ impl Outbound {
         Ok((Withdrawn::Partly, streams))
     }
 
-    /// The requests of which nothing has left; for telling what was surely not executed.
+    /// The requests of which nothing was sent, which were certainly not executed.
     pub fn unsent_requests(&self) -> HashSet<CallId> {
         let unsent = |m: &&Outgoing| m.kind == Kind::Request && !m.started;
         let waiting = self.small.values().chain(self.flows.messages());
         waiting.filter(unsent).map(|m| CallId(m.id)).collect()
     }
 
-    /// Drops everything that is queued, and takes nothing more but a farewell.
+    /// Drops everything that is queued. Only a goodbye can be queued afterwards.
     pub fn clear(&mut self) {
         self.control.clear();
         self.answers = 0;
@@ -433,7 +434,7 @@ impl Outbound {
         self.closed = true;
     }
 
-    /// A message leaves the queue.
+    /// Updates the counters for a message that leaves the queue.
     fn note_left(&self, kind: Kind) {
         match kind {
             Kind::Response => self.ledger.take_responses(1),
@@ -454,17 +455,17 @@ impl Outbound {
         self.control.iter().any(ping)
     }
 
-    /// Bytes in the queue, plus something per message.
+    /// The queued bytes, plus a constant per message.
     pub const fn queued(&self) -> u64 {
         self.queued
     }
 
-    /// The same without those of streams.
+    /// The same without streams.
     pub const fn backlog(&self) -> u64 {
         self.queued - self.queued_streams
     }
 
-    /// What waits, looked at where it waits. Asserts that it is what has been counted.
+    /// The memory of the queue. Asserts that it matches the counters.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> Queued {
         let sum =
@@ -489,8 +490,8 @@ impl Outbound {
         queued
     }
 
-    /// Whether something waits that could go, with more room than a sender ever asks to be woken at (O5): a record and
-    /// its spare, or a quarter of the ring.
+    /// Whether a frame waits although there is more room than a sender ever asks for (O5): a record and its spare, or a quarter of the
+    /// ring.
     ///
     /// # Errors
     ///
@@ -512,8 +513,8 @@ impl Outbound {
         self.credit
     }
 
-    /// Sends what can be sent, of what takes turns a chunk, and publishes it if `publish`; the caller publishes otherwise.
-    /// If the ring is full, the peer wakes us.
+    /// Sends what can be sent, at most one chunk of flows. Publishes it if `publish`; otherwise the caller does. If the ring is full, the
+    /// peer will notify us.
     ///
     /// # Errors
     ///
@@ -522,7 +523,7 @@ impl Outbound {
         self.pump_armed(publish, SHORT_PUMP)
     }
 
-    /// The same for who keeps nobody waiting.
+    /// The same with many chunks of flows, for a caller that delays no other task.
     ///
     /// # Errors
     ///
@@ -537,14 +538,14 @@ impl Outbound {
             if publish || !matches!(pumped, Ok(Pumped::Done)) {
                 self.publish()?;
             }
-            // What is there had to be visible before we ask, or nobody makes any room.
+            // Everything must be visible before we arm, or the peer makes no room.
             if !matches!(pumped, Ok(Pumped::Full)) || !self.link.arm()? {
                 return pumped;
             }
         }
     }
 
-    /// The same for somebody who will look for room.
+    /// The same for a caller that goes on to poll for room.
     ///
     /// # Errors
     ///
@@ -555,12 +556,13 @@ impl Outbound {
         pumped
     }
 
-    /// Whether the ring was full at the last attempt, or that has paused.
+    /// Whether the ring was full at the last attempt, or the last pump paused.
     pub const fn wants_room(&self) -> bool {
         self.paused || self.link.wants_room()
     }
 
-    /// Whether what did not fit, or had its pause, does now. Whoever looks is awake, and the peer is no longer asked to wake us (O5).
+    /// Whether there is room for the frame that did not fit, or the last pump paused. The caller is awake, so the peer is no longer asked to
+    /// notify us (O5).
     ///
     /// # Errors
     ///
@@ -569,7 +571,7 @@ impl Outbound {
         Ok(self.paused || self.link.look_for_room()?)
     }
 
-    /// Makes what was pumped visible.
+    /// Publishes what was pumped.
     ///
     /// # Errors
     ///
@@ -582,14 +584,14 @@ impl Outbound {
         let pumped = self.pump_lanes(most)?;
         self.paused = pumped == Pumped::More;
         if pumped != Pumped::Full {
-            // What did not fit may have been withdrawn.
+            // The frame that did not fit may have been withdrawn.
             self.link.want_nothing();
         }
         Ok(pumped)
     }
 
     fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
-        // Taken whether or not there is room, or the driver would find it due for ever.
+        // Taken even if there is no room, or the driver would find it due again and again.
         self.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.front() {
             if !self.link.push(header, payload, 0)? {
@@ -613,7 +615,7 @@ impl Outbound {
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
         }
-        // What takes turns takes long to copy.
+        // Chunks of flows take long to copy.
         if !self.flows.is_empty() {
             self.publish()?;
         }
@@ -625,7 +627,7 @@ impl Outbound {
         Ok(pumped)
     }
 
-    /// Sends the messages of a lane that are small; returns `false` if the ring is full.
+    /// Sends the small messages of a lane. Returns `false` if the ring is full.
     fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
         let whole = self.whole_len();
         if lane == Lane::Small {
@@ -656,7 +658,7 @@ impl Outbound {
         }
     }
 
-    /// Puts responses into their lanes whose events have left.
+    /// Moves responses whose events were sent into their lanes.
     fn release_held(&mut self) {
         while let Some(message) = self.flows.release(|event| has_left(&self.events, event)) {
             self.sort_in(message);
@@ -679,7 +681,7 @@ impl Outbound {
                     }
                     let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                     sent += chunk;
-                    // Those behind it, and the responses that waited for it.
+                    // The events behind it can go on, and so can the responses that waited for it.
                     if has_left
                         && !(self.pump_small(Lane::Events)? && self.pump_small(Lane::Small)?)
                     {
@@ -690,7 +692,7 @@ impl Outbound {
             if let Some((turn, flow)) = self.flows.next(self.credit) {
                 let taken = self.take_turn(flow)?;
                 if taken.full {
-                    // It goes on with its turn when there is room: else one of two would always be cut short.
+                    // It resumes its turn when there is room. Otherwise the same one of two flows could always be interrupted.
                     taken.rest.into_iter().for_each(|flow| self.flows.put(turn, flow));
                     return Ok(Pumped::Full);
                 }
@@ -705,12 +707,12 @@ impl Outbound {
         Ok(if more { Pumped::More } else { Pumped::Done })
     }
 
-    /// Whether the first event can go on: the lane of what is small has left it.
+    /// Whether the first event is a long one that can be sent now.
     fn has_long_event(&self) -> bool {
         self.events.front().is_some_and(|(_, message)| self.may_send(message))
     }
 
-    /// Whether the peer takes the next chunk of this message (O3).
+    /// Whether the peer's credit covers the next chunk of this message (O3).
     fn may_send(&self, message: &Outgoing) -> bool {
         let whole = message.is_one_chunk(self.whole_len());
         let may_start = whole || self.flows.started < self.flows.max_started;
@@ -764,26 +766,26 @@ impl Outbound {
         Ok(Pumped::Done)
     }
 
-    /// The most payload in one chunk on this transport.
+    /// The largest payload of a chunk on this transport.
     fn chunk_len(&self) -> usize {
         let overhead = self.link.overhead() + HEADER_LEN;
         self.link.sender.max_record().saturating_sub(overhead).min(MAX_CHUNK)
     }
 
-    /// The most payload that leaves as one chunk.
+    /// The largest payload that is sent as one chunk.
     fn whole_len(&self) -> usize {
         self.chunk_len().min(MAX_WHOLE)
     }
 }
 
-/// The lanes of messages that are small.
+/// The lanes of small messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Events,
     Small,
 }
 
-/// Whether this event, and so every one before it, has left.
+/// Whether this event, and so every event before it, was sent.
 fn has_left(events: &LinkedHashMap<u64, Outgoing>, event: u64) -> bool {
     events.front().is_none_or(|(first, _)| *first > event)
 }

@@ -1,8 +1,7 @@
-//! The calls that this side has made and that the peer has not answered.
+//! The calls of this side that the peer has not answered.
 //!
-//! Pure: a table of slots, and the permits for calls in flight that nobody has taken. An id is a slot and a generation; the
-//! slot is used again only when its answer, or the acknowledgement of its cancel, has come, so a late answer never reaches
-//! a later call.
+//! Pure: a table of slots, and the free permits for calls in flight. An id consists of a slot and a generation. A slot is reused only after its
+//! answer, or the acknowledgement of its cancel, has arrived. So a late answer never reaches a later call.
 //!
 //! # Invariants
 //!
@@ -35,17 +34,17 @@ impl CallId {
     }
 }
 
-/// What came back.
+/// The answer to a call.
 #[derive(Debug)]
 pub struct Answer {
     pub status: Status,
     pub content: Content,
-    /// Keeps the bytes on the account of the connection until the caller has taken them.
+    /// Charges the bytes to the peer until the caller has taken them.
     pub _charge: Charge,
 }
 
 impl Answer {
-    /// One with nothing in it.
+    /// An answer without content.
     pub fn empty(status: Status) -> Self {
         Self { status, content: Content::default(), _charge: Charge::none() }
     }
@@ -67,7 +66,7 @@ enum State {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    /// Waits for a pong, and has no place among the calls in flight.
+    /// Waits for a pong, and has no permit.
     is_ping: bool,
     state: State,
 }
@@ -78,11 +77,11 @@ pub struct Pending {
     slots: Vec<Slot>,
     free: Option<u32>,
     used: usize,
-    /// How many more calls the peer takes, as far as nobody waits for them; the others are with the semaphore.
+    /// Free permits that nobody waits for; the others are in the semaphore.
     permits: usize,
-    /// Callers that wait at the semaphore.
+    /// The number of callers that wait at the semaphore.
     queued: usize,
-    /// Slots that are `Done`: their callers were woken, and have not come for the answers.
+    /// The number of `Done` slots: their callers were woken, and have not taken the answers yet.
     woken: usize,
     closed: Option<CloseReason>,
 }
@@ -91,31 +90,31 @@ pub struct Pending {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unexpected;
 
-/// What became of an answer.
+/// The result of [`Pending::complete`].
 #[derive(Debug)]
 pub enum Completed {
-    /// The leader's own; handed over at once, its slot is free.
+    /// It was the wanted answer: it was returned, and its slot is free.
     Wanted,
-    /// Stored, and its caller must be woken.
+    /// It was stored, and its caller must be woken.
     Other(Option<Waker>),
     /// Its caller is gone; the slot is free.
     Nobody,
 }
 
 impl Pending {
-    /// A table of a peer that takes so many calls at a time.
+    /// A table for a peer that accepts this many calls at a time.
     pub fn new(permits: usize) -> Self {
         Self { permits, ..Self::default() }
     }
 
-    /// Takes a place, if nobody waits for it.
+    /// Takes a permit, if there is one that nobody waits for.
     pub const fn take_permit(&mut self) -> bool {
         let free = self.permits > 0;
         self.permits -= free as usize;
         free
     }
 
-    /// Gives a place back. Returns `true` if somebody waits: then it is for the semaphore to give away.
+    /// Returns a permit. Returns `true` if a caller waits: then the permit must be added to the semaphore.
     #[must_use]
     pub const fn return_permit(&mut self) -> bool {
         let wanted = self.queued > 0;
@@ -123,19 +122,19 @@ impl Pending {
         wanted
     }
 
-    /// A caller waits at the semaphore. Returns `true` if there is a place after all, which is for the semaphore to give away.
+    /// Counts a caller that waits at the semaphore. Returns `true` if there is a free permit, which must be added to the semaphore.
     #[must_use]
     pub const fn join_queue(&mut self) -> bool {
         self.queued += 1;
         self.take_permit()
     }
 
-    /// A caller no longer waits at the semaphore. What that has left over goes to those that ask next.
+    /// A caller no longer waits at the semaphore. A permit that is left there goes to the next caller that waits.
     pub const fn leave_queue(&mut self) {
         self.queued -= 1;
     }
 
-    /// Takes a slot for a new call, whose caller is `waker`; `None` if it looks before it waits.
+    /// Takes a slot for a new call with this waker; `None` if the caller checks for the answer before it waits.
     ///
     /// # Errors
     ///
@@ -177,7 +176,7 @@ impl Pending {
         self.get(id).is_some_and(|slot| slot.is_ping)
     }
 
-    /// Hands an answer in. `wanted` is the call of whoever is asking; it is not woken, and gets its own into `found`.
+    /// Delivers an answer. `wanted` is the call of the current task: its answer is put into `found`, and nothing is woken.
     pub fn complete(
         &mut self,
         id: CallId,
@@ -206,7 +205,7 @@ impl Pending {
         }
     }
 
-    /// Takes the answer if it is there, else remembers whom to wake.
+    /// Takes the answer if it is there, else stores the waker.
     pub fn poll(&mut self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
         let Some(slot) = self.get(id) else { return Some(Err(Error::Cancelled)) };
         match &mut slot.state {
@@ -231,8 +230,8 @@ impl Pending {
         }
     }
 
-    /// The caller is gone. Returns an answer that had come already; otherwise the slot stays taken until the peer
-    /// answers or acknowledges, unless the call was `unsent`.
+    /// The caller is gone. Returns an answer that had arrived already. Otherwise the slot stays in use until the peer answers or
+    /// acknowledges, unless the call was `unsent`.
     pub fn abandon(&mut self, id: CallId, unsent: bool) -> Option<Answer> {
         let slot = self.get(id)?;
         match std::mem::replace(&mut slot.state, State::Abandoned) {
@@ -249,8 +248,7 @@ impl Pending {
         }
     }
 
-    /// Fails what is waiting, now and from here on. `unsent` are calls of which nothing has left this side. Returns
-    /// whom to wake.
+    /// Fails all waiting calls, and all later ones. `unsent` are calls of which nothing was sent. Returns the wakers to wake.
     pub fn close(&mut self, reason: &CloseReason, unsent: &HashSet<CallId>) -> Vec<Waker> {
         self.closed = Some(reason.clone());
         let mut wakers = Vec::new();
@@ -267,22 +265,22 @@ impl Pending {
         wakers
     }
 
-    /// Whether calls are taken.
+    /// Whether calls are accepted.
     pub const fn is_open(&self) -> bool {
         self.closed.is_none()
     }
 
-    /// Whether somebody was woken for an answer, and has not had its turn yet.
+    /// Whether a caller was woken for its answer, and has not run yet.
     pub const fn has_woken_caller(&self) -> bool {
         self.woken > 0
     }
 
-    /// Slots that are not free.
+    /// The number of slots in use.
     pub const fn in_flight(&self) -> usize {
         self.used
     }
 
-    /// Answers that have come and were not taken, and the table.
+    /// The memory of answers that were not taken, and of the table.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> (Held, Held) {
         let answers = self.slots.iter().filter_map(|slot| match &slot.state {

@@ -1,4 +1,4 @@
-//! How far a sender of values may run ahead of its receiver, and what is left of that.
+//! Flow control windows: how far a sender may run ahead of its receiver, and what is left of that.
 
 use crate::wire::fields::{len_u64, u32_len};
 

@@ -1,6 +1,6 @@
-//! The attachments of a message: blobs and streams, which cross beside the serialized values.
+//! The attachments of a message: blobs and streams, which are sent apart from the serialized values.
 //!
-//! While a codec is at work on this thread, a [`Blob`](crate::Blob) or a `Streaming` anywhere within a
+//! While a codec works on this thread, a [`Blob`](crate::Blob) or a `Streaming` anywhere within a
 //! value is written as a [reference](mod@reference) to one of the message's tables, and read from there. That works within any type,
 //! under any serializer.
 
@@ -17,27 +17,27 @@ use serde::{Deserialize, Deserializer, Serializer};
 pub use self::opaque::{IncomingStream, OutgoingStream};
 use self::reference::{Kind, Marker, Notation, Reference};
 
-/// What a serializer came across.
+/// The attachments that a serializer has found.
 #[derive(Debug, Default)]
 pub struct Written {
     pub blobs: Vec<Bytes>,
-    /// By their places.
+    /// By index.
     pub outgoing: Vec<OutgoingStream>,
-    /// What the references have; chosen with the first.
+    /// The marker of the references; chosen with the first.
     pub marker: Marker,
-    /// Why a stream could not be written: not every format passes that on.
+    /// Why a stream could not be written, as not every format passes errors on.
     pub refused: Option<&'static str>,
-    /// Which `Streaming` each source was taken out of, by its address.
+    /// The address of the `Streaming` from which each source was taken.
     owners: Vec<usize>,
-    /// OutgoingStreams, by their owners, that an earlier pass over the value has taken out, and this one has not met yet.
+    /// Streams by owner that an earlier pass over the value has taken, and that this pass has not reached yet.
     earlier: HashMap<usize, OutgoingStream>,
 }
 
-/// What came with a message.
+/// The attachments of a received message.
 #[derive(Debug, Default)]
 pub struct Arrived {
     pub blobs: Vec<Bytes>,
-    /// Each can be taken once; what is left is cancelled.
+    /// Each can be taken once; those that are left are cancelled.
     pub incoming: Vec<Option<IncomingStream>>,
     pub marker: Marker,
 }
@@ -45,7 +45,7 @@ pub struct Arrived {
 /// Most messages have no attachments: they neither allocate for them, nor move anything.
 pub type Attachments<T> = Option<Box<T>>;
 
-/// What the codec of this thread is at.
+/// What the codec of this thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Idle,
@@ -70,7 +70,7 @@ thread_local! {
     static USED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Puts things back as they were, however the codec ends: idle, or at an outer message.
+/// Restores the previous state when the codec ends: idle, or an outer message.
 struct Restore {
     mode: Mode,
     /// The outer message's.
@@ -85,7 +85,7 @@ impl Drop for Restore {
             return;
         }
         let left = TABLES.with(|tables| tables.replace(outer.unwrap_or_default()));
-        // Dropped with the tables free: they may hold streams of the user's, whose code runs then.
+        // Dropped with the tables not borrowed: they may hold streams of the user, whose destructors run then.
         drop(left);
     }
 }
@@ -107,7 +107,7 @@ fn fill<T>(put: impl FnOnce(&mut Tables) -> T) -> T {
     with_tables(put)
 }
 
-/// Runs `write`, and returns what it came across with what it returned. Without `streams`, those are an error.
+/// Runs `write`, and returns the attachments that it found with its result. Unless `streams`, a stream is an error.
 pub fn writing<T>(
     notation: Notation,
     streams: bool,
@@ -119,7 +119,7 @@ pub fn writing<T>(
     (result, written)
 }
 
-/// The serializer begins a pass over the value: what counts is what the last one comes across.
+/// The serializer begins a pass over the value. Only the attachments of the last pass count.
 pub fn begin_pass() {
     if !USED.get() {
         return;
@@ -132,7 +132,7 @@ pub fn begin_pass() {
     });
 }
 
-/// Runs `read`, which finds these.
+/// Runs `read` with these attachments.
 pub fn reading<T>(
     notation: Notation,
     arrived: Attachments<Arrived>,
@@ -166,7 +166,7 @@ fn write_reference<S: Serializer>(
     }
 }
 
-/// Reads the reference to an attachment; returns its place.
+/// Reads the reference to an attachment; returns its index.
 fn read_reference<'de, D: Deserializer<'de>>(deserializer: D, kind: Kind) -> Result<u32, D::Error> {
     if MODE.get() == (Mode::Reading { notation: Notation::Places }) {
         return u32::deserialize(deserializer);
@@ -176,7 +176,7 @@ fn read_reference<'de, D: Deserializer<'de>>(deserializer: D, kind: Kind) -> Res
     deserializer.deserialize_newtype_struct("witrpc", Reference { kind, marker, within: false })
 }
 
-/// Writes a blob as a reference, and puts it beside the message that is being written; as bytes where none is.
+/// Writes a blob as a reference, and adds it to the attachments of the message that is being written; as bytes if none is.
 ///
 /// # Errors
 ///
@@ -210,15 +210,15 @@ pub fn read_blob<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D:
     }
 }
 
-/// A blob for the value that refers to it; `None` if another has it already: else a message that refers to one blob again and
-/// again would make values many times its own size. A value that was given up, as an untagged enum does with those it
-/// tries in vain, has let it go.
+/// A blob for the value that refers to it; `None` if another value holds it already. Otherwise a message that refers to one blob many times
+/// could create values many times its own size. A value that was discarded, as by an untagged enum that tries its variants, does not
+/// hold it any more.
 fn hand_out(blob: &Bytes) -> Option<Bytes> {
     (blob.is_empty() || blob.is_unique()).then(|| blob.clone())
 }
 
-/// Writes the stream that `take` gives, of the owner at this address, as a reference, and puts it beside the message that is
-/// being written.
+/// Writes the stream that `take` gives, of the owner at this address, as a reference, and adds it to the attachments of the message
+/// that is being written.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! [`Blob`]: bytes that travel beside the serialized values instead of within them.
+//! [`Blob`]: bytes that are sent as an attachment instead of within the serialized values.
 //!
 //! Within a message, a blob is written as a reference to the blob table (see [`attachments`](crate::values::attachments)); at any other
 //! time it is serialized like any byte buffer. That is how a blob inside any type, under any serializer, is copied and never
@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Blob, A::Error> {
-        // The length is the peer's word: let the vector grow with what is there.
+        // The length is untrusted: the vector grows with the bytes that are there.
         let mut blob = Vec::new();
         while let Some(byte) = bytes.next_element()? {
             blob.push(byte);

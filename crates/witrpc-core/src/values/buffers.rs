@@ -4,14 +4,14 @@ use std::cell::RefCell;
 
 use crate::values::spare;
 
-/// Spare buffers kept per thread: enough for a burst, little enough to forget.
+/// Spare buffers per thread: enough for a burst, and little memory.
 const KEPT: usize = 16;
 /// A larger buffer is not kept by a thread: a rare large message must not hold its memory for ever. What is [long](crate::values::spare) may be
 /// kept by the process for a moment.
 pub const LARGEST_KEPT: usize = 16 << 10;
 
-/// What a buffer that is kept with a message may have beyond twice of what is in it: or a peer's messages of a byte each would
-/// hold what others' large ones have left here.
+/// The maximum unused capacity of a buffer that is kept with a message, in addition to twice its content. Otherwise one-byte messages of a
+/// peer could hold buffers that large messages of others have left here.
 pub const IDLE: usize = 256;
 
 thread_local! {
@@ -33,7 +33,7 @@ pub fn take_for(len: usize) -> Vec<u8> {
     buffer
 }
 
-/// Gives back what a buffer has beyond what is worth keeping with its bytes.
+/// Frees the unused capacity of a buffer, if there is too much to keep with its bytes.
 pub fn trim(buffer: &mut Vec<u8>) {
     if is_oversized(buffer, buffer.len()) {
         buffer.shrink_to_fit();

@@ -16,11 +16,11 @@ use crate::wire::message::{BLOB_COST, HEAD_LEN, Head, STREAM_COST, StreamEntry};
 /// The streams of a message, in the order of its table.
 #[derive(Debug)]
 pub enum Streams {
-    /// As the serializer came across them: they get their ids when the message is queued.
+    /// As the serializer found them; they get ids when the message is queued.
     Outgoing(Vec<OutgoingStream>),
-    /// On the wire, or about to be.
+    /// As on the wire.
     Table(Vec<StreamEntry>),
-    /// As a connection knows them that has received the message.
+    /// In a received message, as the connection has registered them.
     Incoming(Vec<Option<IncomingStream>>),
 }
 
@@ -47,7 +47,7 @@ pub struct Content {
     buffer: Vec<u8>,
     /// The byte behind the body.
     body_end: usize,
-    /// `None` if there are no attachments: most messages, which are moved about a good deal, are small without them.
+    /// `None` if there are no attachments: most messages have none, and are moved often, so they are kept small.
     tables: Option<Box<Tables>>,
 }
 
@@ -81,8 +81,7 @@ impl Content {
         Ok(Self { body_end: buffer.len(), buffer, tables })
     }
 
-    /// The same values once more: the body is copied, the blobs are shared. There is one of each stream, and it is not
-    /// copied: see [`has_streams`](Self::has_streams).
+    /// Copies the message: the body is copied, the blobs are shared. Streams cannot be copied; see [`has_streams`](Self::has_streams).
     pub fn copy(&self) -> Self {
         let mut buffer = crate::values::buffers::take_for(self.buffer.len());
         buffer.extend_from_slice(&self.buffer);
@@ -109,7 +108,7 @@ impl Content {
         self.tables.get_or_insert_default().streams = streams;
     }
 
-    /// The streams, if they are still what the serializer came across.
+    /// The streams, if they are still as the serializer found them.
     pub fn take_outgoing(&mut self) -> Vec<OutgoingStream> {
         match self.tables.as_mut().map(|tables| &mut tables.streams) {
             Some(Streams::Outgoing(outgoing)) => std::mem::take(outgoing),
@@ -170,7 +169,7 @@ impl Content {
         self.buffer.get(HEAD_LEN..self.body_end).unwrap_or_default()
     }
 
-    /// What `max_message_size`, credit and windows count: the bytes of body and blobs, and something for each blob and stream.
+    /// The size for `max_message_size`, credit and windows: the bytes of body and blobs, and a constant for each blob and stream.
     /// [wire.size]
     pub fn size(&self) -> u64 {
         let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
@@ -232,7 +231,7 @@ impl Content {
         (self.buffer, blobs)
     }
 
-    /// What it holds, itself included.
+    /// Its memory, including itself.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> Held {
         let tables = self.tables.as_ref().map_or(0, |tables| {

@@ -1,7 +1,7 @@
-//! Memory of long messages that is used again, if somebody keeps it: the system clears what is new, which costs as much as copying.
+//! Reuse of the allocations of long messages: the system clears new memory, which costs as much as copying.
 //!
-//! Keeping it takes a lock and a clock, which nothing here has. So whoever drives connections [installs](install) a [`Keeper`], and without
-//! one memory comes from the allocator and goes back to it.
+//! A cache needs a lock and a clock, which this crate does not use. So the crate that drives connections [installs](install) a [`Keeper`].
+//! Without one, memory comes from the allocator and goes back to it.
 
 use std::sync::OnceLock;
 

@@ -1,7 +1,7 @@
 //! The four messages that open a session, as bodies: hello, accept, confirm, welcome.
 //!
-//! Pure. What is said before the keys are agreed on (hello and accept) is the prologue of the agreement, so nobody in
-//! between can change it unseen; limits and catalog come in the welcome, which is sealed when the connection is.
+//! Pure. Hello and accept are sent before there are keys; they are bound to the key agreement, so that a change of them is detected.
+//! Limits and catalog are in the welcome, which is sealed if the connection is.
 
 use std::fmt;
 

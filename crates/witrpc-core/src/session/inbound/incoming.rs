@@ -1,4 +1,4 @@
-//! What a frame brings.
+//! [`Incoming`]: the decoded content of a frame, or the message that it completes.
 
 use crate::error::Error;
 use crate::session::ledger::Charge;
@@ -7,7 +7,7 @@ use crate::values::content::Content;
 use crate::wire::frame::{Header, Kind};
 use crate::wire::message::Head;
 
-/// What a frame brought.
+/// The content of a frame, or the message that it completes.
 #[derive(Debug)]
 pub enum Incoming {
     /// A handshake message.
@@ -30,7 +30,7 @@ pub enum Incoming {
     },
     /// The caller of this request is gone.
     Cancel(u64),
-    /// The rest of this message will not come. `request` tells whose message it was.
+    /// The rest of this message will not arrive. `request` says whether it was a request.
     Aborted {
         id: u64,
         request: bool,
@@ -53,7 +53,7 @@ pub enum Incoming {
         window: Window,
     },
     Unsubscribe(u64),
-    /// The subscriber has taken values.
+    /// An acknowledgement of values by a subscriber.
     EventAck {
         id: u32,
         values: u32,
@@ -68,33 +68,33 @@ pub enum Incoming {
         id: u64,
         number: u64,
     },
-    /// An item of a stream of the peer's.
+    /// An item of a stream of the peer.
     StreamItem {
         id: u64,
         head: Head,
         content: Content,
         charge: Charge,
     },
-    /// Nothing follows in a stream of the peer's.
+    /// The end of a stream of the peer.
     StreamEnd {
         id: u64,
         head: Head,
         content: Content,
     },
-    /// The peer takes more of a stream.
+    /// Credit for a stream of ours.
     StreamCredit {
         id: u64,
         items: u32,
         bytes: u64,
     },
-    /// The peer takes nothing more of a stream.
+    /// The peer cancels a stream of ours.
     StreamCancel(u64),
     /// A chunk; its message is not complete.
     Part,
 }
 
 impl Incoming {
-    /// A message that is complete.
+    /// For a complete message.
     pub(super) fn message(header: &Header, head: Head, content: Content, charge: Charge) -> Self {
         let id = header.id;
         match header.kind {

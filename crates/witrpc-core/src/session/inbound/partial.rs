@@ -1,4 +1,4 @@
-//! A message being put together from its chunks.
+//! Reassembly of one message from its chunks.
 
 use bytes::Bytes;
 use zeroize::Zeroize;
@@ -18,8 +18,8 @@ use crate::wire::message::{
     HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
 };
 
-/// A first section that is arriving. That of a handshake message is secret, as it may have a token in it: it is wiped where it ends
-/// here, and where it grows.
+/// A first section that is arriving. That of a handshake message is secret, as it may contain a token. So it is wiped when it is dropped
+/// here, and when it grows.
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) bytes: Vec<u8>,
@@ -39,12 +39,12 @@ impl Section {
         Self { bytes, secret }
     }
 
-    /// From here on the bytes are somebody else's to wipe.
+    /// Takes the bytes; wiping them is up to the caller.
     pub(super) fn into_bytes(mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Leaves no copy behind of what is secret.
+    /// Grows the section without leaving a copy of a secret behind.
     fn reserve(&mut self, more: usize, receiver: &dyn RecordReceiver) {
         if self.secret {
             let mut grown = Vec::with_capacity(self.bytes.len() + more);
@@ -60,14 +60,14 @@ impl Section {
     }
 }
 
-/// A message being put together.
+/// A message that is being reassembled.
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) head: Head,
     pub(super) first_len: u64,
     /// Head, body, tables.
     pub(super) first: Section,
-    /// Known once `first` is complete; the lengths of the blobs still to come, last first.
+    /// The lengths of the missing blobs, the last first; known once `first` is complete.
     pub(super) blob_lens: Option<Vec<u64>>,
     pub(super) blobs: Vec<Bytes>,
     /// The blob that is arriving.
@@ -82,7 +82,7 @@ impl Partial {
         Self { head, first_len, first, blob_lens: None, blobs, blob, charge }
     }
 
-    /// Where the next `len` bytes go, with room for them and for the seal behind them.
+    /// The buffer for the next `len` bytes, with room for them and for the seal.
     pub(super) fn section(
         &mut self,
         len: usize,
@@ -104,7 +104,7 @@ impl Partial {
         Ok(&mut section.bytes)
     }
 
-    /// Reads the blob table, in a first section that is complete; returns the sum of the lengths.
+    /// Reads the blob table of a complete first section. Returns the sum of the lengths.
     pub(super) fn read_table(&mut self) -> Result<u64, Error> {
         let marker = if self.head.has_tables() { MARKER_LEN } else { 0 };
         let table = HEAD_LEN + u32_len(self.head.body_len) + marker;
@@ -122,7 +122,7 @@ impl Partial {
         Ok(sum)
     }
 
-    /// Moves blobs that are complete, the empty ones too, to their place.
+    /// Stores blobs that are complete, also the empty ones.
     pub(super) fn step_blobs(&mut self) {
         let Some(lens) = &mut self.blob_lens else { return };
         while lens.last().is_some_and(|len| *len == len_u64(self.blob.bytes.len())) {
@@ -149,7 +149,7 @@ impl Partial {
         assert!(blobs <= 2 * u32_len(self.head.blob_count), "{blobs} for {}", self.head.blob_count);
     }
 
-    /// What it holds, itself included.
+    /// Its memory, including itself.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub(super) fn held(&self) -> Held {
         let tables = held::bytes::<u64>(self.blob_lens.as_ref().map_or(0, Vec::capacity))
@@ -170,7 +170,7 @@ impl Partial {
         self.blob_lens.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// The marker, in a first section that is complete; 0 if there are no tables.
+    /// The marker in a complete first section; 0 if there are no tables.
     fn marker(&self) -> Result<u64, Malformed> {
         if !self.head.has_tables() {
             return Ok(0);
@@ -178,7 +178,7 @@ impl Partial {
         Fields::new(&self.first.bytes[HEAD_LEN + u32_len(self.head.body_len)..]).u64("marker")
     }
 
-    /// The stream table, in a first section that is complete.
+    /// The stream table of a complete first section.
     fn streams(&self) -> Result<Vec<StreamEntry>, Malformed> {
         let behind = usize::from(self.head.stream_count) * STREAM_ENTRY_LEN;
         let table = self.extension_at() - behind;
@@ -189,7 +189,7 @@ impl Partial {
         (0..self.head.stream_count).map(entry).collect()
     }
 
-    /// Where the extension begins, in a first section that is complete.
+    /// The offset of the extension in a complete first section.
     fn extension_at(&self) -> usize {
         self.first.bytes.len() - usize::from(self.head.extension_len)
     }

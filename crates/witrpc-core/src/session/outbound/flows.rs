@@ -1,19 +1,18 @@
-//! What leaves in turn: long messages, and streams, whose items keep their order whatever their size.
+//! Flows are sent in turn, a chunk each: long messages, and streams, whose items keep their order whatever their size.
 //!
-//! A flow waits in one of four positions: `ready` for its turn, `waiting` for credit, `parked` until fewer messages are
-//! under way in chunks, or `held` until an event has left. Finding the next, and taking any of them back, takes logarithmic
-//! time, whatever else waits: a peer decides how much does.
+//! A flow waits in one of four positions: `ready` for its turn, `waiting` for credit, `parked` until fewer messages are being sent in
+//! chunks, or `held` until an event was sent. Finding the next flow, and withdrawing one, takes logarithmic time in the number of flows,
+//! which the peer can influence.
 //!
-//! A stream that is open has a lane of its own here, from the moment that the message which announces it is queued until
-//! its end has left: so the peer never sees more streams open at a time than are counted here. Pure.
+//! An open stream has a lane of its own here, from the moment that the message which announces it is queued until its end was sent. So the
+//! peer never sees more open streams at a time than are counted here. Pure.
 //!
 //! # Invariants
 //!
-//! - **F1** A flow is in just one position, and the record of it (`positions`, or the stream's lane) says which; in none while its turn
-//!   is being taken.
-//! - **F2** A stream has a position exactly if its queue is not empty and its turn is not being taken.
-//! - **F3** After [`Flows::next`] has returned `None`, no flow could go: what waits needs more credit than there is, what is
-//!   parked finds as many messages under way as there may be.
+//! - **F1** A flow is in exactly one position, which is recorded in `positions`, or in the stream's lane. During its turn it is in none.
+//! - **F2** A stream has a position exactly if its queue is not empty and it is not having its turn.
+//! - **F3** After [`Flows::next`] has returned `None`, no flow can be sent: those that wait need more credit than there is, and for those that
+//!   are parked, the maximum number of messages is being sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -24,21 +23,21 @@ use crate::session::outbound::outgoing::Outgoing;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::Kind;
 
-/// Streams that one side may have open at a time: each costs both sides an entry in a table. [wire.streams]
+/// The maximum number of open streams of one side: each costs both sides an entry in a table. [wire.streams]
 pub const MAX_STREAMS: usize = 65_535;
 
-/// A message, by what the wire knows it by.
+/// The key of a message: its kind and id on the wire.
 pub(super) type Key = (Kind, u64);
 
-/// What takes its turn.
+/// A long message, or a stream.
 #[derive(Debug)]
 pub(super) enum Flow {
     Message(Outgoing),
-    /// The stream of this id, whose queue is not empty.
+    /// The stream with this id, whose queue is not empty.
     Stream(u64),
 }
 
-/// Where a flow is, and under which key.
+/// The position of a flow, with its key there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     Ready(u64),
@@ -47,12 +46,12 @@ enum Position {
     Held(u64, u64),
 }
 
-/// What a flow takes to go on.
+/// What the next turn of a flow requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Needs {
-    /// Credit: nothing if it has started.
+    /// Credit; 0 if the message has started.
     credit: u64,
-    /// A position among the messages that are under way in chunks (O4).
+    /// Whether it starts a message that is sent in chunks (O4).
     start: bool,
 }
 
@@ -61,7 +60,7 @@ struct Needs {
 pub(super) struct Flows {
     /// By turn.
     ready: BTreeMap<u64, (Flow, Needs)>,
-    /// What those that are ready need together.
+    /// The sum of the credit that ready flows need.
     promised: u64,
     starting: usize,
     /// By the credit that each needs, then by turn.
@@ -70,20 +69,20 @@ pub(super) struct Flows {
     parked: BTreeMap<u64, Flow>,
     /// By event, then by id.
     held: BTreeMap<(u64, u64), Outgoing>,
-    /// Where messages are (F1).
+    /// The positions of messages (F1).
     positions: HashMap<Key, Position>,
     /// Our streams that are open.
     pub(super) streams: HashMap<u64, StreamLane>,
     next_stream: u64,
     next_turn: u64,
-    /// Messages of which a part has left, and how many there may be.
+    /// The number of messages that are being sent in chunks, and its maximum.
     pub(super) started: usize,
     pub(super) max_started: usize,
-    /// The most payload that leaves as one chunk.
+    /// The largest payload that is sent as one chunk.
     pub(super) whole: usize,
 }
 
-/// What waits of a stream that is open.
+/// The lane of an open stream.
 #[derive(Debug, Default)]
 pub(super) struct StreamLane {
     pub(super) queue: VecDeque<Outgoing>,
@@ -93,18 +92,18 @@ pub(super) struct StreamLane {
     ended: bool,
 }
 
-/// How a flow's turn went.
+/// The result of a flow's turn.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// Bytes.
+    /// The bytes that were sent.
     pub(super) sent: u64,
-    /// There was no room for more.
+    /// The ring was full.
     pub(super) full: bool,
-    /// The flow, unless it has nothing more.
+    /// The flow, unless nothing of it is left.
     pub(super) rest: Option<Flow>,
 }
 
-/// As many streams are open as there may be.
+/// The maximum number of streams is open.
 #[derive(Debug, thiserror::Error)]
 #[error("this side may have {MAX_STREAMS} streams open on a connection, and these would be more")]
 pub struct TooManyStreams;
@@ -128,7 +127,7 @@ impl Flows {
         }
     }
 
-    /// Drops all of them. Ids of streams are not used again.
+    /// Drops all flows. Stream ids are not reused.
     pub(super) fn clear(&mut self) {
         *self = Self { next_stream: self.next_stream, whole: self.whole, ..Self::new() };
     }
@@ -138,14 +137,14 @@ impl Flows {
         self.put_last(Flow::Message(message));
     }
 
-    /// Keeps a message until its event has left.
+    /// Holds a message until its event was sent.
     pub(super) fn hold(&mut self, message: Outgoing) {
         let (event, id) = (message.event, message.id);
         self.positions.insert((message.kind, id), Position::Held(event, id));
         self.held.insert((event, id), message);
     }
 
-    /// Takes out a message whose event has left, if there is one.
+    /// Takes a held message whose event was sent, if there is one.
     pub(super) fn release(&mut self, has_left: impl Fn(u64) -> bool) -> Option<Outgoing> {
         let entry = self.held.first_entry().filter(|entry| has_left(entry.key().0))?;
         let message = entry.remove();
@@ -153,7 +152,7 @@ impl Flows {
         Some(message)
     }
 
-    /// Takes a message back, wherever it waits.
+    /// Withdraws a message from any position.
     pub(super) fn remove(&mut self, key: Key) -> Option<Outgoing> {
         let flow = match *self.positions.get(&key)? {
             Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
@@ -163,7 +162,7 @@ impl Flows {
         if let Some(Flow::Message(message)) = flow { Some(message) } else { None }
     }
 
-    /// Takes out the next flow that can go with this much credit (F3).
+    /// Takes the next flow that can be sent with this credit (F3).
     pub(super) fn next(&mut self, credit: u64) -> Option<(u64, Flow)> {
         loop {
             self.promote(credit);
@@ -182,13 +181,13 @@ impl Flows {
         }
     }
 
-    /// Whether a flow can go with this much credit.
+    /// Whether a flow can be sent with this credit.
     pub(super) fn has_next(&mut self, credit: u64) -> bool {
         let next = self.next(credit);
         next.map(|(turn, flow)| self.put(turn, flow)).is_some()
     }
 
-    /// Puts a flow back whose turn was cut short: it goes on with it when there is room.
+    /// Puts a flow back whose turn was interrupted: it resumes its turn when there is room.
     pub(super) fn put(&mut self, turn: u64, flow: Flow) {
         let needs = self.needs(&flow);
         self.make_ready(turn, flow, needs);
@@ -200,7 +199,7 @@ impl Flows {
         self.put(self.next_turn, flow);
     }
 
-    /// The messages that wait, but for those of streams.
+    /// The waiting messages, without those of streams.
     pub(super) fn messages(&self) -> impl Iterator<Item = &Outgoing> {
         let ready = self.ready.values().map(|(flow, _)| flow);
         let flows = ready.chain(self.waiting.values()).chain(self.parked.values());
@@ -224,8 +223,8 @@ impl Flows {
         self.positions.contains_key(key)
     }
 
-    /// Makes those ready that can go (F3), and no more than there is credit for: so each is moved about only as often as credit
-    /// comes that would do for it.
+    /// Moves flows to `ready` that can be sent (F3), but no more than there is credit for. So a flow is moved only when credit has arrived that
+    /// is enough for it.
     fn promote(&mut self, credit: u64) {
         while let Some(first) = self.waiting.first_entry() {
             let (need, turn) = *first.key();
@@ -255,7 +254,7 @@ impl Flows {
         Some((flow, needs))
     }
 
-    /// Takes a flow out of its position.
+    /// Takes a flow from its position.
     fn take(&mut self, position: Position) -> Option<Flow> {
         match position {
             Position::Ready(turn) => self.take_ready(turn).map(|(flow, _)| flow),
@@ -291,12 +290,12 @@ impl Flows {
 
 /// Streams.
 impl Flows {
-    /// Streams that are open, or whose end has not left.
+    /// The number of streams that are open, or whose end was not sent yet.
     pub(super) fn stream_count(&self) -> usize {
         self.streams.len()
     }
 
-    /// What waits in the lanes of streams, and those lanes.
+    /// The memory of what waits in the lanes of streams, and of those lanes.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub(super) fn held_of_streams(&self) -> (Held, Held) {
         let queued = self.streams.values().flat_map(|lane| &lane.queue).map(Outgoing::held).sum();
@@ -313,7 +312,7 @@ impl Flows {
         first..self.next_stream
     }
 
-    /// The message that announced these was taken back: the peer will never know of them.
+    /// Removes streams whose message was withdrawn: the peer never sees them.
     pub(super) fn forget_streams(&mut self, ids: Range<u64>) {
         for id in ids {
             let position = self.streams.remove(&id).and_then(|lane| lane.position);
@@ -327,20 +326,20 @@ impl Flows {
         let Some(lane) = self.streams.get_mut(&id).filter(|lane| !lane.ended) else { return false };
         lane.ended = message.kind == Kind::StreamEnd;
         lane.queue.push_back(message);
-        // Its turn is never being taken meanwhile.
+        // It is never having its turn meanwhile.
         if lane.position.is_none() {
             self.put_last(Flow::Stream(id));
         }
         true
     }
 
-    /// Drops what of a stream has not begun to leave, and queues its end; returns what was dropped, and whether the end is new.
+    /// Drops the items of a stream that were not begun, and queues its end. Returns what was dropped, and whether the end is new.
     pub(super) fn cancel_stream(&mut self, id: u64, end: Outgoing) -> (Vec<Outgoing>, bool) {
         let Some(lane) = self.streams.get_mut(&id) else { return (Vec::new(), false) };
         let position = lane.position.take();
         let keep = |m: &Outgoing| m.started || m.kind == Kind::StreamEnd;
         let (mut kept, mut dropped): (Vec<_>, Vec<_>) = lane.queue.drain(..).partition(keep);
-        // What has begun to leave keeps its room, which the last item has that was queued with it.
+        // An item that was begun keeps its room, which belongs to the last item that was queued with it.
         if let Some(begun) = kept.iter_mut().find(|m| m.started && m.room.is_none()) {
             begun.room = dropped.iter_mut().find_map(|m| m.room.take());
         }
@@ -350,7 +349,7 @@ impl Flows {
             lane.queue.push_back(end);
         }
         let is_empty = lane.queue.is_empty();
-        // What it needs may be another thing now.
+        // Its needs may have changed.
         let turn = position.map(|position| (position.turn(), self.take(position)));
         match turn {
             _ if is_empty => {}

@@ -1,4 +1,4 @@
-//! The transport's sending end as frames see it: sealed, and pushed with their header.
+//! Pushes frames to the transport: seals them, and adds their headers.
 
 use zeroize::Zeroize;
 
@@ -8,15 +8,15 @@ use crate::session::outbound::outgoing::Outgoing;
 use crate::transport::RecordSender;
 use crate::wire::frame::{HEADER_LEN, Header};
 
-/// The transport's sender and what seals for it.
+/// The transport's sender, and the sealer.
 pub(super) struct Link {
     pub(super) sender: Box<dyn RecordSender>,
     pub(super) sealer: Option<Box<dyn Sealer>>,
-    /// Where a payload is sealed before it is copied to the ring; small enough to stay in cache.
+    /// The buffer in which a payload is sealed before it is copied to the ring; small enough to stay in the CPU cache.
     scratch: Vec<u8>,
-    /// What the last frame that did not fit needs: its record, and what is to be left free.
+    /// The room that the last frame that did not fit needs: its record, and the bytes to be left free.
     wanted: Option<(usize, usize)>,
-    /// Whether the peer has been asked to wake us for that.
+    /// Whether the peer was asked to notify us of that room.
     armed: bool,
 }
 
@@ -29,7 +29,7 @@ impl Link {
         self.sealer.as_ref().map_or(0, |sealer| sealer.overhead())
     }
 
-    /// Pushes one frame. Returns `false`, and remembers what it needs (O5), if there is no room.
+    /// Pushes one frame. If there is no room, notes what it needs (O5), and returns `false`.
     pub(super) fn push(
         &mut self,
         header: &Header,
@@ -46,7 +46,7 @@ impl Link {
                 self.scratch.extend_from_slice(payload);
                 let sealed = sealer.seal(&head, &mut self.scratch);
                 sealed.map_err(|error| {
-                    self.scratch.zeroize(); // It may not be sealed.
+                    self.scratch.zeroize(); // It may be in clear.
                     Error::Protocol(error.to_string())
                 })?;
                 let pushed = self.sender.try_push(&head, &self.scratch, 0)?;
@@ -58,7 +58,7 @@ impl Link {
         Ok(pushed)
     }
 
-    /// Pushes a message that is small, whole or not at all: so it is never incomplete at the peer.
+    /// Pushes a small message, whole or not at all: so the peer never has only a part of it.
     pub(super) fn push_all(&mut self, message: &mut Outgoing) -> Result<bool, Error> {
         loop {
             let (header, payload) = message.chunk(usize::MAX);
@@ -76,7 +76,7 @@ impl Link {
         }
     }
 
-    /// Nothing is left that did not fit.
+    /// Forgets the frame that did not fit.
     pub(super) const fn want_nothing(&mut self) {
         self.wanted = None;
     }
@@ -86,7 +86,7 @@ impl Link {
         self.wanted.is_some()
     }
 
-    /// Whether there is room for what did not fit; from here on somebody looks, and need not be woken.
+    /// Whether there is room for the frame that did not fit. From here on a task polls for room, and the peer need not notify us.
     pub(super) fn look_for_room(&mut self) -> Result<bool, Error> {
         let Some((len, spare)) = self.wanted else { return Ok(false) };
         if std::mem::take(&mut self.armed) {
@@ -95,7 +95,7 @@ impl Link {
         Ok(self.sender.has_room(len, spare)?)
     }
 
-    /// Asks the peer to wake us once what did not fit does. Returns `true`, and asks for nothing, if it does already.
+    /// Asks the peer to notify us once the frame fits. Returns `true`, and asks for nothing, if it fits already.
     pub(super) fn arm(&mut self) -> Result<bool, Error> {
         let Some((len, spare)) = self.wanted else { return Ok(false) };
         let fits = self.sender.arm(len, spare)?;

@@ -1,7 +1,7 @@
-//! What this side has to say of what the peer sends: credit for streams, their cancels, and acknowledgements of events.
+//! Notices: credit for streams of the peer, their cancels, and acknowledgements of events.
 //!
-//! At most one notice waits for each stream and each subscription, however much it comes to: a peer that sends and does not
-//! read is owed no more than that.
+//! At most one notice waits for each stream and each subscription; later ones are merged into it. So a peer that sends and does not read
+//! cannot make this side hold more.
 
 use hashlink::LinkedHashMap;
 
@@ -22,11 +22,11 @@ enum About {
 
 #[derive(Clone, Copy, Debug)]
 enum Notice {
-    /// So many items, and bytes, of a stream. [wire.stream.credit]
+    /// Credit for items and bytes of a stream. [wire.stream.credit]
     Credit(u32, u64),
     /// [wire.stream.cancel]
     Cancel,
-    /// So many values of an event. [wire.event.ack]
+    /// An acknowledgement of values of an event. [wire.event.ack]
     Acknowledgement(u32),
 }
 
@@ -35,7 +35,7 @@ impl Notices {
         self.0.is_empty()
     }
 
-    /// The peer may send so much more of a stream.
+    /// Adds credit for a stream.
     pub(super) fn credit(&mut self, id: u64, items: u32, bytes: u64) {
         if let Notice::Credit(more_items, more_bytes) =
             self.get(About::Stream(id), Notice::Credit(0, 0))
@@ -45,12 +45,12 @@ impl Notices {
         }
     }
 
-    /// Nobody reads a stream any more, so credit for it is of no use.
+    /// Adds a cancel of a stream, in place of credit.
     pub(super) fn cancel(&mut self, id: u64) {
         *self.get(About::Stream(id), Notice::Cancel) = Notice::Cancel;
     }
 
-    /// So many more values of an event have been taken.
+    /// Adds acknowledged values of an event.
     pub(super) fn acknowledge(&mut self, id: u32, values: u32) {
         if let Notice::Acknowledgement(more) =
             self.get(About::Subscription(id), Notice::Acknowledgement(0))
@@ -59,9 +59,9 @@ impl Notices {
         }
     }
 
-    /// The notice that waits, with its place in the order; `new` if none does.
+    /// The waiting notice, whose position in the order is kept; else `new`.
     fn get(&mut self, about: About, new: Notice) -> &mut Notice {
-        // Not by `entry`, which moves what is there to the back.
+        // Not by `entry`, which moves an existing notice to the back.
         if !self.0.contains_key(&about) {
             self.0.insert(about, new);
         }
@@ -71,17 +71,17 @@ impl Notices {
         notice
     }
 
-    /// The peer has ended a stream: there is nothing more to say of it.
+    /// Drops the notice for a stream that the peer has ended.
     pub(super) fn forget_stream(&mut self, id: u64) {
         self.0.remove(&About::Stream(id));
     }
 
-    /// This side has ended a subscription.
+    /// Drops the notice for a subscription that this side has ended.
     pub(super) fn forget_subscription(&mut self, id: u32) {
         self.0.remove(&About::Subscription(id));
     }
 
-    /// The frame of the oldest.
+    /// The frame of the oldest notice.
     pub(super) fn front(&self) -> Option<(Header, Vec<u8>)> {
         let (about, notice) = self.0.front()?;
         let mut payload = Vec::new();
@@ -101,7 +101,7 @@ impl Notices {
         Some((Header::whole(kind, id, len), payload))
     }
 
-    /// The oldest has left.
+    /// Removes the oldest notice, which was sent.
     pub(super) fn pop(&mut self) {
         self.0.pop_front();
     }

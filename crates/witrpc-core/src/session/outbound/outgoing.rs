@@ -1,4 +1,4 @@
-//! One message on its way out: its sections, and how far it has got.
+//! A message in the sending queue: its sections, and how much of it was sent.
 
 use std::any::Any;
 use std::ops::Range;
@@ -14,16 +14,16 @@ use crate::values::spare;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::{Header, Kind};
 
-/// What a chunk takes up in the ring beyond its payload, at most: its header, its seal, and what the transport adds.
+/// The maximum overhead of a chunk in the ring: its header, its seal, and what the transport adds.
 const CHUNK_COST: usize = 64;
 
-/// What a queued message costs beyond its bytes, for the bound on the queue.
+/// What a queued message costs in addition to its bytes, for the bound on the queue.
 pub(super) const QUEUE_ENTRY: u64 = 256;
 
-/// Room in the sender's bound on what waits to be sent, given back when it is dropped.
+/// Room in the sending queue, returned when it is dropped.
 pub type Room = Box<dyn Any + Send>;
 
-/// A message on its way out.
+/// A message in the sending queue.
 #[derive(Debug)]
 pub struct Outgoing {
     pub(super) kind: Kind,
@@ -31,26 +31,25 @@ pub struct Outgoing {
     /// Head, body and tables.
     pub(super) first: Vec<u8>,
     blobs: Vec<Bytes>,
-    /// 0 is `first`, `n` is `blobs[n - 1]`.
+    /// The section that is being sent: 0 is `first`, `n` is `blobs[n - 1]`.
     pub(super) section: usize,
     /// Bytes of that section already sent.
     offset: usize,
     pub(super) started: bool,
     /// The ids of its streams.
     pub(super) streams: Range<u64>,
-    /// Response: the event that must have left before it; 0 is none.
+    /// Of a response: the event that must be sent before it; 0 is none.
     pub(super) event: u64,
-    /// What it takes of the peer's credit. Handshake messages take none. [wire.credit]
+    /// The credit that it takes. Handshake messages take none. [wire.credit]
     cost: u64,
-    /// The room that this message takes up in the sender's bound, and those before it that were queued with it; given back when
-    /// it is dropped.
+    /// The room in the sending queue for this message, and for those before it that were queued with it; returned when it is dropped.
     pub(super) room: Option<Room>,
 }
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
         if self.kind.is_handshake() {
-            self.first.zeroize(); // A confirm may have a token in it.
+            self.first.zeroize(); // A confirm may contain a token.
         }
         // What was received may be sent on.
         self.blobs.drain(..).for_each(spare::give_bytes);
@@ -74,7 +73,7 @@ impl Outgoing {
         let cost = if kind.is_handshake() { 0 } else { content.size() };
         let (mut first, blobs) = content.into_sections(selector, member, stamp);
         if !kind.is_handshake() {
-            buffers::trim(&mut first); // Which may leave a copy behind, and a confirm may have a token in it.
+            buffers::trim(&mut first); // Not for a handshake: this may leave a copy behind, and a confirm may contain a token.
         }
         Self {
             kind,
@@ -108,23 +107,23 @@ impl Outgoing {
         }
     }
 
-    /// The allocation of its first section, to be used again; that of a handshake message is not.
+    /// Takes the allocation of its first section for reuse, except that of a handshake message.
     pub(super) fn into_buffer(mut self) -> Vec<u8> {
         if self.kind.is_handshake() { Vec::new() } else { std::mem::take(&mut self.first) }
     }
 
-    /// Holds this response back until that event has left.
+    /// Holds this response back until that event was sent.
     pub const fn after_event(mut self, event: u64) -> Self {
         self.event = event;
         self
     }
 
-    /// What the message takes of the peer's credit: its size.
+    /// The credit that the message takes: its size.
     pub(super) const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// What it holds, itself included.
+    /// Its memory, including itself.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub(super) fn held(&self) -> Held {
         let blobs = held::bytes::<Bytes>(self.blobs.capacity()) + self.blob_bytes();
@@ -136,12 +135,12 @@ impl Outgoing {
         self.blobs.iter().map(|blob| len_u64(blob.len())).sum()
     }
 
-    /// Whether all of it would fit into a chunk of `whole` bytes: then it passes what takes turns, and leaves at once.
+    /// Whether it fits into one chunk of `whole` bytes. Then it is sent ahead of the flows.
     pub(super) fn is_small(&self, whole: usize) -> bool {
         self.first.len() + self.len_behind(0) <= whole
     }
 
-    /// What the sections behind the one that is being sent take up in the ring, as chunks of their own.
+    /// The ring space that the sections after the current one take, as chunks of their own.
     pub(super) fn later_len(&self) -> usize {
         self.len_behind(self.section)
     }
@@ -151,12 +150,12 @@ impl Outgoing {
         later.map(|blob| blob.len() + CHUNK_COST).sum()
     }
 
-    /// Whether it is small, and leaves as one chunk.
+    /// Whether it is small, and sent as one chunk.
     pub(super) fn is_one_chunk(&self, whole: usize) -> bool {
         self.first.len() <= whole && self.len_behind(0) == 0
     }
 
-    /// Bytes of the section that is being sent.
+    /// The bytes of the section that is being sent.
     pub(super) fn section_len(&self) -> usize {
         self.section_bytes(self.section).len()
     }
@@ -188,7 +187,7 @@ impl Outgoing {
         (after + 1..=self.blobs.len()).find(|section| !self.blobs[section - 1].is_empty())
     }
 
-    /// Steps over a chunk that was sent; returns whether it was the last.
+    /// Advances past a chunk that was sent. Returns whether it was the last.
     pub(super) fn advance(&mut self, len: usize) -> bool {
         self.started = true;
         self.offset += len;

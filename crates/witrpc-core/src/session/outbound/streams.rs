@@ -1,4 +1,4 @@
-//! The sending half as streams see it: they are opened, have items and an end, and take their turns.
+//! The interface of the sending half for streams.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use crate::wire::message::StreamEntry;
 use crate::wire::status::Status;
 
 impl Outbound {
-    /// Gives the streams of a message that is about to be queued their ids, and returns them with what they were made of.
+    /// Assigns ids to the streams of a message that is about to be queued, and returns them with their sources.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Outbound {
         Ok(opened)
     }
 
-    /// Streams that are open, or whose end has not left.
+    /// The number of streams that are open, or whose end was not sent yet.
     pub fn open_stream_count(&self) -> usize {
         self.flows.stream_count()
     }

@@ -1,27 +1,27 @@
-//! Streams within a value, as far as a message knows them: what they are is the business of whoever puts them in and takes them out.
+//! Type-erased streams within a message: `witrpc-runtime` puts them in and takes them out.
 
 use std::any::Any;
 use std::fmt;
 
-/// A stream on its way to a connection.
+/// A stream within a message that is to be sent.
 pub struct OutgoingStream {
     stream: Box<dyn Any + Send>,
     window: u32,
 }
 
 impl OutgoingStream {
-    /// A stream that lets its consumer be so many items behind; 0 if its sender does not say.
+    /// A stream with this window, in items; 0 is the default.
     pub fn new(stream: impl Any + Send, window: u32) -> Self {
         Self { stream: Box::new(stream), window }
     }
 
-    /// The most items that it may be ahead of its consumer; 0 if its sender does not say.
+    /// The window, in items; 0 is the default.
     #[must_use]
     pub const fn window(&self) -> u32 {
         self.window
     }
 
-    /// What was put in, if it is of this type.
+    /// The value that was put in, if it has this type.
     #[must_use]
     pub fn into_inner<T: Any>(self) -> Option<T> {
         self.stream.downcast().ok().map(|stream| *stream)
@@ -34,16 +34,16 @@ impl fmt::Debug for OutgoingStream {
     }
 }
 
-/// A stream that came with a message: what whoever reads it holds.
+/// A stream within a received message: the handle of its reader.
 pub struct IncomingStream(Box<dyn Any + Send>);
 
 impl IncomingStream {
-    /// A stream that is read by this.
+    /// A stream that is read by this handle.
     pub fn new(handle: impl Any + Send) -> Self {
         Self(Box::new(handle))
     }
 
-    /// What was put in, if it is of this type.
+    /// The value that was put in, if it has this type.
     #[must_use]
     pub fn into_inner<T: Any>(self) -> Option<T> {
         self.0.downcast().ok().map(|handle| *handle)
@@ -51,7 +51,7 @@ impl IncomingStream {
 }
 
 impl IncomingStream {
-    /// What was put in, if it is of this type.
+    /// The value that was put in, if it has this type.
     #[must_use]
     pub fn inner_mut<T: Any>(&mut self) -> Option<&mut T> {
         self.0.downcast_mut()

@@ -1,7 +1,7 @@
-//! What a serialized value has in the place of an attachment: a reference to the message's table.
+//! References: what a serialized value has in place of an attachment.
 //!
-//! Formats that know the type of what they read next have the place as a number. Formats that describe themselves have a
-//! text with the message's [`Marker`], because a type may read such a format without saying what it expects (an untagged
+//! In formats that are not self-describing, a reference is the index in the message's table. In self-describing formats it is a text with
+//! the message's [`Marker`], because a type may read such a format without saying what it expects (an untagged
 //! enum, a flattened map) and keep what it finds for later. A `Limited` deserializer turns that
 //! text, where it meets it, into a newtype of bytes that are not UTF-8: a shape that [`Reference`] alone reads.
 
@@ -42,16 +42,16 @@ impl Kind {
     }
 }
 
-/// How a format has references.
+/// How a format represents references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
-    /// As places, numbers of 32 bits.
+    /// As indices, numbers of 32 bits.
     Places,
     /// As texts with a marker.
     Markers,
 }
 
-/// 64 random bits of one message. No value is taken for a reference but by guessing them. [wire.blobs]
+/// 64 random bits of one message. A value can be mistaken for a reference only by guessing them. [wire.blobs]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marker(pub u64);
 

@@ -1,4 +1,4 @@
-//! What is left of the bounds of a value, and a part of a format within them.
+//! The bounds that are left for a value, and the wrapper of a format's part.
 
 use std::cell::Cell;
 
@@ -20,7 +20,7 @@ const TOO_MANY_ITEMS: &str = "it has more than 65536 items that take no bytes";
 pub(super) const NOT_FINITE: &str =
     "JSON has neither NaN nor infinities; send an Option, or a text";
 
-/// What is left of the bounds for the value that is at hand.
+/// The bounds that are left for the current value.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     containers: Cell<u32>,
