@@ -7,7 +7,7 @@
 //! # The sleep protocol, seen from here
 //!
 //! A side is *armed* when its peer must wake it: for data ([`RecordReceiver::arm`]) or for space
-//! ([`RecordSender::arm`]). Arming re-checks after the flag is visible, and says so when there is work after all.
+//! ([`RecordSender::arm`]). Arming checks again once the flag is visible, and reports if there is work after all.
 //! Between any two polls of a connection's tasks, either the receiver is armed or a task is scheduled to arm it.
 
 use std::any::Any;
