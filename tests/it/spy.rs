@@ -1,5 +1,5 @@
 //! A client's transport that lets a test see and change what crosses: the records that it sends, the file that the
-//! connection's region lies in, and how often it is rung for.
+//! connection's region lies in, and how often it is notified.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,7 +21,7 @@ use crate::fixture::files;
 pub(crate) struct Found {
     records: Arc<Mutex<Vec<Vec<u8>>>>,
     region: Arc<Mutex<Option<Region>>>,
-    rings: Arc<AtomicUsize>,
+    notifications: Arc<AtomicUsize>,
 }
 
 impl Found {
@@ -30,9 +30,9 @@ impl Found {
         self.records.lock().unwrap().clone()
     }
 
-    /// How often the client was rung for, and noticed.
-    pub(crate) fn rings(&self) -> usize {
-        self.rings.load(Ordering::Relaxed)
+    /// How many notifications the client has noticed.
+    pub(crate) fn notifications(&self) -> usize {
+        self.notifications.load(Ordering::Relaxed)
     }
 
     /// The region of the last connection, from before its first record on.
@@ -136,30 +136,31 @@ impl ClientTransport for Spy {
             let inner = channel.sender;
             channel.sender = Box::new(Tap { inner, records: Arc::clone(&self.found.records) });
             let inner = channel.waiter;
-            channel.waiter = Box::new(Counter { inner, rings: Arc::clone(&self.found.rings) });
+            channel.waiter =
+                Box::new(Counter { inner, notifications: Arc::clone(&self.found.notifications) });
             Ok(channel)
         })
     }
 }
 
-/// Counts the rings.
+/// Counts the notifications.
 struct Counter {
     inner: Box<dyn Waiter>,
-    rings: Arc<AtomicUsize>,
+    notifications: Arc<AtomicUsize>,
 }
 
 impl Waiter for Counter {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
         let woken = self.inner.poll_wake(cx);
         if matches!(woken, Poll::Ready(Ok(Wake::Rung))) {
-            self.rings.fetch_add(1, Ordering::Relaxed);
+            self.notifications.fetch_add(1, Ordering::Relaxed);
         }
         woken
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
-        let Self { inner, rings } = *self;
-        Ok(Box::new(Self { inner: inner.moved()?, rings }))
+        let Self { inner, notifications } = *self;
+        Ok(Box::new(Self { inner: inner.moved()?, notifications }))
     }
 }
 

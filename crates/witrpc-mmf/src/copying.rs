@@ -1,15 +1,15 @@
-//! Long copies that a processor is slow at, and that are better made in pieces.
+//! Detects long copies that a processor is slow at, and that are faster in pieces.
 //!
 //! From 2112 bytes on the GNU C library copies with `rep movsb` where the processor calls that fast. AMD's Zen 3 and Zen 4 do,
 //! and yet take 20 times as long where the destination lies less than 32 bytes behind the source, modulo 4096, and up to
 //! twice as long less than 128 bytes behind (<https://sourceware.org/bugzilla/show_bug.cgi?id=30994>). That is one chunk
 //! in thirty, as records lie at any multiple of eight. Shorter copies are made otherwise, and as fast as any.
 
-/// What is not copied with `rep movsb`.
+/// Copies up to this length do not use `rep movsb`.
 pub(crate) const PIECE: usize = 2048;
-/// What the processor tells addresses apart by, at first.
+/// The processor first compares addresses modulo this.
 const PAGE: usize = 4096;
-/// How close behind its source a destination is too close.
+/// A destination less than this behind its source is slow.
 const CLOSE: usize = 128;
 
 /// Whether a copy is better made in pieces of [`PIECE`] bytes.

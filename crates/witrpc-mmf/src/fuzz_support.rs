@@ -1,8 +1,7 @@
-//! What `fuzz/` runs, and `cargo test` replays over the corpus there: both rings of a region, mapped twice as two
-//! processes would, and somebody who writes over them. In no other build.
+//! The target that `fuzz/` runs, and `cargo test` replays over the corpus there: both rings of a region, mapped twice as two processes would,
+//! and an attacker that overwrites them. In no other build.
 //!
-//! What must hold: left alone, each ring is a queue, and no sleeper is forgotten; whatever is written over it, nothing
-//! but an error comes of it.
+//! Properties: without the attacker, each ring is a queue, and no sleeper is forgotten. With the attacker, the only consequence is an error.
 
 use std::collections::VecDeque;
 use std::fs::File;

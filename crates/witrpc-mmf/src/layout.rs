@@ -1,4 +1,4 @@
-//! Where every byte of a region lies. The text of `docs/segment.md` in constants; rule ids in brackets cite it.
+//! The layout of a region: `docs/segment.md` as constants; rule ids in brackets cite it.
 //!
 //! Pure arithmetic: nothing here touches memory or the system.
 //!
@@ -31,7 +31,7 @@ pub(crate) const PRODUCER_CPU: usize = 8;
 /// Of the tail line, since the producer looks at it after every publish: the record whose publish must notify the consumer.
 /// `[seg.line.ring_for]`
 pub(crate) const RING_FOR: usize = 16;
-/// Of the head line: what the consumer has given back. `[seg.line.head]`
+/// Of the head line: what the consumer has released. `[seg.line.head]`
 pub(crate) const HEAD: usize = 0;
 /// Of the head line, since the consumer looks at it after every release: the head that a sleeping producer waits
 /// for. `[seg.line.wake_at]`
@@ -49,7 +49,7 @@ const CAPACITY_UNIT: u64 = 128;
 const SMALLEST_CAPACITY: u64 = 4096;
 /// The smallest region: the header page and two of the smallest rings.
 pub(crate) const SMALLEST_REGION: u64 = HEADER_SIZE + 2 * SMALLEST_CAPACITY;
-/// 64 GiB: far above any use, and far below where offsets and cursors could meet the end of their types.
+/// 64 GiB: far above any use, and far below the range of the types of offsets and cursors.
 pub(crate) const LARGEST_REGION: u64 = 64 << 30;
 
 /// `[seg.ring.record]` Length (`u32`) and a reserved zero (`u32`).
@@ -58,7 +58,7 @@ pub(crate) const RECORD_HEADER: usize = 8;
 /// and leave other messages a turn; 256 bytes more for the headers and seals of the layers above.
 const LARGEST_RECORD: usize = (64 << 10) + 256;
 
-/// What a header says, and what follows from a size.
+/// The geometry of a region, which follows from its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     /// Bytes of the whole file, `SMALLEST_REGION ..= LARGEST_REGION`.

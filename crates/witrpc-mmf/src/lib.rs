@@ -1,9 +1,9 @@
-//! The shared-memory transport of witrpc: rings of records in a named memory-mapped file, named events that wake,
-//! and the endpoint where a client and its server meet.
+//! The shared-memory transport of witrpc: rings of records in a named memory-mapped file, named events that wake the peer, and the endpoint
+//! for the rendezvous of a client with its server.
 //!
-//! Implements the traits of `witrpc_core::transport`; knows nothing of frames, calls or keys. Users meet only
-//! [`MemoryMappedFile`]; the builders of `witrpc-mmf-server` and `witrpc-mmf-client` use [`Door`] and [`connect`].
-//! Every byte of a region, and how two processes meet, is in `docs/segment.md`, whose rule ids the code cites.
+//! It implements the traits of `witrpc_core::transport`, and knows nothing of frames, calls or keys. Users see only [`MemoryMappedFile`]; the
+//! builders of `witrpc-mmf-server` and `witrpc-mmf-client` use [`Door`] and [`connect`]. `docs/segment.md` specifies every byte of a
+//! region, and the rendezvous; the code cites its rule ids.
 //!
 //! ```text
 //!   endpoint ──▶ region ──▶ ring ──▶ layout        name → files → memory → records → bytes
@@ -14,7 +14,7 @@
 //!
 //! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork` and `sys/windows`, and in `ring/heap`, which only tests use.
 //!
-//! What differs between systems is in folders of theirs: `sys`, and `unix` and `windows` below `endpoint` and `event`.
+//! Code that differs between systems is in folders of its own: `sys`, and `unix` and `windows` below `endpoint` and `event`.
 
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -1,19 +1,19 @@
-//! A region: a file made whole, mapped, and taken apart into the ends of its two rings.
+//! A region: its file is created and mapped, and then split into the ends of its two rings.
 //!
-//! Together with the heap memory of the ring's tests this is all the `unsafe` of the project. It knows nothing of
-//! names, directories or peers: `endpoint` chooses the path and removes the file.
+//! All access to mapped memory is `unsafe` code of this module. It knows nothing of names, directories or peers: `endpoint` chooses the path
+//! and removes the file.
 //!
 //! # Invariants
 //!
 //! - **M1** The mapping is `geometry.region` bytes, as `fstat` said when it was made, and lives as long as anything
 //!   that points into it (an `Arc`). Geometry is private from then on; the header is not read again.
 //! - **M2** No reference to a payload byte exists. Bytes cross by `copy_nonoverlapping`, within bounds that are
-//!   checked on every copy. The peer may write at any time; whoever copies out validates the copy.
+//!   checked on every copy. The peer may write at any time, so a reader validates its copy.
 //! - **M3** Cursors and flags are only ever accessed as atomics, on both sides.
 //! - **M4** Each end of each ring exists once per side: [`Region::split`] consumes the region.
 //!
-//! What none of this can prevent: who may write the file may also truncate it, and a process that touches a page
-//! that is gone gets SIGBUS. Regions are private to one user (0600, in a directory of 0700).
+//! None of this prevents truncation: a process that may write the file may also truncate it, and an access to a missing page raises SIGBUS.
+//! Regions are private to one user (0600, in a directory of 0700).
 
 use std::{fs::File, io, mem::ManuallyDrop, ops::Deref, path::Path, sync::Arc, thread};
 
@@ -29,17 +29,17 @@ use crate::ring::{Consumer, Memory, Producer};
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::{Access, Owner, region_file};
 
-/// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there
-/// would be one every few calls until the first lap is done. Beyond that it would cost a connect too much.
+/// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there would be one every few
+/// calls until the ring has been filled once. For larger regions this would make connecting too slow.
 const POPULATED: u64 = 4 << 20;
 
-/// Unmapping up to here takes a millisecond at most, also if that gives back the pages.
+/// Unmapping a region up to this size takes at most a millisecond, even if it frees the pages.
 const UNMAPPED_AT_ONCE: usize = 4 << 20;
-/// Far more than that takes.
+/// The stack of the unmapping thread: far more than it uses.
 const STACK: usize = 64 << 10;
 
-/// The mapping. Who lets go of it last may be the last who has the pages, which takes a fifth of a second for each GiB to give back: so
-/// that is done on another thread.
+/// The mapping. If this process is the last that has it mapped, unmapping frees the pages, which takes a fifth of a second for each GiB. So a
+/// large one is unmapped on another thread.
 #[derive(Debug)]
 struct Mapping {
     map: ManuallyDrop<MmapRaw>,
@@ -65,16 +65,16 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it is taken here only, and nothing looks at it after this.
         let map = unsafe { ManuallyDrop::take(&mut self.map) };
-        // In a forked child the pages stay, as they are the parent's.
+        // In a forked child the pages are not freed, as the parent has them mapped.
         if self.owner.is_here() && map.len() > UNMAPPED_AT_ONCE {
             let thread = thread::Builder::new().name("witrpc-unmap".to_owned()).stack_size(STACK);
-            // If there is no thread to be had, it is unmapped here.
+            // If no thread can be started, it is unmapped here.
             drop(thread.spawn(move || drop(map)));
         }
     }
 }
 
-/// A mapped region whose ends have not been given out.
+/// A mapped region that was not split yet.
 #[derive(Debug)]
 pub(crate) struct Region {
     map: Arc<Mapping>,
@@ -82,7 +82,7 @@ pub(crate) struct Region {
     events: NamedEvent,
 }
 
-/// Which end of a connection we are.
+/// The side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
@@ -90,7 +90,7 @@ pub(crate) enum Side {
 }
 
 impl Region {
-    /// Makes the file and the region. On failure the file is gone again. `[seg.file.create]`
+    /// Creates the file and the region. On failure the file is removed. `[seg.file.create]`
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl Region {
         region.inspect_err(|_| crate::endpoint::remove(path))
     }
 
-    /// Gives a file that was just made all its pages, maps it, and writes the header. Nobody knows its path yet, so nobody sees it
-    /// half-made. Takes as long as the size says, and ends early once it is not wanted any more. `[seg.file.create]`
+    /// Allocates all pages of a new file, maps it, and writes the header. No other process knows its path yet, so none sees it incomplete. The
+    /// time depends on the size; ends early once it is not wanted any more. `[seg.file.create]`
     ///
     /// # Errors
     ///
@@ -282,7 +282,7 @@ impl Mapped {
     }
 }
 
-/// The bytes of the header page that a named event of the kind raw_sync has. They are its own; nothing here looks at them.
+/// The bytes of the header page that belong to a named event of the kind raw_sync. This module does not access them otherwise.
 #[derive(Debug)]
 pub(crate) struct EventMemory {
     map: Arc<Mapping>,
@@ -332,7 +332,7 @@ impl Memory for Mapped {
         self.word(self.head_line + WAKE_AT)
     }
 
-    /// Takes an eighth off a small call from core to core: what it reads arrives with the cursor, not after it.
+    /// Saves an eighth of the time of a small call between cores: the record arrives with the cursor, and not after it.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn prefetch(&self, at: usize) {

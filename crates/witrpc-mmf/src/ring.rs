@@ -1,8 +1,8 @@
 //! One direction of a connection: length-prefixed records in a ring of bytes that two processes share.
 //!
 //! [`Producer`] and [`Consumer`] of one ring live in different processes; each side of a connection holds one of
-//! each. Neither is `Clone`. The peer is not trusted: whatever it publishes is range-checked before use. This
-//! module does not sleep and makes no system call: it says when the peer must be woken, and `channel` does it.
+//! each. Neither is `Clone`. The peer is not trusted: everything that it publishes is range-checked before use. This
+//! module does not sleep and makes no system call: it returns whether the peer must be woken, and `channel` notifies it.
 //!
 //! # Invariants
 //!
@@ -12,9 +12,9 @@
 //!   release store of a cursor, and only after the bytes were written or copied out.
 //! - **R3** A side's own cursor lives in private memory; the shared copy is written, never read.
 //! - **R4** The peer's cursor only moves forward, and never past our own.
-//! - **R5** A sleeper announces what it is to be woken for, fences, and looks again before it sleeps; its peer publishes,
-//!   fences, and looks at the announcement. One of the two sees the other, whatever the order. `[seg.sleep.protocol]`
-//! - **R6** Of what was consumed, at most [`held_back`] has not been released; and nobody ever waits for more than the rest.
+//! - **R5** A sleeper announces what it waits for, fences, and checks again before it sleeps. Its peer publishes, fences, and reads the
+//!   announcement. In any order, at least one of the two sees the other's store. `[seg.sleep.protocol]`
+//! - **R6** At most [`held_back`] bytes are consumed and not released, and no producer ever waits for more than the rest.
 //!
 //! # The sleep protocol
 //!
@@ -26,9 +26,9 @@
 //!  4  sleep                                  4    notify
 //! ```
 //!
-//! The consumer announces a number, not a state, so it may do so long before it sleeps: while it polls for record `n - 1`, when it
-//! has nothing better to do. Once that has come, it is armed for the one behind it already. A
-//! notification does not have to clear the announcement: the publish that makes record `n` visible happens once.
+//! The consumer announces a record number and not a state. So it may do that long before it sleeps: while it polls for record `n - 1`, and
+//! has nothing else to do. When that record arrives, the consumer is armed for the next one already. A notification does not have to
+//! clear the announcement, because the publish that makes record `n` visible happens once.
 //!
 //! A producer that waits for room announces a head in the same way (`wake_at`), which the consumer clears before it notifies. If
 //! it clears late, after the producer has announced a head once more, no wake-up is lost: the notification that follows ends the
@@ -45,8 +45,8 @@ mod loom;
 #[cfg(test)]
 mod tests;
 
-/// `ring_for` of a consumer that needs no waking: records are counted from 1. `[seg.line.ring_for]`
-/// And `wake_at` of a producer that needs none; no real one is 0, as a head that frees space is not. `[seg.line.wake_at]`
+/// The `ring_for` of a consumer that is awake, as records are counted from 1. `[seg.line.ring_for]`
+/// Also the `wake_at` of a producer that is awake, as a head that frees space is not 0. `[seg.line.wake_at]`
 const AWAKE: u64 = 0;
 
 /// A rule of the ring that the peer broke, in words.
@@ -78,13 +78,13 @@ pub(crate) trait Memory: Send + 'static {
         let _ = at;
     }
 
-    /// Between announcing that we sleep and looking again. A method so that a test can leave it out.
+    /// The fence between an announcement and the check after it. A method so that a test can leave it out.
     #[inline]
     fn fence_sleeper(&self) {
         fence(Ordering::SeqCst);
     }
 
-    /// Between publishing and looking for a sleeper. A method so that a test can leave it out.
+    /// The fence between publishing and reading the announcement. A method so that a test can leave it out.
     #[inline]
     fn fence_notifier(&self) {
         fence(Ordering::SeqCst);
@@ -111,7 +111,7 @@ pub(crate) struct Producer<M> {
     head: u64,
     /// `tail` modulo `capacity`, kept so that nothing divides.
     offset: usize,
-    /// The head that we last asked to be woken at, whether or not the peer has done so since.
+    /// The head of the last announcement, whether or not the peer has notified us since.
     asked: u64,
 }
 
@@ -165,8 +165,8 @@ impl<M: Memory> Producer<M> {
         Ok(len <= self.max_record && self.has_space(record_size(len).saturating_add(spare))?)
     }
 
-    /// Makes all appended records visible, and says whether the peer must be woken. `cpu` is where we run, plus one;
-    /// 0 where that is not known.
+    /// Makes all appended records visible. Returns whether the peer must be notified. `cpu` is the number of our CPU plus one, or 0 if it is
+    /// unknown.
     #[inline]
     #[must_use]
     pub(crate) fn publish(&mut self, cpu: u32) -> bool {
@@ -184,14 +184,13 @@ impl<M: Memory> Producer<M> {
         before < ring_for && ring_for <= self.visible
     }
 
-    /// Asks the peer to wake us once a record of `len` bytes fits with `spare`, and a quarter of the ring is free.
+    /// Asks the peer to notify us once a record of `len` bytes fits with `spare`, and a quarter of the ring is free.
     /// Returns `true`, and asks for nothing more, if it fits already. Everything must have been published.
     /// `[seg.sleep.space]`
     ///
-    /// A quarter, because a producer that is woken for every record's worth of space pays a wake-up for each. No wake-up
-    /// is lost by that: the consumer empties the ring whatever the producer does, so any head up to the published
-    /// tail is reached but for what it holds back (R6), and a quarter is less than the rest. Nor by a later, larger wish: while a head that somebody
-    /// asked for is still ahead, the smaller one stays.
+    /// A quarter, because otherwise each record would cost a wake-up. No wake-up is lost by that: the consumer empties the ring independent of
+    /// the producer, so it reaches any head up to the published tail except for what it holds back (R6), and a quarter is less than the
+    /// rest. Nor by a later, larger request: while an announced head was not reached, the smaller one stays.
     pub(crate) fn arm(&mut self, len: usize, spare: usize) -> Result<bool, Corrupt> {
         debug_assert!(self.published == self.tail, "the peer cannot free what it cannot see");
         let need = record_size(len).saturating_add(spare);
@@ -220,7 +219,7 @@ impl<M: Memory> Producer<M> {
         Ok(true)
     }
 
-    /// Takes back [`arm`](Self::arm), as far as the peer has not seen it.
+    /// Revokes [`arm`](Self::arm), unless the peer has seen it already.
     pub(crate) fn disarm(&mut self) {
         if self.asked != AWAKE {
             self.asked = AWAKE;
@@ -298,7 +297,7 @@ pub(crate) struct Consumer<M> {
     consumed: u64,
     /// The record of the last announcement, after which came a fence. Up to `consumed` it has no effect any more.
     asked: u64,
-    /// The tail is not looked at any more.
+    /// The tail is not read any more.
     stopped: bool,
 }
 
@@ -358,7 +357,7 @@ impl<M: Memory> Consumer<M> {
         self.for_each_part(from, len, |memory, at, _, part| memory.append_to(at, part, out));
     }
 
-    /// Steps over the record last peeked at.
+    /// Advances past the record last peeked at.
     #[inline]
     pub(crate) fn consume(&mut self) {
         debug_assert!(self.current.is_some(), "consume follows peek");
@@ -370,7 +369,7 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
-    /// Gives the space of all consumed records back if it is worth it (R6), and says whether the peer must be woken.
+    /// Releases the space of all consumed records if it is enough (R6). Returns whether the peer must be notified.
     #[inline]
     #[must_use]
     pub(crate) fn release(&mut self) -> bool {
@@ -384,7 +383,7 @@ impl<M: Memory> Consumer<M> {
         // Untrusted, and harmless: a wrong number costs the peer its own wake-ups, or us needless ones.
         let wake_at = self.memory.wake_at().load(Ordering::Relaxed);
         if wake_at == AWAKE || self.head < wake_at {
-            return false; // Below `wake_at` it stays set, and is looked at again after the next release.
+            return false; // Below `wake_at` it stays set, and is checked again after the next release.
         }
         self.memory.wake_at().store(AWAKE, Ordering::Relaxed);
         true
@@ -400,14 +399,14 @@ impl<M: Memory> Consumer<M> {
         if self.tail != self.head {
             return Ok(true);
         }
-        // While the cursor's line is on its way, so are those of the record that it will show.
+        // Fetches the lines of the next record together with that of the cursor.
         self.memory.prefetch(self.offset);
         Ok(false)
     }
 
-    /// Asks the peer to wake us when it publishes. Returns `true` if a record is there. `[seg.sleep.data]`
+    /// Asks the peer to notify us when it publishes. Returns `true` if a record is there. `[seg.sleep.data]`
     ///
-    /// If that was asked already, by [`expect`](Self::expect) say, the look alone is left to do: it comes after the fence.
+    /// If that was announced already, for example by [`expect`](Self::expect), only the check is left, which comes after the fence.
     #[inline]
     pub(crate) fn arm(&mut self) -> Result<bool, Corrupt> {
         if self.is_ready()? {
@@ -420,8 +419,8 @@ impl<M: Memory> Consumer<M> {
         self.is_ready()
     }
 
-    /// Says that we poll for the next record: if the peer is to wake us for that, then from now on for the one behind it.
-    /// Whoever stops polling arms again.
+    /// Announces that we poll for the next record: if the peer was to notify us of it, it is now to notify us of the one after it. A task that
+    /// stops polling arms again.
     #[inline]
     pub(crate) fn expect(&mut self) {
         if self.asked > self.consumed && self.asked != self.consumed + 2 {
@@ -435,7 +434,7 @@ impl<M: Memory> Consumer<M> {
         self.memory.fence_sleeper(); // R5
     }
 
-    /// Takes back [`arm`](Self::arm).
+    /// Revokes [`arm`](Self::arm).
     #[inline]
     pub(crate) fn disarm(&mut self) {
         if self.asked > self.consumed {
@@ -444,7 +443,7 @@ impl<M: Memory> Consumer<M> {
         self.asked = AWAKE;
     }
 
-    /// From here on there are only the records that have been published by now.
+    /// Ignores records that are published from now on.
     pub(crate) fn stop(&mut self) -> Result<(), Corrupt> {
         self.refresh_tail()?;
         self.stopped = true;
@@ -487,7 +486,7 @@ impl<M: Memory> Consumer<M> {
     }
 }
 
-/// Consumed bytes that need not be given back: a release takes a fence, and a look at what the producer owns.
+/// Consumed bytes that need not be released: a release costs a fence, and a read of a cache line that the producer owns.
 /// `[seg.ring.held_back]`
 const fn held_back(capacity: usize) -> usize {
     (capacity / 16) & !7

@@ -1,4 +1,4 @@
-//! The one place that says whose atomics these are: the processor's, or loom's when a model is checked.
+//! Atomics: those of the standard library, or loom's when a model is checked.
 //!
 //! Only what the ring and its heap memory use. Everything above the ring is never built for loom.
 

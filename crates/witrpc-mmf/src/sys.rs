@@ -1,6 +1,6 @@
-//! What the transport asks of the operating system, by the same names on every one of them: a clock that two processes
-//! share, the processor that we run on, the process that made something, and the file of a region. One folder per system; what
-//! `endpoint` and `event` need beside this is in folders of theirs.
+//! The functions of the operating system that the transport uses, with the same names on every system: a clock that two processes share, the
+//! current CPU, the owner process of a value, and the file of a region. There is one folder per system. `endpoint` and `event` have
+//! folders of their own for the rest.
 
 #[cfg(unix)]
 mod unix;

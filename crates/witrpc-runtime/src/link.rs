@@ -8,7 +8,7 @@
 //!   message's final allocation, which is made at once. The transport reserves it (`RecordReceiver::reserve`), with large pages for a
 //!   long message. When nobody holds that allocation any more, the next long message is received into it ([`reuse`]).
 //! - Copying a chunk blocks the thread, so only one chunk is copied per step while other tasks wait: a pump pauses after each
-//!   (`Pumped::More`), answers leave before the next chunk is copied, and whoever has woken a caller lets it run before reading on. A
+//!   (`Pumped::More`), answers leave before the next chunk is copied, and a task that has woken a caller lets it run before reading on. A
 //!   caller that is alone with its message copies many chunks in a row.
 //! - A peer on our CPU runs as soon as it is notified, before the tasks here that are about to send more. So a caller among many pushes
 //!   its request without publishing it, and the driver publishes all of them once the runtime's other tasks have run

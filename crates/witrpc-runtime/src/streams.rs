@@ -5,7 +5,7 @@
 //! 2. When the message is queued, in one step under `outbound`, each of its streams gets an id and a lane of its own, and a stream
 //!    sender in the connection's table (`writing`, `sender`). Then each gets a task (`producer`), which waits for credit.
 //! 3. The receiving side learns of the streams from the message's head, and makes a stream receiver for each (`adopting`). Its reader
-//!    stays with the content until somebody deserializes it. Dropping the handle cancels the stream, wherever that happens: in a call
+//!    stays with the content until somebody deserializes it. Dropping the reader cancels the stream, wherever that happens: in a call
 //!    that is gone, arguments that do not deserialize, an answer that nobody waits for. As any lock may be held then, the destructor
 //!    only leaves word for the driver.
 //! 4. The reader's first poll gives the first credit, a window. Later polls *lead*, as those of calls do. Credit for what was taken is

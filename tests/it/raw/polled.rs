@@ -1,8 +1,8 @@
-//! A server that answers while its client polls for that: then it need not ring.
+//! A server that answers while its client polls for the answer: then it need not notify the client.
 //!
-//! It is played by the client's own transport, which answers when it has been looked at for a while: so each answer comes while somebody
-//! polls, whatever else the machine does. Who polls lets others run now and then, and may be rung for just then; a server of its
-//! own that is slow, or a system that is slow to go on, meets mostly that.
+//! The server is simulated by the client's own transport, which answers after it has been polled for a while. So each answer arrives during a
+//! poll, whatever else the machine does. A polling client yields now and then, and may be notified just then; a real server that is slow,
+//! or a slow system, would mostly meet that.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const LOOKS: usize = 20;
 
 /// Of however many records that is made up. On one thread, so that the driver has its turn when the caller has had its own.
 #[test]
-fn an_answer_that_is_polled_for_does_not_ring() {
+fn an_answer_that_is_polled_for_does_not_notify() {
     run(Flavor::CurrentThread, Fixture::mmf(), answers_are_polled_for);
 }
 
@@ -40,14 +40,17 @@ async fn answers_are_polled_for(fixture: Arc<Fixture>) {
     let calc = client.get_service::<CalcClient>();
     for records in [1, 5] {
         server.lock().unwrap().records = records;
-        let before = found.rings();
+        let before = found.notifications();
         for _ in 0..CALLS {
             assert_eq!(calc.add(1, 1).await.unwrap(), 2);
-            // What rang is noticed, each time for itself; there may be a thread between.
+            // Each notification is noticed by itself; there may be a thread in between.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let rings = found.rings() - before;
-        assert!(rings < CALLS / 10, "{rings} rings in {CALLS} calls of {records} records");
+        let notifications = found.notifications() - before;
+        assert!(
+            notifications < CALLS / 10,
+            "{notifications} notifications in {CALLS} calls of {records} records"
+        );
     }
     server.lock().unwrap().raw = None;
     client.disconnect().await;

@@ -16,7 +16,7 @@ use super::paths::EndpointPaths;
 use super::record::{RECORD_LEN, Record};
 use crate::sys::Access;
 
-/// What a lock file says, so that a sweep never takes another program's `x.lock` for ours.
+/// The mark of our lock files: a sweep never takes another program's `x.lock` for ours.
 pub(super) const MARK: &[u8] = b"lock of a witrpc server; it removes this file when it stops\n";
 /// A sweep or a stopping server holds a lock for far less; a live server for ever.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -66,7 +66,7 @@ pub(super) fn holder(paths: &EndpointPaths) -> Option<u32> {
     told(&found).map(|(record, _)| record.process_id)
 }
 
-/// What a lock file says of its server: the record, and the lines behind it.
+/// The server's record in a lock file, and the lines behind it.
 pub(super) fn told(found: &[u8]) -> Option<(Record, &[u8])> {
     let (record, lines) = found.strip_prefix(MARK)?.split_at_checked(RECORD_LEN)?;
     Some((Record::decode(record)?, lines))

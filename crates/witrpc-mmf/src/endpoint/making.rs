@@ -29,7 +29,7 @@ const AT_ONCE: u64 = 64 << 10;
 /// Far more than the work takes.
 const STACK: usize = 128 << 10;
 
-/// Makes a region of a file that has just been made. `None` if the client, of which `is_there` tells and wakes, has gone
+/// Makes a region of a new file. `None` if the client, which `is_there` polls, has gone
 /// meanwhile. The work also ends soon after the future has been dropped.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ pub(super) async fn make(
         let is_wanted = || still.load(Ordering::Relaxed) && !told.is_closed();
         let region = Region::fill(&file, size, &nonce, events, access, &is_wanted);
         drop(file); // And with it the pages, if that failed.
-        // What nobody waits for is dropped here, too.
+        // A region that is not wanted any more is dropped here, too.
         drop(told.send(region));
     };
     let thread = if size <= AT_ONCE {

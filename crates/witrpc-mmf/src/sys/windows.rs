@@ -1,7 +1,7 @@
 //! Windows: the system's own functions, where neither the standard library nor tokio has them.
 //!
-//! All `unsafe` for them is here. Nothing here knows of endpoints or regions; whoever calls gets handles that close themselves,
-//! and numbers and texts that are copies.
+//! All `unsafe` code for them is here. Nothing here knows of endpoints or regions; callers get handles that close themselves, and copies of
+//! numbers and texts.
 
 use std::{
     ffi::c_void,
@@ -191,7 +191,7 @@ struct Local(PSECURITY_DESCRIPTOR);
 
 impl Drop for Local {
     fn drop(&mut self) {
-        // SAFETY: allocated by the system for whoever frees it, which is us, once.
+        // SAFETY: allocated by the system for the caller to free, which is done here, once.
         unsafe { LocalFree(self.0) };
     }
 }

@@ -212,7 +212,7 @@ fn role_forking_pair() {
         sent += 1;
     }
     assert!(!client.0.sender.arm(1008, 0).unwrap() && !client.0.receiver.arm().unwrap());
-    // What rang before is none that the child could take.
+    // No earlier notification is left that the child could take.
     let mut asleep =
         async || poll_fn(|cx| Poll::Ready(client.0.waiter.poll_wake(cx).is_pending())).await;
     while !parents.block_on(asleep()) {}

@@ -12,7 +12,7 @@ use witrpc_core::Error;
 use crate::endpoint::paths::CHOOSE;
 use crate::sys::{Access, TO_DIRECTORIES, open, region_file};
 
-/// Where endpoints are, unless somebody says otherwise.
+/// The default directory of endpoints.
 pub(crate) fn default() -> Result<PathBuf, Error> {
     let own = format!("witrpc-{}", geteuid().as_raw());
     if !cfg!(any(target_os = "linux", target_os = "android")) {
@@ -82,7 +82,7 @@ pub(crate) fn shared(path: &Path) -> Option<Access> {
     (facts.mode() & 0o070 != 0).then(|| Access::Group(facts.gid()))
 }
 
-/// The bytes that its file system has free for us; `None` if it does not tell, as a ramfs.
+/// The bytes that are free for us on its file system; `None` if it does not report that, as a ramfs.
 ///
 /// # Errors
 ///

@@ -34,7 +34,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// One try. `None` if somebody else has it, or it was removed under our hands, or it was one that nobody had got to mark.
+    /// One attempt. `None` if another process holds it, or the file was removed meanwhile, or it has no mark yet.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Drop for Lock {
     }
 }
 
-/// What a lock file says, as far as it can be one of ours.
+/// The content of a lock file, if it may be one of ours.
 ///
 /// # Errors
 ///
@@ -147,7 +147,7 @@ mod tests {
         Lock::try_take(path, Access::User).unwrap().expect("nobody has it")
     }
 
-    /// Somebody who may write to the directory puts a link in the place of a lock that is held.
+    /// An attacker with write access to the directory replaces a held lock by a link.
     #[test]
     fn a_record_goes_into_the_file_that_is_locked_whatever_its_path_names() {
         let directory = tempfile::tempdir().unwrap();

@@ -62,7 +62,7 @@ pub(crate) fn sweep(paths: &EndpointPaths) {
         } else {
             match Lock::try_take(&paths.directory().join(format!("{name}.lock")), paths.access()) {
                 Ok(Some(lock)) => Some(lock),
-                // A live server's, or none of ours. What its clients left is nobody's business but theirs.
+                // It belongs to a live server, or is not ours. The files of that server's clients are left to them.
                 Ok(None) | Err(_) => {
                     leftovers.remove_connections(paths.access(), false);
                     continue;
@@ -83,7 +83,7 @@ impl Leftovers {
         self.lock || self.door.is_some() || self.connections.values().flatten().any(made_by_server)
     }
 
-    /// Removes the files of connections that nobody living needs; those that servers made only if `locked`.
+    /// Removes the files of connections that no live process needs; those made by servers only if `locked`.
     fn remove_connections(&self, access: Access, locked: bool) {
         let mut living = BTreeSet::new();
         for (nonce, files) in &self.connections {

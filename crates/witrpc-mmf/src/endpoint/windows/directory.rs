@@ -13,7 +13,7 @@ use crate::endpoint::paths::CHOOSE;
 use crate::sys::Access;
 use crate::sys::windows::{create_directory, free_bytes, sddl, security_of, user};
 
-/// Where endpoints are, unless somebody says otherwise.
+/// The default directory of endpoints.
 pub(crate) fn default() -> Result<PathBuf, Error> {
     match std::env::var_os("LOCALAPPDATA") {
         Some(local) if !local.is_empty() => Ok(Path::new(&local).join("witrpc")),

@@ -74,7 +74,7 @@ impl DoorListener {
         let mut door = Instance::default();
         getrandom::fill(&mut door).map_err(io::Error::other)?;
         let name = pipe_name(&hex(&door));
-        // Nobody can have guessed the name; if somebody has all the same, this fails.
+        // The name cannot be guessed; if it exists all the same, this fails.
         let open = Some(instance(&name, true)?);
         fail_point::at("door.made");
         lock.tell_door(&door)?;
@@ -277,7 +277,7 @@ impl ReplyPath {
             on_first_frame: Box::new(|| {}), // The files go with the handles.
             lease: Box::new(lease),
         };
-        // It may take the runtime a moment to find that it can be told; the client itself holds up nothing (E4).
+        // The runtime may need a moment to see that the pipe is writable; the client itself cannot delay this (E4).
         poll_fn(|cx| line.poll_say(cx)).await;
         fail_point::at("door.answered");
         tracing::debug!(process, "let in");

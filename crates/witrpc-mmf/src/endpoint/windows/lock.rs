@@ -35,7 +35,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// One try. `None` if somebody else has it, or its file is just going.
+    /// One attempt. `None` if another process holds it, or its file is being removed.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Lock {
     }
 }
 
-/// What a lock file says, as far as it can be one of ours.
+/// The content of a lock file, if it may be one of ours.
 ///
 /// # Errors
 ///
@@ -110,7 +110,7 @@ pub(crate) fn read(path: &Path, _access: Access) -> io::Result<Vec<u8>> {
     Ok(found)
 }
 
-/// Whether somebody has it open for writing. It cannot be taken in this very moment, while we look.
+/// Whether a process has it open for writing. During this check the lock cannot be taken.
 pub(super) fn is_held(path: &Path) -> bool {
     let looked = File::options()
         .read(true)
@@ -142,7 +142,7 @@ fn is_ours(found: &[u8]) -> bool {
     found.is_empty() || found.starts_with(MARK)
 }
 
-/// Somebody has it, or it goes with somebody's last handle.
+/// Whether another process holds it, or it is being removed with its last handle.
 fn is_others(error: &io::Error) -> bool {
     [ERROR_SHARING_VIOLATION, ERROR_DELETE_PENDING, ERROR_ACCESS_DENIED]
         .iter()

@@ -20,7 +20,7 @@ pub(super) fn door_line(door: &Instance) -> String {
     format!("{DOOR}{}\n", hex(door))
 }
 
-/// What a lock file says of the server and its door; `None` if it is not complete.
+/// The server's record and its door, from a lock file; `None` if it is incomplete.
 pub(super) fn read_lock(found: &[u8]) -> Option<(Record, Arc<str>)> {
     let (record, lines) = told(found)?;
     let mut lines = lines.split_inclusive(|byte| *byte == b'\n');

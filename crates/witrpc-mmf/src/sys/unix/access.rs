@@ -1,4 +1,4 @@
-//! Whom the files of an endpoint are open to: one user, or a group. `[seg.file.access]`
+//! Access to the files of an endpoint: one user, or a group. `[seg.file.access]`
 
 use std::{io, os::fd::AsFd};
 

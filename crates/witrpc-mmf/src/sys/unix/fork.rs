@@ -1,9 +1,9 @@
-//! Which process made something: a forked child has a copy of everything that its parent has, and may use none of it.
+//! [`Owner`]: the process that created a value. A forked child has a copy of everything that its parent has, and must not use it.
 //!
-//! The rings, the pipes and the files of a connection are shared with the parent, and so are the sequence numbers that its keys
-//! seal with. So whatever writes to one of these, takes from it or removes it has an [`Owner`], and asks it first. An owner
-//! is the number of forks between the first process and the one that made it: a handler that `fork` calls in the child
-//! counts them. Asking costs a relaxed load and no system call.
+//! The rings, the pipes and the files of a connection are shared with the parent, and so are the sequence numbers that its keys seal with. So
+//! every value that writes to one of these, takes from it or removes it has an [`Owner`], and checks it first. An owner is the number of
+//! forks between the first process and its creator: a handler that `fork` calls in the child counts them. A check costs a relaxed
+//! load and no system call.
 //!
 //! `fork` calls the handler, and so do `forkpty` and the like. A child that was made with the bare system call (`clone`,
 //! `syscall(SYS_fork)`) or with `_Fork` is not noticed.
@@ -62,7 +62,7 @@ fn inherited() -> io::Error {
     )
 }
 
-/// Has forks counted from now on.
+/// Starts to count forks.
 ///
 /// Not by a `Once`: a thread that is in there while another forks would leave it locked in the child. Two threads at a time may
 /// both install the handler; then each fork counts twice, which is as good.

@@ -1,16 +1,15 @@
-//! Where a path becomes a descriptor: nothing else in this crate opens, or gives rights to, what a path names.
+//! Opens files by path. No other module of this crate opens, or gives rights to, what a path names.
 //!
-//! A directory that several users share has in it whatever one of them has put there: a link, or another file under the name of
-//! one of ours, also between two steps of ours.
+//! In a directory that several users share, any of them may put a link, or another file, under the name of one of ours, also between two of
+//! our steps.
 //!
 //! # Invariants
 //!
-//! - **O1** No link is followed, and nothing is waited for.
-//! - **O2** What was opened is looked at, not what its path names: it must be of the kind that is wanted, be ours, and have no second
-//!   name.
-//! - **O3** Rights are given to a descriptor of what we have just made. Whatever is written, locked or mapped is so by a descriptor of
-//!   which O2 has been found to hold.
-//! - **O4** Who opens a path for the second time compares both descriptors ([`is_same`]).
+//! - **O1** No link is followed, and opening never blocks.
+//! - **O2** Checks are made on the open descriptor, not on the path: the file must be of the expected kind, be ours, and have no second name.
+//! - **O3** Rights are given by the descriptor of a file that we have just made. Files are written, locked and mapped only by descriptors for
+//!   which O2 was checked.
+//! - **O4** Code that opens a path for the second time compares both descriptors ([`is_same`]).
 
 use std::{
     fs::{DirBuilder, File},

@@ -1,7 +1,7 @@
 //! Memory for long messages, backed by large pages.
 //!
-//! What has 32 MiB and more the GNU C library maps anew each time, and the system then backs it page by page, as it is written to: for
-//! pages of 4 KiB that takes several times as long as the copy itself.
+//! The GNU C library maps allocations of 32 MiB and more anew each time, and the system then backs them page by page, as they are written to.
+//! With pages of 4 KiB that takes several times as long as the copy itself.
 
 use rustix::mm::{Advice, madvise};
 use rustix::param::page_size;
