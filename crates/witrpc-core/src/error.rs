@@ -371,7 +371,7 @@ impl<'de> Deserialize<'de> for Error {
     }
 }
 
-/// Shows who holds a name.
+/// Shows the process that holds a name.
 struct Holder(Option<u32>);
 
 impl fmt::Display for Holder {

@@ -1,4 +1,4 @@
-//! Whose waker cell this is: a crate's, or loom's when a model is checked.
+//! The waker cell: that of a crate, or loom's when a model is checked.
 
 #[cfg(not(loom))]
 pub use atomic_waker::AtomicWaker;
@@ -21,7 +21,7 @@ impl AtomicWaker {
         self.0.register_by_ref(waker);
     }
 
-    /// Wakes who was registered last.
+    /// Wakes the waker that was registered last.
     pub fn wake(&self) {
         self.0.wake();
     }

@@ -8,7 +8,7 @@ use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile};
 #[derive(Debug)]
 pub struct MmfServerTransport {
     file: MemoryMappedFile,
-    /// Outlast each listening: who is connected stays so, and counts.
+    /// These outlast a listener: connected clients stay connected, and keep their slots.
     slots: ClientSlots,
 }
 

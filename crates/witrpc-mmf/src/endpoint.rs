@@ -136,7 +136,7 @@ impl MemoryMappedFile {
     /// The directory, made if it is missing, then belongs to the group with mode 0770, and the files get 0660. Members of the
     /// group, and the directory's owner, can do to an endpoint what the user alone can otherwise: connect,
     /// read and write every region, remove files. Use an access token and encryption for what not all of them
-    /// may do or see. Who makes files must be a member.
+    /// may do or see. A process that makes files must be a member.
     #[must_use]
     pub const fn with_group(mut self, id: u32) -> Self {
         self.group = Some(id);
@@ -250,8 +250,8 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
 /// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
 ///
 /// For an endpoint that only one other process is to find: a parent makes the name and hands it to its worker, in an
-/// argument, say. The name is no secret to who may list the endpoint's directory or the arguments of processes; against
-/// those, use an access token.
+/// argument, say. The name is not secret from processes that may list the endpoint's directory or the arguments of processes;
+/// against those, use an access token.
 ///
 /// ```
 /// use std::process::Command;

@@ -1,4 +1,4 @@
-//! The two halves of a session with their locks, and who polls, wakes and sleeps.
+//! The two halves of a session with their locks, and the rules for polling, waking and sleeping.
 //!
 //! # What keeps a call fast
 //!

@@ -202,7 +202,7 @@ impl Codec {
         }
     }
 
-    /// How the format has references to attachments. postcard reads nothing without its type; who knows what others do.
+    /// How the format has references to attachments. postcard always knows the type that it reads next; other formats may not.
     const fn notation(&self) -> Notation {
         match self {
             #[cfg(feature = "postcard")]

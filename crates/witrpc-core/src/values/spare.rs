@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// Bytes from which on a message is long: allocators use shorter memory again themselves.
 pub const LONG: usize = 4 << 20;
 
-/// Who keeps the memory of long messages for the next ones.
+/// Keeps the memory of long messages for the next ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Keeper {
     /// An empty allocation for at least so many bytes, and a fourth more at most.
@@ -32,7 +32,7 @@ pub fn take(len: usize) -> Option<Vec<u8>> {
     if len < LONG { None } else { (KEEPER.get()?.take)(len) }
 }
 
-/// Gives an allocation to who keeps it, if it is long.
+/// Gives an allocation to the [`Keeper`], if it is long.
 pub fn give(spare: Vec<u8>) {
     if spare.capacity() < LONG {
         return;

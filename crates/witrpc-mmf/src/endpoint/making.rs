@@ -68,7 +68,7 @@ pub(super) async fn make(
         Pin::new(&mut made).poll(cx)
     });
     let made = made.await;
-    // It has nothing left to do. Who forks in a quiet moment is not to find it ending.
+    // The thread has nothing left to do. A process that forks in a quiet moment must not find it still ending.
     let ended = thread.map(JoinHandle::join);
     debug_assert!(made.is_err() || ended.is_none_or(|ended| ended.is_ok()));
     match made {

@@ -36,7 +36,7 @@ pub(crate) mod fork;
 pub(crate) mod region_file;
 pub(crate) mod sddl;
 
-/// Who shares an endpoint: the user alone.
+/// The users that share an endpoint: one user only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     User,

@@ -158,7 +158,7 @@ pub(crate) async fn accept(
     }
 }
 
-/// Answers a client's messages; returns its last one, whether the two share a clock, and who it is.
+/// Answers a client's messages. Returns its last one, whether the two share a clock, and the client's identity.
 async fn answer(
     driver: &mut HandshakeDriver<'_>,
     clock: fn() -> u64,

@@ -1,7 +1,7 @@
 //! Removes what the system could not, because it stopped itself: files of ours that nobody has open. Runs when a server starts to
 //! listen. `[seg.windows.sweep]`
 //!
-//! Who makes or uses such a file has it open all the while, and shares it with nobody who would have it for themselves alone.
+//! A process that makes or uses such a file has it open all the time, and allows no other process to open it exclusively.
 
 use std::{fs::File, os::windows::fs::OpenOptionsExt as _, path::Path};
 

@@ -10,7 +10,7 @@ pub(crate) const TO_FILES: Mode = Mode::RUSR.union(Mode::WUSR);
 /// What a user may do with directories of its own.
 pub(crate) const TO_DIRECTORIES: Mode = Mode::RWXU;
 
-/// Who shares an endpoint.
+/// The users that share an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// The effective user alone.
