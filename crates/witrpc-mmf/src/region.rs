@@ -7,7 +7,8 @@
 //!
 //! - **M1** The mapping is `geometry.region` bytes, as `fstat` said when it was made, and lives as long as anything
 //!   that points into it (an `Arc`). Geometry is private from then on; the header is not read again.
-//! - **M2** No reference to a payload byte exists. Bytes cross by `copy_nonoverlapping`, within bounds that are
+//! - **M2** No reference to a payload byte exists (`memmap2::MmapRaw` gives no slice). Bytes cross by
+//!   `copy_nonoverlapping`, within bounds that are
 //!   checked on every copy. The peer may write at any time, so a reader validates its copy.
 //! - **M3** Cursors and flags are only ever accessed as atomics, on both sides.
 //! - **M4** Each end of each ring exists once per side: [`Region::split`] consumes the region.
