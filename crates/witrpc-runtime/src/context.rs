@@ -231,7 +231,7 @@ impl CallContext {
         }
     }
 
-    /// Calls `f` with the current context, if its handler's answer goes to connection `id`.
+    /// Calls `look` with the current context, if its handler's answer goes to connection `id`.
     fn with_caller(id: u64, look: impl FnOnce(&Self)) {
         let look = |current: &RefCell<Option<Self>>| {
             if let Some(context) = &*current.borrow() {

@@ -665,7 +665,7 @@ impl Outbound {
         }
     }
 
-    /// Sends what leaves in turn, a chunk each, until that is so much; the event lane takes part with its first message.
+    /// Sends flows in turn, a chunk each, until `most` bytes were sent. The first message of the event lane takes part.
     fn pump_flows(&mut self, most: u64) -> Result<Pumped, Error> {
         let mut sent = 0;
         let most = if self.peer_is_near { LONG_PUMP } else { most };

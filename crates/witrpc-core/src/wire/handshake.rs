@@ -1,7 +1,7 @@
 //! The four messages that open a session, as bodies: hello, accept, confirm, welcome.
 //!
-//! Pure. Hello and accept are sent before there are keys; they are bound to the key agreement, so that a change of them is detected.
-//! Limits and catalog are in the welcome, which is sealed if the connection is.
+//! Pure. Hello and accept are sent before there are keys. The hello is the prologue of the key agreement, and the proof of a token covers
+//! both, so that a change is detected. Limits and catalogs are in confirm and welcome, which are sealed if the connection is.
 
 use std::fmt;
 

@@ -416,7 +416,7 @@ impl<R> Call<R> {
             return false;
         };
         tracing::debug!(?delay, "it will be made once more");
-        // After a lost connection, the retry also waits for the next one; after other errors it only pauses.
+        // After a lost connection, the next connection ends the pause early; after other errors the pause takes its full time.
         let lost = matches!(error, Error::Closed { .. } | Error::NotConnected { .. });
         let connected = lost.then(|| self.remote.callee.connected());
         self.stage = Stage::Paused(Box::pin(async move {

@@ -60,7 +60,7 @@ fn run<D: Driven>(
         runtime.map_err(|error| Error::io("making a runtime for a connection", &error))?;
     runtime.block_on(async {
         let waiter = waiter.moved()?;
-        // For the user's code, that is polled here first; what waits here has been registered.
+        // The user's code, whose first poll is here, finds the main runtime; the waiter was registered with this one before.
         let _main = main.enter();
         driver::drive(Arc::clone(connection), waiter).await;
         Ok(())
@@ -71,7 +71,7 @@ struct Stop<'a, D: Driven>(&'a D);
 
 impl<D: Driven> Drop for Stop<'_, D> {
     fn drop(&mut self) {
-        // No effect once the thread has ended.
+        // No effect if the connection has ended already.
         self.0.close(CloseReason::RuntimeGone);
         self.0.link().wake_driver();
     }

@@ -302,7 +302,7 @@ impl Flows {
         (queued, Held::plain::<(u64, StreamLane)>(self.streams.len()))
     }
 
-    /// Opens so many streams; returns their ids, which are never used again.
+    /// Opens `count` streams. Returns their ids, which are never reused.
     pub(super) fn open_streams(&mut self, count: usize, closed: bool) -> Range<u64> {
         let first = self.next_stream;
         self.next_stream += len_u64(count);
