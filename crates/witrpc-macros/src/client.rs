@@ -1,7 +1,7 @@
-//! Prints `XClient`, whose calls are those of the trait `X`, answered on the other side.
+//! Generates `XClient`, which calls the methods of the trait `X` on the other side.
 //!
-//! It holds the `Remote` that the library gave it with an `Event` for each of the trait, and numbers
-//! the calls and the events. Connections, deadlines and cancellation are the library's.
+//! It holds the library's `Remote` and an `Event` for each event of the trait, and numbers the
+//! methods and the events. Connections, deadlines and cancellation are up to the library.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote_spanned};
@@ -93,7 +93,7 @@ fn print_trait(service: &Service) -> TokenStream {
         let head = head(method);
         let ident = contract::copied(&method.ident);
         let names = method.arguments.iter().map(|argument| contract::copied(&argument.name));
-        // The inherent one, which says once what is wrong with the types.
+        // Calls the inherent method, so that an error about the types appears once.
         let body = quote_spanned!(span=> Self::#ident(self, #(#names),*));
         let private = contract::moved_path(&service.private, span);
         quote_spanned! {span=>
@@ -111,7 +111,7 @@ fn print_trait(service: &Service) -> TokenStream {
     }
 }
 
-/// `Clone` and `Debug`, which ask nothing of the trait's parameters.
+/// `Clone` and `Debug`, without bounds on the trait's parameters.
 fn print_std(service: &Service) -> TokenStream {
     let Parameters { unbounded, arguments, marker_value, .. } = Parameters::of(service);
     let client = name(service);
@@ -211,7 +211,7 @@ fn fields(service: &Service) -> Vec<Ident> {
     service.events().enumerate().map(|(index, _)| field(index)).collect()
 }
 
-/// Numbered and not named after the event, so that it is none of the client's other fields.
+/// Numbered and not named after the event, so that it differs from the client's other fields.
 fn field(index: usize) -> Ident {
     format_ident!("event{index}", span = Span::mixed_site())
 }

@@ -1,7 +1,7 @@
-//! Prints what both ends rest on: the trait, and the descriptor with its methods and events.
+//! Generates what both ends use: the trait, and the descriptor with its methods and events.
 //!
-//! Here too is what `server` and `client` print alike: the spans of generated names, the generics
-//! of the two structs, and the tuple in which arguments travel.
+//! Also has what `server` and `client` share: the spans of generated names, the generics of the two
+//! structs, and the tuple in which arguments are sent.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
@@ -96,13 +96,13 @@ fn event_descriptor(private: &TokenStream, event: &Event) -> TokenStream {
     }
 }
 
-/// Statics know no hygiene, so the name carries that of the trait.
+/// Statics have no hygiene, so the name contains that of the trait.
 pub(crate) fn descriptor_name(service: &Service) -> Ident {
     format_ident!("__WITRPC_SERVICE_{}", service.ident.unraw(), span = Span::mixed_site())
 }
 
-/// A copy of a user's name, for what is generated: it points to the user's token, but is ours in
-/// the eyes of lints.
+/// A copy of a user's name for generated code: it points to the user's token, but lints treat it as
+/// generated.
 pub(crate) fn copied(ident: &Ident) -> Ident {
     moved(ident, span_at(ident))
 }
@@ -119,7 +119,7 @@ pub(crate) fn span_at(ident: &Ident) -> Span {
     Span::mixed_site().located_at(ident.span())
 }
 
-/// The tokens of a path, pointing to `span`, which would else drag errors to the attribute.
+/// The tokens of a path, with the span `span`; otherwise errors would point to the attribute.
 pub(crate) fn moved_path(path: &TokenStream, span: Span) -> TokenStream {
     let tokens = path.clone().into_iter().map(|mut token| {
         token.set_span(token.span().located_at(span));
@@ -142,13 +142,13 @@ pub(crate) fn copied_vis(vis: &Visibility) -> Visibility {
     vis
 }
 
-/// What of a member's attributes its copy on the client has: all else speaks to the trait.
+/// The attributes of a member that its copy on the client gets; all others are for the trait only.
 pub(crate) fn copied_attrs(attrs: &[Attribute]) -> impl Iterator<Item = &Attribute> {
     attrs.iter().filter(|attr| ["doc", "deprecated"].iter().any(|name| attr.path().is_ident(name)))
 }
 
-/// Silences what is said of the user's types and names where generated code repeats them: the trait
-/// says it already, and an `#[expect]` there does not reach here.
+/// Allows lints about the user's types and names where generated code repeats them: they are reported
+/// for the trait already, and an `#[expect]` there has no effect here.
 pub(crate) fn lenience() -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]

@@ -1,18 +1,18 @@
-//! The attribute [`macro@service`]: one trait is the contract, and the macro writes both of its ends.
+//! The attribute [`macro@service`]: a trait is the contract, and the macro generates both of its ends.
 //!
-//! Used through the facade as `#[witrpc::service]`. The trait is parsed into a model, where every
-//! mistake is found (`model`); `contract`, `server` and `client` then print from it and cannot
-//! fail. What the printed code rests on is the `__private` module of the crate that the attribute
-//! names, and nothing else: no import, no prelude name, no dependency of the user's crate.
+//! Used through the facade as `#[witrpc::service]`. The trait is parsed into a model, which
+//! detects all errors (`model`); `contract`, `server` and `client` then generate code from it and cannot
+//! fail. The generated code uses only the `__private` module of the crate that the attribute names: no
+//! import, no prelude name, no dependency of the user's crate.
 //!
-//! Not here: anything that runs. Generated code has no control flow beyond a call and a `match` on
+//! Generated code has no control flow beyond a call and a `match` on
 //! the number of the method or event.
 //!
-//! 1. When the model has errors, only the errors are printed, so that no error follows from another.
-//! 2. A printed token that is not the user's own carries a mixed-site span, and a copy of a user's
-//!    name keeps its place only: lints of the user's crate then see one trait and nothing more.
-//! 3. A method's number is its place among the methods of the trait, and an event's among its
-//!    events, on both ends and in the descriptor.
+//! 1. If the model has errors, only the errors are generated, so that no error follows from another.
+//! 2. A generated token has a mixed-site span, and a copy of a user's name keeps its position only. So
+//!    lints of the user's crate see the trait once, and nothing else.
+//! 3. A method's number is its index among the methods of the trait, and an event's its index among
+//!    the events, on both ends and in the descriptor.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,9 @@
-//! A service trait, parsed: what `contract`, `server` and `client` print from.
+//! A parsed service trait, from which `contract`, `server` and `client` generate code.
 //!
-//! Every error of the macro is raised here, and all of them are gathered, so that one build shows
-//! all that is to be mended. It prints nothing, and does not know what the printers make of it.
+//! Every error of the macro is raised here, and all errors are collected, so that one build shows all
+//! of them. It generates nothing, and does not know the generated code.
 //!
-//! 1. A [`Service`] exists only if there was no error; the printers check nothing.
+//! 1. A [`Service`] exists only if there was no error; the generators check nothing.
 //! 2. Each argument has a name, and each name that the macro adds occurs nowhere in the trait.
 
 use std::collections::HashSet;
@@ -38,7 +38,7 @@ const MAX_NAME: usize = 128;
 /// serde implements tuples up to this length.
 pub(crate) const MAX_TUPLE: usize = 16;
 
-/// A tuple of tuples; nesting further would serve nobody.
+/// A tuple of tuples; deeper nesting is not needed.
 const MAX_ARGUMENTS: usize = MAX_TUPLE * MAX_TUPLE;
 
 /// One service trait.
@@ -57,7 +57,7 @@ pub(crate) struct Service {
     pub(crate) implementor: Ident,
 }
 
-/// What a service trait is made of.
+/// The members of a service trait.
 pub(crate) enum Member {
     Method(Method),
     Event(Event),
@@ -82,7 +82,7 @@ pub(crate) struct Argument {
     pub(crate) ty: Type,
 }
 
-/// What stands in `#[witrpc(…)]` above a method.
+/// The options in `#[witrpc(…)]` above a method.
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) blocking: bool,
@@ -138,7 +138,7 @@ impl Service {
         }
     }
 
-    /// The methods in order: a method's number is its place here.
+    /// The methods in order: a method's number is its index here.
     pub(crate) fn methods(&self) -> impl Iterator<Item = &Method> {
         self.members.iter().filter_map(|member| match member {
             Member::Method(method) => Some(method),
@@ -262,7 +262,7 @@ fn parse_trait(input: ParseStream<'_>) -> Result<ItemTrait, Error> {
     ))
 }
 
-/// What is said of the trait itself, its members aside.
+/// Checks the trait itself, without its members.
 fn check_trait(item: &ItemTrait, errors: &mut Errors) {
     if let Some(keyword) = &item.unsafety {
         errors.push(keyword, "a service trait cannot be `unsafe`; remove the keyword");

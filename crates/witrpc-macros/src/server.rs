@@ -1,8 +1,8 @@
-//! Prints `XServer<S>`, which serves an implementation of the trait `X`.
+//! Generates `XServer<S>`, which serves an implementation of the trait `X`.
 //!
 //! It holds the service in an `Arc` and hands each request, with the arguments taken from it, to
-//! the method of that number, and each subscription to the event of that number. When, where and for
-//! how long a call runs, and what becomes of a subscription, is for the library to say.
+//! the method of that number, and each subscription to the event of that number. The library
+//! decides when, where and for how long a call runs, and manages subscriptions.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote_spanned};
@@ -63,7 +63,7 @@ fn print_constructors(service: &Service) -> TokenStream {
     }
 }
 
-/// `Clone` and `Debug`, which ask nothing of the service.
+/// `Clone` and `Debug`, without bounds on the service.
 fn print_std(service: &Service) -> TokenStream {
     let implementor = &service.implementor;
     let Parameters { unbounded, arguments, marker_value, .. } = Parameters::of(service);

@@ -1,4 +1,4 @@
-//! Signatures of methods and events as text: what people read, and what the two sides compare.
+//! Signatures of methods and events as text: one form for people, and one that the two sides compare.
 
 use syn::ext::IdentExt as _;
 

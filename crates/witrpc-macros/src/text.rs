@@ -68,7 +68,7 @@ fn of_argument(argument: &GenericArgument) -> String {
     }
 }
 
-/// What is not a type: tokens with one space between them, so that no printer's taste enters.
+/// For tokens that are not a type: one space between them, independent of the pretty-printer.
 pub(crate) fn of_tokens(tokens: &impl ToTokens) -> String {
     fn collect(tokens: TokenStream, parts: &mut Vec<String>) {
         for token in tokens {

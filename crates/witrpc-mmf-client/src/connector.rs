@@ -1,4 +1,4 @@
-//! Where a client's connection comes from: the endpoint of `witrpc-mmf` behind `witrpc_core`'s trait.
+//! The client transport: implements `witrpc_core`'s trait for the endpoint of `witrpc-mmf`.
 
 use std::time::Instant;
 

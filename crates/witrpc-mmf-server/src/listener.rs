@@ -1,4 +1,4 @@
-//! Where a server's connections come from: the endpoint of `witrpc-mmf` behind `witrpc_core`'s traits.
+//! The server transport: implements `witrpc_core`'s traits for the endpoint of `witrpc-mmf`.
 
 use witrpc_core::Error;
 use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTerms, ServerTransport};

@@ -227,7 +227,7 @@ mod tests {
         assert!(push(&mut stream, 3, 1, Charge::none()).is_err());
     }
 
-    /// What an item takes in memory beside its bytes uses its window up, too.
+    /// What an item takes in memory in addition to its bytes uses its window, too.
     #[test]
     fn empty_blobs_use_up_the_window() {
         let mut stream = stream(0);

@@ -2,7 +2,7 @@
 
 use crate::wire::fields::{len_u64, u32_len};
 
-/// What a value costs a subscriber beyond its size, for the bound in bytes. [wire.event.ack]
+/// What a value costs in addition to its size, for the bound in bytes. [wire.event.ack]
 pub const VALUE_COST: u64 = 64;
 
 /// How far a subscriber lets the raising side run ahead. [wire.subscribe]
@@ -15,12 +15,12 @@ pub struct Window {
 }
 
 impl Window {
-    /// Whether one more value may be sent, while so many with so many bytes are under way.
+    /// Whether one more value may be sent, while this many values and bytes are in flight.
     pub fn is_open(self, values: usize, bytes: u64) -> bool {
         values < u32_len(self.values) && bytes < self.bytes
     }
 
-    /// Whether the subscriber takes one more, if it has to leave before something else. [wire.event.ack]
+    /// Whether the subscriber accepts one more value that must be sent before something else. [wire.event.ack]
     pub fn takes(self, values: usize, bytes: u64) -> bool {
         let cost = len_u64(values).saturating_mul(VALUE_COST).saturating_add(bytes);
         let most = u64::from(self.values).saturating_mul(VALUE_COST);
@@ -28,7 +28,7 @@ impl Window {
     }
 }
 
-/// How much more of a stream may be sent, or may come. Bytes go below nothing by one item.
+/// How much more of a stream may be sent, or may arrive. Bytes may become negative by one item.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
     pub items: u32,
@@ -40,7 +40,7 @@ impl Allowance {
         Self { items: window.values, bytes: signed(window.bytes) }
     }
 
-    /// Whether one more item may go, of any size. [wire.stream.credit]
+    /// Whether one more item of any size may be sent. [wire.stream.credit]
     pub const fn is_left(self) -> bool {
         self.items > 0 && self.bytes > 0
     }

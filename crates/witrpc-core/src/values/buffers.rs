@@ -23,7 +23,7 @@ pub fn take() -> Vec<u8> {
     SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
-/// An empty buffer for so many bytes, which may be kept for long: with room for them, and not with room for much more.
+/// An empty buffer for `len` bytes that may be kept for long: with that capacity, and not much more.
 pub fn take_for(len: usize) -> Vec<u8> {
     let buffer = take();
     if buffer.capacity() < len || is_oversized(&buffer, len) {

@@ -24,7 +24,7 @@ use crate::values::limited::{self, Bounds};
 /// A format for arguments, results, events and stream items. Both sides of a connection must use the same.
 ///
 /// Implement it for a format that witrpc does not bring; see `with_serializer` on the builders. A [`Blob`](crate::Blob) or a
-/// `Streaming` within a value is serialized as a short text, as its bytes travel beside the value.
+/// `Streaming` within a value is serialized as a short text, as its content is sent apart from the value.
 ///
 /// A format may serialize a value more than once, to measure it first, say: what counts is the last pass. Values that are
 /// nested more than 127 levels deep are refused, in every format.
@@ -79,12 +79,12 @@ pub trait Serializer: Send + Sync + 'static {
     ) -> Result<T, SerializerError>;
 }
 
-/// What a serializer says of a value or of bytes that it cannot take.
+/// The error of a serializer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct SerializerError {
     text: String,
-    /// Whether it says what to do.
+    /// Whether the text has advice.
     advised: bool,
 }
 
@@ -94,7 +94,7 @@ impl SerializerError {
         Self { text: escaped(text), advised: false }
     }
 
-    /// A text that says what to do.
+    /// A text with advice.
     fn advised(text: impl std::fmt::Display) -> Self {
         Self { text: escaped(text), advised: true }
     }
@@ -124,7 +124,7 @@ impl std::fmt::Debug for Codec {
 }
 
 impl Codec {
-    /// What a builder uses unless told otherwise.
+    /// The default of the builders.
     pub const fn preferred() -> Option<Self> {
         #[cfg(feature = "json")]
         return Some(Self::Json);
@@ -191,7 +191,7 @@ impl Codec {
         value.map_err(|error| error.with_advice(self.advice()))
     }
 
-    /// What to look at when a value cannot be read.
+    /// The advice for a value that cannot be read.
     const fn advice(&self) -> &'static str {
         match self {
             #[cfg(feature = "message-pack")]

@@ -13,7 +13,7 @@ pub const LONG: usize = 4 << 20;
 /// Keeps the memory of long messages for the next ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Keeper {
-    /// An empty allocation for at least so many bytes, and a fourth more at most.
+    /// An empty allocation of at least this many bytes, and at most a fourth more.
     pub take: fn(usize) -> Option<Vec<u8>>,
     /// Takes an allocation that nobody uses any more, or frees it.
     pub give: fn(Vec<u8>),
@@ -26,7 +26,7 @@ pub fn install(keeper: Keeper) {
     KEEPER.get_or_init(|| keeper);
 }
 
-/// An empty allocation for so many bytes, if they are many and one is kept.
+/// An empty allocation of this many bytes, if the message is long and the keeper has one.
 #[must_use]
 pub fn take(len: usize) -> Option<Vec<u8>> {
     if len < LONG { None } else { (KEEPER.get()?.take)(len) }

@@ -1,4 +1,4 @@
-//! The catalog: what each side offers to the other, as it crosses in the handshake.
+//! The catalog: the services that each side offers, as they are sent in the handshake.
 
 use crate::text::Escaped;
 use crate::wire::fields::{Fields, Malformed, Put};
@@ -9,7 +9,7 @@ pub struct Catalog {
     pub services: Vec<CatalogService>,
 }
 
-/// One service of a catalog; its index is its place.
+/// One service of a catalog, identified by its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogService {
     pub name: String,
@@ -17,7 +17,7 @@ pub struct CatalogService {
     pub events: Vec<CatalogMember>,
 }
 
-/// One method or event of a service; its index is its place.
+/// One method or event of a service, identified by its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogMember {
     pub name: String,

@@ -1,4 +1,4 @@
-//! The header in front of every frame: what kind it is, which message it belongs to, how long its payload is.
+//! The header of a frame: its kind, the message to which it belongs, and the length of its payload.
 //!
 //! Pure: encodes to and decodes from bytes, and rejects what `docs/wire.md` does not allow. It does not know what a
 //! payload means.

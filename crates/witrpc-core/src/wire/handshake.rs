@@ -69,7 +69,7 @@ pub struct Hello {
     /// Random, so that no two transcripts are the same.
     pub nonce: [u8; NONCE_LEN],
     pub terms: Terms,
-    /// What the client can do beside what every build of this version can. [wire.features]
+    /// Features of the client in addition to those of every build of this version. [wire.features]
     pub features: Vec<String>,
     /// The first message of the key agreement; everything before it is its prologue.
     pub key: Vec<u8>,
@@ -219,7 +219,7 @@ impl Welcome {
     }
 }
 
-/// The features that this build has beside what every build of its version has. None so far; later ones are negotiated by their names,
+/// The features of this build in addition to those of every build of its version. None so far; later ones are negotiated by their names,
 /// and change no version. [wire.features]
 pub const FEATURES: &[&str] = &[];
 

@@ -1,4 +1,4 @@
-//! What stands in front of a message's body, and what each part of a message counts, as `docs/wire.md` lays it out.
+//! The head of a message, and the size of each of its parts, as `docs/wire.md` specifies them.
 
 use crate::wire::fields::{Fields, Malformed};
 
@@ -10,7 +10,7 @@ pub const MARKER_LEN: usize = 8;
 pub const BLOB_ENTRY_LEN: usize = 8;
 /// Bytes of one entry of the stream table: an id and a window. [wire.streams]
 pub const STREAM_ENTRY_LEN: usize = 12;
-/// What a blob counts beside its bytes, in the size of its message: at least what both sides keep for it. [wire.size]
+/// What a blob counts in addition to its bytes, in the size of its message: at least what both sides hold for it. [wire.size]
 pub const BLOB_COST: u64 = 64;
 /// What a stream counts in the size of its message: at least what both sides keep for it. [wire.size]
 pub const STREAM_COST: u64 = 512;

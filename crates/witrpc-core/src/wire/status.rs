@@ -1,4 +1,4 @@
-//! How a response ends, and a stream; and the texts that a peer sends about it.
+//! The status of a response, and of the end of a stream, with the peer's text for it.
 
 use std::borrow::Cow;
 use std::time::Duration;

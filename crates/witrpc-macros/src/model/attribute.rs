@@ -1,7 +1,7 @@
 //! The arguments of the attribute itself: `#[witrpc::service(name = "…", crate = path)]`.
 //!
-//! Used by `model`. Each argument is read on its own, so that a mistake in one hides none in the
-//! next. Whether a name is a good one is not judged here.
+//! Used by `model`. Each argument is parsed separately, so that an error in one does not hide
+//! an error in the next. Names are not validated here.
 
 use std::fmt::Display;
 
@@ -13,7 +13,7 @@ use syn::{Error, LitStr, Path, Token};
 
 use super::errors::Errors;
 
-/// What stands in `#[witrpc::service(…)]`.
+/// The arguments of `#[witrpc::service(…)]`.
 #[derive(Default)]
 pub(super) struct Arguments {
     pub(super) krate: Option<TokenStream>,
@@ -71,7 +71,7 @@ impl Arguments {
     }
 }
 
-/// Parses `= …`; an error is the place where it should have been.
+/// Parses `= …`; the error points to where it is missing.
 fn value<T>(
     key: &Ident,
     input: ParseStream<'_>,

@@ -1,4 +1,4 @@
-//! The mistakes in one trait, gathered so that one build shows all of them.
+//! The errors in one trait, collected so that one build shows all of them.
 //!
 //! Used by everything in `model`, and by nothing outside it.
 
@@ -8,7 +8,7 @@ use proc_macro2::Span;
 use quote::ToTokens;
 use syn::Error;
 
-/// The mistakes found so far.
+/// The errors so far.
 #[derive(Default)]
 pub(super) struct Errors(Option<Error>);
 
@@ -24,7 +24,7 @@ impl Errors {
         self.add(Error::new_spanned(tokens, message));
     }
 
-    /// As `push`, for a caller that has nothing to give then.
+    /// As `push`, for a caller that returns `None` then.
     pub(super) fn none<T>(&mut self, tokens: impl ToTokens, message: impl Display) -> Option<T> {
         self.push(tokens, message);
         None

@@ -1,7 +1,7 @@
-//! An event of the trait, parsed: `#[event] fn progress(&self) -> &Event<f64>;`.
+//! A parsed event of the trait: `#[event] fn progress(&self) -> &Event<f64>;`.
 //!
-//! Used by `model`, which tells events from methods by [`is_marked`]. The type `Event` is known by
-//! its last name alone; that it is the library's is for rustc to check where the client returns it.
+//! Used by `model`, which tells events from methods by [`is_marked`]. The type `Event` is recognized
+//! by its last path segment; rustc checks that it is the library's where the client returns it.
 
 use proc_macro2::Ident;
 use quote::quote;
@@ -22,7 +22,7 @@ pub(crate) struct Event {
     pub(crate) docs: String,
     pub(crate) signature: Signature,
     pub(crate) ident: Ident,
-    /// The word `Event` in the return type: errors about that type point there.
+    /// The token `Event` in the return type, to which errors about that type point.
     pub(crate) token: Ident,
     /// The `T` of `&Event<T>`.
     pub(crate) ty: Type,
@@ -60,7 +60,7 @@ pub(super) fn is_marked(item: &TraitItemFn) -> bool {
     item.attrs.iter().any(|attr| attr.path().is_ident("event"))
 }
 
-/// Whether this member is an event in all but the mark.
+/// Whether this member looks like an event, but is not marked as one.
 pub(super) fn is_unmarked(item: &TraitItemFn) -> bool {
     let ReturnType::Type(_, output) = &item.sig.output else { return false };
     item.sig.asyncness.is_none() && parts(output).is_some()

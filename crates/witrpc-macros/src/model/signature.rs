@@ -1,13 +1,13 @@
-//! What neither a method nor an event may have in its signature or above it.
+//! Checks that apply to the signatures and attributes of both methods and events.
 //!
-//! Used by `model` for methods and by `event`, which add what is theirs alone. `what` names the
+//! Used by `model` for methods and by `event`, which add checks of their own. `what` names the
 //! member in messages: `a service method` or `an event`.
 
 use syn::{Attribute, FnArg, ReceiverKind, Safety, Signature};
 
 use super::errors::Errors;
 
-/// The method that each generated client has beside those of the trait.
+/// The method that each generated client has in addition to those of the trait.
 const RESERVED: &str = "with_timeout";
 
 /// Looks for keywords, parameters in angle brackets, a name of ours and a receiver other than

@@ -1,4 +1,4 @@
-//! What of the syntax means the same.
+//! Normalization of syntax.
 
 use syn::{Attribute, Expr, Lit, Meta, Type};
 

@@ -1,14 +1,14 @@
-//! Which types a method may name: those that can cross a process boundary.
+//! Checks the types of a method: values of them must be able to cross a process boundary.
 //!
-//! Used by `model` for arguments and results. It judges by spelling alone; whether a type is serde's
-//! is for rustc to say.
+//! Used by `model` for arguments and results. It checks the spelling only; rustc checks
+//! whether a type implements serde's traits.
 
 use syn::{GenericArgument, PathArguments, Type, TypePath};
 
 use super::errors::Errors;
 use crate::text;
 
-/// Looks for what cannot cross, however deep in the type.
+/// Looks for types that cannot be sent, at any depth.
 pub(super) fn check(ty: &Type, errors: &mut Errors) {
     const CONCRETE: &str = "name a type of its own, such as an enum of the alternatives";
 

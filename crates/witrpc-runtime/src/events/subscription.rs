@@ -1,4 +1,4 @@
-//! [`Subscription`]: the stream of an event's values, for a subscriber in the service's own process or at a client.
+//! [`Subscription`]: the stream of an event's values, for a subscriber in the service's process or at a client.
 
 use std::fmt;
 use std::pin::Pin;

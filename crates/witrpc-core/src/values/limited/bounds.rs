@@ -6,12 +6,12 @@ use serde::{Serialize, Serializer};
 
 use crate::values::attachments::reference::Marker;
 
-/// Lists, maps, structs, tuples and enum variants with content within each other: as many as serde_json takes.
+/// The maximum nesting of lists, maps, structs, tuples and enum variants with content: that of serde_json.
 const MAX_CONTAINERS: u32 = 127;
-/// The same with options and newtypes between them, which take stack too. A level takes about a kilobyte of stack, and a
+/// The same including options and newtypes, which take stack too. A level takes about a kilobyte of stack, and a
 /// thread of tokio's has 2 MiB.
 const MAX_LEVELS: u32 = 2 * MAX_CONTAINERS;
-/// Items of one message that may take no bytes at all, as units do in postcard: a bound on the work that they make.
+/// The maximum number of items of one message that take no bytes, as units in postcard: a bound on the work for them.
 #[cfg(any(feature = "json", feature = "message-pack", feature = "postcard"))]
 const MAX_EMPTY_ITEMS: u64 = 1 << 16;
 
@@ -27,14 +27,14 @@ pub(crate) struct Bounds {
     levels: Cell<u32>,
     items: Cell<u64>,
     pub(super) marker: Option<Marker>,
-    /// Whether numbers must be finite, as the format makes something else of the others.
+    /// Whether numbers must be finite, as the format does not preserve others.
     pub(super) finite: bool,
-    /// The first that was exceeded: not every format passes on why it failed.
+    /// The first bound that was exceeded, as not every format passes errors on.
     exceeded: Cell<Option<&'static str>>,
 }
 
 impl Bounds {
-    /// For a value of so many bytes. Each item but the empty ones takes at least one of them.
+    /// For a value of this many bytes. Each item except empty ones takes at least one byte.
     #[cfg(any(feature = "json", feature = "message-pack", feature = "postcard"))]
     pub(crate) fn reading(bytes: usize, marker: Option<Marker>) -> Self {
         let items = crate::wire::fields::len_u64(bytes).saturating_add(MAX_EMPTY_ITEMS);
@@ -61,7 +61,7 @@ impl Bounds {
         self
     }
 
-    /// Checks the items that a value of so many bytes turned out to have, in a format that has such without bytes.
+    /// Checks the number of items of a value of this many bytes, in a format with items that take no bytes.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Bounds {
         self.exceeded.get()
     }
 
-    /// Goes into a container, until the level is dropped.
+    /// Enters a container, until the level is dropped.
     #[inline]
     pub(super) fn container(&self) -> Result<Level<'_>, &'static str> {
         let left = self.take(&self.containers, TOO_DEEP)?;
@@ -88,7 +88,7 @@ impl Bounds {
         Ok(level)
     }
 
-    /// Goes into an option or a newtype, until the level is dropped.
+    /// Enters an option or a newtype, until the level is dropped.
     #[inline]
     pub(super) fn wrapper(&self) -> Result<Level<'_>, &'static str> {
         self.levels.set(self.take(&self.levels, TOO_DEEP)?);
@@ -139,7 +139,7 @@ impl Drop for Level<'_> {
 pub(crate) struct Limited<'a, T> {
     pub(super) inner: T,
     pub(super) bounds: &'a Bounds,
-    /// Whether the items that it is about to meet are as many as their sender chose, and not as their type has.
+    /// Whether the sender chooses the number of the items that follow, and not their type.
     pub(super) counts: bool,
 }
 

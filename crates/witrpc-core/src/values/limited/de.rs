@@ -1,4 +1,4 @@
-//! Deserializing within bounds. Every part hands out its own parts wrapped.
+//! Deserializing within bounds. Every wrapper wraps the parts that it returns.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Serializing within bounds. Every part hands out its own parts, and every value, wrapped.
+//! Serializing within bounds. Every wrapper wraps the parts that it returns, and every value.
 
 use serde::ser::{
     Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
