@@ -130,7 +130,7 @@ impl Connection {
     }
 
     /// Ends the connection in good order: sends waiting events as far as there is room, and tells subscribers of those that were not sent.
-    pub(crate) fn end_in_order(&self, farewell: &str) {
+    pub(crate) fn end_in_order(&self, goodbye: &str) {
         if self.link.closed().is_some() {
             return;
         }
@@ -141,7 +141,7 @@ impl Connection {
             for (subscription, number) in marks {
                 outbound.push_last_mark(subscription, number);
             }
-            say_goodbye(outbound, farewell);
+            say_goodbye(outbound, goodbye);
         });
         self.link.wake_driver();
     }

@@ -144,7 +144,7 @@ impl WitServer {
             connection.end_in_order("the server is shutting down");
         }
         // A driver says goodbye, with a timeout, and releases the connection. It may not run.
-        let deadline = timers::deadline(2 * driver::FAREWELL);
+        let deadline = timers::deadline(2 * driver::GOODBYE_TIMEOUT);
         let in_table =
             |c: &Arc<Connection>| lock(&self.shared.connections).contains_key(&c.link().id);
         while timers && connections.iter().any(in_table) {

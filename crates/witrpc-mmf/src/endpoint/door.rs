@@ -32,7 +32,7 @@ pub struct Door {
     /// In the order of their requests.
     queue: VecDeque<WaitingClient>,
     /// The client that left the queue last, until its channel is complete.
-    entering: Option<Entering>,
+    admitting: Option<Admitting>,
     /// Released last, after `drop` has closed the listener: E1.
     _lock: Lock,
 }
@@ -43,33 +43,33 @@ pub(super) struct WaitingClient {
     pub(super) request: JoinRequest,
     pub(super) reply: ReplyPath,
     /// Whether it has been told to wait.
-    told: bool,
+    told_to_wait: bool,
 }
 
 impl WaitingClient {
     pub(super) const fn new(request: JoinRequest, reply: ReplyPath) -> Self {
-        Self { request, reply, told: false }
+        Self { request, reply, told_to_wait: false }
     }
 }
 
 /// A client that is being admitted. Its region may take a while to create.
-struct Entering {
+struct Admitting {
     process: u32,
-    entered: BoxFuture<'static, Entered>,
+    admission: BoxFuture<'static, Admission>,
 }
 
 /// The result of admitting a client.
-pub(super) enum Entered {
-    In(Channel),
+pub(super) enum Admission {
+    Admitted(Channel),
     /// The client has gone.
     Gone,
     /// Its files could not be created, which it has not been told yet.
     Failed(ReplyPath, io::Error),
 }
 
-impl fmt::Debug for Entering {
+impl fmt::Debug for Admitting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entering").field("process", &self.process).finish_non_exhaustive()
+        f.debug_struct("Admitting").field("process", &self.process).finish_non_exhaustive()
     }
 }
 
@@ -121,7 +121,7 @@ impl Door {
             slots: slots.clone(),
             listener,
             queue: VecDeque::new(),
-            entering: None,
+            admitting: None,
             _lock: lock,
         })
     }
@@ -136,38 +136,38 @@ impl Door {
         let here = self.owner.check();
         here.map_err(|error| Error::io(format!("the server of {:?}", self.file.name), &error))?;
         loop {
-            self.let_in_next();
-            let entered = match &mut self.entering {
+            self.admit_next();
+            let admission = match &mut self.admitting {
                 // Polled once before others are told to wait for it: most regions are created at once.
-                Some(entering) => {
-                    poll_fn(|cx| Poll::Ready(entering.entered.as_mut().poll(cx))).await
+                Some(admitting) => {
+                    poll_fn(|cx| Poll::Ready(admitting.admission.as_mut().poll(cx))).await
                 }
                 None => Poll::Pending,
             };
-            let entered = match entered {
-                Poll::Ready(entered) => Some(entered),
+            let admission = match admission {
+                Poll::Ready(admission) => Some(admission),
                 Poll::Pending => {
                     self.tell_to_wait();
                     self.wait().await?
                 }
             };
-            if let Some(channel) = entered.and_then(|entered| self.conclude(entered)) {
+            if let Some(channel) = admission.and_then(|admission| self.conclude(admission)) {
                 return Ok(channel);
             }
         }
     }
 
     /// Waits for an event: a client has asked or gone, a slot is free, or the client that is being admitted is done.
-    async fn wait(&mut self) -> Result<Option<Entered>, Error> {
-        let Self { entering, listener, paths, queue, slots, .. } = self;
-        let waits_for_slot = entering.is_none() && !queue.is_empty();
-        let entered = poll_fn(|cx| match entering {
-            Some(entering) => entering.entered.as_mut().poll(cx),
+    async fn wait(&mut self) -> Result<Option<Admission>, Error> {
+        let Self { admitting, listener, paths, queue, slots, .. } = self;
+        let waits_for_slot = admitting.is_none() && !queue.is_empty();
+        let admission = poll_fn(|cx| match admitting {
+            Some(admitting) => admitting.admission.as_mut().poll(cx),
             None => Poll::Pending,
         });
         let came = tokio::select! {
             biased; // Requests before slots: a client that asked while no slot was free is told so.
-            entered = entered => return Ok(Some(entered)),
+            admission = admission => return Ok(Some(admission)),
             came = listener.arrivals(paths, queue) => came,
             () = slots.wait(), if waits_for_slot => return Ok(None),
         };
@@ -177,12 +177,12 @@ impl Door {
     }
 
     /// Handles the result of admitting a client.
-    fn conclude(&mut self, entered: Entered) -> Option<Channel> {
-        let process = self.entering.take().map(|entering| entering.process);
-        match entered {
-            Entered::In(channel) => return Some(channel),
-            Entered::Gone => tracing::debug!(process, "a client that waited has gone"),
-            Entered::Failed(reply, error) => {
+    fn conclude(&mut self, admission: Admission) -> Option<Channel> {
+        let process = self.admitting.take().map(|admitting| admitting.process);
+        match admission {
+            Admission::Admitted(channel) => return Some(channel),
+            Admission::Gone => tracing::debug!(process, "a client that waited has gone"),
+            Admission::Failed(reply, error) => {
                 tracing::warn!(process, error = %Escaped(&error), "a client could not be let in");
                 self.listener.dismiss(reply, Answer::failed(&error));
             }
@@ -192,22 +192,23 @@ impl Door {
 
     /// Begins to admit the first client of the queue, if a slot is free. One at a time: creating regions takes most of the time, and is no
     /// faster for several at once.
-    fn let_in_next(&mut self) {
-        if self.queue.is_empty() || self.entering.is_some() {
+    fn admit_next(&mut self) {
+        if self.queue.is_empty() || self.admitting.is_some() {
             return;
         }
         let Some(lease) = self.slots.try_take() else { return };
         let Some(WaitingClient { request, reply, .. }) = self.queue.pop_front() else { return };
-        let entered = reply.let_in(self.file.clone(), self.paths.clone(), request, lease);
-        self.entering = Some(Entering { process: request.process_id, entered: Box::pin(entered) });
+        let admission = reply.admit(self.file.clone(), self.paths.clone(), request, lease);
+        self.admitting =
+            Some(Admitting { process: request.process_id, admission: Box::pin(admission) });
     }
 
     /// Tells the clients in the queue to wait that have not been told yet.
     fn tell_to_wait(&mut self) {
         let answer = Answer::Wait { max_clients: self.file.max_clients };
-        let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told);
+        let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told_to_wait);
         for caller in untold {
-            caller.told = true;
+            caller.told_to_wait = true;
             self.listener.answer(&mut caller.reply, answer);
         }
     }
@@ -352,7 +353,7 @@ mod tests {
 
         /// Polls the door until it has a client's region made, and waits for that; each poll waits for nothing.
         async fn until_entering(door: &mut Door) {
-            while door.entering.is_none() {
+            while door.admitting.is_none() {
                 let turn = poll_fn(|cx| Poll::Ready(pin!(door.accept()).poll(cx))).await;
                 assert!(turn.is_pending(), "the region was made by the thread that polls");
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -370,7 +371,7 @@ mod tests {
                 until_entering(&mut door).await;
                 if gives_up {
                     client.abort();
-                    until(&mut door, |door| door.entering.is_none()).await;
+                    until(&mut door, |door| door.admitting.is_none()).await;
                 } else {
                     let server = door.accept().await.unwrap();
                     drop((client.await.unwrap().unwrap(), server));

@@ -16,16 +16,16 @@ use witrpc_core::transport::{TransportError, Waiter, Wake};
 
 /// One end of the pipe, and bytes that are still to be written to it.
 #[derive(Debug)]
-pub(crate) struct Line<P> {
+pub(crate) struct PeerPipe<P> {
     pipe: P,
-    unsaid: Vec<u8>,
+    unsent: Vec<u8>,
     /// Sticky: once gone, the peer stays gone.
     gone: bool,
 }
 
-impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
+impl<P: AsyncRead + AsyncWrite + Unpin> PeerPipe<P> {
     pub(crate) const fn new(pipe: P) -> Self {
-        Self { pipe, unsaid: Vec::new(), gone: false }
+        Self { pipe, unsent: Vec::new(), gone: false }
     }
 
     pub(crate) const fn pipe(&self) -> &P {
@@ -33,30 +33,30 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
     }
 
     /// Queues bytes, which are written when this is polled.
-    pub(crate) fn say(&mut self, bytes: &[u8]) {
-        self.unsaid.extend_from_slice(bytes);
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
     }
 
     /// Writes the queued bytes. Pending until the runtime reports that the pipe is writable; the peer cannot delay that, as the pipe has
     /// room for far more than is ever written.
-    pub(crate) fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.gone && !self.unsaid.is_empty() {
-            match ready!(Pin::new(&mut self.pipe).poll_write(cx, &self.unsaid)) {
-                Ok(written) => drop(self.unsaid.drain(..written)),
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.gone && !self.unsent.is_empty() {
+            match ready!(Pin::new(&mut self.pipe).poll_write(cx, &self.unsent)) {
+                Ok(written) => drop(self.unsent.drain(..written)),
                 // What the peer wrote before it closed the pipe can still be read.
-                Err(_) => self.unsaid.clear(),
+                Err(_) => self.unsent.clear(),
             }
         }
         Poll::Ready(())
     }
 
     /// Writes the queued bytes, and reads what has arrived; 0 bytes are the end of the pipe.
-    pub(crate) fn poll_hear(
+    pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let _said = self.poll_say(cx);
+        let _written = self.poll_write(cx);
         if self.gone {
             return Poll::Ready(Ok(0));
         }
@@ -73,11 +73,11 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
     }
 }
 
-impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for Line<P> {
+impl<P: AsyncRead + AsyncWrite + Unpin + Send + 'static> Waiter for PeerPipe<P> {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
         // The peer writes nothing once the connection is open.
         let mut nothing = [0; 16];
-        match self.poll_hear(cx, &mut nothing)? {
+        match self.poll_read(cx, &mut nothing)? {
             Poll::Pending => Poll::Pending,
             Poll::Ready(0) => Poll::Ready(Ok(Wake::PeerGone)),
             Poll::Ready(_) => Poll::Ready(Ok(Wake::Rung)),

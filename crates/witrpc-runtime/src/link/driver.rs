@@ -24,7 +24,7 @@ const TURN_FRAMES_ON_ONE_CPU: usize = 128;
 /// Chunks of long messages and streams that are sent in a row while there is nothing else to do.
 const TURN_PUMPS: usize = 24;
 /// How long the driver waits for room for the goodbye.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the driver polls before it yields to other tasks: longer than a yield takes, for which tokio may wake another worker.
 const POLL_SLICE: Duration = Duration::from_micros(20);
 /// How long the driver goes on without a yield while it finds work each time. This is longer, as a small call is done sooner than the
@@ -55,8 +55,8 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, mut waiter: Box<dyn Wai
         connection.fail(error);
     }
     if connection.retry_goodbye() {
-        let farewell = say_goodbye(&*connection, &mut *waiter);
-        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+        let goodbye = say_goodbye(&*connection, &mut *waiter);
+        if tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
             tracing::debug!(connection = connection.link().id, "the peer took no goodbye");
         }
     }
@@ -140,7 +140,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
             continue;
         }
         if sleep(&**connection, waiter).await? == Some(Wake::PeerGone) {
-            connection.last_words(&mut spare).await?;
+            connection.drain_last(&mut spare).await?;
             connection.close(CloseReason::PeerGone);
         }
     }

@@ -14,20 +14,20 @@ use crate::link::sync::lock;
 pub(crate) trait Ends: Host {
     /// Ends the connection because of an error, and tells the peer which.
     fn fail(&self, error: &Error) {
-        let farewell = error.to_string();
-        self.end(CloseReason::Failed(farewell.clone()), &farewell);
+        let goodbye = error.to_string();
+        self.end(CloseReason::Failed(goodbye.clone()), &goodbye);
     }
 
     /// Ends the connection at this side's request, and tells the peer.
-    fn disconnect(&self, farewell: &str) {
-        self.end(CloseReason::Local, farewell);
+    fn disconnect(&self, goodbye: &str) {
+        self.end(CloseReason::Local, goodbye);
     }
 
     /// Says goodbye and closes.
-    fn end(&self, reason: CloseReason, farewell: &str) {
+    fn end(&self, reason: CloseReason, goodbye: &str) {
         self.close_with(reason, |outbound| {
             outbound.clear();
-            say_goodbye(outbound, farewell);
+            say_goodbye(outbound, goodbye);
         });
         self.link().wake_driver();
     }
@@ -44,9 +44,9 @@ pub(crate) trait Ends: Host {
         self.close_with(reason, |_| ());
     }
 
-    /// Closes the connection after `last_words` has queued its last frames. The sending half is locked meanwhile: the driver, which drops
+    /// Closes the connection after `queue_last` has queued its last frames. The sending half is locked meanwhile: the driver, which drops
     /// it once it sees the reason, cannot do so earlier.
-    fn close_with(&self, reason: CloseReason, last_words: impl FnOnce(&mut Outbound)) {
+    fn close_with(&self, reason: CloseReason, queue_last: impl FnOnce(&mut Outbound)) {
         let link = self.link();
         let mut guard = lock(&link.sending.outbound);
         if !link.set_closed(reason) {
@@ -55,7 +55,7 @@ pub(crate) trait Ends: Host {
         let mut unsent = HashSet::new();
         if let Some(outbound) = guard.as_mut() {
             unsent = outbound.unsent_requests();
-            last_words(outbound);
+            queue_last(outbound);
         }
         drop(guard);
         fail_point::at("connection.closing");
@@ -67,9 +67,9 @@ pub(crate) trait Ends: Host {
 
 impl<H: Host + ?Sized> Ends for H {}
 
-/// Queues a goodbye, and tries to send it once; the driver retries for [`FAREWELL`](crate::link::driver::FAREWELL).
-pub(crate) fn say_goodbye(outbound: &mut Outbound, farewell: &str) {
-    outbound.push_goodbye(farewell);
+/// Queues a goodbye, and tries to send it once; the driver retries for [`GOODBYE_TIMEOUT`](crate::link::driver::GOODBYE_TIMEOUT).
+pub(crate) fn say_goodbye(outbound: &mut Outbound, goodbye: &str) {
+    outbound.push_goodbye(goodbye);
     if let Err(error) = outbound.pump(true) {
         tracing::debug!(error = %Escaped(&error), "could not say goodbye");
     }

@@ -382,11 +382,11 @@ impl<'a> HandshakeDriver<'a> {
             return;
         }
         self.outbound.clear();
-        let farewell = match error {
+        let goodbye = match error {
             Error::Closed { reason: CloseReason::Failed(text), .. } => text.clone(),
             error => error.to_string(),
         };
-        self.outbound.push_goodbye(&farewell);
+        self.outbound.push_goodbye(&goodbye);
         if let Err(error) = self.outbound.pump(true) {
             tracing::debug!(error = %Escaped(&error), "could not say goodbye");
         }

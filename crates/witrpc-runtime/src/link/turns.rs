@@ -162,7 +162,7 @@ pub(crate) trait Turns: Driven {
 
     /// The peer has gone or hung up: handles what it has published by now, after waiting for a leader's step. Anything published later is
     /// ignored. Yields in between, as a peer may hang up and go on publishing.
-    async fn last_words(self: &Arc<Self>, spare: &mut Self::Spare) -> Result<(), Error> {
+    async fn drain_last(self: &Arc<Self>, spare: &mut Self::Spare) -> Result<(), Error> {
         self.link().receiving.stop()?;
         loop {
             match self.turn(LEAD_FRAMES, spare)? {

@@ -27,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A join request that was sent.
 pub(crate) struct JoinAttempt {
     nonce: Instance,
-    left: Left,
+    own: ClientFiles,
     pipe: Pipe,
     record: Record,
     /// Device and inode of the door that the request went through.
@@ -60,7 +60,7 @@ impl JoinAttempt {
         let files = Files::of(paths, &nonce);
         fail_point::at("caller.looked");
         let pipe = fifo::make_waiting_end(&files.to_client, files.access)?;
-        let mut left = Left { owner: Owner::here(), files, asked: false, entered: false };
+        let mut own = ClientFiles { owner: Owner::here(), files, asked: false, entered: false };
         fail_point::at("caller.made_event");
         let pipe = fifo::register(pipe)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
@@ -68,11 +68,11 @@ impl JoinAttempt {
         // The end is opened for reading too, so that a server that dies now causes no `SIGPIPE`. It is closed at once: otherwise the
         // next client would take us for the server.
         Notifier::open_same(&path, paths.access(), &door)?.write(&request.encode())?;
-        left.asked = true;
+        own.asked = true;
         fail_point::at("caller.asked");
         let door = door.metadata()?;
         let door = (door.dev(), door.ino());
-        Ok(Self { nonce, left, pipe, record: Record::default(), door, path })
+        Ok(Self { nonce, own, pipe, record: Record::default(), door, path })
     }
 
     /// Waits for the next answer. `heard` says whether there was one before.
@@ -105,8 +105,8 @@ impl JoinAttempt {
         let same_door =
             self.path.symlink_metadata().is_ok_and(|facts| (facts.dev(), facts.ino()) == self.door);
         same_door
-            && fifo::has_reader(&self.path, self.left.files.access).unwrap_or(true)
-            && self.left.files.to_client.exists()
+            && fifo::has_reader(&self.path, self.own.files.access).unwrap_or(true)
+            && self.own.files.to_client.exists()
     }
 
     /// Opens the files that the server has made. `None` if the server has removed them already.
@@ -120,15 +120,15 @@ impl JoinAttempt {
         file: &MemoryMappedFile,
         process_id: u32,
     ) -> Result<Option<Channel>, Error> {
-        let Self { nonce, mut left, pipe, .. } = self;
+        let Self { nonce, mut own, pipe, .. } = self;
         fail_point::at("caller.answered");
         // The event first: from now on the server notices our end, even if the rest fails.
-        let opened = Notifier::open(&left.files.to_server, left.files.access)
+        let opened = Notifier::open(&own.files.to_server, own.files.access)
             .inspect(|_| fail_point::at("caller.opened_event"))
             .and_then(|notifier| {
-                Ok((notifier, Region::attach(&left.files.region, &nonce, left.files.access)?))
+                Ok((notifier, Region::attach(&own.files.region, &nonce, own.files.access)?))
             });
-        let context = || format!("entering {}", left.files.region.display());
+        let context = || format!("entering {}", own.files.region.display());
         let (notifier, region) = match opened {
             Ok(opened) => opened,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
@@ -136,7 +136,7 @@ impl JoinAttempt {
         };
         file.check_event(region.events())?;
         let events = NamedEvents::open(&region).map_err(|error| failed(context(), &error))?;
-        left.entered = true;
+        own.entered = true;
         fail_point::at("caller.mapped");
         let peer = notifier.watch();
         tracing::debug!(endpoint = file.name, watched = peer.is_some(), "let in");
@@ -145,7 +145,7 @@ impl JoinAttempt {
             peer_process_id: Some(process_id),
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(|| {}), // The server removes all, once it has our first frame.
-            lease: Box::new(left),
+            lease: Box::new(own),
         };
         Ok(Some(events.channel(region, notifier, FifoWaiter::new(pipe, peer), terms)))
     }
@@ -153,14 +153,14 @@ impl JoinAttempt {
 
 /// The client's files. Dropping this removes them: when the client stops waiting, or with its connection if the server has not removed
 /// them.
-struct Left {
+struct ClientFiles {
     owner: Owner,
     files: Files,
     asked: bool,
     entered: bool,
 }
 
-impl Drop for Left {
+impl Drop for ClientFiles {
     fn drop(&mut self) {
         if !self.owner.is_here() {
             return; // The client belongs to the parent.

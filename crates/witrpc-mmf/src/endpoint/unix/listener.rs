@@ -27,7 +27,7 @@ use super::lock::Lock;
 use super::named_events::NamedEvents;
 use crate::channel::Terms;
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::{Entered, WaitingClient};
+use crate::endpoint::door::{Admission, WaitingClient};
 use crate::endpoint::making::make;
 use crate::endpoint::paths::{EndpointPaths, remove};
 use crate::endpoint::rendezvous::{Answer, JoinRequest, JoinRequests};
@@ -79,17 +79,17 @@ pub(crate) struct DoorListener {
 #[derive(Debug, Default)]
 struct Skipped {
     bytes: usize,
-    told: usize,
+    logged: usize,
 }
 
 impl Skipped {
     /// Adds `bytes`; returns the count if it is to be logged.
     fn add(&mut self, bytes: usize) -> Option<usize> {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes == 0 || self.bytes / 2 < self.told {
+        if self.bytes == 0 || self.bytes / 2 < self.logged {
             return None;
         }
-        self.told = self.bytes;
+        self.logged = self.bytes;
         Some(self.bytes)
     }
 }
@@ -134,7 +134,7 @@ impl DoorListener {
             let waited = waiting.len();
             waiting.retain_mut(|caller| caller.reply.poll_is_alive(cx));
             let mut chunk = [0; CHUNK];
-            match self.poll_hear(cx, &mut chunk)? {
+            match self.poll_read_requests(cx, &mut chunk)? {
                 Poll::Ready(heard) => Poll::Ready(Ok(self.take_in(&chunk[..heard], paths))),
                 Poll::Pending if waiting.len() < waited => Poll::Ready(Ok(Vec::new())),
                 Poll::Pending => Poll::Pending,
@@ -144,7 +144,7 @@ impl DoorListener {
     }
 
     /// Reads requests, with a pause after each [`TURN`].
-    fn poll_hear(
+    fn poll_read_requests(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut [u8; CHUNK],
@@ -270,17 +270,17 @@ pub(crate) struct ReplyPath {
 
 impl ReplyPath {
     /// Makes the connection's files, and only then tells the client (E3).
-    pub(crate) async fn let_in(
+    pub(crate) async fn admit(
         mut self,
         file: MemoryMappedFile,
         _paths: EndpointPaths,
         request: JoinRequest,
         lease: Lease,
-    ) -> Entered {
+    ) -> Admission {
         match self.enter(&file, &request, lease).await {
-            Ok(Some(channel)) => Entered::In(channel),
-            Ok(None) => Entered::Gone,
-            Err(error) => Entered::Failed(self, error),
+            Ok(Some(channel)) => Admission::Admitted(channel),
+            Ok(None) => Admission::Gone,
+            Err(error) => Admission::Failed(self, error),
         }
     }
 
@@ -306,7 +306,7 @@ impl ReplyPath {
             Err(error) => return Err(error),
         };
         let pipe = fifo::make_waiting_end(&files.to_server, files.access)?;
-        let mut made = Made::new(files.clone());
+        let mut made = ServerFiles::new(files.clone());
         fail_point::at("door.made_event");
         let pipe = fifo::register(pipe)?;
         let region = region_file::make(&files.region)?;
@@ -366,7 +366,7 @@ fn clear(path: &Path) -> Result<(), Error> {
 /// The files of a connection that is being made. Dropped when the client's first frame has arrived, or never will: nobody needs the
 /// files any more.
 #[derive(Debug)]
-struct Made {
+struct ServerFiles {
     owner: Owner,
     files: Files,
     /// Whether the region's file is ours. The `.s` always is: a client that names another connection's files does not get this far.
@@ -375,13 +375,13 @@ struct Made {
     answered: bool,
 }
 
-impl Made {
+impl ServerFiles {
     fn new(files: Files) -> Self {
         Self { owner: Owner::here(), files, region: false, answered: false }
     }
 }
 
-impl Drop for Made {
+impl Drop for ServerFiles {
     fn drop(&mut self) {
         if !self.owner.is_here() {
             return; // They belong to the parent.

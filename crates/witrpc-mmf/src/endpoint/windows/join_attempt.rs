@@ -16,7 +16,7 @@ use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::caller::{AttemptSent, Received};
 use crate::endpoint::paths::EndpointPaths;
 use crate::endpoint::rendezvous::{ANSWER_SIZE, JoinRequest, Kind, RENDEZVOUS_VERSION};
-use crate::event::pipe::Line;
+use crate::event::pipe::PeerPipe;
 use crate::event::raw_sync::Events;
 use crate::event::registered;
 use crate::layout::Instance;
@@ -30,7 +30,7 @@ const DYING: Duration = Duration::from_secs(1);
 pub(crate) struct JoinAttempt {
     paths: EndpointPaths,
     nonce: Instance,
-    line: Line<NamedPipeClient>,
+    pipe: PeerPipe<NamedPipeClient>,
     heard: Vec<u8>,
 }
 
@@ -64,9 +64,9 @@ impl JoinAttempt {
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (process_id, kind) = (std::process::id(), Kind::Client);
         let request = JoinRequest { version: RENDEZVOUS_VERSION, process_id, nonce, kind };
-        let mut line = Line::new(pipe);
-        line.say(&request.encode());
-        let request = Self { paths: paths.clone(), nonce, line, heard: Vec::new() };
+        let mut pipe = PeerPipe::new(pipe);
+        pipe.queue(&request.encode());
+        let request = Self { paths: paths.clone(), nonce, pipe, heard: Vec::new() };
         Ok(AttemptSent::Waiting(Box::new(request)))
     }
 
@@ -85,7 +85,7 @@ impl JoinAttempt {
             let mut bytes = [0; ANSWER_SIZE];
             let missing = ANSWER_SIZE - self.heard.len();
             let read = poll_fn(|cx| {
-                let heard = self.line.poll_hear(cx, &mut bytes[..missing]);
+                let heard = self.pipe.poll_read(cx, &mut bytes[..missing]);
                 if !std::mem::replace(&mut asked, true) {
                     fail_point::at("caller.asked");
                 }
@@ -127,7 +127,7 @@ impl JoinAttempt {
         file.check_event(region.events())?;
         fail_point::at("caller.mapped");
         tracing::debug!(endpoint = file.name, "let in");
-        let (notifier, waiter) = events.ends(self.line, ());
+        let (notifier, waiter) = events.ends(self.pipe, ());
         let terms = Terms {
             side: Side::Client,
             peer_process_id: Some(process_id),
@@ -141,7 +141,7 @@ impl JoinAttempt {
     /// Whether the server hangs up soon.
     async fn has_gone(&mut self) -> bool {
         let mut nothing = [0; 1];
-        let hangs_up = poll_fn(|cx| self.line.poll_hear(cx, &mut nothing));
+        let hangs_up = poll_fn(|cx| self.pipe.poll_read(cx, &mut nothing));
         matches!(tokio::time::timeout(DYING, hangs_up).await, Ok(Ok(0) | Err(_)))
     }
 }

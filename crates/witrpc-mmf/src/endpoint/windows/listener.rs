@@ -19,12 +19,12 @@ use super::lock::Lock;
 use super::lock_file::pipe_name;
 use crate::channel::{Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
-use crate::endpoint::door::{Entered, WaitingClient};
+use crate::endpoint::door::{Admission, WaitingClient};
 use crate::endpoint::making::make;
 use crate::endpoint::paths::{EndpointPaths, hex};
 use crate::endpoint::rendezvous::{Answer, JOIN_REQUEST_SIZE, JoinRequest};
 use crate::endpoint::slots::Lease;
-use crate::event::pipe::Line;
+use crate::event::pipe::PeerPipe;
 use crate::event::raw_sync::Events;
 use crate::event::registered;
 use crate::layout::{Instance, LAYOUT_VERSION};
@@ -33,9 +33,9 @@ use crate::sys::region_file;
 use crate::sys::windows::{client_process, create_pipe};
 
 /// How long a client may take to ask once it has opened the door, or to read its refusal.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clients that have opened the door and not asked, or were refused and have not gone. The oldest are dropped for further ones.
-const MOST_VISITORS: usize = 256;
+const MAX_PENDING: usize = 256;
 
 /// The maximum number of waiting clients. Each takes an instance of the pipe.
 pub(crate) const fn longest_queue() -> usize {
@@ -48,13 +48,13 @@ pub(crate) struct DoorListener {
     name: String,
     /// The instance that the next client will open; `None` once the door is closed.
     open: Option<NamedPipeServer>,
-    visitors: VecDeque<Visitor>,
+    pending: VecDeque<PendingClient>,
 }
 
 /// A client that has opened the door, and is not in the queue.
 #[derive(Debug)]
-struct Visitor {
-    line: Line<NamedPipeServer>,
+struct PendingClient {
+    pipe: PeerPipe<NamedPipeServer>,
     /// What it has asked so far; `None` if it was refused.
     request: Option<Vec<u8>>,
     until: Instant,
@@ -79,7 +79,7 @@ impl DoorListener {
         fail_point::at("door.made");
         lock.tell_door(&door)?;
         fail_point::at("door.opened");
-        Ok(Self { name, open, visitors: VecDeque::new() })
+        Ok(Self { name, open, pending: VecDeque::new() })
     }
 
     /// Waits until clients have asked, or some of the waiting clients have gone. Cancel-safe.
@@ -93,19 +93,19 @@ impl DoorListener {
         waiting: &mut VecDeque<WaitingClient>,
     ) -> io::Result<Vec<WaitingClient>> {
         loop {
-            let Self { name, open, visitors } = self;
+            let Self { name, open, pending } = self;
             let Some(open) = open else { return Err(io::ErrorKind::NotConnected.into()) };
-            let overdue = visitors.front().map(|visitor| visitor.until);
+            let overdue = pending.front().map(|client| client.until);
             tokio::select! {
                 biased;
-                callers = poll_fn(|cx| poll_visitors(visitors, waiting, cx)) => return Ok(callers),
+                callers = poll_fn(|cx| poll_pending(pending, waiting, cx)) => return Ok(callers),
                 connected = open.connect() => {
                     // Without another one, this client is sent away, and the next may come.
                     let next = connected.and_then(|()| instance(name, false));
                     match next {
                         Ok(next) => {
                             let pipe = std::mem::replace(open, next);
-                            admit(visitors, Line::new(pipe), Some(Vec::new()));
+                            add_pending(pending, PeerPipe::new(pipe), Some(Vec::new()));
                         }
                         Err(error) => {
                             tracing::warn!(
@@ -116,23 +116,23 @@ impl DoorListener {
                         }
                     }
                 }
-                () = until(overdue) => drop(visitors.pop_front()),
+                () = until(overdue) => drop(pending.pop_front()),
             }
         }
     }
 
     /// Answers a client that goes on waiting.
     pub(crate) fn answer(&mut self, reply: &mut ReplyPath, answer: Answer) {
-        if let Some(line) = &mut reply.line {
-            line.say(&answer.encode());
+        if let Some(pipe) = &mut reply.pipe {
+            pipe.queue(&answer.encode());
         }
     }
 
     /// Gives a client its final answer.
     pub(crate) fn dismiss(&mut self, reply: ReplyPath, answer: Answer) {
-        if let (Some(mut line), Some(_)) = (reply.line, &self.open) {
-            line.say(&answer.encode());
-            admit(&mut self.visitors, line, None);
+        if let (Some(mut pipe), Some(_)) = (reply.pipe, &self.open) {
+            pipe.queue(&answer.encode());
+            add_pending(&mut self.pending, pipe, None);
         } // Else the client notices that we have gone, and asks the next server.
     }
 
@@ -151,11 +151,15 @@ fn instance(name: &str, first: bool) -> io::Result<NamedPipeServer> {
     registered(|| create_pipe(&options, name))
 }
 
-fn admit(visitors: &mut VecDeque<Visitor>, line: Line<NamedPipeServer>, request: Option<Vec<u8>>) {
-    if visitors.len() >= MOST_VISITORS {
-        visitors.pop_front();
+fn add_pending(
+    pending: &mut VecDeque<PendingClient>,
+    pipe: PeerPipe<NamedPipeServer>,
+    request: Option<Vec<u8>>,
+) {
+    if pending.len() >= MAX_PENDING {
+        pending.pop_front();
     }
-    visitors.push_back(Visitor { line, request, until: Instant::now() + PATIENCE });
+    pending.push_back(PendingClient { pipe, request, until: Instant::now() + REQUEST_TIMEOUT });
 }
 
 async fn until(moment: Option<Instant>) {
@@ -166,21 +170,21 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// Returns the clients whose requests are complete; an empty list if a waiting client has gone.
-fn poll_visitors(
-    visitors: &mut VecDeque<Visitor>,
+fn poll_pending(
+    pending: &mut VecDeque<PendingClient>,
     waiting: &mut VecDeque<WaitingClient>,
     cx: &mut Context<'_>,
 ) -> Poll<Vec<WaitingClient>> {
     let waited = waiting.len();
     waiting.retain_mut(|caller| caller.reply.poll_is_alive(cx));
     let (mut callers, mut at) = (Vec::new(), 0);
-    while at < visitors.len() {
-        match visitors[at].poll_request(cx) {
+    while at < pending.len() {
+        match pending[at].poll_request(cx) {
             Poll::Pending => at += 1,
             Poll::Ready(request) => {
-                let visitor = visitors.remove(at);
-                if let (Some(request), Some(Visitor { line, .. })) = (request, visitor) {
-                    callers.push(WaitingClient::new(request, ReplyPath { line: Some(line) }));
+                let client = pending.remove(at);
+                if let (Some(request), Some(PendingClient { pipe, .. })) = (request, client) {
+                    callers.push(WaitingClient::new(request, ReplyPath { pipe: Some(pipe) }));
                 }
             }
         }
@@ -191,13 +195,13 @@ fn poll_visitors(
     Poll::Ready(callers)
 }
 
-impl Visitor {
+impl PendingClient {
     /// Its request; `None` if it has gone, or sent no valid request.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<JoinRequest>> {
         loop {
             let mut bytes = [0; JOIN_REQUEST_SIZE];
             let missing = JOIN_REQUEST_SIZE - self.request.as_ref().map_or(0, Vec::len);
-            let Poll::Ready(heard) = self.line.poll_hear(cx, &mut bytes[..missing]) else {
+            let Poll::Ready(heard) = self.pipe.poll_read(cx, &mut bytes[..missing]) else {
                 return Poll::Pending;
             };
             let (Ok(heard @ 1..), Some(request)) = (heard, &mut self.request) else {
@@ -219,28 +223,28 @@ impl Visitor {
 #[derive(Debug)]
 pub(crate) struct ReplyPath {
     /// `None` once it belongs to a connection.
-    line: Option<Line<NamedPipeServer>>,
+    pipe: Option<PeerPipe<NamedPipeServer>>,
 }
 
 impl ReplyPath {
     /// Whether the client is still there. It must send nothing more.
     fn poll_is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut nothing = [0; 1];
-        self.line.as_mut().is_some_and(|line| line.poll_hear(cx, &mut nothing).is_pending())
+        self.pipe.as_mut().is_some_and(|pipe| pipe.poll_read(cx, &mut nothing).is_pending())
     }
 
     /// Makes the connection's files, and only then tells the client (E3).
-    pub(crate) async fn let_in(
+    pub(crate) async fn admit(
         mut self,
         file: MemoryMappedFile,
         paths: EndpointPaths,
         request: JoinRequest,
         lease: Lease,
-    ) -> Entered {
+    ) -> Admission {
         match self.enter(&file, &paths, &request, lease).await {
-            Ok(Some(channel)) => Entered::In(channel),
-            Ok(None) => Entered::Gone,
-            Err(error) => Entered::Failed(self, error),
+            Ok(Some(channel)) => Admission::Admitted(channel),
+            Ok(None) => Admission::Gone,
+            Err(error) => Admission::Failed(self, error),
         }
     }
 
@@ -264,12 +268,12 @@ impl ReplyPath {
         fail_point::at("door.made_region");
         let events = Events::create(&region)?;
         fail_point::at("door.made_event");
-        let Some(mut line) = self.line.take() else { return Ok(None) };
+        let Some(mut pipe) = self.pipe.take() else { return Ok(None) };
         let come_in =
             Answer::ComeIn { layout_version: LAYOUT_VERSION, process_id: std::process::id() };
-        line.say(&come_in.encode());
+        pipe.queue(&come_in.encode());
         // Prefer the system's process id to the one that the client stated.
-        let process = client_process(line.pipe()).unwrap_or(request.process_id);
+        let process = client_process(pipe.pipe()).unwrap_or(request.process_id);
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(process),
@@ -278,10 +282,10 @@ impl ReplyPath {
             lease: Box::new(lease),
         };
         // The runtime may need a moment to see that the pipe is writable; the client itself cannot delay this (E4).
-        poll_fn(|cx| line.poll_say(cx)).await;
+        poll_fn(|cx| pipe.poll_write(cx)).await;
         fail_point::at("door.answered");
         tracing::debug!(process, "let in");
-        let (notifier, waiter) = events.ends(line, ());
+        let (notifier, waiter) = events.ends(pipe, ());
         Ok(Some(assemble(region, notifier, waiter, terms)))
     }
 }
