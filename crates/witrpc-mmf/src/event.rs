@@ -7,7 +7,7 @@
 //! There are two kinds: [`fifo`] on Unix, and [`raw_sync`] everywhere. Each has a type for its notifying end, which implements
 //! [`Notify`], and one for its waiting end, which implements `witrpc_core`'s `Waiter`. The region's header names the kind
 //! (`[seg.header.events]`). How a side detects that its peer is gone depends on the system and not on the kind: on Unix by the
-//! hang-up of a FIFO, on Windows by that of the pipe over which the two sides connected ([`pipe`]).
+//! hang-up of a FIFO, on Windows by that of the pipe over which the two sides connected (`pipe`).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -65,7 +65,7 @@ pub(crate) trait Serves: ServeHost {
         self.serving().take_in(request, self.link().unsent_responses())
     }
 
-    /// Serves a request that is [in place](CallsTaken::begin_in_place). Returns whether it was answered. Publishes the
+    /// Serves a request that is in place (`CallsTaken::begin_in_place`). Returns whether it was answered. Publishes the
     /// answer if `publish`. `spare` is the context of an earlier request.
     fn serve_in_place(
         self: &Arc<Self>,
