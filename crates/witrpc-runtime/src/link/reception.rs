@@ -149,9 +149,9 @@ impl<H: Half> Reception<H> {
         }
         // The task that holds the half will do the same.
         let Ok(mut state) = self.state.try_lock() else { return };
-        let rouse = !state.driver_is_awake && state.half.as_mut().is_some_and(reason);
+        let wake = !state.driver_is_awake && state.half.as_mut().is_some_and(reason);
         drop(state);
-        if rouse {
+        if wake {
             self.wake_driver();
         }
     }
