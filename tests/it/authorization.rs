@@ -189,7 +189,7 @@ async fn the_log_tells_which_process_was_turned_away(fixture: Arc<Fixture>) {
     });
     served.notified().await;
     unauthorized(&client(&fixture, |client| client.with_access_token("wrong"))).await;
-    let line = log.line("a client was turned away").await;
+    let line = log.line("refused a client").await;
     assert!(line.contains("WARN") && line.contains("unauthorized"), "{line}");
     if fixture.has_processes() {
         assert!(line.contains(&format!("process={}", std::process::id())), "{line}");

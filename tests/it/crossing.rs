@@ -110,7 +110,7 @@ fn calls_events_and_streams_are_shown_by_name_and_size() {
             &format!("Calc.echo, {echo} bytes"),
             &format!("Calc.echo: ok, {} bytes, after ", echo - 2),
             "Calc.divide, 5 bytes",
-            "Calc.divide: an error of the method's, ",
+            "Calc.divide: the method returned an error, ",
             "Calc.make, 8 bytes",
             "Calc.make: ok, 300002 bytes, after ",
             "Letters.spoken",

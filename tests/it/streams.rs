@@ -773,7 +773,7 @@ async fn a_stream_cannot_be_sent_twice_or_in_an_item(fixture: Arc<Fixture>) {
     let mut outer = pair.log.nested().await.unwrap();
     let error = outer.next().await.unwrap().unwrap_err();
     let Error::Serialize { reason, .. } = &error else { panic!("{error}") };
-    assert!(reason.contains("item of a stream"), "{reason}");
+    assert!(reason.contains("a stream's item"), "{reason}");
     let stream = Streaming::iter([1_u32]);
     let error = serde_json::to_string(&stream).unwrap_err();
     assert!(error.to_string().contains("witrpc"), "{error}");

@@ -630,10 +630,10 @@ fn builders_name_what_is_wrong() {
     };
     let fixture = Fixture::memory();
     let (setting, _) = config(WitClientBuilder::new().build().unwrap_err());
-    assert_eq!(setting, "transport");
+    assert_eq!(setting, "with_transport");
     let calc = || CalcServer::new(Calculator::default());
     let (setting, _) = config(WitServerBuilder::new().with_service(calc()).build().unwrap_err());
-    assert_eq!(setting, "transport");
+    assert_eq!(setting, "with_transport");
     let (setting, _) = config(fixture.bare_server_builder().build().unwrap_err());
     assert_eq!(setting, "with_service");
     let twice = fixture.bare_server_builder().with_service(calc()).with_service(calc());
@@ -642,14 +642,14 @@ fn builders_name_what_is_wrong() {
     assert!(text.contains("Calc"), "{text}");
     let (setting, text) =
         config(fixture.server_builder().with_max_message_size(0).build().unwrap_err());
-    assert_eq!(setting, "max_message_size");
+    assert_eq!(setting, "with_max_message_size");
     assert!(text.contains('0'), "{text}");
     let small = fixture.client_builder().with_max_message_size(10).with_max_buffered(9);
     let (setting, text) = config(small.build().unwrap_err());
-    assert_eq!(setting, "max_buffered");
+    assert_eq!(setting, "with_max_buffered");
     assert!(text.contains('9') && text.contains("10"), "{text}");
     let (setting, _) = config(fixture.server_builder().with_max_in_flight(0).build().unwrap_err());
-    assert_eq!(setting, "max_in_flight");
+    assert_eq!(setting, "with_max_in_flight");
     let (setting, _) =
         config(fixture.client_builder().with_timeout(Duration::ZERO).build().unwrap_err());
     assert_eq!(setting, "with_timeout");

@@ -90,7 +90,7 @@ fn start_connect_call_error_and_end_are_traced() {
         tokio::task::yield_now().await;
         let ended = lines.take();
         assert!(
-            has(&ended, Level::INFO, &["a client disconnected", "reason=closed by the peer"]),
+            has(&ended, Level::INFO, &["a client disconnected", "reason=the peer closed it"]),
             "{ended:#?}"
         );
         server.stop_waiting_for_connection().await;

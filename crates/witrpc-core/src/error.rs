@@ -42,7 +42,7 @@ pub enum Error {
 
     /// A function was called outside of a tokio runtime, or within a runtime without timers or I/O. Nothing was done.
     #[error(
-        "{what} needs a tokio runtime with timers and I/O: call it within one, built with enable_all()"
+        "{what} needs a tokio runtime with timers and I/O: call it within #[tokio::main], or a runtime built with enable_all()"
     )]
     NoRuntime {
         /// What was asked for.
@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// A message is larger than its receiver takes. Nothing of it was sent.
     #[error(
-        "{what} of {size} bytes is larger than the {limit} bytes that the receiver takes; raise its with_max_message_size, or send parts"
+        "{what}: {size} bytes, but the receiver accepts at most {limit}; raise the receiver's with_max_message_size, or send a stream"
     )]
     TooLarge {
         /// Which message: arguments, result, event.
@@ -85,7 +85,7 @@ pub enum Error {
 
     // The contract.
     /// The server has no service of this name.
-    #[error("the server has no service {service:?}; it has {offered}")]
+    #[error("the server has no service {service:?}; its services: {offered}")]
     NoSuchService {
         /// The name asked for.
         service: String,
@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// The server's service has no such method.
     #[error(
-        "service {service:?} has no method {method:?} at the server; the client calls `{client}`, the server has {server}"
+        "the server's service {service:?} has no method {method:?}: the client calls `{client}`, the server has {server}; build both from one contract"
     )]
     NoSuchMethod {
         /// The service's name.
@@ -108,7 +108,7 @@ pub enum Error {
     },
     /// Client and server were built with different signatures of a method, or types of an event.
     #[error(
-        "{method:?} of service {service:?} differs: the client has `{client}`, the server has `{server}`; build both from one contract"
+        "the signature of {method:?} in service {service:?} differs: the client has `{client}`, the server has `{server}`; build both from one contract"
     )]
     SignatureMismatch {
         /// The service's name.
@@ -123,7 +123,7 @@ pub enum Error {
 
     /// The server's service has no such event.
     #[error(
-        "service {service:?} has no event {event:?} at the server; the client subscribes to `{client}`, the server has {server}"
+        "the server's service {service:?} has no event {event:?}: the client subscribes to `{client}`, the server has {server}; build both from one contract"
     )]
     NoSuchEvent {
         /// The service's name.
@@ -136,7 +136,9 @@ pub enum Error {
         server: String,
     },
     /// A client raised an event; only the service does.
-    #[error("event {event} was raised at a client: only the service raises it")]
+    #[error(
+        "event {event} cannot be raised by a client: raise it in the service, or call a method"
+    )]
     RemoteEvent {
         /// `Service.event`.
         event: String,
@@ -144,10 +146,10 @@ pub enum Error {
 
     // The peer.
     /// The peer broke a rule of the protocol; the connection has ended.
-    #[error("the peer broke the protocol: {0}")]
+    #[error("the peer violated the protocol: {0}")]
     Protocol(String),
     /// The two sides have different settings (serializer, encryption, authorization) or versions that do not fit together.
-    #[error("client and server do not fit together: {0}")]
+    #[error("client and server are incompatible: {0}")]
     Incompatible(String),
     /// The peer refused our authorization, or we refused the peer's.
     #[error("unauthorized: {0}")]
@@ -174,14 +176,14 @@ pub enum Error {
     #[error("the call was cancelled")]
     Cancelled,
     /// The deadline passed. The call may have been executed.
-    #[error("no answer within {}", Rounded(*.after))]
+    #[error("no answer within {}; allow more time, or check what the peer is doing", Rounded(*.after))]
     TimedOut {
         /// The time that was given.
         after: Duration,
     },
     /// The server has no free place: as many clients are connected as it allows.
     #[error(
-        "{endpoint:?} is busy: it takes {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
+        "the server {endpoint:?} is busy: it accepts {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
     )]
     Busy {
         /// The endpoint's name.
@@ -191,7 +193,7 @@ pub enum Error {
     },
     /// No server is listening on this name.
     #[error(
-        "no server is running on {endpoint:?} (looked in {place} for {}; running there: {running})",
+        "no server {endpoint:?} is running in {place} (waited {}; servers running there: {running}); start it, or compare name and directory",
         Rounded(*.waited)
     )]
     NotRunning {
@@ -206,8 +208,8 @@ pub enum Error {
     },
     /// A server is listening on this name, and has not answered.
     #[error(
-        "{endpoint:?} is not responding: {} listens in {place}, and has not answered for {}; it is stopped, or all threads of its \
-         runtime are blocked, or it has ended and a process forked off it has not",
+        "the server {endpoint:?} is not responding: {} listens in {place} and has not answered for {}; it is stopped, or all \
+         threads of its runtime are blocked, or it has ended and a child that it forked still runs",
         Holder(*.process_id),
         Rounded(*.waited)
     )]
@@ -223,7 +225,7 @@ pub enum Error {
     },
     /// A live server holds this name.
     #[error(
-        "{}, a live server, or a process forked off it, holds the name {endpoint:?} in {place}; stop it, or choose another name",
+        "the name {endpoint:?} in {place} is in use by {}, or by a child that it forked; stop that process, or choose another name",
         Holder(*.process_id)
     )]
     NameInUse {
@@ -342,7 +344,7 @@ impl fmt::Debug for Error {
 #[non_exhaustive]
 pub enum TransportError {
     /// The peer broke a rule of the shared state.
-    #[error("the peer broke a rule of the region: {0}")]
+    #[error("the peer wrote invalid data to the region: {0}")]
     Corrupt(&'static str),
     /// A system call failed.
     #[error(transparent)]
@@ -353,7 +355,7 @@ impl From<TransportError> for Error {
     fn from(error: TransportError) -> Self {
         match error {
             TransportError::Corrupt(rule) => Self::Protocol(rule.to_owned()),
-            TransportError::Io(error) => Self::io("the connection's transport", &error),
+            TransportError::Io(error) => Self::io("the transport of the connection failed", &error),
         }
     }
 }
@@ -402,11 +404,11 @@ pub enum CloseReason {
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local => f.write_str("closed by this side"),
-            Self::Peer(reason) => write!(f, "closed by the peer: {reason}"),
+            Self::Local => f.write_str("this side closed it"),
+            Self::Peer(reason) => write!(f, "the peer closed it: {reason}"),
             Self::PeerGone => f.write_str("the peer's process is gone"),
             Self::Failed(text) => f.write_str(text),
-            Self::RuntimeGone => f.write_str("the runtime that drove it was shut down"),
+            Self::RuntimeGone => f.write_str("the tokio runtime that it ran on was shut down"),
         }
     }
 }

@@ -42,23 +42,23 @@ impl Limits {
     pub fn validate(&self) -> Result<(), Error> {
         if self.max_message_size == 0 || self.max_message_size > LARGEST_MESSAGE_SIZE {
             return Err(Error::config(
-                "max_message_size",
+                "with_max_message_size",
                 self.max_message_size,
-                format!("give a number of bytes from 1 to {LARGEST_MESSAGE_SIZE}"),
+                format!("give 1 to {LARGEST_MESSAGE_SIZE} bytes"),
             ));
         }
         if self.max_buffered < self.max_message_size {
             return Err(Error::config(
-                "max_buffered",
+                "with_max_buffered",
                 self.max_buffered,
                 format!(
-                    "a message of max_message_size = {} bytes could never be received; give at least that",
+                    "the largest message would not fit; give at least with_max_message_size, which is {} bytes",
                     self.max_message_size
                 ),
             ));
         }
         if self.max_in_flight == 0 {
-            return Err(Error::config("max_in_flight", 0, "give at least 1"));
+            return Err(Error::config("with_max_in_flight", 0, "give at least 1"));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
         dispose_of_payload(payload);
-        text.unwrap_or_else(|| "a panic without a text".to_owned())
+        text.unwrap_or_else(|| "a panic without a message".to_owned())
     })
 }
 
@@ -31,7 +31,7 @@ fn dispose_of_payload(payload: Box<dyn Any + Send>) {
 /// Drops a value of the user's; a panic is logged, with `what` it is.
 pub fn dispose<T>(what: &str, value: T) {
     if let Err(message) = catch(|| drop(value)) {
-        tracing::error!(what, panic = %Escaped(message), "user code panicked as it was dropped");
+        tracing::error!(what, panic = %Escaped(message), "user code panicked while it was dropped");
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_payload_that_panics_for_ever_is_a_panic_like_any_other() {
         let caught = catch(|| std::panic::panic_any(Again));
-        assert_eq!(caught, Err("a panic without a text".to_owned()));
+        assert_eq!(caught, Err("a panic without a message".to_owned()));
         assert_eq!(catch(|| panic!("{}", 1)), Err::<(), _>("1".to_owned()));
     }
 

@@ -190,18 +190,18 @@ impl MemoryMappedFile {
             return Err(Error::config("with_max_clients", 0, "give at least 1"));
         }
         if self.directory.as_deref() == Some(Path::new("")) {
-            return Err(Error::config("with_directory", "\"\"", "give a path, or leave it out"));
+            return Err(Error::config("with_directory", "\"\"", "give a path, or remove it"));
         }
         if let (Some(group), None) = (self.group, &self.directory) {
-            let advice = "give with_directory too: the default directory is one user's own";
+            let advice = "add with_directory: the default directory is private to one user";
             return Err(Error::config("with_group", group, advice));
         }
         if let (Some(group), false) = (self.group, cfg!(unix)) {
-            let advice = "there are no such groups on this system; leave it out";
+            let advice = "groups are supported on Unix only; remove it";
             return Err(Error::config("with_group", group, advice));
         }
         if !self.named_event.is_here() {
-            let advice = "this system has none; leave it out";
+            let advice = "FIFOs are supported on Unix only; remove it";
             return Err(Error::config("with_named_event", "Fifo", advice));
         }
         Ok(())
@@ -212,8 +212,8 @@ impl MemoryMappedFile {
         if kind == NamedEvent::default() || kind == self.named_event {
             return Ok(());
         }
-        let advice = "the server has chosen RawSync, which is for peers that trust each other: give the same to the \
-                      client, or leave it out at the server";
+        let advice = "the server uses RawSync, which is for peers that trust each other: set \
+                      with_named_event(NamedEvent::RawSync) on the client too, or remove it from the server";
         Err(Error::config("with_named_event", format!("{:?}", self.named_event), advice))
     }
 
@@ -273,7 +273,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
 pub fn unique_name(prefix: &str) -> Result<String, Error> {
     let mut random = Instance::default();
     getrandom::fill(&mut random).map_err(|error| {
-        Error::io("the system's randomness", &std::io::Error::other(error.to_string()))
+        Error::io("getting random bytes from the system", &std::io::Error::other(error.to_string()))
     })?;
     let name = format!("{prefix}-{}", paths::hex(&random));
     let fault = if prefix.is_empty() { name_fault(prefix) } else { name_fault(&name) };
@@ -303,7 +303,7 @@ fn name_fault(name: &str) -> Option<&'static str> {
     let stranger = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "._-".contains(*c)));
     match stranger {
         Some('/' | '\\') => {
-            return Some("contains a slash; a name is no path: give that to with_directory");
+            return Some("contains a slash; a name is not a path: give the path to with_directory");
         }
         Some('\0') => return Some("contains a NUL character; use only A-Z a-z 0-9 . _ -"),
         Some(c) if !c.is_ascii() => {
@@ -313,7 +313,7 @@ fn name_fault(name: &str) -> Option<&'static str> {
         None => {}
     }
     if cfg!(windows) && is_device(name) {
-        return Some("is that of a device on Windows, whatever follows its first dot");
+        return Some("is the name of a device on Windows; choose another name");
     }
     (name.len() > LONGEST_NAME).then_some("is longer than 128 characters; shorten it")
 }

@@ -186,7 +186,7 @@ impl Common {
         if self.encrypted {
             return Ok(());
         }
-        let advice = "tokens are only sent over an encrypted connection; add .with_encryption()";
+        let advice = "tokens are sent over encrypted connections only; add .with_encryption()";
         Err(Error::config(setting, "without_encryption", advice))
     }
 
@@ -198,8 +198,8 @@ impl Common {
         self.limits.validate()?;
         let codec = self.codec.ok_or_else(|| {
             let advice =
-                "enable one of the features json, message-pack, postcard, or add .with_serializer(…)";
-            Error::config("serializer", "none", advice)
+                "enable one of the cargo features json, message-pack, postcard, or add .with_serializer(…)";
+            Error::config("with_serializer", "none", advice)
         })?;
         Ok(Setup { codec, encryptor: self.encryptor, authorization, limits: self.limits })
     }

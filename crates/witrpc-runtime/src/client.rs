@@ -170,8 +170,8 @@ impl WitClient {
         args: serde_json::Value,
     ) -> Result<serde_json::Value, Error> {
         if !matches!(self.core.codec(), Codec::Json) {
-            let advice = "calls by name need JSON: build the client and the server with_json()";
-            return Err(Error::config("serializer", self.core.codec().name(), advice));
+            let advice = "call_dynamic needs JSON: set with_json() on client and server";
+            return Err(Error::config("with_serializer", self.core.codec().name(), advice));
         }
         let Some((service, method)) = name.rsplit_once('.') else {
             return Err(Error::config(

@@ -183,7 +183,7 @@ impl CallContext {
     #[must_use]
     pub fn current() -> Self {
         Self::try_current().expect(
-            "CallContext::current() was called outside of a handler, or in a task or thread that a handler started: call it in the handler itself and take the context along, or use try_current()",
+            "CallContext::current() was called outside of a handler, or in a task or thread that a handler started: call it in the handler and pass the context on, or use try_current()",
         )
     }
 

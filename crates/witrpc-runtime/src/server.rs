@@ -119,7 +119,7 @@ impl WitServer {
         let Some(Accepting { stop, task }) = accepting.take() else { return };
         drop(stop);
         if let Err(error) = task.await {
-            tracing::error!(error = %Escaped(&error), "the task that lets clients in failed");
+            tracing::error!(error = %Escaped(&error), "the task that accepts clients failed");
         }
         tracing::info!(endpoint = self.shared.endpoint, "no longer waiting for clients");
     }
@@ -149,7 +149,9 @@ impl WitServer {
             |c: &Arc<Connection>| lock(&self.shared.connections).contains_key(&c.link().id);
         while timers && connections.iter().any(in_table) {
             if tokio::time::Instant::now() >= deadline {
-                tracing::warn!("the runtime that drives the connections does not run");
+                tracing::warn!(
+                    "the runtime of the connections does not run its tasks; the connections were not closed in order"
+                );
                 return;
             }
             tokio::time::sleep(DRAIN_PAUSE).await;
@@ -223,7 +225,7 @@ async fn accept_loop(
                 tracing::warn!(
                     endpoint = shared.endpoint,
                     error = %Escaped(&error),
-                    "could not let a client in"
+                    "could not accept a client"
                 );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -248,7 +250,7 @@ async fn serve(shared: Arc<Shared>, channel: Channel, mut ended: watch::Receiver
     };
     let opened = match opened {
         Ok(opened) => opened,
-        Err(error) => return tracing::warn!(error = %Escaped(&error), "a client was turned away"),
+        Err(error) => return tracing::warn!(error = %Escaped(&error), "refused a client"),
     };
     let Some(waiter) = waiter else { unreachable!("split() put it there") };
     run(&shared, opened, rest, waiter, &ended).await;

@@ -159,13 +159,13 @@ async fn a_broken_limit_ends_its_own_connection_only(fixture: Arc<Fixture>) {
     let with_streams = call_with_streams(1, WAIT, "null", &[1, 2]);
     bystander.provoke(&fixture, large, "two streams of 512 each", &[with_streams]).await;
     let three = [begun(1, 1000, 1), begun(2, 1000, 1), begun(3, 1, 0)];
-    let credit = "more bytes than there was credit for";
+    let credit = "more bytes of messages than the credit allows";
     bystander.provoke(&fixture, credit, "2001 bytes", &three).await;
     let calls: Vec<_> = (0..4).map(|id| call(id, WAIT, "null")).collect();
-    let in_flight = "more calls in flight than announced";
+    let in_flight = "more calls in flight than max_in_flight allows";
     bystander.provoke(&fixture, in_flight, "four of three calls", &calls).await;
     let parts: Vec<_> = (0..5).map(|id| begun(id, 9, 1)).collect();
-    let at_a_time = "more messages at a time";
+    let at_a_time = "more incomplete messages";
     bystander.provoke(&fixture, at_a_time, "many messages", &parts).await;
     // Within the limits, over and over: the credit comes back.
     let mut raw = Raw::open_client(&fixture).await;

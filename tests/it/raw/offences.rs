@@ -98,11 +98,11 @@ fn sizes() -> Vec<Offence> {
 
 fn order() -> Vec<Offence> {
     let (begin, after) = ("had not begun", "after the handshake");
-    let (unasked, unsent) = ("a call that was not waiting", "not being sent");
+    let (unasked, unsent) = ("a call that is not waiting", "not being sent");
     let waiting = || call(3, WAIT, "null");
     let abort = |kind| frame(kind, WHOLE, 3, &[]);
     let for_servers = [
-        offence("two calls with one id", "one id twice", [waiting(), waiting()]),
+        offence("two calls with the same id", "one id twice", [waiting(), waiting()]),
         offence(unsent, "an abort of what is whole", [waiting(), abort(ABORT_REQUEST)]),
     ];
     let mut offences = vec![
@@ -124,8 +124,8 @@ fn order() -> Vec<Offence> {
 }
 
 fn streams() -> Vec<Offence> {
-    let (not_open, never) = ("stream that is not open", "stream that never was");
-    let twice = "two streams with one id";
+    let (not_open, never) = ("stream that is not open", "stream that never existed");
+    let twice = "two streams with the same id";
     let open = |streams: &[u64]| call_with_streams(3, WAIT, "null", streams);
     let cancel = |id| frame(STREAM_CANCEL, WHOLE, id, &[]);
     let within = Head { stream_count: 1, ..Head::default() };
@@ -150,15 +150,15 @@ fn streams() -> Vec<Offence> {
         offence("a payload", "a cancel with a payload", [frame(STREAM_CANCEL, WHOLE, 0, b"x")]),
         offence("none", "a stream in an item", [within]),
         offence(
-            "extension where",
+            "extension in a message",
             "an extension in an item",
             [extended(STREAM_ITEM, &[7, 0, 0, 0])],
         ),
         offence("message extension", "half an entry", [extended(REQUEST, &[7, 0, 2, 0, 1])]),
         offence(twice, "one stream twice in a message", [open(&[5, 5])]),
-        offence("out of its order", "an item too early", [open(&[5]), stream_item(5, 2)]),
-        offence("out of its order", "item 0", [open(&[5]), stream_item(5, 0)]),
-        offence("there was credit for", "an item without credit", [open(&[5]), stream_item(5, 1)]),
+        offence("out of order", "an item too early", [open(&[5]), stream_item(5, 2)]),
+        offence("out of order", "item 0", [open(&[5]), stream_item(5, 0)]),
+        offence("the credit allows", "an item without credit", [open(&[5]), stream_item(5, 1)]),
         offence("unknown status", "an end of status 4", [open(&[5]), stream_end(5, 4)]),
         offence("unknown status", "an end of status 99", [open(&[5]), stream_end(5, 99)]),
         offence(twice, "one stream twice in two messages", [open(&[5]), other]),

@@ -196,7 +196,7 @@ async fn a_server_that_does_not_know_the_token_is_not_connected_to(fixture: Arc<
         let (connected, _) = tokio::join!(client.connect(GUARD), play);
         let error = connected.unwrap_err();
         let Error::Unauthorized(text) = &error else { panic!("{what}: {error:?}") };
-        assert!(text.contains("does not know the access token"), "{what}: {text}");
+        assert!(text.contains("does not know the client's access token"), "{what}: {text}");
         assert!(!client.is_connected());
     }
 }

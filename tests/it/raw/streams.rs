@@ -159,6 +159,6 @@ async fn more_streams_than_may_be_open_end_the_connection(fixture: Arc<Fixture>)
         raw.send(&call_with_streams(call, 999, "", &streams)).await;
     }
     let farewell = raw.farewell().await.unwrap();
-    assert!(farewell.contains("more streams than may be open"), "{farewell}");
+    assert!(farewell.contains("more open streams than allowed"), "{farewell}");
     eventually("it is gone", || server.client_count() == 0).await;
 }

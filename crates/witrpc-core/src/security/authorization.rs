@@ -104,7 +104,11 @@ impl ServerAuthorization for WithoutAuthorization {
 }
 
 fn none_due(proof: &[u8]) -> Result<(), String> {
-    if proof.is_empty() { Ok(()) } else { Err("a proof where none was due".to_owned()) }
+    if proof.is_empty() {
+        Ok(())
+    } else {
+        Err("the peer sent a proof although none was expected".to_owned())
+    }
 }
 
 /// Both sides know one token.
@@ -170,7 +174,10 @@ impl ClientAuthorization for StaticToken {
         if self.is_proof(SERVER, transcript, proof) {
             return Ok(());
         }
-        Err(Error::Unauthorized("the server does not know the access token".to_owned()))
+        Err(Error::Unauthorized(
+            "the server does not know the client's access token: give both sides the same one"
+                .to_owned(),
+        ))
     }
 }
 
@@ -198,7 +205,7 @@ impl ServerAuthorization for StaticToken {
 }
 
 /// The error that a client gets, whatever was wrong with its token.
-pub const WRONG_TOKEN: &str = "the access token is not the server's";
+pub const WRONG_TOKEN: &str = "the server does not accept the client's access token";
 
 type Provide = dyn Fn() -> BoxFuture<'static, Result<Zeroizing<String>, Error>> + Send + Sync;
 type Validate = dyn Fn(String) -> BoxFuture<'static, Result<Identity, String>> + Send + Sync;
@@ -234,7 +241,8 @@ impl ClientAuthorization for TokenProvider {
     fn proof<'a>(&'a self, _transcript: &'a [u8]) -> BoxFuture<'a, Result<Proof, Error>> {
         Box::pin(async {
             let mut token = caught(async { (self.0)().await }).await.unwrap_or_else(|panic| {
-                let text = format!("the access token provider panicked: {panic}");
+                let text =
+                    format!("the closure given to with_access_token_provider panicked: {panic}");
                 Err(Error::Unauthorized(text))
             })?;
             // The same allocation.
@@ -272,8 +280,8 @@ impl ServerAuthorization for TokenValidator {
             // A copy of the validator's own.
             let validated = caught(async { (self.0)(token.to_owned()).await }).await;
             let identity = validated.unwrap_or_else(|panic| {
-                tracing::error!(panic = %Escaped(panic), "the access token validator panicked");
-                Err("the server's access token validator panicked".to_owned())
+                tracing::error!(panic = %Escaped(panic), "the closure given to with_access_token_validator panicked");
+                Err("the server's access token validator panicked; see the server's log".to_owned())
             })?;
             Ok(Granted { proof: Vec::new(), identity: Some(identity) })
         })

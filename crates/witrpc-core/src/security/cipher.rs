@@ -194,7 +194,11 @@ impl KeyAgreement for PlainEncryptor {
     }
 
     fn read(&mut self, message: &[u8]) -> Result<(), CipherError> {
-        if message.is_empty() { Ok(()) } else { Err(CipherError::new("a key where none was due")) }
+        if message.is_empty() {
+            Ok(())
+        } else {
+            Err(CipherError::new("the peer sent a key although none was expected"))
+        }
     }
 
     fn finish(self: Box<Self>) -> Result<Option<CipherPair>, CipherError> {

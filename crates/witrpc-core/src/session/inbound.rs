@@ -139,7 +139,7 @@ impl Inbound {
         let header = Header::decode(&head)?;
         let overhead = self.opener.as_ref().map_or(0, |opener| opener.overhead());
         if record_len != HEADER_LEN + u32_len(header.len) + overhead {
-            return Err(protocol("a frame's length differs from its record's"));
+            return Err(protocol("a frame's length differs from the length of its record"));
         }
         self.check_phase(&header)?;
         let incoming = if header.kind.is_message() {
@@ -156,7 +156,7 @@ impl Inbound {
         let handshake = header.kind.is_handshake();
         match self.phase {
             Phase::Handshake(_) if handshake || header.kind == Kind::Goodbye => Ok(()),
-            Phase::Handshake(_) => Err(protocol("a frame before the handshake was over")),
+            Phase::Handshake(_) => Err(protocol("another frame before the end of the handshake")),
             Phase::Open if handshake => Err(protocol("a handshake frame after the handshake")),
             Phase::Open => Ok(()),
         }
@@ -174,7 +174,7 @@ impl Inbound {
             Kind::Goodbye | Kind::Subscribe | Kind::EventEnd | Kind::EventLag | Kind::StreamCredit
         );
         if header.len != 0 && !payload_due {
-            return Err(protocol("a payload where none is due"));
+            return Err(protocol("a payload in a frame of a kind that has none"));
         }
         self.read(head, header, overhead, &mut payload)?;
         let incoming = match header.kind {
@@ -246,7 +246,7 @@ impl Inbound {
             return Ok(Some(partial.finish(header)?));
         }
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
-            return Err(protocol("more messages at a time than calls allowed"));
+            return Err(protocol("more incomplete messages than max_in_flight allows"));
         }
         self.partials.insert(key, partial);
         Ok(Some(Incoming::Part))
@@ -286,11 +286,11 @@ impl Inbound {
         }
         // [wire.streams]
         if message.stream_count > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
-            return Err(protocol("a stream where there can be none"));
+            return Err(protocol("a stream in a message of a kind that has none"));
         }
         // [wire.extension]
         if message.extension_len > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
-            return Err(protocol("an extension where there can be none"));
+            return Err(protocol("an extension in a message of a kind that has none"));
         }
         if let Phase::Handshake(max) = self.phase {
             if message.first_section_len() > max {
@@ -325,7 +325,7 @@ impl Inbound {
         }
         self.charged = self.charged.saturating_add(bytes);
         if self.charged - self.ledger.returned() > self.limits.max_buffered {
-            return Err(protocol("more bytes than there was credit for"));
+            return Err(protocol("more bytes of messages than the credit allows"));
         }
         charge.add(bytes);
         Ok(())
@@ -355,7 +355,7 @@ fn subscribe(id: u64, payload: &[u8]) -> Result<Incoming, Error> {
     let window = Window { values: fields.u32("subscribe")?, bytes: fields.u64("subscribe")? };
     fields.end("subscribe")?;
     if window.values == 0 || window.bytes == 0 {
-        return Err(protocol("a subscription that can take nothing"));
+        return Err(protocol("a subscription with an empty window"));
     }
     Ok(Incoming::Subscribe { id, service, event, window })
 }

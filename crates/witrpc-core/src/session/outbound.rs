@@ -188,7 +188,7 @@ impl Outbound {
         }
         let key = (message.kind, message.id);
         if self.small.contains_key(&key) || self.flows.has(&key) {
-            return Err(Error::Protocol("two calls with one id".to_owned()));
+            return Err(Error::Protocol("two calls with the same id".to_owned()));
         }
         self.queued += message.cost() + QUEUE_ENTRY;
         match message.kind {
@@ -309,7 +309,7 @@ impl Outbound {
     /// [`Error::Protocol`] if the peer has left too many unread.
     pub fn push_answer(&mut self, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), Error> {
         if self.answers >= MAX_ANSWERS {
-            return Err(Error::Protocol("it asks for more answers than it reads".to_owned()));
+            return Err(Error::Protocol("it requests more answers than it reads".to_owned()));
         }
         self.answers += 1;
         self.push_control_with(kind, id, payload);

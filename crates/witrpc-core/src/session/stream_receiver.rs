@@ -81,10 +81,10 @@ impl ReceiverState {
         charge: Charge,
     ) -> Result<Option<(Content, Charge)>, Broken> {
         if number != self.last + 1 {
-            return Err(Broken("an item out of its order"));
+            return Err(Broken("a stream item out of order"));
         }
         if !self.left.is_left() {
-            return Err(Broken("more of a stream than there was credit for"));
+            return Err(Broken("more of a stream than the credit allows"));
         }
         self.last = number;
         let size = content.size();

@@ -233,7 +233,9 @@ pub fn write_stream<S: Serializer>(
             let put = fill(|tables| tables.written(notation).put_stream(owner, streams, take));
             put.map(|(marker, place)| (notation, marker, place))
         }
-        _ => Err("a stream crosses a connection of witrpc, and goes nowhere else"),
+        _ => Err(
+            "a Streaming can only be serialized as part of an argument or a result of a witrpc call",
+        ),
     };
     write_reference(serializer, Kind::Stream, put.map_err(serde::ser::Error::custom)?)
 }
@@ -246,7 +248,7 @@ pub fn write_stream<S: Serializer>(
 pub fn read_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IncomingStream, D::Error> {
     if !is_reading() {
         return Err(serde::de::Error::custom(
-            "a stream comes over a connection of witrpc, and from nowhere else",
+            "a Streaming can only be deserialized as part of an argument or a result of a witrpc call",
         ));
     }
     let place = read_reference(deserializer, Kind::Stream)?;
@@ -254,7 +256,7 @@ pub fn read_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Incomin
         arrived.as_mut()?.incoming.get_mut(crate::wire::fields::u32_len(place))?.take()
     });
     stream.ok_or_else(|| {
-        serde::de::Error::custom(format!("there is no stream {place}, or it was taken before"))
+        serde::de::Error::custom(format!("there is no stream {place}, or two values refer to it"))
     })
 }
 
@@ -282,7 +284,7 @@ impl Written {
     fn put_blob(&mut self, blob: &Bytes) -> Result<(Marker, u32), &'static str> {
         self.blobs.push(blob.clone());
         let place = u32::try_from(self.blobs.len() - 1);
-        place.map(|place| (self.marker, place)).map_err(|_| "more blobs than can be counted")
+        place.map(|place| (self.marker, place)).map_err(|_| "a message can have at most 2^32 blobs")
     }
 
     fn put_stream(
@@ -293,13 +295,15 @@ impl Written {
     ) -> Result<(Marker, u32), &'static str> {
         let source = match self.earlier.remove(&owner) {
             Some(source) => Ok(source),
-            None if streams => take().ok_or("a stream can be sent once, and this one has been"),
-            None => Err("neither an event nor an item of a stream can carry a stream"),
+            None if streams => {
+                take().ok_or("a Streaming can be sent only once, and this one was already sent")
+            }
+            None => Err("an event's value or a stream's item cannot contain a Streaming"),
         };
         let place = source.and_then(|source| {
             self.outgoing.push(source);
             self.owners.push(owner);
-            u32::try_from(self.outgoing.len() - 1).map_err(|_| "more streams than can be counted")
+            u32::try_from(self.outgoing.len() - 1).map_err(|_| "a message has too many streams")
         });
         self.refused = self.refused.or(place.err());
         place.map(|place| (self.marker, place))

@@ -275,7 +275,8 @@ impl Codec {
             }
             Self::Custom(custom) => {
                 let value = custom.deserialize(bytes, read_value::<T>)?;
-                let other = |_| SerializerError::advised("the serializer returned another value");
+                let other =
+                    |_| SerializerError::advised("the serializer returned a value of another type");
                 value.downcast().map(|value| *value).map_err(other)
             }
         }
@@ -426,7 +427,7 @@ mod tests {
             Ok(value)
         );
         let error = codec.deserialize::<u8>(b"1", None).unwrap_err().to_string();
-        assert_eq!(error, "no mark; do both sides have the same types?");
+        assert_eq!(error, "no mark; check that both sides have the same types");
         assert!(codec.deserialize::<u8>(b"#\"x\"", None).is_err());
     }
 
@@ -620,7 +621,7 @@ mod tests {
         );
         assert_eq!(String::from_utf8(bytes).unwrap(), text);
         let again = codec.serialize(&value, &mut Vec::new()).unwrap_err();
-        assert!(again.to_string().contains("can be sent once"), "{again}");
+        assert!(again.to_string().contains("can be sent only once"), "{again}");
     }
 
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -722,7 +723,7 @@ mod tests {
         };
         assert_eq!(read(60_000), Ok(60_000));
         let error = read(MANY).unwrap_err().to_string();
-        assert!(error.contains("items that take no bytes"), "{error}");
+        assert!(error.contains("items of zero bytes"), "{error}");
         let bytes = postcard::to_stdvec(&MANY).unwrap();
         let list = Codec::Postcard.deserialize::<Vec<[(); 3]>>(&bytes, None);
         assert!(list.is_err(), "a list of lists of nothing");
@@ -730,7 +731,7 @@ mod tests {
         let rows = vec![(1_u8, ()); 200_000];
         assert_eq!(cross(&Codec::Postcard, &rows), Ok(rows));
         let error = Codec::Postcard.serialize(&vec![(); 100_000], &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("items that take no bytes"), "{error}");
+        assert!(error.to_string().contains("items of zero bytes"), "{error}");
     }
 
     /// The table of the guide: `src/guide/serializers.md`.

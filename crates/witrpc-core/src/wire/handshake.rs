@@ -53,7 +53,7 @@ impl Terms {
             let (_, server) = Scheme::words(&self.authorization);
             let (client, _) = Scheme::words(&client.authorization);
             return Err(Refusal::Unauthorized(format!(
-                "the server was built {server} and the client {client}; give both the same kind"
+                "the server uses {server} and the client {client}; use the same kind of authorization on both sides"
             )));
         }
         Ok(())
@@ -98,7 +98,7 @@ impl Hello {
         let version = fields.u32("hello version")?;
         if version != WIRE_VERSION {
             return Ok(Err(Refusal::Incompatible(format!(
-                "the server speaks wire version {WIRE_VERSION} and the client {version}; \
+                "the server has wire version {WIRE_VERSION} and the client {version}; \
                  build both with the same version of witrpc"
             ))));
         }

@@ -78,7 +78,10 @@ pub fn status_error(
         Status::Panicked => Error::Panicked { method: method(), message: text(body) },
         Status::Cancelled => Error::Cancelled,
         Status::TimedOut => Error::TimedOut { after: Duration::ZERO },
-        Status::NoSuchMethod => Error::Protocol(format!("the peer knows no method {}", method())),
+        Status::NoSuchMethod => Error::Protocol(format!(
+            "it reports that it has no method {}, which it has listed",
+            method()
+        )),
         Status::BadArguments => Error::Deserialize {
             what: format!("the arguments of {}", method()),
             serializer: serializer.to_owned(),

@@ -115,9 +115,8 @@ impl Search<'_> {
     /// deadline has passed.
     async fn attempt(&mut self, deadline: Instant, waits: bool) -> Result<Option<Channel>, Error> {
         let sent = if self.paths.check()? {
-            let what = || {
-                format!("connecting to {} in {}", self.file.name, self.paths.directory().display())
-            };
+            let (name, place) = (&self.file.name, self.paths.directory());
+            let what = || format!("connecting to {name:?} in {}", place.display());
             JoinAttempt::send(&self.paths).map_err(|error| failed(what(), &error))?
         } else {
             AttemptSent::NoServer
@@ -147,12 +146,12 @@ impl Search<'_> {
                 Err(self.incompatible("rendezvous protocol", version, RENDEZVOUS_VERSION))
             }
             Some(Answer::NoSuchKind { kind }) => Err(Error::Incompatible(format!(
-                "the server of {:?} lets in no clients of kind {kind}; one of a newer version may",
+                "the server {:?} accepts no clients of kind {kind}; a newer version may",
                 self.file.name
             ))),
             Some(Answer::Failed { system_error }) => {
                 let context = format!(
-                    "the server of {:?} could not make a connection's files in {}",
+                    "the server {:?} could not create the files of a connection in {}",
                     self.file.name,
                     self.paths.directory().display()
                 );
@@ -181,20 +180,27 @@ impl Search<'_> {
         let mut heard = false;
         loop {
             let said = request.next_answer(heard, deadline).await;
-            let bytes = match said.map_err(|error| Error::io("waiting for the server", &error))? {
-                Received::Answer(bytes) => bytes,
-                Received::TimedOut => return Ok(None),
-                Received::Gone => {
-                    self.seen = Seen::Nobody;
-                    return Ok(None);
-                }
-            };
+            let bytes =
+                match said.map_err(|error| Error::io("waiting for the server's answer", &error))? {
+                    Received::Answer(bytes) => bytes,
+                    Received::TimedOut => return Ok(None),
+                    Received::Gone => {
+                        self.seen = Seen::Nobody;
+                        return Ok(None);
+                    }
+                };
             match Answer::decode(&bytes) {
                 None => {
-                    return Err(Error::Protocol("the server's answer is none".to_owned()));
+                    return Err(Error::Protocol(
+                        "a malformed answer to the join request".to_owned(),
+                    ));
                 }
                 Some(Answer::Wait { max_clients }) if waits => {
-                    tracing::debug!(endpoint = self.file.name, max_clients, "told to wait");
+                    tracing::debug!(
+                        endpoint = self.file.name,
+                        max_clients,
+                        "all places are taken, waiting"
+                    );
                     self.seen = Seen::Busy(max_clients);
                     heard = true;
                     fail_point::at("caller.waits");
@@ -206,7 +212,7 @@ impl Search<'_> {
 
     fn incompatible(&self, what: &str, theirs: u32, ours: u32) -> Error {
         Error::Incompatible(format!(
-            "the server of {:?} has version {theirs} of the {what}, this client version {ours}",
+            "the server {:?} has version {theirs} of the {what} and this client version {ours}; build both with the same version of witrpc",
             self.file.name
         ))
     }

@@ -104,7 +104,7 @@ impl Door {
         paths.check_room(file.size)?;
         let record = lock.for_record()?;
         if let Err(error) = lock::introduce(&record, &About::here(terms)) {
-            tracing::warn!(error = %Escaped(&error), "the lock file does not say what server this is");
+            tracing::warn!(error = %Escaped(&error), "could not describe the server in its lock file");
         }
         slots.post_in(Some(record));
         fail_point::at("door.recorded");
@@ -134,7 +134,9 @@ impl Door {
     /// that client, and the wait goes on.
     pub async fn accept(&mut self) -> Result<Channel, Error> {
         let here = self.owner.check();
-        here.map_err(|error| Error::io(format!("the server of {:?}", self.file.name), &error))?;
+        here.map_err(|error| {
+            Error::io(format!("accepting clients of {:?}", self.file.name), &error)
+        })?;
         loop {
             self.admit_next();
             let admission = match &mut self.admitting {
@@ -171,7 +173,7 @@ impl Door {
             came = listener.arrivals(paths, queue) => came,
             () = slots.wait(), if waits_for_slot => return Ok(None),
         };
-        let came = came.map_err(|error| Error::io("reading the door", &error))?;
+        let came = came.map_err(|error| Error::io("reading join requests", &error))?;
         came.into_iter().for_each(|caller| self.enqueue(caller));
         Ok(None)
     }
@@ -181,9 +183,9 @@ impl Door {
         let process = self.admitting.take().map(|admitting| admitting.process);
         match admission {
             Admission::Admitted(channel) => return Some(channel),
-            Admission::Gone => tracing::debug!(process, "a client that waited has gone"),
+            Admission::Gone => tracing::debug!(process, "a client left before it was accepted"),
             Admission::Failed(reply, error) => {
-                tracing::warn!(process, error = %Escaped(&error), "a client could not be let in");
+                tracing::warn!(process, error = %Escaped(&error), "could not accept a client");
                 self.listener.dismiss(reply, Answer::failed(&error));
             }
         }
@@ -220,13 +222,17 @@ impl Door {
             tracing::warn!(
                 process = request.process_id,
                 version = request.version,
-                "a client was refused"
+                "refused a client with another version of the rendezvous protocol"
             );
             return self.dismiss(caller, Answer::Refused { version: RENDEZVOUS_VERSION });
         }
         if request.kind != Kind::Client {
             let kind = request.kind.number(); // [seg.meet.kind]
-            tracing::warn!(process = request.process_id, kind, "a kind of client was refused");
+            tracing::warn!(
+                process = request.process_id,
+                kind,
+                "refused a client of an unsupported kind"
+            );
             return self.dismiss(caller, Answer::NoSuchKind { kind });
         }
         // The client asks again; it loses only its position.

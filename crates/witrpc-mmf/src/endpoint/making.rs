@@ -74,6 +74,6 @@ pub(super) async fn make(
     match made {
         Ok(_) if !wanted.load(Ordering::Relaxed) => Ok(None),
         Ok(region) => region.map(Some),
-        Err(_) => Err(io::Error::other("the thread that makes regions has failed")),
+        Err(_) => Err(io::Error::other("the thread that creates regions has panicked")),
     }
 }

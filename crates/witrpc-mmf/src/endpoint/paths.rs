@@ -21,7 +21,7 @@ use crate::sys::{Access, largest_file};
 const VARIABLE: &str = "WITRPC_DIR";
 /// Where an error says how to choose another directory.
 pub(super) const CHOOSE: &str =
-    "choose another one with with_directory or the environment variable WITRPC_DIR";
+    "choose another directory with with_directory or the environment variable WITRPC_DIR";
 
 /// The working directory when this was first used.
 static FIRST: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_dir().ok());
@@ -82,7 +82,7 @@ impl EndpointPaths {
             Ok(None) => Ok(true),
             Ok(Some(fault)) => Err(self.fault(fault)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(self.fault(format!("cannot be looked at: {error}"))),
+            Err(error) => Err(self.fault(format!("cannot be examined: {error}"))),
         }
     }
 
@@ -96,12 +96,13 @@ impl EndpointPaths {
 
     /// Refuses a region that the file system has no room for. An early check only: each region allocates its room when it is created.
     pub(super) fn check_room(&self, size: u64) -> Result<(), Error> {
-        let free = directory::free(&self.directory)
-            .map_err(|error| self.fault(format!("cannot be measured: {error}")))?;
+        let free = directory::free(&self.directory).map_err(|error| {
+            self.fault(format!("has free space that cannot be determined: {error}"))
+        })?;
         let Some(free) = free.filter(|free| size > *free) else { return Ok(()) };
         let directory = self.directory.display();
         let advice = format!(
-            "{directory} has only {free} bytes free, and each client takes as many as its region; give less, or {CHOOSE}"
+            "{directory} has only {free} bytes free, and each client needs a region of this size; give less, or {CHOOSE}"
         );
         Err(Error::config("with_size", size, advice))
     }
@@ -110,7 +111,7 @@ impl EndpointPaths {
     pub(super) fn check_limit(size: u64) -> Result<(), Error> {
         let Some(largest) = largest_file().filter(|largest| size > *largest) else { return Ok(()) };
         let advice = format!(
-            "this process may make files of at most {largest} bytes (RLIMIT_FSIZE); raise that with ulimit -f, or give less"
+            "this process can create files of at most {largest} bytes (RLIMIT_FSIZE); raise the limit with ulimit -f, or give less"
         );
         Err(Error::config("with_size", size, advice))
     }
@@ -186,7 +187,7 @@ pub(crate) fn remove(path: &Path) {
             tracing::warn!(
                 path = %Escaped(path.display()),
                 error = %Escaped(&error),
-                "a file could not be removed"
+                "could not remove a file"
             );
         }
     }

@@ -89,7 +89,7 @@ impl Board {
         let (process_id, clients) = (std::process::id(), state.taken);
         let record = Record { process_id, clients, max_clients: self.max_clients }.encode();
         if let Err(error) = write_at(lock, record.as_bytes(), MARK.len() as u64) {
-            tracing::warn!(error = %Escaped(&error), "the lock file's record could not be written");
+            tracing::warn!(error = %Escaped(&error), "could not update the record in the lock file");
         }
     }
 }

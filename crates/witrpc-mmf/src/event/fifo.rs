@@ -198,7 +198,7 @@ impl Hold {
             End::Bare(pipe) => match registered(|| pipe::Sender::from_owned_fd_unchecked(pipe)) {
                 Ok(pipe) => End::Watched(pipe),
                 Err(error) => {
-                    tracing::warn!(error = %Escaped(&error), "a client cannot be waited for");
+                    tracing::warn!(error = %Escaped(&error), "could not watch whether a waiting client is alive");
                     End::Lost
                 }
             },
@@ -327,7 +327,7 @@ pub(crate) fn make_waiting_end(path: &Path, access: Access) -> io::Result<OwnedF
     if let Err(error) = fcntl_lock(&pipe, FlockOperation::NonBlockingLockShared) {
         tracing::debug!(
             error = %Escaped(&error),
-            "no record lock on a pipe; the peer goes without a pidfd"
+            "could not lock a pipe; the peer cannot watch this process with a pidfd"
         );
     }
     Ok(pipe)

@@ -66,7 +66,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin> PeerPipe<P> {
         };
         // Every error means the same: the peer is gone.
         if let Err(error) = read {
-            tracing::trace!(error = %Escaped(&error), "the other end of a pipe is gone");
+            tracing::trace!(error = %Escaped(&error), "the other end of a pipe is closed");
         }
         self.gone = into.filled().is_empty();
         Poll::Ready(Ok(into.filled().len()))

@@ -168,7 +168,7 @@ fn look_up_user() -> io::Result<String> {
     let user = unsafe { ptr::read(buffer.as_ptr().cast::<TOKEN_USER>()) };
     sddl::owner_of(&text_of_owner(user.User.Sid)?)
         .map(str::to_owned)
-        .ok_or_else(|| io::Error::other("this user has no name of its own"))
+        .ok_or_else(|| io::Error::other("the security identifier of this user cannot be read"))
 }
 
 /// The text of a descriptor that has this owner, and nothing else.

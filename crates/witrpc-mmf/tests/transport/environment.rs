@@ -67,7 +67,10 @@ async fn a_server_without_descriptors_tells_its_clients_and_goes_on() {
     let endpoint = Endpoint::new(|file| file.with_max_clients(2));
     let child = Process::start_in_environment("role_poor_server", endpoint.directory.path());
     let refused = within(endpoint.connect()).await.unwrap_err().to_string();
-    assert!(refused.contains("the server has reached its limit (RLIMIT_NOFILE)"), "{refused}");
+    assert!(
+        refused.contains("the server has no file descriptors left (RLIMIT_NOFILE)"),
+        "{refused}"
+    );
     let again = within(endpoint.connect()).await.unwrap_err().to_string();
     assert_eq!(again, refused);
     // A file in its directory that is none of its own tells it that all is well again.

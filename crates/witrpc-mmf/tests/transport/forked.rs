@@ -62,7 +62,7 @@ async fn a_killed_server_is_noticed_while_its_forked_child_lives() {
     assert!(matches!(error, Error::NotResponding { .. }), "{error}");
     // And it holds the lock, until it ends.
     let error = Door::open(&endpoint.file, &endpoint.slots).await.unwrap_err();
-    assert!(error.to_string().contains("a process forked off it"), "{error}");
+    assert!(error.to_string().contains("a child that it forked"), "{error}");
     drop(orphan);
     let mut door = endpoint.open().await;
     drop(endpoint.pair(&mut door).await);

@@ -202,7 +202,7 @@ async fn the_directory_must_be_private() {
         ("file", "is not a directory"),
         ("link", "is a symbolic link"),
         ("link/", "is a symbolic link"),
-        ("none/below", "cannot be made"),
+        ("none/below", "cannot be created"),
     ] {
         let file = file(name);
         let server = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();

@@ -169,7 +169,7 @@ async fn the_directory_must_be_one_and_is_made_private() {
     let place = |name: &str| outer.path().join(name);
     let file = |name: &str| MemoryMappedFile::new("test").with_directory(place(name));
     std::fs::write(place("file"), "").unwrap();
-    for (name, expected) in [("file", "is not a directory"), ("none/below", "cannot be made")] {
+    for (name, expected) in [("file", "is not a directory"), ("none/below", "cannot be created")] {
         let file = file(name);
         let server = Door::open(&file, &ClientSlots::of(&file)).await.unwrap_err().to_string();
         assert!(server.starts_with("with_directory = "), "{server}");
@@ -221,5 +221,8 @@ async fn a_door_of_another_process_is_no_door() {
     let file = MemoryMappedFile::new("other").with_directory(endpoint.directory.path());
     let error = within(connect(&file, far())).await.unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
-    assert!(error.to_string().contains("not of the process that has the lock"), "{error}");
+    assert!(
+        error.to_string().contains("does not belong to the process that has the lock"),
+        "{error}"
+    );
 }

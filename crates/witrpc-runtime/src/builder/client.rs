@@ -204,8 +204,9 @@ impl WitClientBuilder {
         if catalog.len() <= LARGEST_CATALOG {
             return Ok(());
         }
-        let advice =
-            format!("their signatures may take {LARGEST_CATALOG} bytes; offer fewer methods");
+        let advice = format!(
+            "the signatures of a client's services can take at most {LARGEST_CATALOG} bytes; offer fewer methods"
+        );
         Err(Error::config("with_service", format!("{} bytes of signatures", catalog.len()), advice))
     }
 
@@ -216,12 +217,11 @@ impl WitClientBuilder {
     /// [`Error::Config`], naming the setting, the value and the way out.
     pub fn build(self) -> Result<WitClient, Error> {
         let transport = self.transport.ok_or_else(|| {
-            Error::config("transport", "none", "add .with_memory_mapped_file(\"name\")")
+            Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")
         })?;
         transport.validate()?;
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
-            let advice =
-                "no call could ever be answered; give a longer time, or use without_timeout()";
+            let advice = "every call would time out; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
         let services = super::collect(self.services)?;
@@ -232,7 +232,7 @@ impl WitClientBuilder {
         let authorization: Arc<dyn ClientAuthorization> = match self.authorization {
             Authorization::None => Arc::new(WithoutAuthorization),
             Authorization::Token(token) => {
-                let advice = "an empty token proves nothing; give the server's, or use \
+                let advice = "an empty token proves nothing; give the server's token, or use \
                               without_authorization()";
                 let empty = || Error::config("with_access_token", "\"\"", advice);
                 Arc::new(token.ok_or_else(empty)?)

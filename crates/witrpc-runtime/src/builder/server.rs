@@ -192,7 +192,7 @@ impl WitServerBuilder {
     /// [`Error::Config`], naming the setting, the value and the way out.
     pub fn build(self) -> Result<WitServer, Error> {
         let transport = self.transport.ok_or_else(|| {
-            Error::config("transport", "none", "add .with_memory_mapped_file(\"name\")")
+            Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")
         })?;
         transport.validate()?;
         let mut services = super::collect(self.services)?;
@@ -204,13 +204,14 @@ impl WitServerBuilder {
             ServerDescription::new(self.name, self.description, services.descriptors());
         services.add_introspection(description);
         if self.handshake_timeout.is_zero() {
-            let advice = "no client could ever get in; give some time, 5 s say";
+            let advice =
+                "no client could complete its handshake; give a longer time, for example 5 s";
             return Err(Error::config("with_handshake_timeout", "0s", advice));
         }
         let authorization: Arc<dyn ServerAuthorization> = match self.authorization {
             Authorization::None => Arc::new(WithoutAuthorization),
             Authorization::Token(token) => {
-                let advice = "an empty token lets everybody in; give a long, random one, or use \
+                let advice = "an empty token admits everybody; give a long, random token, or use \
                               without_authorization()";
                 let empty = || Error::config("with_access_token", "\"\"", advice);
                 Arc::new(token.ok_or_else(empty)?)

@@ -415,7 +415,7 @@ impl<R> Call<R> {
         let Some((mut timer, runtime)) = runtimes.into_iter().flatten().find_map(timer) else {
             return false;
         };
-        tracing::debug!(?delay, "it will be made once more");
+        tracing::debug!(?delay, "retrying the call");
         // After a lost connection, the next connection ends the pause early; after other errors the pause takes its full time.
         let lost = matches!(error, Error::Closed { .. } | Error::NotConnected { .. });
         let connected = lost.then(|| self.remote.callee.connected());

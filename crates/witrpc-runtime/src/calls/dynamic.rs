@@ -63,7 +63,7 @@ impl<'de> Visitor<'de> for AnyValue {
     type Value = DynamicResult;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value that JSON has")
+        f.write_str("a value that JSON can express")
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<DynamicResult, E> {
@@ -108,7 +108,7 @@ impl<'de> Visitor<'de> for AnyValue {
 
     /// A reference to an attachment, which JSON cannot represent.
     fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<DynamicResult, D::Error> {
-        Err(D::Error::custom("it has a blob or a stream, which a call by name cannot take"))
+        Err(D::Error::custom("it has a blob or a stream, which call_dynamic cannot return"))
     }
 }
 

@@ -288,9 +288,9 @@ pub(crate) enum BeginError {
 }
 
 fn not_waiting() -> Error {
-    Error::Protocol("an answer to a call that was not waiting".to_owned())
+    Error::Protocol("an answer to a call that is not waiting for one".to_owned())
 }
 
 fn not_sent() -> Error {
-    Error::Protocol("an answer to a call that it has not been sent".to_owned())
+    Error::Protocol("an answer to a call that has not been sent".to_owned())
 }

@@ -16,7 +16,7 @@ use crate::link::reply::Reply;
 /// What a method returns: a `Result` of a value and an error that both cross the connection.
 #[diagnostic::on_unimplemented(
     message = "a service method must return a `Result` whose value and error can cross the connection",
-    label = "this is not such a result",
+    label = "not such a `Result`",
     note = "return `witrpc::Result<T>`, or `Result<T, E>` with an error type of your own"
 )]
 pub trait Outcome: Send + 'static {
@@ -40,8 +40,8 @@ pub trait Outcome: Send + 'static {
 #[diagnostic::on_unimplemented(
     message = "a service method cannot return `{Self}`",
     label = "this cannot cross the connection",
-    note = "a result is serialized: #[derive(serde::Serialize, serde::Deserialize)]",
-    note = "it must be `Send + 'static`, too"
+    note = "a result is serialized: add #[derive(serde::Serialize, serde::Deserialize)] to your types in it",
+    note = "it must also be `Send + 'static`"
 )]
 pub trait ResultValue: Serialize + DeserializeOwned + Send + 'static {}
 
@@ -52,9 +52,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> ResultValue for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a service method",
     label = "this cannot be the error of a service method",
-    note = "it is serialized: #[derive(serde::Serialize, serde::Deserialize)]",
-    note = "what goes wrong with the call itself must have a place in it: impl From<witrpc::Error> for `{Self}`",
-    note = "it must be `Send + 'static`, too"
+    note = "an error is serialized: add #[derive(serde::Serialize, serde::Deserialize)] to your types in it",
+    note = "it must be able to hold errors of the call itself: add impl From<witrpc::Error> for `{Self}`",
+    note = "it must also be `Send + 'static`"
 )]
 pub trait ResultError: Serialize + DeserializeOwned + From<Error> + Send + 'static {}
 

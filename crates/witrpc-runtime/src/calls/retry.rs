@@ -112,7 +112,7 @@ impl RetryPolicy {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let first = self.delays().next();
         if self.attempts == 0 && first.is_none_or(|delay| delay.is_zero()) {
-            let advice = "attempts without end need a delay between them";
+            let advice = "an unlimited number of attempts needs a delay; give a delay, or limit the attempts";
             return Err(Error::config("with_retry_policy delay", "0s", advice));
         }
         Ok(())

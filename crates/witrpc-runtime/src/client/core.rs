@@ -265,7 +265,10 @@ impl ClientCore {
                 Err(Error::Closed { reason: CloseReason::PeerGone, .. })
                     if deadline.saturating_duration_since(tokio::time::Instant::now()) > AGAIN =>
                 {
-                    tracing::debug!(endpoint = self.endpoint(), "the server went away meanwhile");
+                    tracing::debug!(
+                        endpoint = self.endpoint(),
+                        "the server ended during the handshake, connecting again"
+                    );
                     tokio::time::sleep(AGAIN).await;
                 }
                 opened => break opened?,
@@ -442,7 +445,7 @@ async fn taken_down(connection: &Connection) {
     tokio::select! {
         () = connection.ended() => {}
         _ = std::future::poll_fn(|cx| timer.poll(cx)) => {
-            tracing::warn!("the runtime that drives the connection does not run");
+            tracing::warn!("the runtime of the connection does not run its tasks; the connection was not closed in order");
         }
     }
 }

@@ -193,14 +193,14 @@ impl<C: Reconnects> Reconnecting<C> {
                     return;
                 }
                 Err(error) => {
-                    tracing::debug!(attempt, error = %Escaped(error), "could not connect again");
+                    tracing::debug!(attempt, error = %Escaped(error), "an attempt to reconnect failed");
                 }
             }
         }
         let Some(client) = self.client.upgrade() else { return };
-        let reason = CloseReason::Failed("gave up connecting again".to_owned());
+        let reason = CloseReason::Failed("the client gave up reconnecting".to_owned());
         if client.give_up(self.number, ClientState::GaveUp, &reason) {
-            tracing::warn!(endpoint = client.endpoint(), "gave up connecting again");
+            tracing::warn!(endpoint = client.endpoint(), "gave up reconnecting");
             self.options.notify(ClientState::GaveUp);
         }
     }

@@ -10,13 +10,13 @@ pub enum EventError {
     #[error("the subscription was refused: {0}")]
     Refused(Error),
     /// This many values were dropped here, because this subscriber did not keep up.
-    #[error("{0} values were lost here: this subscriber did not keep up")]
+    #[error("{0} values were dropped here, because this subscriber did not keep up")]
     Lagged(u64),
     /// A value arrived that cannot be deserialized: the two sides' types differ. More values follow.
     #[error("{0}")]
     Malformed(Error),
     /// The client has connected again: values that were raised in between are missing here. More values follow.
-    #[error("the connection was made anew; values may be missing here")]
+    #[error("the client has reconnected, and values may be missing here")]
     Reconnected,
     /// The connection has ended; nothing follows.
     #[error("the subscription has ended: {0}")]

@@ -171,7 +171,7 @@ impl<T: EventValue> Event<T> {
                 if !local.is_behind() {
                     break;
                 }
-                timers::check("raise_async() of an event that is to wait for its subscribers")?;
+                timers::check("raise_async() of an event with Overflow::Block")?;
                 if tokio::time::timeout_at(deadline, changed).await.is_err() {
                     break;
                 }

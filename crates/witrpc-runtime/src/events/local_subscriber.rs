@@ -48,7 +48,9 @@ impl<T> LocalSubscriber<T> {
         }
         let Some(Waiting { number, value, .. }) = state.backlog.pop() else {
             if state.disconnected {
-                let reason = CloseReason::Failed("the subscriber did not keep up".to_owned());
+                let reason = CloseReason::Failed(
+                    "a subscriber did not keep up with an event (Overflow::Disconnect)".to_owned(),
+                );
                 return Poll::Ready(Err(EventError::Closed(reason)));
             }
             let last = state.waker.replace(cx.waker().clone());

@@ -21,16 +21,16 @@ pub(crate) trait Publishes: EventHost {
         (service, event): (u16, u16),
         window: Window,
     ) -> Result<(), Error> {
-        let id32 =
-            u32::try_from(id).map_err(|_| Error::Protocol("a subscription's id".to_owned()))?;
+        let id32 = u32::try_from(id)
+            .map_err(|_| Error::Protocol("a subscription id that is too large".to_owned()))?;
         let mut subscribers = lock(&self.events().subscribers);
         if subscribers.contains_key(&id32) {
-            return Err(Error::Protocol("two subscriptions with one id".to_owned()));
+            return Err(Error::Protocol("two subscriptions with the same id".to_owned()));
         }
         let refusal = if subscribers.len() >= MAX_SUBSCRIPTIONS {
             Some(too_many())
         } else if window.values > MAX_WINDOW {
-            Some(format!("the server takes windows of at most {MAX_WINDOW} values"))
+            Some(format!("the window can be at most {MAX_WINDOW} values"))
         } else {
             let subscriber = RemoteSubscriber::new(
                 self.subscriber_host(),

@@ -168,7 +168,7 @@ impl RemoteSubscriber {
                 number,
                 size,
                 limit = self.max_message_size,
-                "an event is too large for a subscriber"
+                "dropped an event value that is larger than the subscriber accepts"
             );
             return;
         }
@@ -184,7 +184,8 @@ impl RemoteSubscriber {
         let pushed = state.backlog.push(content.copy(), size + VALUE_COST, &mut dropped);
         if pushed == Pushed::Disconnect {
             drop(state);
-            connection.disconnect("a subscriber did not keep up with its event");
+            connection
+                .disconnect("a subscriber did not keep up with an event (Overflow::Disconnect)");
             return;
         }
         self.hold_back(&mut state, &*connection);

@@ -13,8 +13,8 @@ use witrpc_core::values::serializer::Codec;
 #[diagnostic::on_unimplemented(
     message = "an event cannot carry `{Self}`",
     label = "this cannot be the value of an event",
-    note = "a value is cloned for its subscribers and serialized: #[derive(Clone, serde::Serialize, serde::Deserialize)]",
-    note = "it must be `Send + 'static`, too"
+    note = "a value is cloned and serialized: add #[derive(Clone, serde::Serialize, serde::Deserialize)] to your types in it",
+    note = "it must also be `Send + 'static`"
 )]
 pub trait EventValue: Clone + Serialize + DeserializeOwned + Send + 'static {}
 

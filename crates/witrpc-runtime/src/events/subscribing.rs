@@ -37,7 +37,7 @@ pub(crate) trait Subscribes: EventHost {
             return subscription.end(EventError::Refused(Error::Fault { message: too_many() }));
         }
         let Some(id) = subscriptions.add(Arc::clone(subscription)) else {
-            let message = "a connection has 4294967295 subscriptions in its life".to_owned();
+            let message = "a connection can have at most 4294967295 subscriptions in its lifetime: connect again".to_owned();
             return subscription.end(EventError::Refused(Error::Fault { message }));
         };
         subscription.begin(self.subscription_host(), id);
@@ -69,14 +69,15 @@ pub(crate) trait Subscribes: EventHost {
         fail_point::at("event.taken");
         // The subscription was dropped a moment ago; values in flight are ignored.
         let Some(subscription) = subscription else { return Ok(()) };
-        subscription
-            .push(head.stamp, content, charge, self.events().window)
-            .map_err(|_| Error::Protocol("more values than the window allows".to_owned()))
+        subscription.push(head.stamp, content, charge, self.events().window).map_err(|_| {
+            Error::Protocol("more values of an event than the window allows".to_owned())
+        })
     }
 
     /// Handles a mark: values before this number that have not arrived will not arrive. [wire.event.lag]
     fn handle_event_lag(&self, id: u64, number: u64) -> Result<(), Error> {
-        let never = |_| Error::Protocol("a mark of an event that was not subscribed to".to_owned());
+        let never =
+            |_| Error::Protocol("a lag frame of an event that was not subscribed to".to_owned());
         let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
         if let Some(subscription) = subscription {
             subscription.mark(number);

@@ -148,5 +148,5 @@ impl Events {
 }
 
 pub(super) fn too_many() -> String {
-    format!("a connection takes {MAX_SUBSCRIPTIONS} subscriptions at a time")
+    format!("at most {MAX_SUBSCRIPTIONS} subscriptions per connection; drop some")
 }

@@ -33,7 +33,7 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, waiter: Box<dyn Waiter>
             tracing::warn!(
                 connection = driven.link().id,
                 error = %Escaped(&error),
-                "no thread of its own"
+                "could not start a dedicated thread"
             );
             driven.fail(&error);
         }

@@ -42,9 +42,9 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, mut waiter: Box<dyn Wai
         tracing::error!(
             connection = connection.link().id,
             panic = %Escaped(&message),
-            "the driver panicked"
+            "the task of a connection panicked"
         );
-        Err(Error::fault(format!("the other side panicked as it drove the connection: {message}")))
+        Err(Error::fault(format!("the task of the connection panicked: {message}")))
     });
     if let Err(error) = &result {
         tracing::warn!(
@@ -57,7 +57,10 @@ pub(crate) async fn drive<D: Driven>(connection: Arc<D>, mut waiter: Box<dyn Wai
     if connection.retry_goodbye() {
         let goodbye = say_goodbye(&*connection, &mut *waiter);
         if tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
-            tracing::debug!(connection = connection.link().id, "the peer took no goodbye");
+            tracing::debug!(
+                connection = connection.link().id,
+                "the peer did not read the goodbye in time"
+            );
         }
     }
     drop(guard);

@@ -71,6 +71,6 @@ impl<H: Host + ?Sized> Ends for H {}
 pub(crate) fn say_goodbye(outbound: &mut Outbound, goodbye: &str) {
     outbound.push_goodbye(goodbye);
     if let Err(error) = outbound.pump(true) {
-        tracing::debug!(error = %Escaped(&error), "could not say goodbye");
+        tracing::debug!(error = %Escaped(&error), "could not send a goodbye");
     }
 }

@@ -143,7 +143,7 @@ pub(crate) async fn accept(
     let answering = answer(&mut driver, clock, setup, catalog, on_hello);
     let answered = timeout(patience, answering).await.unwrap_or_else(|_| {
         let patience = Rounded(patience);
-        let late = format!("no handshake within {patience} (with_handshake_timeout)");
+        let late = format!("the handshake took longer than {patience} (with_handshake_timeout)");
         Err(Error::Closed { reason: CloseReason::Failed(late), maybe_executed: false })
     });
     match answered {
@@ -218,9 +218,10 @@ fn random() -> Result<[u8; NONCE_LEN], Error> {
     let mut nonce = [0; NONCE_LEN];
     match getrandom::fill(&mut nonce) {
         Ok(()) => Ok(nonce),
-        Err(error) => {
-            Err(Error::io("the system's randomness", &std::io::Error::other(error.to_string())))
-        }
+        Err(error) => Err(Error::io(
+            "getting random bytes from the system",
+            &std::io::Error::other(error.to_string()),
+        )),
     }
 }
 
@@ -335,7 +336,7 @@ impl<'a> HandshakeDriver<'a> {
                     return match kind {
                         kind if kind == wanted => Ok(received),
                         Kind::Refuse => Err(Refusal::decode(head.selector, received.body())),
-                        _ => Err(Error::Protocol("another handshake message was due".to_owned())),
+                        _ => Err(Error::Protocol("an unexpected handshake message".to_owned())),
                     };
                 }
                 Some(Incoming::Part) => self.inbound.receiver.release()?,
@@ -344,7 +345,9 @@ impl<'a> HandshakeDriver<'a> {
                     return Err(Error::Closed { reason, maybe_executed: false });
                 }
                 Some(_) => {
-                    return Err(Error::Protocol("a handshake message was due".to_owned()));
+                    return Err(Error::Protocol(
+                        "another frame before the end of the handshake".to_owned(),
+                    ));
                 }
                 None if self.inbound.receiver.arm()? => {}
                 None => {
@@ -388,7 +391,7 @@ impl<'a> HandshakeDriver<'a> {
         };
         self.outbound.push_goodbye(&goodbye);
         if let Err(error) = self.outbound.pump(true) {
-            tracing::debug!(error = %Escaped(&error), "could not say goodbye");
+            tracing::debug!(error = %Escaped(&error), "could not send a goodbye");
         }
     }
 

@@ -80,7 +80,7 @@ pub(crate) async fn watched<T>(
             if let Some(what) = found {
                 if looks >= LOOKS {
                     RESCUES.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(what, "no wake-up announced this: a connection was rescued");
+                    tracing::warn!(what, "a connection had work but was not woken; continuing it");
                     return Poll::Ready(None);
                 }
             }

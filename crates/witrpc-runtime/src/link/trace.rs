@@ -84,9 +84,8 @@ fn settings() -> Option<&'static Settings> {
             match OpenOptions::new().create(true).append(true).open(file) {
                 Ok(file) => Output::File(file),
                 Err(error) => {
-                    let why = format!(
-                        "{VARIABLE}: {file}: {error}; it goes to the standard error output"
-                    );
+                    let why =
+                        format!("{VARIABLE}: {file}: {error}; writing to standard error instead");
                     Output::Errors.line(&format!("{}\n", Escaped(&why)));
                     Output::Errors
                 }
@@ -392,7 +391,7 @@ impl State {
 const fn outcome(status: Status) -> &'static str {
     match status {
         Status::Ok => "ok",
-        Status::Fault => "an error of the method's",
+        Status::Fault => "the method returned an error",
         Status::Panicked => "the handler panicked",
         Status::Cancelled => "cancelled",
         Status::TimedOut => "timed out",

@@ -178,14 +178,14 @@ pub(crate) trait Turns: Driven {
         let link = self.link();
         let unsent = || link.sending.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
         if link.receiving.has_notification() || link.receiving.has_unpublished() {
-            Some("word from this side")
+            Some("a request of this side")
         } else if link.receiving.has_unread() {
-            Some("a frame to be read")
+            Some("a frame to read")
         } else if unsent() == Some(true) {
-            Some("room for what waits to be sent")
+            Some("room for messages that wait to be sent")
         } else {
             (self.has_put_aside() && !link.is_backed_up())
-                .then_some("what was put aside for want of room")
+                .then_some("messages that were put aside for lack of room")
         }
     }
 }

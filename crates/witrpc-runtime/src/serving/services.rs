@@ -63,14 +63,15 @@ impl Services {
     pub(crate) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Error> {
         let descriptor = service.descriptor();
         if descriptor.name.starts_with(RESERVED) {
-            let advice = format!("names that begin with {RESERVED:?} are reserved; choose another");
+            let advice =
+                format!("names that begin with {RESERVED:?} are reserved; choose another name");
             return Err(Error::config("with_service", descriptor.name, advice));
         }
         if self.descriptors().any(|d| d.name == descriptor.name) {
             return Err(Error::config(
                 "with_service",
                 descriptor.name,
-                "there is a service of this name already; give one of the traits another with \
+                "another service has this name; give one of the traits another name with \
                  #[witrpc::service(name = \"…\")]",
             ));
         }

@@ -44,7 +44,7 @@ struct Table {
     closed: bool,
 }
 
-const TWO_WITH_ONE_ID: &str = "two calls with one id";
+const TWO_WITH_ONE_ID: &str = "two calls with the same id";
 /// No request. A peer that uses it as the id of a call cannot cancel that call.
 const NOTHING: u64 = u64::MAX;
 
@@ -217,7 +217,9 @@ impl CallsTaken {
     /// The same for all requests but the one in place.
     fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
         if table.len() + unsent >= self.max_in_flight {
-            return Err(Error::Protocol("more calls in flight than announced".to_owned()));
+            return Err(Error::Protocol(
+                "more calls in flight than max_in_flight allows".to_owned(),
+            ));
         }
         if table.running.contains_key(&id) || table.deferred.contains_key(&id) {
             return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));

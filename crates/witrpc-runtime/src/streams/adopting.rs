@@ -36,7 +36,7 @@ pub(crate) trait AdoptsStreams: StreamHost {
     fn add_receivers(&self, table: &[StreamEntry]) -> Result<Vec<Arc<StreamReceiver>>, Error> {
         let mut streams = lock(&self.streams().table);
         if streams.receivers.len() + table.len() > MAX_STREAMS {
-            return Err(Error::Protocol("more streams than may be open".to_owned()));
+            return Err(Error::Protocol("more open streams than allowed".to_owned()));
         }
         let mut added = Vec::with_capacity(table.len());
         for entry in table {
@@ -45,7 +45,7 @@ pub(crate) trait AdoptsStreams: StreamHost {
                 // The stream arrived as the connection ended: its reader gets the reason.
                 receiver.close(reason);
             } else if streams.receivers.insert(entry.id, Arc::clone(&receiver)).is_some() {
-                return Err(Error::Protocol("two streams with one id".to_owned()));
+                return Err(Error::Protocol("two streams with the same id".to_owned()));
             }
             added.push(receiver);
         }
@@ -83,6 +83,6 @@ mod tests {
             || connection.streams().table.try_lock().is_ok_and(|s| s.receivers.contains_key(&1));
         crate::testing::until("the table of streams is free", is_free);
         drop(unread);
-        assert!(adopting.join().unwrap().to_string().contains("two streams with one id"));
+        assert!(adopting.join().unwrap().to_string().contains("two streams with the same id"));
     }
 }

@@ -157,7 +157,7 @@ impl Producer {
             Ok(Poll::Ready(Some(item))) => item,
             Ok(Poll::Ready(None)) => Err(Reply::text(Status::Ok, "")),
             Err(message) => {
-                tracing::error!(panic = %Escaped(&message), "a stream panicked");
+                tracing::error!(panic = %Escaped(&message), "a stream panicked while it was polled");
                 Err(Reply::text(Status::Panicked, &message))
             }
         })

@@ -86,8 +86,9 @@ pub(crate) trait ReadsStreams: StreamHost {
         let status = Status::from_code(head.selector);
         let error = status
             .and_then(|status| stream_error(status, content.body(), self.link().codec.name()));
-        let error = error
-            .ok_or_else(|| Error::Protocol("an unknown status of a stream's end".to_owned()))?;
+        let error = error.ok_or_else(|| {
+            Error::Protocol("an unknown status at the end of a stream".to_owned())
+        })?;
         receiver.end(error);
         self.with_outbound(|outbound| {
             outbound.forget_stream_of_peer(id);

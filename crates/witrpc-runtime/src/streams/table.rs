@@ -147,7 +147,7 @@ impl Table {
     /// The sender with this id; `None` if its stream has ended.
     pub(super) fn sender(&self, id: u64) -> Result<Option<&Arc<StreamSender>>, Error> {
         if id >= self.next {
-            return Err(Error::Protocol("a word about a stream that never was".to_owned()));
+            return Err(Error::Protocol("a frame of a stream that never existed".to_owned()));
         }
         Ok(self.senders.get(&id))
     }

@@ -36,9 +36,7 @@ impl Counter {
     /// The next nonce; a new key first, if it is time. [wire.rekey]
     fn advance(&mut self) -> Result<Nonce<aes_gcm::aead::consts::U12>, CipherError> {
         if self.next >= self.max_frames {
-            return Err(CipherError::new(
-                "the connection has sent all frames that its keys are good for",
-            ));
+            return Err(CipherError::new("the connection has used up its keys: connect again"));
         }
         if self.next > 0 && self.next % self.frames_per_key == 0 {
             self.rekey()?;
@@ -53,7 +51,7 @@ impl Counter {
         let at_the_end = nonce(u64::MAX);
         self.cipher
             .encrypt_inout_detached(&at_the_end, &[], key.as_mut_slice().into())
-            .map_err(|_| CipherError::new("no next key"))?;
+            .map_err(|_| CipherError::new("the next key could not be derived"))?;
         self.cipher = Aes256Gcm::new((&*key).into());
         self.key = key;
         Ok(())
@@ -87,7 +85,7 @@ impl Sealer for AeadSealer {
             .0
             .cipher
             .encrypt_inout_detached(&nonce, header, payload.as_mut_slice().into())
-            .map_err(|_| CipherError::new("a frame that is too long to seal"))?;
+            .map_err(|_| CipherError::new("a frame is too long to encrypt"))?;
         payload.extend_from_slice(&tag);
         Ok(())
     }
@@ -113,8 +111,11 @@ impl Opener for AeadOpener {
         payload: &mut Vec<u8>,
         from: usize,
     ) -> Result<(), CipherError> {
-        let forged =
-            || CipherError::new("a frame that the peer did not seal, or not at this place");
+        let forged = || {
+            CipherError::new(
+                "a frame was not encrypted by the peer, or was changed, repeated, dropped or reordered",
+            )
+        };
         let nonce = self.0.advance()?;
         let sealed = payload.get_mut(from..).ok_or_else(forged)?;
         let (text, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or_else(forged)?;

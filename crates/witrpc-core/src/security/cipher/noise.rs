@@ -90,9 +90,9 @@ impl KeyAgreement for NoiseAgreement {
     fn read(&mut self, message: &[u8]) -> Result<(), CipherError> {
         let mut payload = [0; MAX_MESSAGE];
         let read = self.state.read_message(message, &mut payload);
-        match read.map_err(|_| CipherError::new("the other side has another access token"))? {
+        match read.map_err(|_| CipherError::new("the two sides have different access tokens"))? {
             0 => Ok(()),
-            _ => Err(CipherError::new("a payload in the key agreement")),
+            _ => Err(CipherError::new("a message of the key agreement has a payload")),
         }
     }
 

@@ -105,7 +105,9 @@ pub(super) struct Turn {
 
 /// The maximum number of streams is open.
 #[derive(Debug, thiserror::Error)]
-#[error("this side may have {MAX_STREAMS} streams open on a connection, and these would be more")]
+#[error(
+    "this side can have at most {MAX_STREAMS} streams open on a connection: wait until others have ended"
+)]
 pub struct TooManyStreams;
 
 impl Flows {

@@ -16,9 +16,9 @@ const MAX_LEVELS: u32 = 2 * MAX_CONTAINERS;
 const MAX_EMPTY_ITEMS: u64 = 1 << 16;
 
 const TOO_DEEP: &str = "it is nested more than 127 levels deep";
-const TOO_MANY_ITEMS: &str = "it has more than 65536 items that take no bytes";
+const TOO_MANY_ITEMS: &str = "it has more than 65536 items of zero bytes";
 pub(super) const NOT_FINITE: &str =
-    "JSON has neither NaN nor infinities; send an Option, or a text";
+    "JSON cannot express NaN or infinities: send an Option, or a text";
 
 /// The bounds that are left for the current value.
 #[derive(Debug)]

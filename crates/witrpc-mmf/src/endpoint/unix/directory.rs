@@ -22,7 +22,7 @@ pub(crate) fn default() -> Result<PathBuf, Error> {
     if memory.is_dir() {
         return Ok(memory.join(own));
     }
-    Err(Error::config("with_directory", memory.display(), format!("is not there; {CHOOSE}")))
+    Err(Error::config("with_directory", memory.display(), format!("does not exist; {CHOOSE}")))
 }
 
 /// Makes it, if it is missing.
@@ -34,7 +34,7 @@ pub(crate) fn make(path: &Path, access: Access) -> Result<(), String> {
     let made = match open::make_directory(path) {
         Ok(made) => made,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(format!("cannot be made: {error}")),
+        Err(error) => return Err(format!("cannot be created: {error}")),
     };
     access.open_up(&made, TO_DIRECTORIES).map_err(|error| {
         // Not to be found by a next attempt, half made.

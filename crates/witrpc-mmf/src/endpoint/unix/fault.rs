@@ -10,7 +10,7 @@ use crate::endpoint::paths::CHOOSE;
 use crate::sys::largest_file;
 
 /// What to do where a file would be larger than its process may make one.
-const FILE_SIZE: &str = "give the server a smaller with_size, or raise its limit on the size of files (RLIMIT_FSIZE, ulimit -f)";
+const FILE_SIZE: &str = "give the server a smaller with_size, or raise its limit on file sizes (RLIMIT_FSIZE, ulimit -f)";
 
 /// What failed here, and the way out where there is one.
 pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
@@ -19,7 +19,7 @@ pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
             let limit = getrlimit(Resource::Nofile).current;
             let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
             format!(
-                "this process may have {limit} (RLIMIT_NOFILE): raise that with ulimit -n, or close some"
+                "this process can have {limit} file descriptors (RLIMIT_NOFILE): raise the limit with ulimit -n, or close some"
             )
         }
         Some(Errno::FBIG) => match largest_file() {
@@ -39,7 +39,9 @@ pub(crate) fn failed(context: impl Into<String>, error: &io::Error) -> Error {
 pub(crate) fn failed_at_server(context: impl Into<String>, system_error: u32) -> Error {
     let error = Errno::from_raw_os_error(i32::try_from(system_error).unwrap_or(0));
     let advice = match error {
-        Errno::MFILE => Some("the server has reached its limit (RLIMIT_NOFILE): raise that there"),
+        Errno::MFILE => Some(
+            "the server has no file descriptors left (RLIMIT_NOFILE): raise its limit with ulimit -n",
+        ),
         Errno::FBIG => Some(FILE_SIZE),
         error => advice(error),
     };
@@ -59,17 +61,19 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 fn advice(error: Errno) -> Option<&'static str> {
     match error {
-        Errno::NFILE => Some("the whole system has no more: close some, or raise fs.file-max"),
+        Errno::NFILE => {
+            Some("the system has no file descriptors left: close some, or raise fs.file-max")
+        }
         Errno::ACCESS | Errno::PERM | Errno::ROFS => Some(CHOOSE),
         Errno::NOSPC | Errno::DQUOT => {
-            Some("make room there, give a smaller with_size, or fewer clients")
+            Some("free some space, or reduce with_size or with_max_clients")
         }
         Errno::OPNOTSUPP | Errno::NOSYS => Some(
-            "the file system lacks what is needed (fallocate, flock, named pipes): choose a directory on another one, best a tmpfs, \
+            "the file system lacks fallocate, flock or named pipes: choose a directory on another file system, best a tmpfs, \
              with with_directory or the environment variable WITRPC_DIR",
         ),
         Errno::ISDIR | Errno::LOOP | Errno::EXIST => {
-            Some("it is not ours: choose another name or directory")
+            Some("it was not created by witrpc: choose another name or directory")
         }
         _ => None,
     }

@@ -128,7 +128,7 @@ impl JoinAttempt {
             .and_then(|notifier| {
                 Ok((notifier, Region::attach(&own.files.region, &nonce, own.files.access)?))
             });
-        let context = || format!("entering {}", own.files.region.display());
+        let context = || format!("opening {}", own.files.region.display());
         let (notifier, region) = match opened {
             Ok(opened) => opened,
             Err(error) if fifo::is_nobody(&error) => return Ok(None),
@@ -139,7 +139,7 @@ impl JoinAttempt {
         own.entered = true;
         fail_point::at("caller.mapped");
         let peer = notifier.watch();
-        tracing::debug!(endpoint = file.name, watched = peer.is_some(), "let in");
+        tracing::debug!(endpoint = file.name, watched = peer.is_some(), "accepted by the server");
         let terms = Terms {
             side: Side::Client,
             peer_process_id: Some(process_id),

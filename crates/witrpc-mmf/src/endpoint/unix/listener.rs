@@ -105,7 +105,7 @@ impl DoorListener {
         clear(&path)?;
         let (pipe, writer) = Self::make(&path, paths.access()).map_err(|error| {
             remove(&path);
-            failed(format!("the door {}", path.display()), &error)
+            failed(format!("creating {}", path.display()), &error)
         })?;
         let spare = writer.try_clone().ok();
         let (requests, skipped) = (JoinRequests::default(), Skipped::default());
@@ -181,7 +181,7 @@ impl DoorListener {
         }
         if let Some(bytes) = self.skipped.add(self.requests.take_skipped()) {
             let endpoint = paths.name();
-            tracing::warn!(endpoint, bytes, "bytes that are no request came through the door");
+            tracing::warn!(endpoint, bytes, "ignored bytes that are not a join request");
         }
         callers
     }
@@ -194,14 +194,17 @@ impl DoorListener {
                 Some(WaitingClient::new(request, ReplyPath { files, alive: Hold::new(alive) }))
             }
             Err(error) if fifo::is_nobody(&error) => {
-                tracing::debug!(process = request.process_id, "a client asked and went");
+                tracing::debug!(
+                    process = request.process_id,
+                    "a client left before it was accepted"
+                );
                 None
             }
             Err(error) => {
                 tracing::warn!(
                     error = %Escaped(&error),
                     process = request.process_id,
-                    "a client cannot be waited for"
+                    "could not open the event of a client"
                 );
                 self.tell(&files, None, Answer::failed(&error));
                 None
@@ -236,7 +239,7 @@ impl DoorListener {
             self.spare = self.writer.try_clone().ok();
         }
         if let Err(error) = told {
-            tracing::debug!(error = %Escaped(&error), "a client could not be answered");
+            tracing::debug!(error = %Escaped(&error), "could not answer a client");
         }
     }
 
@@ -327,7 +330,11 @@ impl ReplyPath {
         if !files.to_client.exists() {
             return Ok(None);
         }
-        tracing::debug!(process = request.process_id, watched = watch.is_some(), "let in");
+        tracing::debug!(
+            process = request.process_id,
+            watched = watch.is_some(),
+            "accepted a client"
+        );
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(request.process_id),
@@ -342,7 +349,7 @@ impl ReplyPath {
     fn poll_is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let there = self.alive.poll_is_read(cx);
         if !there {
-            tracing::debug!("a client that waited has gone");
+            tracing::debug!("a client left before it was accepted");
             remove(&self.files.to_client);
         }
         there
@@ -357,7 +364,7 @@ fn clear(path: &Path) -> Result<(), Error> {
         Err(error) => return Err(failed(path.display().to_string(), &error)),
         Ok(_) => {
             let foreign = io::Error::from(Errno::EXIST);
-            return Err(failed(format!("the door {}", path.display()), &foreign));
+            return Err(failed(format!("creating {}", path.display()), &foreign));
         }
     }
     Ok(())

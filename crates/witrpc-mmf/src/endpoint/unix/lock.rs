@@ -108,7 +108,7 @@ impl Drop for Lock {
         fail_point::at("lock.removed");
         // Not by closing it: there are more descriptors of this opening, one of the record, and those of forked children.
         if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
-            tracing::debug!(error = %Escaped(&error), "a lock could not be let go");
+            tracing::debug!(error = %Escaped(&error), "could not release a lock");
         }
     }
 }
@@ -135,7 +135,7 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
 }
 
 fn foreign() -> io::Error {
-    let advice = "it is there, but it is no witrpc lock; choose another name or directory";
+    let advice = "the file exists and is no witrpc lock; choose another name or directory";
     io::Error::new(io::ErrorKind::InvalidData, advice)
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn sweep(paths: &EndpointPaths) {
         Err(error) => {
             return tracing::warn!(
                 error = %Escaped(error),
-                "the endpoint directory could not be swept"
+                "could not remove files of killed processes"
             );
         }
     };
@@ -97,7 +97,7 @@ impl Leftovers {
         }
         for (nonce, files) in &self.connections {
             if locked && !living.contains(nonce) {
-                tracing::debug!(nonce, "removing what a killed process left of a connection");
+                tracing::debug!(nonce, "removing files that a killed process left");
                 for (_, path) in files {
                     remove(path);
                 }

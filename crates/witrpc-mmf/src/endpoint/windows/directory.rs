@@ -18,8 +18,7 @@ pub(crate) fn default() -> Result<PathBuf, Error> {
     match std::env::var_os("LOCALAPPDATA") {
         Some(local) if !local.is_empty() => Ok(Path::new(&local).join("witrpc")),
         _ => {
-            let fault =
-                format!("is not set, and so there is no directory of this user's; {CHOOSE}");
+            let fault = format!("is not set, so there is no default directory; {CHOOSE}");
             Err(Error::config("with_directory", "%LOCALAPPDATA%", fault))
         }
     }
@@ -33,7 +32,7 @@ pub(crate) fn default() -> Result<PathBuf, Error> {
 pub(crate) fn make(path: &Path, _access: Access) -> Result<(), String> {
     match create_directory(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("cannot be made: {error}"))
+            Err(format!("cannot be created: {error}"))
         }
         _ => Ok(()),
     }
@@ -47,7 +46,7 @@ pub(crate) fn make(path: &Path, _access: Access) -> Result<(), String> {
 pub(crate) fn fault(path: &Path, _access: Access) -> io::Result<Option<String>> {
     let facts = path.symlink_metadata()?;
     if facts.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT != 0 {
-        return Ok(Some("is a symbolic link, or leads elsewhere in another way".to_owned()));
+        return Ok(Some("is a symbolic link or another kind of reparse point".to_owned()));
     }
     if !facts.is_dir() {
         return Ok(Some("is not a directory".to_owned()));

@@ -30,11 +30,11 @@ fn advice(error: &io::Error) -> Option<&'static str> {
     match code_of(error)? {
         ERROR_ACCESS_DENIED | ERROR_WRITE_PROTECT => Some(CHOOSE),
         ERROR_DISK_FULL | ERROR_HANDLE_DISK_FULL => {
-            Some("make room there, give a smaller with_size, or fewer clients")
+            Some("free some space, or reduce with_size or with_max_clients")
         }
-        ERROR_FILE_EXISTS => Some("it is not ours: choose another name or directory"),
+        ERROR_FILE_EXISTS => Some("it was not created by witrpc: choose another name or directory"),
         ERROR_NOT_ENOUGH_MEMORY | ERROR_NO_SYSTEM_RESOURCES => {
-            Some("the system has no more: give a smaller with_size, or fewer clients")
+            Some("the system has no memory left: reduce with_size or with_max_clients")
         }
         _ => None,
     }

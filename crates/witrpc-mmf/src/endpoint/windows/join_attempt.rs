@@ -57,7 +57,7 @@ impl JoinAttempt {
             Err(error) => return Err(error),
         };
         if server_process(&pipe)? != record.process_id {
-            let rule = "the door is not of the process that has the lock";
+            let rule = "the pipe does not belong to the process that has the lock";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, rule));
         }
         let mut nonce = Instance::default();
@@ -122,11 +122,11 @@ impl JoinAttempt {
             Ok(opened) => opened,
             // The files of a dying server may vanish before we notice its death.
             Err(_) if self.has_gone().await => return Ok(None),
-            Err(error) => return Err(failed(format!("entering {}", path.display()), &error)),
+            Err(error) => return Err(failed(format!("opening {}", path.display()), &error)),
         };
         file.check_event(region.events())?;
         fail_point::at("caller.mapped");
-        tracing::debug!(endpoint = file.name, "let in");
+        tracing::debug!(endpoint = file.name, "accepted by the server");
         let (notifier, waiter) = events.ends(self.pipe, ());
         let terms = Terms {
             side: Side::Client,

@@ -67,7 +67,8 @@ impl DoorListener {
     ///
     /// [`Error::Io`].
     pub(crate) fn open(paths: &EndpointPaths, lock: &Lock) -> Result<Self, Error> {
-        Self::make(lock).map_err(|error| failed(format!("the door of {}", paths.name()), &error))
+        Self::make(lock)
+            .map_err(|error| failed(format!("creating the pipe of {:?}", paths.name()), &error))
     }
 
     fn make(lock: &Lock) -> io::Result<Self> {
@@ -110,7 +111,7 @@ impl DoorListener {
                         Err(error) => {
                             tracing::warn!(
                                 error = %Escaped(&error),
-                                "a client could not be received"
+                                "could not read a join request"
                             );
                             open.disconnect()?;
                         }
@@ -211,7 +212,7 @@ impl PendingClient {
             if let Some(whole) = request.first_chunk() {
                 let request = JoinRequest::decode(whole);
                 if request.is_none() {
-                    tracing::warn!("what came through the door is no request");
+                    tracing::warn!("ignored bytes that are not a join request");
                 }
                 return Poll::Ready(request);
             }
@@ -284,7 +285,7 @@ impl ReplyPath {
         // The runtime may need a moment to see that the pipe is writable; the client itself cannot delay this (E4).
         poll_fn(|cx| pipe.poll_write(cx)).await;
         fail_point::at("door.answered");
-        tracing::debug!(process, "let in");
+        tracing::debug!(process, "accepted a client");
         let (notifier, waiter) = events.ends(pipe, ());
         Ok(Some(assemble(region, notifier, waiter, terms)))
     }

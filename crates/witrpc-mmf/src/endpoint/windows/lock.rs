@@ -155,6 +155,6 @@ fn is(error: &io::Error, code: u32) -> bool {
 }
 
 fn foreign() -> io::Error {
-    let advice = "it is there, but it is no witrpc lock; choose another name or directory";
+    let advice = "the file exists and is no witrpc lock; choose another name or directory";
     io::Error::new(io::ErrorKind::InvalidData, advice)
 }

@@ -22,7 +22,7 @@ pub(crate) fn sweep(paths: &EndpointPaths) {
         Err(error) => {
             return tracing::warn!(
                 error = %Escaped(error),
-                "the endpoint directory could not be swept"
+                "could not remove files of killed processes"
             );
         }
     };
@@ -51,6 +51,6 @@ fn remove_if_unused(path: &Path) {
         .custom_flags(FILE_FLAG_DELETE_ON_CLOSE | FILE_FLAG_OPEN_REPARSE_POINT)
         .open(path);
     if opened.is_ok() {
-        tracing::debug!(path = %Escaped(path.display()), "removing what was left of a connection");
+        tracing::debug!(path = %Escaped(path.display()), "removing a file that a killed process left");
     }
 }

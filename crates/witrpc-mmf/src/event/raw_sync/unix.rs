@@ -56,7 +56,7 @@ impl Signal {
 
     fn set(&self) {
         if let Err(error) = self.event.set(EventState::Signaled) {
-            tracing::warn!(error = %Escaped(&error), "an event could not be set");
+            tracing::warn!(error = %Escaped(&error), "could not wake the peer");
         }
     }
 

@@ -75,7 +75,7 @@ impl Signal {
     /// Sets it without waiting for anything.
     pub(super) fn set_aside(this: &Arc<Self>) {
         if let Err(error) = this.set() {
-            tracing::warn!(error = %Escaped(&error), "an event could not be set");
+            tracing::warn!(error = %Escaped(&error), "could not wake the peer");
         }
     }
 }

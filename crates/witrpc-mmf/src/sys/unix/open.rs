@@ -51,9 +51,11 @@ pub(crate) fn open_ours(
     let opened = open(path, how | CAREFULLY, Mode::empty())?;
     let facts = fstat(&opened)?;
     let (expected, rule) = match kind {
-        Kind::Directory => (FileType::Directory, "it is not a directory of ours"),
-        Kind::File => (FileType::RegularFile, "it is not a regular file of ours"),
-        Kind::Pipe => (FileType::Fifo, "it is not a named pipe of ours"),
+        Kind::Directory => {
+            (FileType::Directory, "it is not a directory of witrpc for this user or group")
+        }
+        Kind::File => (FileType::RegularFile, "it is not a file of witrpc for this user or group"),
+        Kind::Pipe => (FileType::Fifo, "it is not a named pipe of witrpc for this user or group"),
     };
     let ours = access.iter().any(|access| access.admits(facts.st_uid, facts.st_gid));
     let alone = facts.st_nlink <= 1 || kind == Kind::Directory;
@@ -118,7 +120,7 @@ fn open_made_directory(path: &Path) -> io::Result<OwnedFd> {
         !entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
     });
     if is_other {
-        return Err(io::Error::other("another one was put in its place"));
+        return Err(io::Error::other("another directory was put in its place"));
     }
     Ok(made)
 }

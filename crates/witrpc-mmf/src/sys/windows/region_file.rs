@@ -64,7 +64,7 @@ pub(crate) fn open_existing(path: &Path, _access: Access) -> io::Result<File> {
         .open(path)?;
     let facts = file.metadata()?;
     if !facts.is_file() || facts.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT != 0 {
-        let rule = "it is not a regular file of ours";
+        let rule = "it is not a regular file of this user";
         return Err(io::Error::new(io::ErrorKind::InvalidData, rule));
     }
     Ok(file)
