@@ -6,34 +6,34 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::text::{Escaped, Rounded};
 
-/// A result whose error is [`Error`]; the usual return type of a service method.
+/// A result whose error is [`Error`] by default. The usual return type of a service method.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, from the caller's own settings down to the operating system.
+/// An error of witrpc. The guide's chapter on troubleshooting explains every variant.
 ///
-/// As the error type of a service method it crosses the connection as text: whatever a handler returns arrives as
-/// [`Error::Fault`], so that a handler's own `Closed` or `TimedOut` is never mistaken for one of this connection.
+/// If a handler returns an `Error`, its text is sent, and the caller gets it as [`Error::Fault`], whichever variant it was. So the caller
+/// does not mistake a `Closed` or `TimedOut` that the handler returned for one of its own connection.
 ///
-/// In the other variants, texts from the peer are escaped: characters that are not printable are shown as in a string literal. The
-/// message of a `Fault` is as it was sent, and may have several lines; escape it before you log or print it.
+/// Texts from the peer are escaped: characters that are not printable are shown as in a string literal. The only exception is the message
+/// of a `Fault`, which is unchanged and can have several lines. Escape it before you log or print it.
 ///
-/// `{}` and `{:?}` show the same text; `{:?}` shows it escaped, on one line. So a `main` that returns an `Error` prints a readable
-/// message. `{:#?}` puts the variant's name before it. The guide's chapter on troubleshooting explains every variant.
+/// `{}` and `{:?}` show the same message, `{:?}` escaped and on one line. So a `main` that returns an `Error` prints a readable
+/// message. `{:#?}` puts the variant's name in front.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // The caller's settings.
-    /// A builder setting is wrong.
+    /// A setting is missing or invalid, or the endpoint's directory is unsuitable.
     #[error("{setting} = {value}: {advice}")]
     Config {
-        /// The setting, as the builder method names it.
+        /// The setting, by the name of its builder method.
         setting: &'static str,
         /// The value that was given.
         value: String,
-        /// The way out.
+        /// What is wrong, and what to do.
         advice: String,
     },
-    /// The client is not connected; nothing was sent.
+    /// The client is not connected. Nothing was sent.
     #[error("not connected to {endpoint:?}: await connect() first")]
     NotConnected {
         /// The endpoint's name.
@@ -45,41 +45,41 @@ pub enum Error {
         "{what} needs a tokio runtime with timers and I/O: call it within #[tokio::main], or a runtime built with enable_all()"
     )]
     NoRuntime {
-        /// What was asked for.
+        /// The function that was called.
         what: &'static str,
     },
 
     // The caller's types.
-    /// A value could not be turned into bytes. Nothing was sent.
+    /// A value could not be serialized: arguments (nothing was sent), or a result (the method has run).
     #[error("cannot serialize {what} as {serializer}: {reason}")]
     Serialize {
         /// Which value: arguments, result, event.
         what: String,
         /// The serializer's name.
         serializer: String,
-        /// What the serializer said.
+        /// The serializer's error.
         reason: String,
     },
-    /// Bytes could not be turned into a value: the two sides' types differ, or the format cannot read the type.
+    /// A value could not be deserialized: the two sides' types differ, or the serializer cannot read the type.
     #[error("cannot deserialize {what} from {serializer}: {reason}")]
     Deserialize {
         /// Which value: arguments, result, event.
         what: String,
         /// The serializer's name.
         serializer: String,
-        /// What the serializer said, and what may have caused it.
+        /// The serializer's error, and what may have caused it.
         reason: String,
     },
-    /// A message is larger than its receiver takes. Nothing of it was sent.
+    /// A message is larger than its receiver accepts. It was not sent.
     #[error(
         "{what}: {size} bytes, but the receiver accepts at most {limit}; raise the receiver's with_max_message_size, or send a stream"
     )]
     TooLarge {
         /// Which message: arguments, result, event.
         what: String,
-        /// Its size: serialized bytes and blobs.
+        /// The size of the message in bytes: serialized value and blobs, with 64 bytes for each blob and 512 for each stream.
         size: u64,
-        /// The receiver's `max_message_size`.
+        /// The receiver's `with_max_message_size`, in bytes.
         limit: u64,
     },
 
@@ -89,10 +89,10 @@ pub enum Error {
     NoSuchService {
         /// The name asked for.
         service: String,
-        /// What it has, for reading.
+        /// The names of the services that the server has, as text.
         offered: String,
     },
-    /// The server's service has no such method.
+    /// The server's service does not have this method.
     #[error(
         "the server's service {service:?} has no method {method:?}: the client calls `{client}`, the server has {server}; build both from one contract"
     )]
@@ -106,14 +106,14 @@ pub enum Error {
         /// The signatures that the server has, for reading.
         server: String,
     },
-    /// Client and server were built with different signatures of a method, or types of an event.
+    /// Client and server were built with different signatures of a method, or with different types of an event.
     #[error(
         "the signature of {method:?} in service {service:?} differs: the client has `{client}`, the server has `{server}`; build both from one contract"
     )]
     SignatureMismatch {
         /// The service's name.
         service: String,
-        /// The method's name.
+        /// The name of the method or event.
         method: String,
         /// The signature that the client was built with.
         client: String,
@@ -121,7 +121,7 @@ pub enum Error {
         server: String,
     },
 
-    /// The server's service has no such event.
+    /// The server's service does not have this event.
     #[error(
         "the server's service {service:?} has no event {event:?}: the client subscribes to `{client}`, the server has {server}; build both from one contract"
     )]
@@ -135,7 +135,7 @@ pub enum Error {
         /// The signatures that the server has, for reading.
         server: String,
     },
-    /// A client raised an event; only the service does.
+    /// An event was raised through a client's handle. Only the service can raise it.
     #[error(
         "event {event} cannot be raised by a client: raise it in the service, or call a method"
     )]
@@ -145,29 +145,29 @@ pub enum Error {
     },
 
     // The peer.
-    /// The peer broke a rule of the protocol; the connection has ended.
+    /// The peer broke a rule of the protocol. The connection has ended.
     #[error("the peer violated the protocol: {0}")]
     Protocol(String),
-    /// The two sides have different settings (serializer, encryption, authorization) or versions that do not fit together.
+    /// The two sides have different settings (serializer, encryption) or incompatible versions.
     #[error("client and server are incompatible: {0}")]
     Incompatible(String),
-    /// The peer refused our authorization, or we refused the peer's.
+    /// One side refused the other: the tokens or the kinds of authorization differ, or the server's validator refused the token.
     #[error("unauthorized: {0}")]
     Unauthorized(String),
 
     // The service.
-    /// The service's code returned an error.
+    /// The service returned an error.
     #[error("{message}")]
     Fault {
-        /// The error's text.
+        /// The error's text, exactly as the service returned it.
         message: String,
     },
-    /// The service's code panicked. The server goes on.
+    /// The service's code panicked. The server and the connection continue.
     #[error("the handler of {method} panicked: {message}")]
     Panicked {
         /// `Service.method`.
         method: String,
-        /// The panic's message, if it was text.
+        /// The panic's message, if it was a text.
         message: String,
     },
 
@@ -178,20 +178,20 @@ pub enum Error {
     /// The deadline passed. The call may have been executed.
     #[error("no answer within {}; allow more time, or check what the peer is doing", Rounded(*.after))]
     TimedOut {
-        /// The time that was given.
+        /// The time limit.
         after: Duration,
     },
-    /// The server has no free place: as many clients are connected as it allows.
+    /// The server has no free place: `with_max_clients` clients are connected.
     #[error(
         "the server {endpoint:?} is busy: it accepts {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
     )]
     Busy {
         /// The endpoint's name.
         endpoint: String,
-        /// How many clients the server takes.
+        /// How many clients the server accepts at a time.
         max_clients: u32,
     },
-    /// No server is listening on this name.
+    /// No server with this name is running.
     #[error(
         "no server {endpoint:?} is running in {place} (waited {}; servers running there: {running}); start it, or compare name and directory",
         Rounded(*.waited)
@@ -199,14 +199,14 @@ pub enum Error {
     NotRunning {
         /// The endpoint's name.
         endpoint: String,
-        /// Where was looked.
+        /// The directory that was searched.
         place: String,
-        /// The names that servers are running on there, for reading; no more than a few of them.
+        /// The names of servers that run there, as text. Not more than eight of them.
         running: String,
-        /// How long was waited.
+        /// The time that was waited.
         waited: Duration,
     },
-    /// A server is listening on this name, and has not answered.
+    /// A server with this name exists, but does not answer.
     #[error(
         "the server {endpoint:?} is not responding: {} listens in {place} and has not answered for {}; it is stopped, or all \
          threads of its runtime are blocked, or it has ended and a child that it forked still runs",
@@ -216,14 +216,14 @@ pub enum Error {
     NotResponding {
         /// The endpoint's name.
         endpoint: String,
-        /// Where the server listens.
+        /// The directory of the endpoint.
         place: String,
         /// The server's process id, as that process sees it; `None` if it cannot be told.
         process_id: Option<u32>,
-        /// How long was waited.
+        /// The time that was waited.
         waited: Duration,
     },
-    /// A live server holds this name.
+    /// Another running server has this name.
     #[error(
         "the name {endpoint:?} in {place} is in use by {}, or by a child that it forked; stop that process, or choose another name",
         Holder(*.process_id)
@@ -251,17 +251,17 @@ pub enum Error {
     /// A system call failed.
     #[error("{context}: {message}")]
     Io {
-        /// What was being done, to what.
+        /// What was attempted.
         context: String,
         /// The kind of failure.
         kind: io::ErrorKind,
-        /// What the system said.
+        /// The system's message, often with advice.
         message: String,
     },
 }
 
 impl Error {
-    /// A wrong setting: what, which value, and the way out.
+    /// Makes an [`Error::Config`]: the setting, its value, and what to do.
     pub fn config(
         setting: &'static str,
         value: impl fmt::Display,
@@ -270,12 +270,12 @@ impl Error {
         Self::Config { setting, value: value.to_string(), advice: advice.into() }
     }
 
-    /// A failed system call, with what was being done.
+    /// Makes an [`Error::Io`]: what was attempted, and the system's error.
     pub fn io(context: impl Into<String>, error: &io::Error) -> Self {
         Self::Io { context: context.into(), kind: error.kind(), message: error.to_string() }
     }
 
-    /// An error that a service returns to its caller.
+    /// Makes an [`Error::Fault`], which a service returns to its caller.
     pub fn fault(message: impl fmt::Display) -> Self {
         Self::Fault { message: message.to_string() }
     }
@@ -309,7 +309,7 @@ impl Error {
         }
     }
 
-    /// Whether the call that failed with this error was certainly not executed, so that repeating it is safe.
+    /// Returns whether the call that failed with this error was certainly not executed, so that it is safe to repeat it.
     #[must_use]
     pub const fn is_surely_not_executed(&self) -> bool {
         match self {
@@ -339,11 +339,11 @@ impl fmt::Debug for Error {
     }
 }
 
-/// What can go wrong below the frames.
+/// An error of a transport.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The peer broke a rule of the shared state.
+    /// The peer broke a rule of the shared state. The text says which.
     #[error("the peer wrote invalid data to the region: {0}")]
     Corrupt(&'static str),
     /// A system call failed.
@@ -389,15 +389,15 @@ impl fmt::Display for Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// This side closed it: by `disconnect` or `reconnect`, or by dropping the last handle.
+    /// This side closed the connection: by `disconnect` or `reconnect`, or because the last handle was dropped.
     Local,
-    /// The peer closed it, with this reason.
+    /// The peer closed the connection, and gave this reason.
     Peer(String),
     /// The peer's process ended, or closed the connection without giving a reason.
     PeerGone,
     /// A rule of the protocol was broken, the transport failed, or a limit was reached. The text says which.
     Failed(String),
-    /// The runtime that drove the connection was shut down.
+    /// The tokio runtime that the connection ran on was shut down.
     RuntimeGone,
 }
 

@@ -20,7 +20,7 @@ pub use crate::future::BoxFuture;
 
 use crate::error::Error;
 
-/// Where a server's connections come from.
+/// The server's side of a transport: an endpoint at which it can listen for clients.
 pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
     /// The endpoint's name, for messages and spans.
     fn name(&self) -> &str;
@@ -32,11 +32,11 @@ pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
     /// [`Error::Config`], naming the setting, the value and the way out.
     fn validate(&self) -> Result<(), Error>;
 
-    /// Starts to listen. The listener stops, and takes back everything it made, when it is dropped.
+    /// Starts to listen. When the returned listener is dropped, it stops and removes everything that it created.
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
 
-    /// Starts to listen, as [`listen`](Self::listen) does; this is what a server calls. A transport whose servers can be listed
-    /// shows `terms` in the list. One that wraps another passes them on.
+    /// Starts to listen, as [`listen`](Self::listen) does. A server calls this method. A transport that can list its servers
+    /// shows `terms` in the list. A transport that wraps another one passes them on.
     fn listen_with<'a>(
         &'a self,
         _terms: &'a ServerTerms,
@@ -49,7 +49,7 @@ pub trait ServerTransport: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerTerms {
-    /// The serializer's name: `json`, say.
+    /// The serializer's name, for example `json`.
     pub serializer: String,
     /// The encryptor's name; `none` without encryption.
     pub encryption: String,
@@ -58,7 +58,7 @@ pub struct ServerTerms {
 }
 
 impl ServerTerms {
-    /// Terms of these names.
+    /// Makes terms of these names.
     #[must_use]
     pub fn new(
         serializer: impl Into<String>,
@@ -75,11 +75,11 @@ impl ServerTerms {
 
 /// A listening endpoint.
 pub trait Listener: fmt::Debug + Send + 'static {
-    /// Waits for the next client. Not cancel-safe beyond this: dropping the future and the listener together is safe.
+    /// Waits for the next client. The future can only be dropped together with the listener; dropping it alone may lose a client.
     fn accept(&mut self) -> BoxFuture<'_, Result<Channel, Error>>;
 }
 
-/// Where a client's connection comes from.
+/// The client's side of a transport: an endpoint to which it can connect.
 pub trait ClientTransport: fmt::Debug + Send + Sync + 'static {
     /// The endpoint's name, for messages and spans.
     fn name(&self) -> &str;
@@ -91,40 +91,40 @@ pub trait ClientTransport: fmt::Debug + Send + Sync + 'static {
     /// [`Error::Config`], naming the setting, the value and the way out.
     fn validate(&self) -> Result<(), Error>;
 
-    /// Opens a channel to the server, waiting for one to appear or to have room until `deadline`.
+    /// Opens a channel to the server. Until `deadline`, it waits for a server to run and to have a free place.
     ///
-    /// Fails with [`Error::NotRunning`], [`Error::NotResponding`] or [`Error::Busy`] when the deadline passes first. A deadline that
-    /// has passed already stands for one attempt: it waits for no server, and for no room, but gives a server that is there a moment to
+    /// It fails with [`Error::NotRunning`], [`Error::NotResponding`] or [`Error::Busy`] when the deadline has passed. A deadline that
+    /// has already passed means one attempt: it waits neither for a server nor for a free place, but gives a running server a moment to
     /// answer.
     fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Channel, Error>>;
 }
 
-/// How a connection waits for its peer once there is nothing to do.
+/// How a connection waits for its peer when it has nothing to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitStrategy {
-    /// Polls for a short, bounded while after traffic, as long as that has been paying off; then sleeps.
+    /// Polls for at most 100 µs after the last message, as long as polling has been successful, and then sleeps. Does not poll if the
+    /// peer last ran on the same CPU.
     #[default]
     Adaptive,
-    /// Sleeps at once. The least CPU, and the most latency where the peer runs on another core.
+    /// Sleeps at once. Uses the least CPU time, and has the highest latency if the peer runs on another core.
     Park,
-    /// Polls for this long before every sleep, whether it pays off or not. Every 100 µs of it the runtime's other tasks and timers
-    /// have their turn.
+    /// Polls for this long before every sleep. Every 100 µs it lets the runtime's other tasks and timers run.
     Spin(Duration),
 }
 
-/// One connection's worth of transport: two directions, a wake-up, and what is known of the peer.
+/// The transport of one connection: two directions, a wake-up, and facts about the peer.
 pub struct Channel {
-    /// Our outgoing direction.
+    /// The outgoing direction of this side.
     pub sender: Box<dyn RecordSender>,
-    /// Our incoming direction.
+    /// The incoming direction of this side.
     pub receiver: Box<dyn RecordReceiver>,
     /// Waits for the peer's notifications, and for its end.
     pub waiter: Box<dyn Waiter>,
-    /// The process id that the peer claims; `None` where there is no other process.
+    /// The process id that the peer claims. `None` if there is no other process.
     pub peer_process_id: Option<u32>,
-    /// Nanoseconds of a monotonic clock that both sides read, if possible the very same one. Always 0 where they share none, as on two
-    /// machines: deadlines then cross as the time that is left.
+    /// Returns the nanoseconds of a monotonic clock. Both sides should read the same clock. It always returns 0 if they share none, as on
+    /// two machines; a deadline is then sent as the remaining time.
     pub clock: fn() -> u64,
     /// How the connection waits.
     pub wait_strategy: WaitStrategy,
@@ -148,7 +148,7 @@ pub trait RecordSender: Send + 'static {
     /// The largest record (head and body together, in bytes) that this direction ever takes.
     fn max_record(&self) -> usize;
 
-    /// The number of bytes that may lie unread in this direction.
+    /// The number of bytes that can be unread in this direction.
     fn capacity(&self) -> usize;
 
     /// Appends `head` followed by `body` as one record, if that leaves at least `spare` bytes free.
@@ -161,7 +161,8 @@ pub trait RecordSender: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError>;
 
-    /// Whether a record of `len` bytes would be appended with `spare`; lets a caller seal only what will fit.
+    /// Whether [`try_push`](Self::try_push) would append a record of `len` bytes with `spare`. A caller uses it to encrypt only frames that
+    /// fit.
     ///
     /// # Errors
     ///
@@ -200,8 +201,8 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError>;
 
-    /// Makes room for `more` bytes in `out`, exactly: for a message of several records, which are going to be appended. A transport
-    /// that knows its system may ask it for memory that takes long copies well.
+    /// Reserves exactly `more` bytes in `out`, for a message of several records that will be appended. A transport
+    /// may ask the system for memory that is suited to long copies (huge pages).
     fn reserve(&self, out: &mut Vec<u8>, more: usize) {
         out.reserve_exact(more);
     }
@@ -213,7 +214,7 @@ pub trait RecordReceiver: Send + 'static {
     /// If the range is not within the record.
     fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>);
 
-    /// Steps over the record last peeked at. Its space is given back with the next [`release`](Self::release).
+    /// Removes the record last peeked at. Its space is given back with the next [`release`](Self::release).
     fn consume(&mut self);
 
     /// Releases the space of consumed records, and notifies the peer if it waits for space. A sixteenth of the
@@ -224,7 +225,7 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Io`] if waking failed.
     fn release(&mut self) -> Result<(), TransportError>;
 
-    /// Whether a record is there to be peeked at. Cheap: this is what a polling loop calls.
+    /// Whether there is a record to peek at. Must be cheap, as a polling loop calls it.
     ///
     /// # Errors
     ///
@@ -256,7 +257,7 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn stop(&mut self) -> Result<(), TransportError>;
 
-    /// Whether polling for the peer's next record can pay off: it last published from another CPU than ours.
+    /// Whether polling for the peer's next record can be useful: the peer last published from another CPU than the current one.
     fn worth_polling(&self) -> bool;
 }
 

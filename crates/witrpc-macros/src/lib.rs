@@ -43,40 +43,41 @@ mod text;
 ///     async fn factor(&self, n: u64) -> Result<Vec<u64>, FactorError>;
 ///     #[witrpc(idempotent)]
 ///     async fn get(&self, key: String) -> witrpc::Result<Option<u32>>;
-///     /// Share of the factoring that is done, 0 to 1.
+///     /// The part of the factoring that is done, 0 to 1.
 ///     #[event]
 ///     fn progress(&self) -> &witrpc::Event<f64>;
 /// }
 /// ```
 ///
-/// makes, with the visibility of the trait:
+/// generates, with the visibility of the trait:
 ///
-/// * the trait itself, with `Send + Sync + 'static` added and each method returning a future that
-///   is `Send`. Implementors write plain `async fn`, and return each event by reference to a field;
-/// * `CalcServer<S: Calc>`, made by `new(service)` or `from_arc(service)`, for a server's `with_service`;
-/// * `CalcClient`, which has each method of the trait, returning a future; each event, whose values come from the server; and
-///   `with_timeout(deadline)`. It implements `Calc` too, so that code generic over `Calc` takes a local object, a remote one or a mock.
+/// * the trait itself, with the bounds `Send + Sync + 'static`. Its methods return futures that are `Send`. An implementation
+///   uses plain `async fn`, and returns each event as a reference to a field;
+/// * `CalcServer<S: Calc>`, with the constructors `new(service)` and `from_arc(service)`. Pass it to a server's `with_service`;
+/// * `CalcClient`, with the methods and events of the trait. A method returns a `witrpc::Call`, a future. The values of an event come
+///   from the server. `with_timeout(deadline)` sets a deadline for all calls. `CalcClient` implements `Calc`, too, so code that is generic
+///   over `Calc` accepts a service in the same process, a client, or a mock.
 ///
-/// # What a method looks like
+/// # Methods
 ///
-/// `async fn name(&self, argument: Type, …) -> Result<T, E>;` with owned types only, as values
-/// cross a process boundary. `E` is the user's own error or, by `witrpc::Result<T>`, the default.
-/// Options, in `#[witrpc(…)]` above the method:
+/// A method is `async fn name(&self, argument: Type, …) -> Result<T, E>;`. All types are owned, because values are sent to another
+/// process, and implement serde's `Serialize` and `Deserialize`. `E` is your own error type. With `witrpc::Result<T>` it is
+/// `witrpc::Error`. Options in `#[witrpc(…)]` above the method:
 ///
-/// * `blocking`: the method runs on the pool for blocking work;
-/// * `idempotent`: a call that may have run already may be run again after a lost connection.
+/// * `blocking`: the method runs on the runtime's thread pool for blocking work;
+/// * `idempotent`: running the method twice does no harm. A retry policy then also repeats a call that may already have run.
 ///
-/// # What an event looks like
+/// # Events
 ///
-/// `#[event] fn name(&self) -> &Event<T>;` with an owned type `T`, where `Event` is
-/// `witrpc::Event`, by any path. It takes no options.
+/// An event is `#[event] fn name(&self) -> &Event<T>;` with an owned type `T`. `Event` is `witrpc::Event`, by any path. Events have no
+/// options.
 ///
 /// # Arguments of the attribute
 ///
-/// * `name = "…"`: the name on the wire, 1 to 128 bytes; by default that of the trait. A trait
-///   with type or const parameters must give it, and keep it different for each set of types.
-/// * `crate = path`: where `__private` is found, for those who use the crates without the facade;
-///   by default `::witrpc`.
+/// * `name = "…"`: the name of the service on the wire, 1 to 128 bytes. Default: the name of the trait. A trait
+///   with type or const parameters must set it, and a different one for each set of parameters.
+/// * `crate = path`: the path of the crate with the module `__private`, for programs that use the inner crates without `witrpc`.
+///   Default: `::witrpc`.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand(arguments.into(), item.into()).into()

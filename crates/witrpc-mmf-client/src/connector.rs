@@ -6,19 +6,18 @@ use witrpc_core::Error;
 use witrpc_core::transport::{BoxFuture, Channel, ClientTransport};
 use witrpc_mmf::MemoryMappedFile;
 
-/// A server over a named memory-mapped file.
+/// The client's side of the transport over a memory-mapped file.
 #[derive(Debug)]
 pub struct MmfClientTransport {
     file: MemoryMappedFile,
 }
 
 impl MmfClientTransport {
-    /// The client's end of this endpoint.
+    /// Makes a transport that connects to the server of this endpoint.
     ///
-    /// Of the file's settings these must be the server's: the name, [`with_directory`](MemoryMappedFile::with_directory),
-    /// [`with_group`](MemoryMappedFile::with_group), and, on Unix if the server has chosen it,
-    /// [`NamedEvent::RawSync`](witrpc_mmf::NamedEvent::RawSync). Its wait strategy is the client's own. Size and number of clients are the
-    /// server's choice, and not used here.
+    /// These settings must be the same as the server's: the name, [`with_directory`](MemoryMappedFile::with_directory),
+    /// [`with_group`](MemoryMappedFile::with_group), and [`NamedEvent::RawSync`](witrpc_mmf::NamedEvent::RawSync) on Unix if the server
+    /// uses it. The wait strategy is the client's own choice. The server chooses the size and the number of clients; they are ignored here.
     #[must_use]
     pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
         Self { file: file.into().settled() }

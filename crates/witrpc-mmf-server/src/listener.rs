@@ -4,7 +4,7 @@ use witrpc_core::Error;
 use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTerms, ServerTransport};
 use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile};
 
-/// Clients over a named memory-mapped file.
+/// The server's side of the transport over memory-mapped files.
 #[derive(Debug)]
 pub struct MmfServerTransport {
     file: MemoryMappedFile,
@@ -13,8 +13,9 @@ pub struct MmfServerTransport {
 }
 
 impl MmfServerTransport {
-    /// The server's end of this endpoint. It takes at most `max_clients` at a time, however often it starts and
-    /// stops to listen.
+    /// Makes a transport that listens at this endpoint. It accepts at most
+    /// [`with_max_clients`](MemoryMappedFile::with_max_clients) clients at a time. Clients that are still connected count, even after the
+    /// server has stopped and started to listen again.
     #[must_use]
     pub fn new(file: impl Into<MemoryMappedFile>) -> Self {
         let file = file.into().settled();

@@ -68,11 +68,11 @@ const DEFAULT_MAX_CLIENTS: u32 = 1;
 /// With the longest suffix this stays below the 255 bytes that file systems allow.
 const LONGEST_NAME: usize = 128;
 
-/// A named memory-mapped file: the endpoint of a server, as its builder and its clients' builders name it.
+/// An endpoint, with its settings: a name for which the server creates a memory-mapped file for each client.
 ///
-/// A name alone converts into one. The server chooses size and number of clients; those of a client are not used. Each side chooses its
-/// own wait strategy. Both sides must name the same directory and group; on Unix a client must also name [`NamedEvent::RawSync`] if
-/// its server does.
+/// A `&str` or a `String` converts into an endpoint with default settings. Name, directory and group must be the same on both sides. On
+/// Unix, a client must also set [`NamedEvent::RawSync`] if its server does. Each side chooses its own wait strategy. The server chooses
+/// the size and the number of clients; a client's values are ignored.
 ///
 /// ```
 /// use witrpc::MemoryMappedFile;
@@ -93,7 +93,8 @@ pub struct MemoryMappedFile {
 }
 
 impl MemoryMappedFile {
-    /// An endpoint of this name: 1 to 128 of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`, not starting with a dot.
+    /// Makes an endpoint with this name: 1 to 128 of the characters `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`, not starting with a dot. An
+    /// invalid name is an error at `build()`.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -107,23 +108,24 @@ impl MemoryMappedFile {
         }
     }
 
-    /// The size of each client's region, in bytes: one page of header and two equal rings. Default 1 MiB.
+    /// Sets the size of each client's region in bytes, from 12,288 to 2^36. Another size is an error at `build()`. Default 1 MiB.
     ///
-    /// Messages of any size cross a region of any size; a larger one lets a sender run further ahead. Each connected
-    /// client takes this much of the file system, at once. From 12,288 to 2^36; anything else is an error at `build()`.
+    /// The region has one page for the header, and two rings of equal size. Messages can be larger than a ring: they are sent in chunks. With
+    /// a larger region, a sender can write more before it has to wait. The whole region is allocated when a client is accepted.
     #[must_use]
     pub const fn with_size(mut self, bytes: u64) -> Self {
         self.size = bytes;
         self
     }
 
-    /// The directory of the endpoint's files, made with mode 0700 if it is missing. It must be private to the user.
+    /// Sets the directory of the endpoint's files. It must be private to the user. If it does not exist, it is created, with mode 0700.
     ///
-    /// A relative path is made absolute when a builder gets this; a later change of the working directory does not matter.
+    /// The directory should be on a file system in memory: on a disk, the system writes changed pages back. A relative path is made
+    /// absolute when it is passed to a builder; a later change of the working directory has no effect.
     ///
-    /// Default: the environment variable `WITRPC_DIR`, else `/dev/shm/witrpc-<uid>` on Linux and a directory in the
-    /// temporary directory elsewhere. It should be in memory: on a disk, changed pages are written back. If `WITRPC_DIR` is
-    /// relative, it is so to the working directory in which this process first looked for it.
+    /// Default: the environment variable `WITRPC_DIR`; without it, `/dev/shm/witrpc-<uid>` on Linux, `%LOCALAPPDATA%\witrpc` on Windows,
+    /// and `witrpc-<uid>` in the temporary directory on other systems. If `WITRPC_DIR` is relative, it is relative to the working directory
+    /// in which this process first used a builder.
     #[must_use]
     pub fn with_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
@@ -143,22 +145,22 @@ impl MemoryMappedFile {
         self
     }
 
-    /// How many clients may be connected at a time; further clients wait in order. Default 1.
+    /// Sets how many clients can be connected at a time. Further clients wait in order. At least 1. Default 1.
     #[must_use]
     pub const fn with_max_clients(mut self, clients: u32) -> Self {
         self.max_clients = clients;
         self
     }
 
-    /// The kind of event by which the two sides wake each other. The server chooses; a client on Unix takes part in
-    /// [`NamedEvent::RawSync`] only if it names it too. Default: the system's own kind.
+    /// Sets the kind of event with which the two sides wake each other. The server chooses the kind. On Unix, a client must also set
+    /// [`NamedEvent::RawSync`] to accept it. Default: [`NamedEvent::Fifo`] on Unix, [`NamedEvent::RawSync`] on Windows.
     #[must_use]
     pub const fn with_named_event(mut self, kind: NamedEvent) -> Self {
         self.named_event = kind;
         self
     }
 
-    /// How this side's connections wait for their peer. Default [`WaitStrategy::Adaptive`].
+    /// Sets how the connections of this side wait for their peer. Default [`WaitStrategy::Adaptive`].
     #[must_use]
     pub const fn with_wait_strategy(mut self, strategy: WaitStrategy) -> Self {
         self.wait_strategy = strategy;
@@ -175,11 +177,11 @@ impl MemoryMappedFile {
         self
     }
 
-    /// Checks everything that can be checked without touching the system.
+    /// Checks all settings that can be checked without system calls. `build()` calls it.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], naming the setting, its value and the way out.
+    /// [`Error::Config`], which names the setting and its value, and says what to do.
     pub fn validate(&self) -> Result<(), Error> {
         validate_name(&self.name)?;
         if self.size < SMALLEST_REGION || self.size > LARGEST_REGION {
@@ -217,13 +219,13 @@ impl MemoryMappedFile {
         Err(Error::config("with_named_event", format!("{:?}", self.named_event), advice))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many clients are connected at a time.
+    /// Returns how many clients can be connected at a time.
     #[must_use]
     pub const fn max_clients(&self) -> u32 {
         self.max_clients
@@ -268,8 +270,8 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Config`] if the prefix breaks the rule for names or is longer than 95 characters; [`Error::Io`] if the
-/// system gives no randomness.
+/// [`Error::Config`] if the prefix is empty, has a character that names cannot have, or is longer than 95 characters. [`Error::Io`] if
+/// the system has no random bytes.
 pub fn unique_name(prefix: &str) -> Result<String, Error> {
     let mut random = Instance::default();
     getrandom::fill(&mut random).map_err(|error| {

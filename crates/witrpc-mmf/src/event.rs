@@ -46,19 +46,19 @@ pub(crate) trait Notify: Send + Sync + 'static {
     fn notify(&self) -> io::Result<()>;
 }
 
-/// The kind of the two named events by which the sides of a connection wake each other. The default is the system's own.
+/// The kind of event with which the two sides of a connection wake each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamedEvent {
-    /// Named pipes of the file system. The default on Unix, and not to be had on Windows.
+    /// Named pipes in the file system. The default on Unix; not available on Windows.
     Fifo,
-    /// Events of the crate `raw_sync`, with a thread on each side that waits. The default on Windows, where they are kernel
+    /// Events of the crate `raw_sync`, with a thread on each side that waits for them. The default on Windows, where they are kernel
     /// objects.
     ///
     /// On Unix they are a mutex and a condition variable within the region: **only for peers that trust each other and are not
-    /// killed**. A peer that writes there can do anything to this process; one that dies at the wrong moment leaves threads
-    /// of this process waiting for as long as it lives, although its connections end. So both sides must choose it
-    /// there. It makes two threads per side of a connection, one of which looks around once a second.
+    /// killed**. A peer that writes to them can corrupt this process. If a peer dies at the wrong moment, its connection ends, but
+    /// threads of this process that wait for the mutex never end. Therefore both sides must choose it on Unix. Each side of a connection
+    /// has two such threads, one of which wakes up once a second.
     RawSync,
 }
 

@@ -39,8 +39,8 @@ macro_rules! common_settings {
                 self
             }
 
-            /// Serializes arguments and results as postcard. Both sides must use it, with the same types: postcard does not notice
-            /// when they differ.
+            /// Serializes arguments and results as postcard. Both sides must use it, with the same types: postcard does not detect
+            /// every difference between them.
             #[cfg(feature = "postcard")]
             pub fn with_postcard(mut self) -> Self {
                 self.common.codec = Some(witrpc_core::values::serializer::Codec::Postcard);
@@ -65,7 +65,7 @@ macro_rules! common_settings {
                 self
             }
 
-            /// Sends in clear. The default.
+            /// Sends unencrypted. The default.
             pub fn without_encryption(mut self) -> Self {
                 self.common.without_encryption();
                 self
@@ -86,8 +86,8 @@ macro_rules! common_settings {
                 self
             }
 
-            /// Accepts messages of at most `bytes` from the other side. The size of a message is that of its serialized values and
-            /// blobs, plus 64 bytes for each blob and 512 for each stream. Default 64 MiB.
+            /// Accepts messages of at most `bytes` bytes from the other side. The size of a message is the size of its serialized value
+            /// and its blobs, plus 64 bytes for each blob and 512 for each stream. Default 64 MiB.
             pub fn with_max_message_size(mut self, bytes: u64) -> Self {
                 self.common.limits.set_max_message_size(bytes);
                 self
@@ -95,22 +95,22 @@ macro_rules! common_settings {
 
             /// Accepts at most `calls` unanswered calls per connection; further calls wait at the caller. Default 1024.
             ///
-            /// A handler that calls its caller back counts until it returns. If nested calls go back and forth, calls that wait for
-            /// one another can take all places; then they wait until one of them reaches its deadline. Allow as many calls as can be
-            /// nested at a time, or give them a deadline.
+            /// A call counts until its handler has returned, also while the handler waits for a nested call to its caller. If calls that
+            /// wait for each other reach this limit, none of them can continue until one reaches its deadline. Allow as many calls as
+            /// can be nested at a time, or give nested calls a deadline.
             pub fn with_max_in_flight(mut self, calls: u32) -> Self {
                 self.common.limits.max_in_flight = calls;
                 self
             }
 
-            /// Buffers at most `bytes` of messages per connection and direction; at that limit a sender waits. At least
-            /// `max_message_size`. Default twice that.
+            /// Holds at most `bytes` bytes of messages per connection and direction. At that limit, the sender waits. Must be at least
+            /// `with_max_message_size`. Default: twice `with_max_message_size`.
             ///
-            /// Items of streams that nobody has read yet may use another 50 %: an eighth of that for the first stream, at most
-            /// 1 MiB, and less for each further one. Values that wait for subscriptions of the other side may use another
+            /// Stream items that have not been read yet may use another 50 %: an eighth of that for the first stream, at most
+            /// 1 MiB, and less for each further stream. Values that wait for subscriptions of the other side may use another
             /// 100 %; see [`Event::with_capacity`](crate::Event::with_capacity).
             ///
-            /// It limits nested calls, too: messages of calls that wait for one another must fit at the same time.
+            /// The limit also applies to nested calls: the messages of all calls that wait for each other must fit at the same time.
             pub fn with_max_buffered(mut self, bytes: u64) -> Self {
                 self.common.limits.max_buffered = bytes;
                 self

@@ -32,9 +32,10 @@ use witrpc_core::contract::introspection::DESCRIPTOR;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::{CloseReason, Error};
 
-/// A client. Cheap to clone; the connection ends when the last clone and the last service handle are dropped.
+/// A client, which connects to one endpoint. [`WitClientBuilder`](crate::WitClientBuilder) makes it.
 ///
-/// Made by [`WitClientBuilder`](crate::WitClientBuilder).
+/// A client has at most one connection at a time. It is cheap to clone, and clones share the connection. The connection ends when all
+/// clones, service handles and received streams have been dropped.
 #[derive(Clone, Debug)]
 pub struct WitClient {
     core: Arc<ClientCore>,
@@ -51,37 +52,38 @@ impl WitClient {
         Arc::clone(&self.core)
     }
 
-    /// Connects. Waits up to `timeout` if the server is not there yet or has no free place, or dies meanwhile and is started
-    /// again. Does nothing if connected.
+    /// Connects. Does nothing if the client is connected.
     ///
-    /// [`Duration::ZERO`] is one attempt: it waits neither for a server nor for a free place, but a server that is there has a second
-    /// to answer, and another one for the handshake.
+    /// If no server is running, or the server has no free place, it waits up to `timeout`. This also applies if the server ends during
+    /// the attempt and is started again. [`Duration::ZERO`] is one attempt: it waits neither for a server nor for a free place, but
+    /// gives a running server one second to answer, and another second for the handshake.
     ///
-    /// The connection is driven by the runtime on which this is called, and ends with it. A second call of `connect` at the
-    /// same time waits for the outcome of the first, within its own time limit. An automatic attempt to reconnect is given up in
-    /// favour of this one.
+    /// The connection runs on the tokio runtime on which `connect` is called, and ends when that runtime does. If `connect` is called
+    /// twice at the same time, the second call waits for the result of the first, within its own time limit. An automatic attempt to
+    /// reconnect ends when `connect` is called.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`], [`Error::NotResponding`] or [`Error::Busy`] when the time is up; [`Error::Incompatible`] or
-    /// [`Error::Unauthorized`] when the server refuses the client, with the reason; [`Error::TimedOut`] if a server was
-    /// there and did not complete the handshake, or another call of `connect` took all the time; [`Error::Closed`] with
-    /// [`CloseReason::Local`] if [`disconnect`](Self::disconnect) was called meanwhile; [`Error::NoRuntime`] outside of a
-    /// tokio runtime.
+    /// * [`Error::NotRunning`], [`Error::NotResponding`] or [`Error::Busy`] if the time is over.
+    /// * [`Error::Incompatible`] or [`Error::Unauthorized`], with the reason, if one side refuses the other.
+    /// * [`Error::TimedOut`] if a server answered but did not complete the handshake in time, or if another call of `connect` took all
+    ///   of the time.
+    /// * [`Error::Closed`] with [`CloseReason::Local`] if [`disconnect`](Self::disconnect) was called during the attempt.
+    /// * [`Error::NoRuntime`] outside of a tokio runtime with timers and I/O.
     pub async fn connect(&self, timeout: Duration) -> Result<(), Error> {
         let span = tracing::info_span!("connect", endpoint = self.core.endpoint());
         self.core.connect(timeout).instrument(span).await
     }
 
-    /// Ends the connection, if there is one, and connects anew. Subscriptions continue, with
+    /// Ends the connection, if there is one, and connects again. Subscriptions continue. They yield
     /// [`EventError::Reconnected`](crate::EventError::Reconnected) where values may be missing.
     ///
-    /// A handler of this client's own service may call it: the handler ends with the connection that it answers over, and
-    /// the new connection is made all the same.
+    /// A handler of this client's own service may call it. The handler is dropped with the connection of its call, and the new
+    /// connection is made nevertheless.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect). With [`Error::NoRuntime`], the old connection goes on.
+    /// As [`connect`](Self::connect). If the error is [`Error::NoRuntime`], the old connection continues.
     pub async fn reconnect(&self, timeout: Duration) -> Result<(), Error> {
         timers::check("reconnect()")?;
         let span = tracing::info_span!("reconnect", endpoint = self.core.endpoint());
@@ -100,29 +102,29 @@ impl WitClient {
         self.core.connection().is_ok_and(|connection| *connection.peer() == call.peer())
     }
 
-    /// Ends the connection: calls in flight fail, subscriptions end, and the server is told. An attempt to connect that is
-    /// under way ends too. It is final: there is no connection from then on, until `connect` or `reconnect` is called.
-    /// Does nothing without a connection.
+    /// Ends the connection and notifies the server. Calls in flight fail, and subscriptions end. Attempts to connect that are in progress
+    /// end, too. The client stays disconnected until `connect` or `reconnect` is called. Without a connection or an attempt, it does
+    /// nothing.
     pub async fn disconnect(&self) {
         self.core.disconnect(false).await;
     }
 
-    /// The state of the connection, now and at every change.
+    /// Returns a receiver of the connection's state: `borrow()` gives the current state, `changed()` waits for the next one.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
         self.core.watch_state()
     }
 
-    /// Whether there is a connection that has not ended.
+    /// Returns whether the client is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.core.is_connected()
     }
 
-    /// A handle to one of the server's services.
+    /// Returns a handle to one of the server's services.
     ///
     /// The handle belongs to this client, not to a connection: it can be made before `connect`, and stays valid after a
-    /// reconnection. Making it does not ask the server; if the server lacks the service or a method, calls return the error.
+    /// reconnection. Making a handle does not contact the server. If the server does not have the service or a method, the calls fail.
     #[must_use]
     pub fn get_service<C: ServiceClient>(&self) -> C {
         let core = Arc::clone(&self.core);
@@ -130,23 +132,24 @@ impl WitClient {
         C::from_remote(Remote::new(core, C::descriptor(), timeout))
     }
 
-    /// Measures the time to the server's connection and back, without calling a service.
+    /// Measures the round-trip time to the server, without calling a service.
     ///
-    /// It obeys the client's [`with_timeout`](crate::WitClientBuilder::with_timeout), and the [`Ping`] has one of its own.
+    /// The client's [`with_timeout`](crate::WitClientBuilder::with_timeout) applies, unless [`Ping::with_timeout`] sets another one.
     ///
     /// # Errors
     ///
-    /// [`Error::NotConnected`], [`Error::Closed`] or [`Error::TimedOut`].
+    /// The future fails with [`Error::NotConnected`], [`Error::Closed`] or [`Error::TimedOut`].
     pub fn ping(&self) -> Ping {
         Ping::new(Arc::clone(&self.core) as _, self.core.settings.timeout)
     }
 
-    /// Asks the server for its name and description, and for its services with their methods, events and documentation. It obeys
-    /// the client's timeout, and the [`Call`] has one of its own.
+    /// Returns the server's name and description, and its services with their methods, events and documentation.
+    ///
+    /// The client's timeout applies, unless [`Call::with_timeout`] sets another one.
     ///
     /// # Errors
     ///
-    /// As any call.
+    /// The errors of any call: [`Error::NotConnected`], [`Error::Closed`], [`Error::TimedOut`].
     pub fn describe(&self) -> Call<Result<ServerDescription, Error>> {
         let core = Arc::clone(&self.core);
         let timeout = core.settings.timeout;
@@ -154,15 +157,18 @@ impl WitClient {
         remote.call(0, &(), outcome())
     }
 
-    /// Calls a method by its name, `"Service.method"`, with an array of JSON arguments; for tools that have no contract.
+    /// Calls a method by its name, `"Service.method"`. For tools that do not have the contract.
     ///
-    /// Nothing is checked before the server decodes the arguments. Only for connections that use JSON.
+    /// `args` is a JSON array with one element per argument. The client does not check the arguments; the server reports an error if it
+    /// cannot deserialize them. Client and server must use JSON.
     ///
     /// # Errors
     ///
-    /// As any call; what the method itself returns as an error is an [`Error::Fault`] with its JSON text. A result with a blob or a
-    /// stream is an [`Error::Deserialize`]: JSON has no place for them.
-    /// [`Error::Config`] if the client's serializer is not JSON, or the name has no dot.
+    /// * [`Error::Config`] if the client's serializer is not JSON, or the name has no dot.
+    /// * [`Error::Serialize`] if `args` is not an array.
+    /// * [`Error::Fault`] if the method returned an error; the message is the error's JSON text.
+    /// * [`Error::Deserialize`] if the result contains a blob or a stream, which JSON cannot express.
+    /// * The errors of any call.
     #[cfg(feature = "json")]
     pub async fn call_dynamic(
         &self,
@@ -188,7 +194,7 @@ impl WitClient {
         Ok(call.await?.0)
     }
 
-    /// What the connection holds at the moment; all zero without one.
+    /// Returns what the connection holds at the moment. All numbers are 0 without a connection.
     #[must_use]
     pub fn load(&self) -> Load {
         self.core.connection().map(|connection| connection.load()).unwrap_or_default()

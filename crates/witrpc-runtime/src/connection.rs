@@ -361,20 +361,20 @@ impl Driven for Connection {
     }
 }
 
-/// What a connection is holding.
+/// What one side of a connection holds at the moment; see [`WitClient::load`](crate::WitClient::load).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Load {
-    /// Calls of this side that the peer has not answered, cancelled ones that it has not acknowledged included.
+    /// Calls of this side that the peer has not answered. Includes cancelled calls that the peer has not acknowledged yet.
     pub calls: usize,
-    /// Messages of which only a part has arrived.
+    /// Incoming messages of which only a part has arrived.
     pub partial_messages: usize,
-    /// Requests of the peer that are being handled or wait for it.
+    /// Requests of the peer that are being handled or wait to be handled.
     pub handlers: usize,
     /// Subscriptions, of this side and of the peer.
     pub subscriptions: usize,
     /// Streams that have not ended, of this side and of the peer.
     pub streams: usize,
-    /// Bytes that wait to be sent, with a constant per message.
+    /// Bytes of messages that wait to be sent, plus a constant for each message.
     pub queued_bytes: u64,
 }

@@ -49,9 +49,10 @@ pub(crate) fn first_poll<T>(poll: impl FnOnce() -> T) -> T {
     polled
 }
 
-/// The call that the current handler answers.
+/// The context of the call that a handler answers: its caller, its deadline, and whether it was cancelled.
 ///
-/// Cheap to clone. It is set while the handler is polled. A task that the handler spawns does not inherit it: pass a clone.
+/// [`CallContext::current`] returns it within a handler. A task that the handler spawns does not inherit it: pass a clone, which is
+/// cheap.
 ///
 /// ```
 /// use witrpc::{CallContext, Error, Result};
@@ -70,7 +71,7 @@ pub(crate) fn first_poll<T>(poll: impl FnOnce() -> T) -> T {
 ///         let mut primes = 0;
 ///         for number in 2..below {
 ///             if call.is_cancelled() {
-///                 return Err(Error::Cancelled); // Nobody hears it; what counts is to stop.
+///                 return Err(Error::Cancelled); // Nobody receives this error.
 ///             }
 ///             primes += u64::from((2..number).all(|divisor| number % divisor != 0));
 ///         }
@@ -95,13 +96,13 @@ struct State {
     has_waiting: AtomicBool,
 }
 
-/// The other side of a call's connection. Cheap to clone; it does not keep the connection alive.
+/// The other side of a call's connection. It is cheap to clone, and does not keep the connection alive.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Peer {
-    /// A number for the connection, unique in this process.
+    /// A number of the connection that is unique in this process.
     pub connection_id: u64,
-    /// The process id that the peer claims; not to be trusted. `None` within one process.
+    /// The process id that the peer claims. It is not verified. `None` within one process.
     pub process_id: Option<u32>,
     callee: Arc<dyn Any + Send + Sync>,
 }
@@ -175,11 +176,11 @@ impl CallContext {
         Some(self)
     }
 
-    /// The context of the handler that is running.
+    /// Returns the context of the handler that is running.
     ///
     /// # Panics
     ///
-    /// Outside a handler; see [`try_current`](Self::try_current).
+    /// Outside of a handler, and in a task that a handler spawned. [`try_current`](Self::try_current) does not panic.
     #[must_use]
     pub fn current() -> Self {
         Self::try_current().expect(
@@ -187,26 +188,26 @@ impl CallContext {
         )
     }
 
-    /// The context of the handler that is running, if one is.
+    /// Returns the context of the handler that is running, or `None` outside of a handler.
     #[must_use]
     pub fn try_current() -> Option<Self> {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
     }
 
-    /// Who called.
+    /// Returns the caller.
     #[must_use]
     pub fn peer(&self) -> Peer {
         self.0.peer.clone()
     }
 
-    /// Who the caller is, as the server's `with_access_token_validator` said; `None` if there is no validator or it says
-    /// another type.
+    /// Returns the identity that the closure of `with_access_token_validator` returned for this client. `None` if the server has no
+    /// validator, or the identity has another type than `I`.
     #[must_use]
     pub fn identity<I: Any + Send + Sync>(&self) -> Option<Arc<I>> {
         Arc::clone(self.0.identity.as_ref()?).downcast().ok()
     }
 
-    /// The call's deadline, if it has one.
+    /// Returns the call's deadline, if it has one.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline

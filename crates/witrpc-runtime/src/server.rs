@@ -31,9 +31,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a server that is shutting down checks whether calls are still running.
 const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 
-/// A server. Dropping it ends its connections and frees its name.
+/// A server, which serves services on one endpoint. [`WitServerBuilder`](crate::WitServerBuilder) makes it.
 ///
-/// Made by [`WitServerBuilder`](crate::WitServerBuilder).
+/// Dropping it ends its connections at once and frees the endpoint's name.
 pub struct WitServer {
     shared: Arc<Shared>,
     transport: Box<dyn ServerTransport>,
@@ -92,12 +92,14 @@ impl WitServer {
         Self { shared: Arc::new(shared), transport, accepting: tokio::sync::Mutex::new(None) }
     }
 
-    /// Takes the name, and accepts clients in the background from now on. Does nothing if it already does.
+    /// Takes the endpoint's name, and starts to accept clients in the background. Does nothing if the server already accepts clients.
     ///
     /// # Errors
     ///
-    /// [`Error::NameInUse`] if a live server holds the name; [`Error::Io`] if the endpoint cannot be made, saying where
-    /// and what to do; [`Error::NoRuntime`] outside of a tokio runtime with timers.
+    /// * [`Error::NameInUse`] if another running server has the name.
+    /// * [`Error::Config`] if the endpoint's directory is not private, or its file system has no room for a region.
+    /// * [`Error::Io`] if the endpoint's files cannot be created.
+    /// * [`Error::NoRuntime`] outside of a tokio runtime with timers and I/O.
     pub async fn start_waiting_for_connection(&self) -> Result<(), Error> {
         timers::check("start_waiting_for_connection()")?;
         let mut accepting = self.accepting.lock().await;
@@ -113,7 +115,7 @@ impl WitServer {
         Ok(())
     }
 
-    /// Accepts no more clients and frees the name. Connected clients are still served. The server can be started again.
+    /// Stops accepting clients and frees the endpoint's name. Connected clients are still served. The server can be started again.
     pub async fn stop_waiting_for_connection(&self) {
         let mut accepting = self.accepting.lock().await;
         let Some(Accepting { stop, task }) = accepting.take() else { return };
@@ -124,10 +126,11 @@ impl WitServer {
         tracing::info!(endpoint = self.shared.endpoint, "no longer waiting for clients");
     }
 
-    /// Shuts the server down in good order: accepts no more clients, waits up to `grace` for calls under way to finish and for
-    /// raised events to be sent, and tells every client that the server is shutting down. Calls that arrive meanwhile are still
-    /// served. A subscriber to whom not all events could be sent gets
-    /// [`EventError::Lagged`](crate::EventError::Lagged) before its end.
+    /// Stops accepting clients, waits up to `grace` for calls under way to finish and for raised events to be sent, and then closes all
+    /// connections with the reason "the server is shutting down".
+    ///
+    /// Calls that arrive while it waits are still served. A subscriber to which not all events could be sent gets
+    /// [`EventError::Lagged`](crate::EventError::Lagged) before its subscription ends.
     ///
     /// Outside of a tokio runtime with timers, it waits neither for calls nor for the end of the connections.
     pub async fn shutdown(&self, grace: Duration) {
@@ -171,13 +174,13 @@ impl WitServer {
         lock(&self.shared.connections).values().cloned().collect()
     }
 
-    /// The number of connected clients.
+    /// Returns the number of connected clients.
     #[must_use]
     pub fn client_count(&self) -> usize {
         lock(&self.shared.connections).len()
     }
 
-    /// What each connection holds at the moment, one entry per connection.
+    /// Returns what each connection holds at the moment: one entry per connection, in no particular order.
     #[must_use]
     pub fn load(&self) -> Vec<Load> {
         self.connections().iter().map(|connection| connection.load()).collect()

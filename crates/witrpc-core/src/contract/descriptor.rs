@@ -1,10 +1,10 @@
 //! Descriptors of contracts: service, methods and events, as the macro generates them.
 
-/// What a contract says, as the macro read it.
+/// A contract: the name, methods and events of a service. The macro generates it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "written by generated code only")]
 pub struct ServiceDescriptor {
-    /// The name on the wire.
+    /// The name of the service on the wire.
     pub name: &'static str,
     /// The trait's documentation.
     pub docs: &'static str,
@@ -22,13 +22,13 @@ pub struct MethodDescriptor {
     pub name: &'static str,
     /// Its signature, for people.
     pub signature: &'static str,
-    /// Its types, in a normal form: what both sides must agree on.
+    /// Its types in a normal form, which must be the same on both sides.
     pub types: &'static str,
     /// Its documentation.
     pub docs: &'static str,
     /// It blocks its thread, so it runs on the pool for blocking work.
     pub blocking: bool,
-    /// Running it twice does no harm.
+    /// Whether running it twice does no harm.
     pub idempotent: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct EventDescriptor {
     pub name: &'static str,
     /// Its name and type, for people.
     pub signature: &'static str,
-    /// Its type, in a normal form: what both sides must agree on.
+    /// Its type in a normal form, which must be the same on both sides.
     pub types: &'static str,
     /// Its documentation.
     pub docs: &'static str,

@@ -288,14 +288,15 @@ impl ServerAuthorization for TokenValidator {
     }
 }
 
-/// Decides on access tokens: a closure that takes the token and returns, at once or as a future, `Ok` with an identity
-/// (`()` if there is none) or an error whose text is sent to the client.
+/// A closure that decides on access tokens, for `with_access_token_validator`.
 ///
-/// The `String` is the closure's own: the library wipes its copies of the token, and not that one. Keep it no longer than needed, and
-/// wipe it (the crate `zeroize` does) where that matters.
+/// It takes the token and returns a `Result`, or a future of a `Result`. `Ok` contains an identity (`()` if there is none), which handlers
+/// get from `CallContext::identity`. The text of an `Err` is sent to the client.
 ///
-/// Handlers read the identity from `CallContext::identity`. `M` only tells the two kinds
-/// of closure apart.
+/// The library wipes its own copies of the token, but not the `String` that it passes to the closure. Keep that no longer than needed,
+/// and wipe it where this matters, for example with the crate `zeroize`.
+///
+/// `M` only distinguishes the two kinds of closure.
 pub trait AccessTokenValidator<M>: Send + Sync + 'static {
     #[doc(hidden)]
     fn validate(

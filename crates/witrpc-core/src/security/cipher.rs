@@ -16,31 +16,31 @@ mod noise;
 
 pub use noise::NoiseEncryptor;
 
-/// The bytes are not what the peer sealed, or the numbers have come to their end. The connection cannot go on.
+/// An error of an encryption. The connection cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CipherError(String);
 
 impl CipherError {
-    /// Any text. It may quote the peer's bytes, so what is not printable is escaped.
+    /// Makes an error of any text. Characters that are not printable are escaped, as the text may quote the peer's bytes.
     pub fn new(text: impl fmt::Display) -> Self {
         Self(escaped(text))
     }
 }
 
-/// Agrees on keys with the peer. One per endpoint; makes one [`KeyAgreement`] per connection.
+/// An encryption scheme. There is one per endpoint; it makes one [`KeyAgreement`] per connection.
 ///
-/// Implement it to bring an encryption of your own; see `with_encryptor` on the builders.
+/// Implement it for an encryption of your own; see `with_encryptor` on the builders.
 pub trait Encryptor: fmt::Debug + Send + Sync + 'static {
-    /// The scheme's name, compared at connect. Choose another when the scheme changes.
+    /// Returns the scheme's name. `connect` compares the names of both sides, so change the name when the scheme changes.
     fn name(&self) -> &str;
 
-    /// Begins an agreement. `prologue` is what the client has said in clear and must be bound to the keys; `secret` is
-    /// derived from the access token, if both sides have a static one.
+    /// Begins a key agreement. `prologue` is what the client has sent unencrypted; the keys must depend on it. `secret` is
+    /// derived from the access token, if both sides use `with_access_token`.
     ///
     /// # Errors
     ///
-    /// [`CipherError`] if the system gives no randomness, say.
+    /// [`CipherError`], for example if the system has no random bytes.
     fn begin(
         &self,
         role: Role,
@@ -59,7 +59,7 @@ pub enum Role {
     Server,
 }
 
-/// 32 bytes that both sides derive from a static access token. Wiped when dropped.
+/// 32 bytes that both sides derive from the access token of `with_access_token`. Wiped when dropped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<[u8; 32]>);
 
@@ -70,8 +70,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A secret for one purpose, derived from `token` by SHA-256. Guessing a weak token stays possible: give a long,
-    /// random one.
+    /// Derives a secret for one purpose from `token` by SHA-256. A weak token can still be guessed: use a long, random one.
     pub fn derive(purpose: &str, token: &str) -> Self {
         let mut hash = Sha256::new();
         for part in [purpose, token] {
@@ -85,7 +84,7 @@ impl Secret {
         secret
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -99,7 +98,7 @@ fn wipe_stack() {
     area.zeroize();
 }
 
-/// One agreement on keys: the client writes, the server reads and writes, the client reads, both finish.
+/// One key agreement. The client writes, the server reads and writes, the client reads, and both finish.
 pub trait KeyAgreement: Send {
     /// Appends this side's message to `out`.
     ///
@@ -108,14 +107,14 @@ pub trait KeyAgreement: Send {
     /// [`CipherError`] if it is not this side's turn.
     fn write(&mut self, out: &mut Vec<u8>) -> Result<(), CipherError>;
 
-    /// Takes the peer's message, which may be anything.
+    /// Reads the peer's message, which may be any bytes.
     ///
     /// # Errors
     ///
-    /// [`CipherError`] if it is not acceptable: for one, if the peer holds another secret.
+    /// [`CipherError`] if the message is not valid, for example because the peer has another secret.
     fn read(&mut self, message: &[u8]) -> Result<(), CipherError>;
 
-    /// Returns what seals and opens the frames from here on; `None` leaves them in clear.
+    /// Returns the two ciphers of the connection. `None` leaves the frames unencrypted.
     ///
     /// # Errors
     ///
@@ -123,12 +122,12 @@ pub trait KeyAgreement: Send {
     fn finish(self: Box<Self>) -> Result<Option<CipherPair>, CipherError>;
 }
 
-/// What an agreement ends in.
+/// The two ciphers of a connection: the result of a key agreement.
 #[expect(clippy::exhaustive_structs, reason = "implementations of KeyAgreement make it")]
 pub struct CipherPair {
-    /// Seals what this side sends.
+    /// Encrypts the frames that this side sends.
     pub sealer: Box<dyn Sealer>,
-    /// Opens what the peer sends.
+    /// Decrypts the frames that the peer sends.
     pub opener: Box<dyn Opener>,
 }
 
@@ -138,29 +137,30 @@ impl fmt::Debug for CipherPair {
     }
 }
 
-/// Seals the outgoing direction.
+/// Encrypts and authenticates the frames of the outgoing direction.
 pub trait Sealer: Send {
-    /// Bytes by which sealing makes a payload longer; the same for every frame, and at most 64.
+    /// Returns the number of bytes by which sealing makes a payload longer. It is the same for every frame, and at most 64.
     fn overhead(&self) -> usize;
 
-    /// Seals `payload` in place, and appends its [`overhead`](Self::overhead). Every call uses the next number.
+    /// Encrypts `payload` in place, and appends [`overhead`](Self::overhead) bytes. `header` is authenticated but not encrypted. Every
+    /// call uses the next sequence number.
     ///
     /// # Errors
     ///
-    /// [`CipherError`] when the numbers have come to their end.
+    /// [`CipherError`] if there is no sequence number left.
     fn seal(&mut self, header: &[u8], payload: &mut Vec<u8>) -> Result<(), CipherError>;
 }
 
-/// Opens the incoming direction.
+/// Decrypts and verifies the frames of the incoming direction.
 pub trait Opener: Send {
-    /// Bytes by which opening makes a payload shorter; the same as the peer's [`Sealer::overhead`].
+    /// Returns the number of bytes by which opening makes a payload shorter: the peer's [`Sealer::overhead`].
     fn overhead(&self) -> usize;
 
-    /// Opens `payload[from..]` in place and cuts its overhead off. Every call expects the next number.
+    /// Decrypts `payload[from..]` in place, and removes the overhead from its end. Every call expects the next sequence number.
     ///
     /// # Errors
     ///
-    /// [`CipherError`] if the peer did not seal just these bytes with just this number.
+    /// [`CipherError`] if the peer did not seal exactly these bytes with exactly this header and sequence number.
     fn open(
         &mut self,
         header: &[u8],

@@ -14,13 +14,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::values::attachments;
 use crate::values::spare;
 
-/// An owned byte buffer, cheap to clone and to slice, that crosses a connection as raw bytes.
+/// An owned byte buffer that is sent as raw bytes. It is cheap to clone and to slice, and dereferences to `[u8]`.
 ///
-/// Anywhere in arguments, results and events, under every serializer: no base64, no arrays of numbers. Serialized
-/// elsewhere (to a file, say) it behaves like bytes. It dereferences to `[u8]`.
+/// It can be anywhere in arguments, results, errors, events and stream items, with every serializer: it becomes neither base64 nor an array
+/// of numbers. If it is serialized elsewhere, for example to a file, it is serialized like bytes.
 ///
-/// It may be kept for any time. While messages of 4 MiB and more arrive, the memory of dropped blobs of that size is used again for the
-/// next ones: up to 256 MiB in a process, given back one to two seconds after the last of them.
+/// A received blob can be kept for any time. While messages of 4 MiB and more arrive, the memory of dropped blobs of that size is reused for
+/// the next ones: up to 256 MiB in a process. It is returned to the system one to two seconds after the last such message.
 ///
 /// ```
 /// use witrpc::Blob;
@@ -33,25 +33,25 @@ use crate::values::spare;
 pub struct Blob(Bytes);
 
 impl Blob {
-    /// An empty blob. Does not allocate.
+    /// Makes an empty blob. Does not allocate.
     #[must_use]
     pub const fn new() -> Self {
         Self(Bytes::new())
     }
 
-    /// Bytes that live as long as the program. Does not copy.
+    /// Makes a blob of bytes that live as long as the program. Does not copy.
     #[must_use]
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self(Bytes::from_static(bytes))
     }
 
-    /// A copy of `bytes`.
+    /// Makes a blob with a copy of `bytes`.
     #[must_use]
     pub fn copy_from_slice(bytes: &[u8]) -> Self {
         Self(Bytes::copy_from_slice(bytes))
     }
 
-    /// A part of it, sharing the allocation.
+    /// Returns a part of the blob, which shares its allocation. `range` is in bytes.
     ///
     /// # Panics
     ///
@@ -61,7 +61,7 @@ impl Blob {
         Self(self.0.slice(range))
     }
 
-    /// The bytes as a vector; without a copy if nothing else shares them.
+    /// Returns the bytes as a vector. Does not copy if no other clone or slice shares them.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         Bytes::from(self).into()

@@ -26,14 +26,14 @@ use crate::values::limited::{self, Bounds};
 /// Implement it for a format that witrpc does not bring; see `with_serializer` on the builders. A [`Blob`](crate::Blob) or a
 /// `Streaming` within a value is serialized as a short text, as its content is sent apart from the value.
 ///
-/// A format may serialize a value more than once, to measure it first, say: what counts is the last pass. Values that are
-/// nested more than 127 levels deep are refused, in every format.
+/// A format may serialize a value more than once, for example to measure it first. The last pass counts. Every format refuses values that
+/// are nested more than 127 levels deep.
 ///
 /// ```
 /// use serde::{Serialize, de::DeserializeOwned};
 /// use witrpc::{Serializer, SerializerError, WitClientBuilder};
 ///
-/// /// JSON that people can read.
+/// /// JSON with line breaks and indentation.
 /// struct PrettyJson;
 ///
 /// impl Serializer for PrettyJson {
@@ -54,25 +54,25 @@ use crate::values::limited::{self, Bounds};
 /// # drop(builder);
 /// ```
 pub trait Serializer: Send + Sync + 'static {
-    /// The format's name, compared at connect. Choose another when the format changes.
+    /// Returns the format's name. `connect` compares the names of both sides, so change the name when the format changes.
     fn name(&self) -> &str;
 
     /// Appends `value` to `out`.
     ///
     /// # Errors
     ///
-    /// Whatever the format cannot express; the text reaches the caller. What was appended is then discarded.
+    /// If the format cannot express the value. The text reaches the caller of the method. What was appended to `out` is discarded.
     fn serialize<T: Serialize + ?Sized>(
         &self,
         value: &T,
         out: &mut Vec<u8>,
     ) -> Result<(), SerializerError>;
 
-    /// Reads one value that takes up all of `bytes`, which come from the peer and may be anything.
+    /// Reads one value, which must take up all of `bytes`. The bytes come from the peer and can be anything.
     ///
     /// # Errors
     ///
-    /// If they are not such a value; the text reaches the caller.
+    /// If the bytes are not such a value. The text reaches the caller of the method.
     fn deserialize<T: DeserializeOwned + 'static>(
         &self,
         bytes: &[u8],
@@ -89,7 +89,7 @@ pub struct SerializerError {
 }
 
 impl SerializerError {
-    /// Any text. It may quote the peer's bytes, so what is not printable is escaped.
+    /// Makes an error of any text. Characters that are not printable are escaped, as the text may quote the peer's bytes.
     pub fn new(text: impl std::fmt::Display) -> Self {
         Self { text: escaped(text), advised: false }
     }

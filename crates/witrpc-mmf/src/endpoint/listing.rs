@@ -21,45 +21,47 @@ use super::paths::{EndpointPaths, Kind, parse};
 use super::record::Record;
 use crate::sys::Access;
 
-/// A live server, as [`endpoints`] found it.
+/// A running server, as [`endpoints`] lists it.
+///
+/// The texts are what the server wrote. They have at most 64 bytes, with characters that are not printable escaped, and are `None` if the
+/// server did not write them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// The name to connect to.
     pub name: String,
-    /// The server's process id, as that process sees it.
+    /// The server's process id, as that process sees it (in a container, it may be another one outside).
     pub process_id: u32,
-    /// Clients that are connected or being accepted.
+    /// The number of clients that are connected or being accepted.
     pub clients: u32,
-    /// How many clients it accepts at a time; more wait.
+    /// How many clients the server accepts at a time. Further clients wait.
     pub max_clients: u32,
-    /// The file name of the server's program. As all texts here: up to 64 bytes, with what is not printable escaped, and `None` if the
-    /// server does not say.
+    /// The file name of the server's program.
     pub program: Option<String>,
-    /// How long the server has been accepting clients; time that the machine slept may not count. `None` if that cannot be known.
+    /// How long the server has been accepting clients. May not include time during which the machine slept. `None` if it is unknown.
     pub age: Option<Duration>,
-    /// The name of the server's serializer: `json`, say. Its clients must have the same.
+    /// The name of the server's serializer, for example `json`. Clients must use the same.
     pub serializer: Option<String>,
-    /// The name of the server's encryption, or `none`. Its clients must have the same.
+    /// The name of the server's encryption, or `none`. Clients must use the same.
     pub encryption: Option<String>,
-    /// How the server authorizes its clients: `none`, `token` (both sides know it) or `sent-token` (the client sends one).
+    /// How the server authorizes its clients: `none`, `token` (`with_access_token`) or `sent-token` (`with_access_token_provider`).
     pub authorization: Option<String>,
 }
 
-/// The live servers of the default directory (the environment variable `WITRPC_DIR`, or the one that
-/// [`with_directory`](crate::MemoryMappedFile::with_directory) names), by name.
+/// Lists the running servers of the default directory, sorted by name. The default directory is described at
+/// [`with_directory`](crate::MemoryMappedFile::with_directory).
 ///
-/// A snapshot of the servers that accept clients, taken without disturbing them. Servers that were killed are not listed, nor are those
-/// that have stopped accepting while clients are still connected. The list is empty if there is no such directory.
+/// The list is a snapshot of the servers that accept clients. It is made without connecting to them. It does not include servers that were
+/// killed, or servers that have stopped accepting while clients are still connected. It is empty if the directory does not exist.
 ///
 /// # Errors
 ///
-/// [`Error::Config`] if the directory is not private to the user or to a group, [`Error::Io`] if it cannot be read.
+/// [`Error::Config`] if the directory is not private to the user or to a group. [`Error::Io`] if it cannot be read.
 pub fn endpoints() -> Result<Vec<Endpoint>, Error> {
     list(EndpointPaths::anonymous(None)?)
 }
 
-/// [`endpoints`] of another directory.
+/// Lists the running servers of another directory, as [`endpoints`] does.
 ///
 /// ```
 /// # let directory = tempfile::tempdir().unwrap();

@@ -22,9 +22,10 @@ use crate::serving::services::Services;
 /// Enough for some hundred methods. Half of what a client may send before it is accepted: the rest is for a token.
 const LARGEST_CATALOG: usize = 32 << 10;
 
-/// Builds a [`WitClient`]. What is not set has its default; nothing is opened before [`WitClient::connect`].
+/// Builds a [`WitClient`].
 ///
-/// It needs a transport. Serializer, encryption and kind of authorization must be the same as the server's.
+/// Only the transport must be set; everything else has a default. Serializer, encryption and kind of authorization must be the same
+/// as the server's. Nothing is opened before [`WitClient::connect`].
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -95,29 +96,31 @@ impl WitClientBuilder {
         Self::default()
     }
 
-    /// Connects through `transport`. For a memory-mapped file there is a shorter method: `with_memory_mapped_file`.
+    /// Connects through `transport`. For a memory-mapped file, use `with_memory_mapped_file`.
     pub fn with_transport(mut self, transport: impl ClientTransport) -> Self {
         self.transport = Some(Box::new(transport));
         self
     }
 
-    /// Offers a service to the server, whose handlers reach it by [`Peer::get_service`](crate::Peer::get_service), and
-    /// whose events they subscribe to. May be repeated; each service needs its own name.
+    /// Offers a service to the server. The server's handlers call it, and subscribe to its events, through
+    /// [`Peer::get_service`](crate::Peer::get_service). May be repeated; each service needs its own name.
     pub fn with_service(mut self, service: impl Service) -> Self {
         self.services.push(Arc::new(service));
         self
     }
 
-    /// Proves to the server that this client knows `token`, and lets the server prove the same. The token is never sent,
-    /// encrypted or not, and not kept. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    /// Connects only to a server that knows `token`. Each side proves to the other that it knows the token.
+    ///
+    /// The token itself is never sent, and the library does not keep it. Use a long, random token: an attacker who can read the handshake
+    /// can test guesses of a weak one.
     pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
         self.authorization = Authorization::Token(StaticToken::of(token.as_ref()));
         self
     }
 
-    /// Sends the server the token that `provider` returns. It is called at every connect. Requires encryption.
+    /// Sends the token that `provider` returns to the server. `provider` is called for every connection. Requires encryption.
     ///
-    /// Once the token has been sent, the library keeps no copy of it, and wipes the `String` that the provider returned.
+    /// After it has sent the token, the library keeps no copy of it, and has wiped the `String` that `provider` returned.
     pub fn with_access_token_provider<F, Fut, T>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -128,22 +131,24 @@ impl WitClientBuilder {
         self
     }
 
-    /// Proves nothing to the server. The default.
+    /// Connects without authorization. The default.
     pub fn without_authorization(mut self) -> Self {
         self.authorization = Authorization::None;
         self
     }
 
-    /// Gives every call this long, counted from its first poll; then it fails with
-    /// [`Error::TimedOut`], and is cancelled at the server. `with_timeout` on a service handle overrides it.
+    /// Sets a deadline for every call: `timeout` after its first poll, the call fails with [`Error::TimedOut`] and is cancelled at the
+    /// server. `with_timeout` of a service handle or of a [`Call`](crate::Call) overrides it. Default: no deadline.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Connects again automatically when the connection is lost, as `set` configures. Subscriptions continue, with
-    /// [`EventError::Reconnected`](crate::EventError::Reconnected) where values may be missing. Calls made meanwhile fail with
-    /// [`Error::Closed`], unless they are retried ([`with_retry_policy`](Self::with_retry_policy)).
+    /// Connects again automatically when the connection is lost. `set` changes the [`ReconnectOptions`] from their defaults.
+    ///
+    /// Subscriptions continue. They yield [`EventError::Reconnected`](crate::EventError::Reconnected) where values may be missing. Calls
+    /// that are made while there is no connection fail with [`Error::Closed`], unless they are retried
+    /// ([`with_retry_policy`](Self::with_retry_policy)).
     ///
     /// ```
     /// use std::time::Duration;
@@ -167,9 +172,11 @@ impl WitClientBuilder {
         self
     }
 
-    /// Retries calls that failed because the connection was lost, as `set` configures: calls that provably did not run, and
-    /// calls of methods marked `#[witrpc(idempotent)]`. The policy does not connect by itself: use
-    /// [`with_auto_reconnect`](Self::with_auto_reconnect), or call [`connect`](WitClient::connect).
+    /// Retries calls that failed because the connection was lost: calls that provably did not run, and calls of methods marked
+    /// `#[witrpc(idempotent)]`. `set` changes the [`RetryPolicy`] from its defaults.
+    ///
+    /// The policy does not connect by itself: combine it with [`with_auto_reconnect`](Self::with_auto_reconnect), or call
+    /// [`connect`](WitClient::connect).
     ///
     /// ```
     /// use std::time::Duration;
@@ -214,7 +221,7 @@ impl WitClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], naming the setting, the value and the way out.
+    /// [`Error::Config`] if a setting is missing or invalid. The error names the setting and the value, and says what to do.
     pub fn build(self) -> Result<WitClient, Error> {
         let transport = self.transport.ok_or_else(|| {
             Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")

@@ -18,10 +18,10 @@ use crate::serving::service::Service;
 /// How long an accepted client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Builds a [`WitServer`]. What is not set has its default; nothing is opened before
-/// [`WitServer::start_waiting_for_connection`].
+/// Builds a [`WitServer`].
 ///
-/// It needs a transport and at least one service:
+/// A transport and at least one service must be set; everything else has a default. Nothing is opened before
+/// [`WitServer::start_waiting_for_connection`].
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -116,24 +116,27 @@ impl WitServerBuilder {
         self
     }
 
-    /// Listens on `transport`. For a memory-mapped file there is a shorter method: `with_memory_mapped_file`.
+    /// Accepts clients from `transport`. For a memory-mapped file, use `with_memory_mapped_file`.
     pub fn with_transport(mut self, transport: impl ServerTransport) -> Self {
         self.transport = Some(Box::new(transport));
         self
     }
 
-    /// Accepts only clients that prove that they know `token`, and proves the same to them. The token is never sent,
-    /// encrypted or not, and not kept. Give a long, random one: a weak one can be guessed by whoever reads the handshake.
+    /// Accepts only clients that know `token`. Each side proves to the other that it knows the token.
+    ///
+    /// The token itself is never sent, and the library does not keep it. Use a long, random token: an attacker who can read the handshake
+    /// can test guesses of a weak one.
     pub fn with_access_token(mut self, token: impl AsRef<str>) -> Self {
         self.authorization = Authorization::Token(StaticToken::of(token.as_ref()));
         self
     }
 
-    /// Accepts the clients whose token `validator` accepts. Requires encryption.
+    /// Accepts only clients whose token `validator` accepts. Requires encryption.
     ///
-    /// The validator is a closure that returns a result, or a future of one: `Ok` with an identity of any type, which handlers read from
-    /// [`CallContext::identity`](crate::CallContext::identity), or an error, whose text is sent to the client. The library wipes its
-    /// copies of the token; the `String` that the validator receives is the validator's to wipe.
+    /// `validator` is a closure that takes the token and returns a `Result`, or a future of a `Result`. `Ok` contains an identity of any
+    /// type, which handlers get from [`CallContext::identity`](crate::CallContext::identity). The text of an `Err` is sent to the client.
+    ///
+    /// The library wipes its own copies of the token. It does not wipe the `String` that it passes to `validator`.
     ///
     /// ```
     /// use witrpc::WitServerBuilder;
@@ -151,35 +154,35 @@ impl WitServerBuilder {
         self
     }
 
-    /// Accepts every client that can reach the endpoint. The default.
+    /// Accepts every client that can open the endpoint. The default.
     pub fn without_authorization(mut self) -> Self {
         self.authorization = Authorization::None;
         self
     }
 
-    /// Sets a name that clients can ask for with [`WitClient::describe`](crate::WitClient::describe).
+    /// Sets a name for people, which clients get from [`WitClient::describe`](crate::WitClient::describe). It is not the endpoint's name.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets a description that clients can ask for with [`WitClient::describe`](crate::WitClient::describe).
+    /// Sets a description, which clients get from [`WitClient::describe`](crate::WitClient::describe).
     pub fn with_description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// Limits the time that an accepted client may take for its handshake. Default 5 s.
+    /// Limits the time that an accepted client may take for its handshake. After that, the server disconnects it. Default 5 s.
     pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
-    /// Serves each connection on a thread of its own. Meant for few clients and the steadiest latency.
+    /// Serves each connection on a thread of its own. Meant for few clients, and for a latency that varies little.
     ///
-    /// Handlers start on that thread. A handler that is not done at its first poll, or takes long, continues on the runtime that
-    /// the server was started on; so do tasks that handlers spawn. A runtime that is dropped does not wait for these threads:
-    /// they end a moment later.
+    /// Handlers start on that thread. A handler that is not done after its first poll, or that takes long, continues on the runtime on
+    /// which the server was started. Tasks that handlers spawn run there, too. A runtime that is dropped does not wait for these
+    /// threads; they end a moment later.
     pub fn with_dedicated_threads(mut self) -> Self {
         self.dedicated_threads = true;
         self
@@ -189,7 +192,7 @@ impl WitServerBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], naming the setting, the value and the way out.
+    /// [`Error::Config`] if a setting is missing or invalid. The error names the setting and the value, and says what to do.
     pub fn build(self) -> Result<WitServer, Error> {
         let transport = self.transport.ok_or_else(|| {
             Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")

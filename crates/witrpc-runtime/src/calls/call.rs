@@ -171,10 +171,10 @@ impl Remote {
     }
 }
 
-/// One call of a remote method: sent when first polled, answered when it completes.
+/// One call of a remote method: a future of the method's result. The call is sent when the future is first polled.
 ///
-/// Dropping it cancels the call: what has not been sent stays, and a handler that is running is dropped at its next
-/// await. The future can be spawned, and is independent of the handle that made it.
+/// Dropping it cancels the call: a request that has not been sent is discarded, and a handler that is running is dropped at its next
+/// `.await`. The future can be spawned as a task, and does not borrow the handle that made it.
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<R> {
     remote: Remote,
@@ -263,7 +263,7 @@ impl<R> fmt::Debug for Call<R> {
 }
 
 impl<R> Call<R> {
-    /// The same call with this time limit, which counts from its next poll, instead of its handle's or its client's.
+    /// Sets a deadline that counts from the next poll. It replaces that of the handle and of the client.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.remote.timeout = Some(timeout);
         self.timer = None;

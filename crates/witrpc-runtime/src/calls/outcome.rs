@@ -13,7 +13,7 @@ use witrpc_core::wire::status::Status;
 
 use crate::link::reply::Reply;
 
-/// What a method returns: a `Result` of a value and an error that both cross the connection.
+/// The return type of a service method: a `Result` whose value and error can both be sent. Only `Result` implements it.
 #[diagnostic::on_unimplemented(
     message = "a service method must return a `Result` whose value and error can cross the connection",
     label = "not such a `Result`",
@@ -28,11 +28,11 @@ pub trait Outcome: Send + 'static {
     /// Makes the method's result.
     fn from_result(result: Result<Self::Value, Self::Error>) -> Self;
 
-    /// Takes the method's result apart.
+    /// Returns the method's result.
     ///
     /// # Errors
     ///
-    /// The method's own.
+    /// The error that the method returned.
     fn into_result(self) -> Result<Self::Value, Self::Error>;
 }
 

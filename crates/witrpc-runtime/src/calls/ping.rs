@@ -17,7 +17,8 @@ use crate::link::fairness::{Step, poll_counted};
 use crate::link::poller::Poll as Polling;
 use crate::link::timers::Timer;
 
-/// A ping of [`WitClient::ping`](crate::WitClient::ping): sent when first polled; completes with the time that it took.
+/// The future that [`WitClient::ping`](crate::WitClient::ping) returns. The ping is sent when it is first polled. The output is the
+/// round-trip time.
 #[must_use = "a ping is sent when it is awaited"]
 pub struct Ping {
     callee: Arc<dyn Callee>,
@@ -47,7 +48,7 @@ impl Ping {
         Self { callee, timeout, sent: None }
     }
 
-    /// The same ping with this time limit, which counts from its next poll, instead of the client's.
+    /// Sets a time limit that counts from the next poll. It replaces the client's.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         if let Some(sent) = &mut self.sent {

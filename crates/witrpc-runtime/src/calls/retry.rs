@@ -11,10 +11,13 @@ use crate::link::timers::FAR;
 
 /// How a client retries calls that failed; see `with_retry_policy` on the builder.
 ///
-/// A call is retried only if it was certainly not executed, as its error says
-/// ([`Error::is_surely_not_executed`]), or if its method is marked `#[witrpc(idempotent)]`. Of those, an error chosen by
-/// [`with_errors`](Self::with_errors) causes a retry. An error that the service itself returns is never retried, nor is a call
-/// whose deadline has passed: the deadline covers all attempts.
+/// A call is retried if both conditions hold:
+///
+/// * it was certainly not executed ([`Error::is_surely_not_executed`]), or its method is marked `#[witrpc(idempotent)]`;
+/// * its error is one that [`with_errors`](Self::with_errors) chooses.
+///
+/// An error that the service returned is never retried. Neither is a call whose deadline has passed, as the deadline covers all attempts,
+/// nor a call with streams.
 #[derive(Clone)]
 #[must_use]
 pub struct RetryPolicy {
@@ -62,13 +65,13 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Retries a call at most this many times. 0 means no limit but the call's deadline. Default 3.
+    /// Retries a call at most this many times. 0 means no limit except the call's deadline. Default 3.
     pub const fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Waits equally long before each attempt.
+    /// Waits `delay` before each attempt.
     pub const fn with_fixed_delay(mut self, delay: Duration) -> Self {
         self.delay = Delay::Fixed(delay);
         self
@@ -80,8 +83,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Waits `initial` before the first attempt, and `factor` times as long before each further one; `factor` is at least
-    /// 1. Default 50 ms and 2.
+    /// Waits `initial` before the first attempt, and `factor` times as long before each further one. A factor below 1 counts as 1.
+    /// This is the default, with 50 ms and a factor of 2.
     pub const fn with_exponential_delay(mut self, initial: Duration, factor: f32) -> Self {
         self.delay = Delay::Exponential(initial, factor.max(1.0));
         self
@@ -93,8 +96,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Adds a random part to every delay, at most as much again, so that many clients do not come back all at once. Default
-    /// `true`.
+    /// Adds a random part to every delay, at most as long as the delay itself, so that many clients do not retry at the same time.
+    /// Default `true`.
     pub const fn with_jitter(mut self, jitter: bool) -> Self {
         self.jitter = jitter;
         self

@@ -24,11 +24,11 @@ pub enum ClientState {
     /// Not connected, and not trying to connect.
     #[default]
     Disconnected,
-    /// All attempts to connect again have failed.
+    /// All attempts to reconnect have failed, and no more are made.
     GaveUp,
-    /// The connection was lost; this attempt to connect again, counted from 1, is next or under way.
+    /// The connection was lost, and the client is reconnecting.
     Reconnecting {
-        /// The attempt.
+        /// The attempt that is next or in progress, counted from 1.
         attempt: u32,
     },
 }
@@ -91,20 +91,20 @@ impl ReconnectOptions {
         self
     }
 
-    /// Multiplies the delay by this factor before each further attempt. At least 1. Default 2.
+    /// Multiplies the delay by this factor before each further attempt. A factor below 1 counts as 1. Default 2.
     pub const fn with_factor(mut self, factor: f32) -> Self {
         self.factor = factor.max(1.0);
         self
     }
 
-    /// Adds a random part to every delay, so that many clients do not come back all at once. Default `true`.
+    /// Adds a random part to every delay, so that many clients do not reconnect at the same time. Default `true`.
     pub const fn with_jitter(mut self, jitter: bool) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// Calls `callback` with every change of state: reconnecting, connected again, given up; or disconnected, if the runtime
-    /// that was to connect again has ended. It must not block. A panic of it is logged, and changes nothing.
+    /// Calls `callback` at every change of the state: reconnecting, connected again, given up, or disconnected (if the runtime on which
+    /// the client reconnects has ended). `callback` must not block. A panic in it is logged and has no other effect.
     pub fn with_callback(mut self, callback: impl Fn(ClientState) + Send + Sync + 'static) -> Self {
         self.callback = Some(Arc::new(callback));
         self

@@ -9,17 +9,15 @@ use tokio::sync::Notify;
 
 use crate::link::sync::lock;
 
-/// What happens when a value is raised and a subscriber has [`capacity`](crate::Event::with_capacity) values waiting, or as many
-/// bytes as may wait.
-///
-/// Other subscribers are not affected.
+/// What happens when a value is raised and a subscriber's backlog is full: in values
+/// ([`Event::with_capacity`](crate::Event::with_capacity)) or in bytes. Other subscribers are not affected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// [`raise`](crate::Event::raise) waits until there is room, up to this long; then the value is dropped for the subscribers that
-    /// are still behind. [`raise`](crate::Event::raise) blocks its thread; use [`raise_async`](crate::Event::raise_async) in a task.
+    /// [`raise`](crate::Event::raise) waits for room, at most this long. Then the value is dropped for each subscriber whose backlog is
+    /// still full. [`raise`](crate::Event::raise) blocks its thread; in a task, use [`raise_async`](crate::Event::raise_async).
     Block(Duration),
-    /// The subscriber's connection is closed.
+    /// The subscriber's connection is closed. A subscriber in the same process only loses its subscription.
     Disconnect,
     /// The new value is dropped.
     DropNewest,

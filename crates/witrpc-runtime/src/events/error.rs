@@ -2,23 +2,23 @@
 
 use witrpc_core::{CloseReason, Error};
 
-/// What a subscription yields in place of a value.
+/// An item that a [`Subscription`](crate::Subscription) yields in place of a value. Not every error ends the subscription.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The server did not accept the subscription; nothing follows.
+    /// The server refused the subscription. No item follows.
     #[error("the subscription was refused: {0}")]
     Refused(Error),
-    /// This many values were dropped here, because this subscriber did not keep up.
+    /// This many values were dropped here, because this subscriber did not keep up. More items follow.
     #[error("{0} values were dropped here, because this subscriber did not keep up")]
     Lagged(u64),
-    /// A value arrived that cannot be deserialized: the two sides' types differ. More values follow.
+    /// A value could not be deserialized, because the two sides' types differ. More items follow.
     #[error("{0}")]
     Malformed(Error),
-    /// The client has connected again: values that were raised in between are missing here. More values follow.
+    /// The client has reconnected. Values that were raised in between are missing here. More items follow.
     #[error("the client has reconnected, and values may be missing here")]
     Reconnected,
-    /// The connection has ended; nothing follows.
+    /// The connection has ended, and the client does not reconnect automatically. No item follows.
     #[error("the subscription has ended: {0}")]
     Closed(CloseReason),
 }

@@ -35,8 +35,8 @@ const DEFAULT_CAPACITY: usize = 1024;
 
 /// An event of a service: values that the service pushes to its subscribers.
 ///
-/// The service keeps it in a field and calls [`raise`](Self::raise). A clone is the same event; give one to a task that raises it. A
-/// client gets the event from the generated client, and calls [`subscribe`](Self::subscribe).
+/// The service keeps it in a field and calls [`raise`](Self::raise). Clones of an `Event` are the same event, so a task can raise it
+/// through a clone. A client gets the event from its handle and calls [`subscribe`](Self::subscribe).
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -94,28 +94,28 @@ impl<T> Event<T> {
 }
 
 impl<T: EventValue> Event<T> {
-    /// An event with [`Overflow::DropOldest`] and room for 1024 values per subscriber.
+    /// Makes an event with [`Overflow::DropOldest`] and a capacity of 1024 values per subscriber.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Overflow::default(), DEFAULT_CAPACITY)
     }
 
-    /// Sets what happens when a subscriber does not keep up.
+    /// Sets what happens when a subscriber does not keep up. Default [`Overflow::DropOldest`].
     ///
-    /// Call it on a new event: existing clones and subscribers keep their setting.
+    /// Call it on a new event: it returns another event, which existing clones and subscribers do not belong to.
     #[must_use]
     pub fn with_overflow(self, overflow: Overflow) -> Self {
         let capacity = self.settings().map_or(DEFAULT_CAPACITY, |local| local.capacity);
         Self::with(overflow, capacity)
     }
 
-    /// Sets how many values may wait for one subscriber, at least one. Default 1024.
+    /// Sets how many values can wait for one subscriber. 0 counts as 1. Default 1024.
     ///
-    /// Values that wait for a subscriber in another process are limited in bytes, too: to an eighth of `with_max_buffered`, the
-    /// server's or the client's, whichever is less. All subscriptions of one client together are limited to the server's
-    /// `with_max_buffered`. One value may always wait.
+    /// Values that wait for a subscriber in another process are also limited in bytes, to an eighth of `with_max_buffered` (the
+    /// server's or the client's, whichever is smaller). All subscriptions of one client together are limited to the server's
+    /// `with_max_buffered`. One value can always wait, whatever its size.
     ///
-    /// Call it on a new event: existing clones and subscribers keep their setting.
+    /// Call it on a new event: it returns another event, which existing clones and subscribers do not belong to.
     #[must_use]
     pub fn with_capacity(self, values: usize) -> Self {
         let overflow = self.settings().map_or_else(Overflow::default, |local| local.overflow);
@@ -133,17 +133,18 @@ impl<T: EventValue> Event<T> {
         Self { inner: Inner::Local(Arc::new(local)) }
     }
 
-    /// Sends `value` to every subscriber. Costs next to nothing when there is none.
+    /// Sends `value` to every subscriber. Does almost nothing if there is none.
     ///
-    /// Never waits, except under [`Overflow::Block`]. If the caller of a handler has subscribed, the values that the handler
-    /// raises arrive before its response: as many as the event has [capacity](Self::with_capacity) for, and then the number of
-    /// values that were dropped. Values that together are larger than a quarter of `with_max_buffered`, the client's or the server's,
-    /// may arrive after the response.
+    /// It waits only under [`Overflow::Block`], and then blocks the thread.
+    ///
+    /// If a handler raises values and its caller has subscribed, the values arrive before the handler's response. This holds for as many
+    /// values as the event's [capacity](Self::with_capacity); the number of values dropped beyond that arrives before the response, too.
+    /// Values that together are larger than a quarter of `with_max_buffered` (the client's or the server's) may arrive after the response.
     ///
     /// # Errors
     ///
-    /// [`Error::RemoteEvent`] on a client's view of an event: only the service raises it. [`Error::Serialize`] if the
-    /// value cannot be serialized for a subscriber; the other subscribers receive it.
+    /// [`Error::RemoteEvent`] if the event comes from a client's handle: only the service can raise it. [`Error::Serialize`] if the
+    /// value cannot be serialized for one of the subscribers; the others receive it.
     pub fn raise(&self, value: T) -> Result<(), Error> {
         let local = self.local()?;
         if !local.has_subscribers() {
@@ -155,11 +156,11 @@ impl<T: EventValue> Event<T> {
         local.deliver(&value)
     }
 
-    /// [`raise`](Self::raise) that waits without blocking the thread.
+    /// Like [`raise`](Self::raise), but waits without blocking the thread.
     ///
     /// # Errors
     ///
-    /// As [`raise`](Self::raise). [`Error::NoRuntime`] if it has to wait outside of a tokio runtime with timers; then no subscriber
+    /// As [`raise`](Self::raise). [`Error::NoRuntime`] if it has to wait and there is no tokio runtime with timers; then no subscriber
     /// receives the value.
     pub async fn raise_async(&self, value: T) -> Result<(), Error> {
         consume_budget().await;
@@ -180,10 +181,10 @@ impl<T: EventValue> Event<T> {
         if local.has_subscribers() { local.deliver(&value) } else { Ok(()) }
     }
 
-    /// Subscribes. The stream yields every value that is raised from now on. Dropping it unsubscribes.
+    /// Subscribes. The subscription yields every value that is raised from now on. Dropping it unsubscribes.
     ///
-    /// On a client, the subscription is in force at the server before any call made after it runs; while there is no
-    /// connection it waits for one.
+    /// On a client, the subscription takes effect at the server before any call that the client makes afterwards. If the client is not
+    /// connected, the subscription takes effect when it connects.
     #[must_use = "dropping the subscription ends it"]
     pub fn subscribe(&self) -> Subscription<T> {
         match &self.inner {
@@ -197,7 +198,7 @@ impl<T: EventValue> Event<T> {
         }
     }
 
-    /// The number of subscribers. Always 0 for a client's view of an event.
+    /// Returns the number of subscribers. Always 0 if the event comes from a client's handle.
     #[must_use]
     pub fn subscriber_count(&self) -> usize {
         self.settings().map_or(0, |local| local.count.load(Ordering::Relaxed))

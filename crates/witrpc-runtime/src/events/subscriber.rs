@@ -9,7 +9,7 @@ use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::Codec;
 
-/// What an event can carry.
+/// The values that an event can carry. Implemented for every type with these bounds.
 #[diagnostic::on_unimplemented(
     message = "an event cannot carry `{Self}`",
     label = "this cannot be the value of an event",

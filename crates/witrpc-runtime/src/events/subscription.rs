@@ -14,11 +14,11 @@ use crate::events::error::EventError;
 use crate::events::local_subscriber::LocalSubscriber;
 use crate::events::subscriber::{EventValue, Registration};
 
-/// The values of an event, from the moment of subscribing on. Dropping it unsubscribes.
+/// The values of an event that are raised after subscribing. Dropping it unsubscribes.
 ///
-/// A [`Stream`] of `Result<T, EventError>`, with a method [`next`](Self::next) so that no extension trait is needed. Values arrive in the
-/// order in which they were raised; [`EventError`] lists what may arrive in their place. A subscription belongs to the client, so it
-/// continues after a reconnection.
+/// It is a [`Stream`] of `Result<T, EventError>`. It also has a method [`next`](Self::next), so no extension trait is needed. Values arrive
+/// in the order in which they were raised. [`EventError`] lists the items that may arrive in their place. A subscription belongs to the
+/// client, not to a connection, so it continues after a reconnection.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -29,7 +29,7 @@ use crate::events::subscriber::{EventValue, Registration};
 /// for n in 0..5 {
 ///     ticked.raise(n)?;
 /// }
-/// // It did not keep up: three values are missing, and it is told so where they were.
+/// // The capacity is 2, so the three oldest values were dropped.
 /// assert_eq!(ticks.next().await, Some(Err(EventError::Lagged(3))));
 /// assert_eq!(ticks.next().await, Some(Ok(3)));
 /// assert_eq!(ticks.next().await, Some(Ok(4)));
@@ -68,9 +68,11 @@ impl<T: EventValue> Subscription<T> {
         Self { source: Source::Remote(subscription) }
     }
 
-    /// The next value, or what came in its place; `None` when nothing follows. Cancel-safe. Within a task of tokio's it takes part in
-    /// cooperative scheduling, as tokio's channels do: after some two thousand values, and fewer large ones, it is pending until the task has
-    /// yielded, although more are there. To take what is there without a yield, poll it within `tokio::task::coop::unconstrained`.
+    /// Returns the next value, or an [`EventError`] in its place. `None` means that no item follows. It is cancel-safe.
+    ///
+    /// Within a tokio task it takes part in cooperative scheduling, as tokio's channels do: after about two thousand values, or fewer large
+    /// ones, it is pending until the task has yielded, even if more values are there. To take all values without yielding, poll it within
+    /// `tokio::task::coop::unconstrained`.
     pub async fn next(&mut self) -> Option<Result<T, EventError>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }

@@ -13,7 +13,7 @@ use crate::calls::outcome::outcome;
 use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
 use crate::serving::service::{Dispatch, Request, Service, answer, unknown_method};
 
-/// What a server says about itself.
+/// A server's name, description and services, as [`WitClient::describe`](crate::WitClient::describe) returns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServerDescription {
@@ -25,13 +25,13 @@ pub struct ServerDescription {
     pub services: Vec<ServiceDescription>,
 }
 
-/// What a server says about one of its services.
+/// One service of a [`ServerDescription`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServiceDescription {
     /// The name on the wire.
     pub name: String,
-    /// The documentation of the trait.
+    /// The documentation comment of the trait.
     pub docs: String,
     /// Its methods.
     pub methods: Vec<MemberDescription>,
@@ -39,15 +39,15 @@ pub struct ServiceDescription {
     pub events: Vec<MemberDescription>,
 }
 
-/// What a server says about a method or an event.
+/// One method or event of a [`ServiceDescription`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MemberDescription {
     /// Its name.
     pub name: String,
-    /// Its signature as text.
+    /// Its signature as text, for example `add(a: i32, b: i32) -> Result<i32>`.
     pub signature: String,
-    /// Its documentation.
+    /// Its documentation comment.
     pub docs: String,
 }
 

@@ -18,7 +18,7 @@ use crate::calls::outcome::OutcomeOf;
 use crate::events::remote_subscriber::{Attached, EventSubscriber};
 use crate::link::reply::Reply;
 
-/// A service: what `XServer` implements for the implementation of `X` that it wraps.
+/// A service that a server can serve. The generated `XServer` implements it, for the implementation of the trait `X` that it wraps.
 pub trait Service: Send + Sync + 'static {
     /// The contract.
     fn descriptor(&self) -> &'static ServiceDescriptor;
@@ -32,7 +32,7 @@ pub trait Service: Send + Sync + 'static {
     fn subscribe(&self, event: usize, subscriber: EventSubscriber) -> Attached;
 }
 
-/// The client side of a contract: what `XClient` implements.
+/// The client side of a contract. The generated `XClient` implements it.
 pub trait ServiceClient: Sized {
     /// The contract.
     fn descriptor() -> &'static ServiceDescriptor;

@@ -24,21 +24,22 @@ use crate::link::sync::lock;
 use crate::streams::reader::StreamReader;
 use crate::streams::sender::{Produce, Source};
 
-/// A stream of values that crosses a connection as an argument or a result of a method.
+/// A stream of values, as an argument or a result of a method.
 ///
-/// The sender makes it from any [`Stream`]. The receiver gets a `Streaming`, too: a [`Stream`] of [`Result`]s, with a method
-/// [`next`](Self::next) so that no extension trait is needed. It may be a method's argument or result, or anywhere within one, but not
-/// within an event or within another stream's items. It can be sent once.
+/// The sender makes it from any [`Stream`]. The receiver gets a `Streaming`, too. It is a [`Stream`] of [`Result`]s, and has a method
+/// [`next`](Self::next), so no extension trait is needed. It can be anywhere within an argument or a result, but not within an event's value
+/// or another stream's items. It can be sent once.
 ///
-/// * It is lazy: the sender's stream is not polled before the receiver polls, and then at most one window ahead
-///   (see [`with_window`](Self::with_window)). A reader that does not read stops its own writer, and nothing else.
+/// * It is lazy: the sender's stream is not polled before the receiver polls for the first time. After that, the sender is at most one
+///   window ahead of the receiver (see [`with_window`](Self::with_window)). A reader that does not read stops only the sender of this stream.
 /// * It outlives its call, and the call's deadline does not apply to it.
-/// * Dropping it, on either side, drops it on the other. [`CallContext`](crate::CallContext) is set while a handler's
-///   stream is polled; that one has no deadline, and is cancelled when the stream is.
-/// * `None` is its end, as the sender's stream came to it. An error is the last item but `None`: one of the sender's own
-///   arrives as [`Error::Fault`], a panic of its stream as [`Error::Panicked`], an item that cannot cross as
-///   [`Error::Serialize`] or [`Error::TooLarge`]. [`Error::Closed`] says that the connection was lost: what came before
-///   is read first, and it does not go on with the next connection.
+/// * Dropping it on one side drops it on the other.
+/// * [`CallContext`](crate::CallContext) is set while a handler's stream is polled. That context has no deadline, and is cancelled when
+///   the stream is.
+/// * `None` means that the sender's stream is complete. After an error, only `None` follows. An error of the sender's stream arrives as
+///   [`Error::Fault`], a panic in it as [`Error::Panicked`], an item that cannot be sent as [`Error::Serialize`] or [`Error::TooLarge`].
+///   [`Error::Closed`] means that the connection was lost. It follows the items that arrived before. The stream does not continue on the
+///   next connection.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -102,19 +103,19 @@ impl<T> fmt::Debug for Streaming<T> {
 }
 
 impl<T: Send + 'static> Streaming<T> {
-    /// Sends what `stream` yields.
+    /// Makes a stream that sends the items of `stream`.
     #[must_use]
     pub fn new(stream: impl Stream<Item = T> + Send + 'static) -> Self {
         Self::of(Box::pin(Fallible(Box::pin(stream))))
     }
 
-    /// Sends what `stream` yields, up to the first error, which is the last item.
+    /// Makes a stream that sends the items of `stream`. The first error ends it, and is sent as its last item.
     #[must_use]
     pub fn try_new(stream: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
         Self::of(Box::pin(stream))
     }
 
-    /// Sends what `items` has.
+    /// Makes a stream that sends the items of an iterator.
     #[must_use]
     pub fn iter<I>(items: I) -> Self
     where
@@ -130,11 +131,13 @@ impl<T: Send + 'static> Streaming<T> {
 }
 
 impl<T> Streaming<T> {
-    /// Lets the sender be at most `items` ahead of the receiver, which must be at least 1. Default 256.
+    /// Sets how many items the sender can be ahead of the receiver. 0 counts as 1. Default 256.
     ///
-    /// Either side may set it; the smaller value applies, and the sender can only lower it. The receiver sets it before its first
-    /// poll. Beside that there is a window in bytes, 1 MiB or less (see `with_max_buffered` on the
-    /// builders), which allows an item for each 128 bytes of it, 8192 at most; an item larger than that crosses alone.
+    /// Either side can set it, and the smaller value applies. The sender can only lower the default. The receiver must set it before its
+    /// first poll.
+    ///
+    /// There is also a window in bytes, of 1 MiB or less (see `with_max_buffered` on the builders). It allows one item for each 128 of its
+    /// bytes, at most 8192 items. An item that is larger than the window is sent when nothing else of the stream is in flight.
     #[must_use]
     pub fn with_window(mut self, items: u32) -> Self {
         let items = items.max(1);
@@ -146,8 +149,9 @@ impl<T> Streaming<T> {
         self
     }
 
-    /// The next item; `None` when nothing follows. Cancel-safe. Within a task of tokio's it takes part in cooperative scheduling, as
-    /// tokio's channels do: it can be pending once although an item is there.
+    /// Returns the next item. `None` means that no item follows. It is cancel-safe.
+    ///
+    /// Within a tokio task it takes part in cooperative scheduling, as tokio's channels do: it can be pending once even if an item is there.
     pub async fn next(&mut self) -> Option<Result<T>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
@@ -199,7 +203,7 @@ impl<T> Stream for Streaming<T> {
     }
 }
 
-/// What is sent through the channel; the stream ends when all senders are dropped.
+/// Makes a stream of the values that are sent through the channel. It ends when all senders have been dropped.
 impl<T: Send + 'static> From<mpsc::Receiver<T>> for Streaming<T> {
     fn from(receiver: mpsc::Receiver<T>) -> Self {
         Self::new(Received(receiver))

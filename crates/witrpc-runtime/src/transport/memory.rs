@@ -1,10 +1,10 @@
-//! A transport within one process: bounded queues in place of a region, wakers in place of events.
+//! A transport within one process, with bounded queues in place of a region, and wakers in place of events.
 //!
-//! For tests, and for programs that keep a service in the same process for now. It behaves as the shared-memory
-//! transport does, backpressure and limits included, without files or system calls. It uses safe code only, so it
-//! copies more often than necessary.
+//! It is meant for tests, and for programs that keep a service in the same process for now. It behaves like the shared-memory
+//! transport, including backpressure and limits, but needs no files or system calls. It copies more often than necessary, because it
+//! uses only safe code.
 //!
-//! The server and its clients get clones of one [`MemoryTransport`]:
+//! Pass clones of one [`MemoryTransport`] to the server and to its clients:
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -56,7 +56,7 @@ const MIN_CAPACITY: usize = 4 << 10;
 /// How long a server waits for a listener that was just dropped to be gone.
 const NAME_WAIT: Duration = Duration::from_millis(200);
 
-/// A transport within one process. Give clones of one to a server and to its clients; each server needs its own.
+/// A transport within one process. Pass clones of it to one server and its clients. Each server needs a transport of its own.
 #[derive(Clone, Debug)]
 pub struct MemoryTransport {
     capacity: usize,
@@ -77,13 +77,13 @@ impl Default for MemoryTransport {
 }
 
 impl MemoryTransport {
-    /// A transport with 512 KiB in each direction.
+    /// Makes a transport with a queue of 512 KiB in each direction.
     #[must_use]
     pub fn new() -> Self {
         Self { capacity: DEFAULT_CAPACITY, rendezvous: Arc::default() }
     }
 
-    /// Lets `bytes` lie unread in each direction.
+    /// Sets the size of each direction's queue in bytes. Less than 4096 is an error at `build()`.
     #[must_use]
     pub const fn with_capacity(mut self, bytes: usize) -> Self {
         self.capacity = bytes;
@@ -183,7 +183,7 @@ impl ClientTransport for MemoryTransport {
     }
 }
 
-/// Two connected channels: a client's and a server's.
+/// Makes two connected channels, the client's and the server's. `capacity` is the size of each direction's queue in bytes, at least 4096.
 #[must_use]
 pub fn pair(capacity: usize) -> (Channel, Channel) {
     let capacity = capacity.max(MIN_CAPACITY);

@@ -22,13 +22,13 @@ const WITHOUT: &str = "Noise_NN_25519_ChaChaPoly_SHA256";
 /// No message of these patterns is longer.
 const MAX_MESSAGE: usize = 256;
 
-/// Noise for the keys, AES-256-GCM for the frames.
+/// The encryption of `with_encryption`: a Noise handshake for the keys, and AES-256-GCM for the frames.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct NoiseEncryptor;
 
 impl NoiseEncryptor {
-    /// The default encryption.
+    /// Makes the default encryption.
     #[must_use]
     pub const fn new() -> Self {
         Self
