@@ -177,16 +177,22 @@ fn head(method: &Method) -> TokenStream {
     quote_spanned!(span=> fn #ident(&self, #(#names: #types),*))
 }
 
-/// `self.remote.call(0, &(&a, &b), outcome::<R>())`
+/// `self.remote.call(0, &(a, b,), arguments2::<A, B>(), outcome::<R>())`
 fn call(service: &Service, index: usize, method: &Method) -> TokenStream {
     let span = contract::span_at(&method.ident);
     let (private, output) = (contract::moved_path(&service.private, span), &method.output);
-    let names = method.arguments.iter().map(|argument| contract::copied(&argument.name));
-    let references: Vec<TokenStream> = names.map(|name| quote_spanned!(span=> &#name)).collect();
-    let arguments = contract::tuple(&references);
+    let names: Vec<Ident> =
+        method.arguments.iter().map(|argument| contract::copied(&argument.name)).collect();
+    let (values, arguments) = (contract::tuple(&names), contract::arguments(service, method));
 
     quote_spanned! {span=>
-        #private::Remote::call(&self.remote, #index, &#arguments, #private::outcome::<#output>())
+        #private::Remote::call(
+            &self.remote,
+            #index,
+            &#values,
+            #arguments,
+            #private::outcome::<#output>(),
+        )
     }
 }
 

@@ -6,7 +6,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 use syn::ext::IdentExt as _;
-use syn::{Attribute, GenericParam, Visibility};
+use syn::{Attribute, GenericParam, Type, Visibility};
 
 use crate::model::{Event, MAX_TUPLE, Member, Method, Service};
 use crate::{signatures, text};
@@ -226,12 +226,26 @@ impl Parameters {
 
 /// `(a, b,)`, or a tuple of such tuples where there are more than serde has.
 pub(crate) fn tuple<T: ToTokens>(elements: &[T]) -> TokenStream {
-    let span = Span::mixed_site();
+    let elements = elements_of_tuple(elements);
+    quote_spanned!(Span::mixed_site()=> (#(#elements,)*))
+}
+
+fn elements_of_tuple<T: ToTokens>(elements: &[T]) -> Vec<TokenStream> {
     if elements.len() <= MAX_TUPLE {
-        return quote_spanned!(span=> (#(#elements,)*));
+        return elements.iter().map(ToTokens::to_token_stream).collect();
     }
-    let inner = elements.chunks(MAX_TUPLE).map(|chunk| quote_spanned!(span=> (#(#chunk,)*)));
-    quote_spanned!(span=> (#(#inner,)*))
+    let inner = |chunk: &[T]| quote_spanned!(Span::mixed_site()=> (#(#chunk,)*));
+    elements.chunks(MAX_TUPLE).map(inner).collect()
+}
+
+/// `arguments2::<i32, i32>()`, in the same words on both sides: a type that cannot cross is one error.
+pub(crate) fn arguments(service: &Service, method: &Method) -> TokenStream {
+    let span = span_at(&method.ident);
+    let private = moved_path(&service.private, span);
+    let types: Vec<&Type> = method.arguments.iter().map(|argument| &argument.ty).collect();
+    let types = elements_of_tuple(&types);
+    let function = format_ident!("arguments{}", types.len(), span = span);
+    quote_spanned!(span=> #private::#function::<#(#types),*>())
 }
 
 #[cfg(test)]

@@ -139,10 +139,10 @@ fn arm(service: &Service, index: usize, method: &Method) -> TokenStream {
         (0..method.arguments.len()).map(|index| format_ident!("arg{index}", span = span)).collect();
     let types: Vec<&Type> = method.arguments.iter().map(|argument| &argument.ty).collect();
     let (pattern, ty) = (contract::tuple(&names), contract::tuple(&types));
-    let output = &method.output;
+    let (arguments_of, output) = (contract::arguments(service, method), &method.output);
 
     quote_spanned! {span=>
-        #index => #private::answer(request, #private::outcome::<#output>(), move |#pattern: #ty| async move {
+        #index => #private::answer(request, #arguments_of, #private::outcome::<#output>(), move |#pattern: #ty| async move {
             <#implementor as #interface<#arguments>>::#callee(&*service, #(#names),*).await
         }),
     }

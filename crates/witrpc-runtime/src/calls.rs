@@ -17,6 +17,7 @@
 //!
 //! `dynamic` is what `call_dynamic` sends and receives in place of generated types; it finds its route in the catalog by name alone.
 
+pub(crate) mod arguments;
 pub(crate) mod call;
 pub(crate) mod callee;
 #[cfg(feature = "json")]

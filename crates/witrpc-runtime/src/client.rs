@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use crate::calls::arguments::arguments0;
 use crate::calls::call::{Call, Remote};
 #[cfg(feature = "json")]
 use crate::calls::callee::Callee as _;
@@ -154,7 +155,7 @@ impl WitClient {
         let core = Arc::clone(&self.core);
         let timeout = core.settings.timeout;
         let remote = Remote::new(core, &DESCRIPTOR, timeout);
-        remote.call(0, &(), outcome())
+        remote.call(0, &(), arguments0(), outcome())
     }
 
     /// Calls a method by its name, `"Service.method"`. For tools that do not have the contract.
@@ -190,7 +191,8 @@ impl WitClient {
         let timeout = core.settings.timeout;
         let args = Arguments::new(name, args)?;
         let remote = Remote::named(core, service, method, timeout);
-        let call = remote.call(0, &args, outcome::<Result<DynamicResult, DynamicFault>>());
+        let outcome = outcome::<Result<DynamicResult, DynamicFault>>();
+        let call = remote.call_encoded(0, outcome, |codec, out| codec.serialize(&args, out));
         Ok(call.await?.0)
     }
 

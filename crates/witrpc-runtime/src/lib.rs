@@ -62,6 +62,11 @@ pub mod __private {
     pub use witrpc_core::security::authorization::{AsFuture, AtOnce};
 
     pub use crate::builder::missing;
+    pub use crate::calls::arguments::{
+        Argument, ArgumentsOf, arguments0, arguments1, arguments2, arguments3, arguments4,
+        arguments5, arguments6, arguments7, arguments8, arguments9, arguments10, arguments11,
+        arguments12, arguments13, arguments14, arguments15, arguments16,
+    };
     pub use crate::calls::call::{Call, Remote};
     pub use crate::calls::outcome::{Outcome, OutcomeOf, ResultError, ResultValue, outcome};
     pub use crate::events::event::{Event, attach};

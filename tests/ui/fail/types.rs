@@ -8,6 +8,10 @@ pub enum NotFromError {
 
 pub struct NotSerialized;
 
+#[derive(witrpc::serde::Serialize)]
+#[serde(crate = "witrpc::serde")]
+pub struct Half;
+
 #[derive(witrpc::serde::Serialize, witrpc::serde::Deserialize)]
 #[serde(crate = "witrpc::serde")]
 pub struct NotCloned;
@@ -15,6 +19,12 @@ pub struct NotCloned;
 #[witrpc::service]
 pub trait Errors {
     async fn fails(&self) -> Result<(), NotFromError>;
+}
+
+#[witrpc::service]
+pub trait Arguments {
+    async fn takes(&self, number: u8, value: Vec<NotSerialized>) -> witrpc::Result<()>;
+    async fn takes_half(&self, value: Half, text: String) -> witrpc::Result<()>;
 }
 
 #[witrpc::service]

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::AcquireError;
 use tokio::task::coop;
@@ -16,11 +15,14 @@ use witrpc_core::session::outbound::TooManyStreams;
 use witrpc_core::session::pending::{Answer, CallId};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::BoxFuture;
+use witrpc_core::values::attachments::{Attachments, Written};
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
+use witrpc_core::values::serializer::{Codec, SerializerError};
 use witrpc_core::wire::status::status_error;
 use witrpc_core::{CloseReason, Error};
 
+use crate::calls::arguments::ArgumentsOf;
 use crate::calls::callee::Callee;
 use crate::calls::host::CallHost;
 use crate::calls::making::{BeginError, MakesCalls, Permits};
@@ -145,9 +147,25 @@ impl Remote {
     }
 
     /// A call that is sent when it is first polled.
-    pub fn call<A: Serialize, R>(&self, method: usize, args: &A, outcome: OutcomeOf<R>) -> Call<R> {
+    pub fn call<A, R>(
+        &self,
+        method: usize,
+        args: &A,
+        arguments: ArgumentsOf<A>,
+        outcome: OutcomeOf<R>,
+    ) -> Call<R> {
+        self.call_encoded(method, outcome, |codec, out| (arguments.encode)(codec, args, out))
+    }
+
+    /// The same, with arguments that `encode` writes.
+    pub(crate) fn call_encoded<R>(
+        &self,
+        method: usize,
+        outcome: OutcomeOf<R>,
+        encode: impl FnOnce(&Codec, &mut Vec<u8>) -> Result<Attachments<Written>, SerializerError>,
+    ) -> Call<R> {
         let codec = self.callee.codec();
-        let content = Content::write(buffers::take(), |out| codec.serialize(args, out));
+        let content = Content::write(buffers::take(), |out| encode(codec, out));
         let stage = match content {
             Ok(content) => Stage::New(content),
             Err(error) => Stage::Failed(Box::new(Error::Serialize {

@@ -9,6 +9,7 @@ use witrpc_core::Error;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::contract::introspection::DESCRIPTOR;
 
+use crate::calls::arguments::arguments0;
 use crate::calls::outcome::outcome;
 use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
 use crate::serving::service::{Dispatch, Request, Service, answer, unknown_method};
@@ -89,11 +90,9 @@ impl Service for Introspection {
     fn call(&self, method: usize, request: Request) -> Dispatch {
         let description = Arc::clone(&self.0);
         match method {
-            0 => answer(
-                request,
-                outcome(),
-                |()| async move { Ok::<_, Error>((*description).clone()) },
-            ),
+            0 => answer(request, arguments0(), outcome(), |()| async move {
+                Ok::<_, Error>((*description).clone())
+            }),
             _ => unknown_method(request),
         }
     }

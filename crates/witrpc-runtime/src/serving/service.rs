@@ -6,13 +6,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use serde::de::DeserializeOwned;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::status::Status;
 
+use crate::calls::arguments::ArgumentsOf;
 use crate::calls::call::Remote;
 use crate::calls::outcome::OutcomeOf;
 use crate::events::remote_subscriber::{Attached, EventSubscriber};
@@ -56,9 +56,9 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    fn decode<A: DeserializeOwned + 'static>(mut self) -> (Result<A, Reply>, Codec) {
+    fn decode<A>(mut self, arguments: &ArgumentsOf<A>) -> (Result<A, Reply>, Codec) {
         let arrived = self.content.take_arrived();
-        let args = self.codec.deserialize(self.content.body(), arrived);
+        let args = (arguments.decode)(&self.codec, self.content.body(), arrived);
         buffers::give(self.content.into_buffer());
         (args.map_err(|e| Reply::text(Status::BadArguments, &e.to_string())), self.codec)
     }
@@ -84,14 +84,18 @@ impl fmt::Debug for Dispatch {
 
 /// Decodes the arguments, runs the method, encodes its result.
 #[doc(hidden)]
-pub fn answer<A, R, F, Fut>(request: Request, outcome: OutcomeOf<R>, run: F) -> Dispatch
+pub fn answer<A, R, F, Fut>(
+    request: Request,
+    arguments: ArgumentsOf<A>,
+    outcome: OutcomeOf<R>,
+    run: F,
+) -> Dispatch
 where
-    A: DeserializeOwned + 'static,
     R: 'static,
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    let (args, codec) = request.decode::<A>();
+    let (args, codec) = request.decode(&arguments);
     match args {
         Err(reply) => Dispatch::Ready(reply),
         Ok(args) => {

@@ -11,6 +11,7 @@ use witrpc_core::fuzz_support::Input;
 use witrpc_core::held::Held;
 use witrpc_core::transport::ServerTransport;
 use witrpc_core::values::blob::Blob;
+use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::frame::Kind;
 use witrpc_core::wire::handshake::{Accept, NONCE_LEN, Welcome};
@@ -168,7 +169,9 @@ impl Program {
             0xF6..=0xF9 if self.questions.len() < MOST => {
                 self.begun += 1;
                 let outcome = crate::calls::outcome::outcome();
-                let mut question = Box::pin(self.remote.call(0, &(), outcome));
+                let mut question = Box::pin(
+                    self.remote.call_encoded(0, outcome, |codec, out| codec.serialize(&(), out)),
+                );
                 if poll(question.as_mut()).is_pending() {
                     self.questions.push(question);
                 }
@@ -203,7 +206,8 @@ impl Program {
         self.begun += 1;
         self.largest = self.largest.max(len_u64(size));
         let outcome = crate::calls::outcome::outcome();
-        let mut call = Box::pin(self.remote.call(0, arguments, outcome));
+        let encode = |codec: &Codec, out: &mut Vec<u8>| codec.serialize(arguments, out);
+        let mut call = Box::pin(self.remote.call_encoded(0, outcome, encode));
         if poll(call.as_mut()).is_pending() {
             self.calls.push(call);
         }

@@ -257,6 +257,7 @@ impl Service for Program {
             }
             5 => service::answer(
                 request,
+                crate::calls::arguments::arguments1(),
                 crate::calls::outcome::outcome(),
                 |(size,): (usize,)| async move {
                     let item = vec![7_u8; [1, 10, 100, NUMBERS][size % 4]];
@@ -267,6 +268,7 @@ impl Service for Program {
                 let kept = Arc::clone(&self.kept);
                 service::answer(
                     request,
+                    crate::calls::arguments::arguments1(),
                     crate::calls::outcome::outcome(),
                     |(streams,): (Vec<Streaming<Vec<u8>>>,)| async move {
                         let mut kept = lock(&kept);
