@@ -161,20 +161,19 @@ impl Member {
             TraitItem::Fn(item) => Self::parse_fn(item, names, errors),
             TraitItem::Type(item) => errors.none(
                 item.type_token,
-                "a service trait has no associated types; use a type parameter of the trait, or a \
+                "a service trait cannot have associated types; use a type parameter of the trait, or a \
                  type of your own",
             ),
             TraitItem::Const(item) => errors.none(
                 item.const_token,
-                "a service trait has no associated constants; write a method that returns the \
+                "a service trait cannot have associated constants; write a method that returns the \
                  value",
             ),
             TraitItem::Macro(item) => errors
                 .none(item.mac.path, "a service trait cannot invoke macros; write the methods out"),
             other => errors.none(
                 other,
-                "a service trait has methods and events only, without a visibility of their own; \
-                 write `async fn name(&self) -> witrpc::Result<T>;`",
+                "a service trait contains only methods and events, without `pub`; write `async fn name(&self) -> witrpc::Result<T>;`",
             ),
         }
     }
@@ -184,8 +183,10 @@ impl Member {
             return Event::parse(item, errors).map(Self::Event);
         }
         if event::is_unmarked(&item) {
-            return errors
-                .none(item.sig.fn_token, "an event is marked as such; write `#[event] fn`");
+            return errors.none(
+                item.sig.fn_token,
+                "an event needs the attribute `#[event]`; write `#[event] fn`",
+            );
         }
         Method::parse(item, names, errors).map(Self::Method)
     }
@@ -201,8 +202,7 @@ impl Method {
         if let Some(body) = default {
             errors.push(
                 body,
-                "a service method has no default body, as the client's calls go to the server; \
-                 end it with `;`",
+                "a service method cannot have a default body, because the client's calls go to the server; end it with `;`",
             );
         }
         check_signature(&signature, errors);
@@ -277,8 +277,7 @@ fn check_trait(item: &ItemTrait, errors: &mut Errors) {
         if let GenericParam::Lifetime(param) = param {
             errors.push(
                 param,
-                "a service trait has no lifetime parameters, as values cross a process boundary; \
-                 use owned types",
+                "a service trait cannot have lifetime parameters, because values are sent to another process; use owned types",
             );
         }
     }
@@ -295,8 +294,7 @@ fn check_trait(item: &ItemTrait, errors: &mut Errors) {
 fn no_supertrait(tokens: impl ToTokens, errors: &mut Errors) {
     errors.push(
         tokens,
-        "a service trait has no supertraits, as the generated client must implement the trait \
-         itself; remove this one (`Send + Sync + 'static` are added by the macro)",
+        "a service trait cannot have supertraits, because the generated client must implement the trait; remove this one (`Send + Sync + 'static` are added by the macro)",
     );
 }
 
@@ -325,7 +323,7 @@ fn wire_name(given: Option<LitStr>, item: &ItemTrait, errors: &mut Errors) -> St
         Some(given) => (given.value(), given.span()),
         None => (ident.clone(), item.ident.span()),
     };
-    let advice = format!("write `name = \"{ident}\"` or the like");
+    let advice = format!("write `name = \"{ident}\"`, for example");
     if name.is_empty() {
         errors.add(Error::new(span, format!("the name is empty; {advice}")));
     } else if name.len() > MAX_NAME {
@@ -343,8 +341,7 @@ fn wire_name(given: Option<LitStr>, item: &ItemTrait, errors: &mut Errors) -> St
         errors.push(
             &item.generics.params,
             format!(
-                "a generic service needs a name of its own on the wire, different for each set of \
-                 types; write `#[witrpc::service(name = \"{ident}\")]`"
+                "a generic service must set its name on the wire, a different one for each set of types; write `#[witrpc::service(name = \"{ident}\")]`"
             ),
         );
     }
@@ -375,14 +372,14 @@ fn arguments(signature: &Signature, names: &Names, errors: &mut Errors) -> Vec<A
             );
         }
         for attr in &typed.attrs {
-            errors.push(attr, "an argument takes no attributes; remove it");
+            errors.push(attr, "an argument cannot have attributes; remove this one");
         }
         types::check(&typed.ty, errors);
         match argument_name(&typed.pat, index, names) {
             Some(name) => arguments.push(Argument { name, ty: (*typed.ty).clone() }),
             None => errors.push(
                 &typed.pat,
-                "an argument is a plain name or `_`; take it apart in the implementation",
+                "an argument must be a plain name or `_`; destructure it in the implementation",
             ),
         }
     }
@@ -406,8 +403,7 @@ fn argument_name(pat: &Pat, index: usize, names: &Names) -> Option<Ident> {
 }
 
 fn output(signature: &Signature, errors: &mut Errors) -> Option<Type> {
-    const ADVICE: &str = "a call can fail on its way; return `witrpc::Result<T>` or \
-                          `Result<T, YourError>`";
+    const ADVICE: &str = "a call can fail, so a method returns a `Result`; write `witrpc::Result<T>` or `Result<T, YourError>`";
 
     let ReturnType::Type(_, output) = &signature.output else {
         return errors.none(&signature.ident, ADVICE);

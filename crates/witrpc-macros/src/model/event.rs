@@ -37,8 +37,7 @@ impl Event {
         if let Some(body) = default {
             errors.push(
                 body,
-                "an event has no default body, as the client's is fed by the server; end it with \
-                 `;`",
+                "an event cannot have a default body, because a client receives it from the server; end it with `;`",
             );
         }
         check_signature(&signature, errors);
@@ -69,7 +68,7 @@ pub(super) fn is_unmarked(item: &TraitItemFn) -> bool {
 fn check_attrs(marks: &[Attribute], others: &[Attribute], errors: &mut Errors) {
     for mark in marks {
         if !matches!(mark.meta, Meta::Path(_)) {
-            errors.push(mark, "an event takes no options; write `#[event]`");
+            errors.push(mark, "an event has no options; write `#[event]`");
         }
     }
     for options in others.iter().filter(|attr| attr.path().is_ident("witrpc")) {
@@ -81,7 +80,7 @@ fn check_attrs(marks: &[Attribute], others: &[Attribute], errors: &mut Errors) {
 fn check_signature(signature: &Signature, errors: &mut Errors) {
     signature::check(signature, "an event", errors);
     if let Some(keyword) = &signature.asyncness {
-        errors.push(keyword, "an event is named without waiting; write `fn`");
+        errors.push(keyword, "an event is not async; write `fn`");
     }
     let arguments = signature.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
     let variadic = &signature.variadic;
@@ -89,14 +88,18 @@ fn check_signature(signature: &Signature, errors: &mut Errors) {
     if !arguments.is_empty() {
         errors.push(
             arguments,
-            "an event takes no arguments, as all clients are told the same; write `&self` alone",
+            "an event has no arguments, because all subscribers receive the same values; write `&self` alone",
         );
     }
 }
 
 fn output(signature: &Signature, errors: &mut Errors) -> Option<(Ident, Type)> {
-    let advice =
-        || format!("an event is lent; write `fn {}(&self) -> &Event<T>`", signature.ident.unraw());
+    let advice = || {
+        format!(
+            "an event is returned by reference; write `fn {}(&self) -> &Event<T>`",
+            signature.ident.unraw()
+        )
+    };
 
     let ReturnType::Type(_, output) = &signature.output else {
         return errors.none(&signature.ident, advice());

@@ -25,20 +25,19 @@ pub(super) fn check(signature: &Signature, what: &str, errors: &mut Errors) {
     if signature.ident == RESERVED {
         errors.push(
             &signature.ident,
-            format!("each generated client has its own `{RESERVED}`; choose another name"),
+            format!("each generated client has a method `{RESERVED}`; choose another name"),
         );
     }
     if !signature.generics.params.is_empty() {
         errors.push(
             &signature.generics,
             format!(
-                "{what} has no parameters in angle brackets; use concrete types, or put type \
-                 parameters on the trait"
+                "{what} cannot have generic parameters; use concrete types, or put type parameters on the trait"
             ),
         );
     }
     if let Some(clause) = &signature.generics.where_clause {
-        errors.push(clause, format!("{what} has no `where` clause; put it on the trait"));
+        errors.push(clause, format!("{what} cannot have a `where` clause; put it on the trait"));
     }
     check_receiver(signature, errors);
 }
@@ -49,15 +48,14 @@ pub(super) fn check_cfg(attrs: &[Attribute], members: &str, errors: &mut Errors)
         errors.push(
             cfg,
             format!(
-                "{members} are numbered, the same on both sides, so none can be left out; put \
-                 `#[cfg]` on the whole trait"
+                "{members} have the same numbers on both sides, so none can be left out; put `#[cfg]` on the whole trait"
             ),
         );
     }
 }
 
 fn check_receiver(signature: &Signature, errors: &mut Errors) {
-    const ADVICE: &str = "a service is shared by its calls; write `&self`";
+    const ADVICE: &str = "a service is shared by all its calls; write `&self`";
 
     let Some(FnArg::Receiver(receiver)) = signature.inputs.first() else {
         return errors.push(&signature.ident, ADVICE);

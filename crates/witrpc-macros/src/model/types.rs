@@ -10,7 +10,7 @@ use crate::text;
 
 /// Looks for types that cannot be sent, at any depth.
 pub(super) fn check(ty: &Type, errors: &mut Errors) {
-    const CONCRETE: &str = "name a type of its own, such as an enum of the alternatives";
+    const CONCRETE: &str = "use a concrete type, such as an enum of the alternatives";
 
     match ty {
         Type::Array(array) => check(&array.elem, errors),
@@ -27,19 +27,19 @@ pub(super) fn check(ty: &Type, errors: &mut Errors) {
             ),
         ),
         Type::ImplTrait(opaque) => {
-            errors.push(opaque, format!("`impl Trait` has no form on the wire; {CONCRETE}"));
+            errors.push(opaque, format!("`impl Trait` cannot be deserialized; {CONCRETE}"));
         }
         Type::TraitObject(object) => {
-            errors.push(object, format!("`dyn Trait` has no form on the wire; {CONCRETE}"));
+            errors.push(object, format!("`dyn Trait` cannot be deserialized; {CONCRETE}"));
         }
-        Type::Infer(infer) => errors.push(infer, "`_` is no type; write the type out"),
+        Type::Infer(infer) => errors.push(infer, "the type cannot be inferred here; write it out"),
         Type::Ptr(pointer) => errors.push(
             pointer,
             "a pointer cannot cross a process boundary; use an owned type, such as `Vec<T>`",
         ),
         Type::FnPtr(pointer) => errors.push(
             pointer,
-            "a function cannot cross a process boundary; make what it does a service of its own",
+            "a function cannot cross a process boundary; offer what it does as a service",
         ),
         _ => {}
     }
@@ -53,7 +53,7 @@ fn check_path(ty: &TypePath, errors: &mut Errors) {
         if first.ident == "Self" {
             errors.push(
                 first,
-                "`Self` is another type on each side of a call; name the type that is meant",
+                "`Self` is a different type on client and server; write the type's name",
             );
         }
     }
