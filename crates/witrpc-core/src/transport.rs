@@ -1,13 +1,13 @@
-//! What a connection needs from the operating system, as traits: records out, records in, and a wake-up.
+//! The traits of a transport: it sends and receives records (byte strings of limited length), and wakes a side that sleeps.
 //!
-//! A transport crate (`witrpc-mmf`) implements these; everything above is the same for all transports. The two
-//! directions have two owners ([`RecordSender`], [`RecordReceiver`]), and sleeping has a third ([`Waiter`]), so no
-//! lock is ever shared between them. Nothing here interprets a record.
+//! A transport crate (`witrpc-mmf`) implements these traits; the layers above are the same for all transports. The two
+//! directions have two owners ([`RecordSender`], [`RecordReceiver`]), and sleeping has a third ([`Waiter`]), so they
+//! share no lock. Nothing here interprets the bytes of a record.
 //!
-//! # The sleep protocol, seen from here
+//! # The sleep protocol
 //!
 //! A side is *armed* when its peer must wake it: for data ([`RecordReceiver::arm`]) or for space
-//! ([`RecordSender::arm`]). Arming checks again once the flag is visible, and reports if there is work after all.
+//! ([`RecordSender::arm`]). Arming checks again once the flag is visible to the peer, and returns `true` if there is work already.
 //! Between any two polls of a connection's tasks, either the receiver is armed or a task is scheduled to arm it.
 
 use std::any::Any;
@@ -176,7 +176,7 @@ pub trait RecordSender: Send + 'static {
     /// [`TransportError::Io`] if waking failed.
     fn publish(&mut self) -> Result<(), TransportError>;
 
-    /// Asks the peer to notify us once there is more room. Returns `true`, and asks for nothing, if a
+    /// Asks the peer to notify this side once there is more room. Returns `true`, and asks for nothing, if a
     /// record of `len` bytes with `spare` fits after all.
     ///
     /// # Errors
@@ -232,7 +232,7 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn is_ready(&mut self) -> Result<bool, TransportError>;
 
-    /// Asks the peer to notify us when it publishes. Returns `true` if a record is there already; then the peer may or may not have been
+    /// Asks the peer to notify this side when it publishes. Returns `true` if a record is there already; then the peer may or may not have been
     /// asked.
     ///
     /// # Errors
@@ -240,8 +240,8 @@ pub trait RecordReceiver: Send + 'static {
     /// [`TransportError::Corrupt`] if the peer broke a rule of the shared state.
     fn arm(&mut self) -> Result<bool, TransportError>;
 
-    /// Announces that a task polls until the next record is there. If the peer was asked to notify us, it need not do so for that record, but
-    /// may for the one behind it. A task that stops polling calls [`arm`](Self::arm).
+    /// Announces that a task polls until the next record is there. If the peer was asked to notify this side, it need not do so for that
+    /// record, but may for the one after it. A task that stops polling calls [`arm`](Self::arm).
     fn expect(&mut self) {
         self.disarm();
     }

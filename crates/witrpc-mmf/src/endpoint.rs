@@ -132,13 +132,13 @@ impl MemoryMappedFile {
         self
     }
 
-    /// Shares the endpoint among the members of the group with this id (`getent group NAME` tells it), instead of
-    /// keeping it to one user. Server and clients set it alike, together with [`with_directory`](Self::with_directory).
+    /// Shares the endpoint among the members of the group with this id (`getent group NAME` shows it), instead of
+    /// keeping it private to one user. Unix only. Server and clients must set the same group, together with
+    /// [`with_directory`](Self::with_directory), and their users must be members of the group.
     ///
-    /// The directory, made if it is missing, then belongs to the group with mode 0770, and the files get 0660. Members of the
-    /// group, and the directory's owner, can do to an endpoint what the user alone can otherwise: connect,
-    /// read and write every region, remove files. Use an access token and encryption for what not all of them
-    /// may do or see. A process that makes files must be a member.
+    /// The directory then belongs to the group and has mode 0770, and the files have mode 0660. If the directory does not exist, it is
+    /// created. All members of the group, and the directory's owner, can connect, read and write every region, and remove files. If you do
+    /// not trust all of them equally, use an access token and encryption.
     #[must_use]
     pub const fn with_group(mut self, id: u32) -> Self {
         self.group = Some(id);
@@ -249,11 +249,11 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
     paths::EndpointPaths::anonymous(Some(path.to_owned()))?.prepare()
 }
 
-/// Makes a name that nobody can guess: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
+/// Makes a name that cannot be guessed: `prefix`, a dash, and 128 random bits as 32 hexadecimal digits.
 ///
-/// For an endpoint that only one other process is to find: a parent makes the name and hands it to its worker, in an
-/// argument, say. The name is not secret from processes that may list the endpoint's directory or the arguments of processes;
-/// against those, use an access token.
+/// Use it for an endpoint that only one other process is to find: a parent makes the name and passes it to its worker, for example in an
+/// argument. The name is not secret from processes that can list the endpoint's directory or the arguments of processes. Use an access
+/// token against those.
 ///
 /// ```
 /// use std::process::Command;

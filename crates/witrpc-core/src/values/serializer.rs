@@ -23,7 +23,7 @@ use crate::values::limited::{self, Bounds};
 
 /// A format for arguments, results, events and stream items. Both sides of a connection must use the same.
 ///
-/// Implement it for a format that witrpc does not bring; see `with_serializer` on the builders. A [`Blob`](crate::Blob) or a
+/// Implement it for a format that witrpc does not have; see `with_serializer` on the builders. A [`Blob`](crate::Blob) or a
 /// `Streaming` within a value is serialized as a short text, as its content is sent apart from the value.
 ///
 /// A format may serialize a value more than once, for example to measure it first. The last pass counts. Every format refuses values that
