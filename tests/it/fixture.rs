@@ -20,6 +20,7 @@ use crate::contract::{CalcServer, Calculator, WordsServer};
 use crate::spy::{Found, Spy};
 use crate::system::started;
 pub(crate) use crate::system::{files, private_directory};
+use crate::witness;
 
 /// Nothing in these tests takes this long, on any machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
@@ -293,11 +294,13 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Has the connections of this process look, from now on.
 pub(crate) fn watch() {
     witrpc_runtime::rescue::look_every(LOOK);
+    witness::install();
 }
 
 /// No wake-up was lost in this process, by this test or another.
 pub(crate) fn no_rescues() {
     assert_eq!(witrpc_runtime::rescue::count(), 0, "connections were rescued: wake-ups were lost");
+    witness::saw_nothing();
 }
 
 /// A runtime of this kind.

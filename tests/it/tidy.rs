@@ -221,6 +221,47 @@ fn the_core_touches_no_clock_lock_task_or_handle() {
     assert!(found > 30, "the core was not found");
 }
 
+/// L1 and L2 of `locks`: no lock of the runtime is without a rank, and nobody is woken past what looks for locks.
+#[test]
+fn locks_have_ranks() {
+    let without = ["/locks.rs", "/link/sync.rs", "/link/reception/loom.rs", "/link/rescue.rs"];
+    let mut seen = 0;
+    for (name, text) in sources() {
+        let is_ours =
+            name.starts_with("crates/witrpc-runtime/src/") && !name.contains("/fuzz_support");
+        if !is_ours || without.iter().any(|path| name.ends_with(path)) {
+            continue;
+        }
+        seen += 1;
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let imports = text.split(';').filter(|statement| statement.contains("use std::sync::"));
+        for import in imports {
+            assert!(!import.contains("Mutex") && !import.contains("RwLock"), "{name}: {import}");
+        }
+        assert!(
+            !text.contains("std::sync::Mutex") && !text.contains("std::sync::RwLock"),
+            "{name}"
+        );
+        for line in text.lines() {
+            let wakes = line.contains("Waker::wake") || line.contains(".wake_by_ref()");
+            let wakes_one = line.contains(".wake()")
+                && ![
+                    "state.waker.wake()",
+                    "driver().wake()",
+                    "self.waker.wake()",
+                    "peer.waker.wake()",
+                ]
+                .iter()
+                .any(|known| line.contains(known));
+            assert!(
+                !(wakes || wakes_one),
+                "{name} wakes by itself, and not by locks::wake: {line}"
+            );
+        }
+    }
+    assert!(seen > 50, "the sources were not found");
+}
+
 /// A clock that somebody sets back changes no deadline: nothing reads one that can be set.
 #[test]
 fn nothing_reads_the_time_of_day() {

@@ -24,7 +24,7 @@ mod peer;
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -47,6 +47,7 @@ use crate::calls::table::CallsMade;
 use crate::context::{CallContext, Peer};
 use crate::events::client_subscription::SubscriptionHost;
 use crate::events::host::EventHost;
+use crate::events::publishing::Publishes;
 use crate::events::remote_subscriber::{EventSubscriber, SubscriberHost};
 use crate::events::subscriber::Registration;
 use crate::events::subscribing::Subscribes;
@@ -55,8 +56,8 @@ use crate::link::ending::{Ends, say_goodbye};
 use crate::link::halves::{Link, Receiving};
 use crate::link::handshake::{Opened, Rest};
 use crate::link::host::{Drained, Handled, Host, Request, Wanted};
-use crate::link::sync::lock;
 use crate::link::turns::Driven;
+use crate::locks::{Mutex, Rank};
 use crate::serving::host::ServeHost;
 use crate::serving::serve::Serves;
 use crate::serving::table::CallsTaken;
@@ -117,7 +118,7 @@ impl Connection {
                 streams: Streams::new(limits.max_buffered),
                 peer: (peer, identity),
                 clock,
-                lease: Mutex::new(Some(rest.lease)),
+                lease: Mutex::new(Rank::Lease, Some(rest.lease)),
                 ended: watch::Sender::new(false),
                 this: Weak::clone(this),
             }
@@ -163,7 +164,7 @@ impl Connection {
         let mut holdings = Holdings::default();
         // One lock at a time.
         (holdings.partial, holdings.charged) = self.link.receiving.look(|r| r.inbound.held())?;
-        holdings.queued = lock(&self.link.sending.outbound).as_ref()?.held();
+        holdings.queued = self.link.sending.outbound.lock().as_ref()?.held();
         (holdings.answers, holdings.slots) = self.calls.held();
         (holdings.requests, holdings.handlers) = self.serving.held();
         self.streams.held(&mut holdings);
@@ -182,7 +183,7 @@ impl Connection {
         let read = self.streams.read_count();
         let sending = |o: &Outbound| (o.open_stream_count(), o.queued());
         let (written, queued_bytes) =
-            lock(&self.link.sending.outbound).as_ref().map_or((0, 0), sending);
+            self.link.sending.outbound.lock().as_ref().map_or((0, 0), sending);
         let (handlers, streams) = (self.serving.len(), read + written);
         Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes }
     }
@@ -191,6 +192,10 @@ impl Connection {
 impl Host for Connection {
     fn link(&self) -> &Link {
         &self.link
+    }
+
+    fn this(&self) -> Weak<dyn Host> {
+        Weak::clone(&self.this) as _
     }
 
     fn handle(
@@ -321,11 +326,16 @@ impl Driven for Connection {
         self.serving.begin_in_place(id);
     }
 
+    fn attach_subscribers(&self) {
+        Publishes::attach_subscribers(self);
+    }
+
     fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool {
         self.serve_in_place(request, publish, spare)
     }
 
     fn serve_deferred(self: &Arc<Self>, spare: &mut Self::Spare) {
+        Publishes::attach_subscribers(&**self);
         self.serve_put_aside(spare);
     }
 
@@ -352,10 +362,10 @@ impl Driven for Connection {
         self.serving.cancel_all();
         self.events.drop_subscribers();
         let receiving = self.link.receiving.take();
-        let outbound = lock(&self.link.sending.outbound).take();
+        let outbound = self.link.sending.outbound.lock().take();
         drop((receiving, outbound));
         fail_point::at("connection.unmapped");
-        drop(lock(&self.lease).take());
+        drop(self.lease.lock().take());
         fail_point::at("connection.ended");
         self.ended.send_replace(true);
     }

@@ -6,15 +6,15 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 use witrpc_core::security::authorization::Identity;
 
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, Rank};
 
 /// Up to this many subscribers are noted without checking which of them are gone.
 const FEW: usize = 16;
@@ -147,7 +147,7 @@ thread_local! {
 impl CallContext {
     pub(crate) fn new(peer: Peer, identity: Option<Identity>, deadline: Option<Instant>) -> Self {
         let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
-        let (last_event, waiting) = (AtomicU64::new(0), Mutex::default());
+        let (last_event, waiting) = (AtomicU64::new(0), Mutex::new(Rank::Raised, HashMap::new()));
         let has_waiting = AtomicBool::new(false);
         Self(Arc::new(State {
             peer,
@@ -171,7 +171,7 @@ impl CallContext {
         state.deadline = deadline;
         *state.last_event.get_mut() = 0;
         if std::mem::take(state.has_waiting.get_mut()) {
-            state.waiting.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+            state.waiting.get_mut().clear();
         }
         Some(self)
     }
@@ -256,7 +256,7 @@ impl CallContext {
     /// Notes that a raised value waits for a subscriber at connection `id`, if that is where the current handler's answer goes.
     pub(crate) fn note_subscriber(id: u64, subscriber: &Arc<dyn RaisedTo>) {
         Self::with_caller(id, |context| {
-            let mut waiting = lock(&context.0.waiting);
+            let mut waiting = context.0.waiting.lock();
             // A handler that runs for long may outlive subscriptions: at most twice as many are noted as are in force.
             let is_new = !waiting.contains_key(&subscriber.id());
             if is_new && waiting.len() >= FEW && waiting.len().is_power_of_two() {
@@ -275,14 +275,14 @@ impl CallContext {
         if !self.0.has_waiting.load(Ordering::Relaxed) {
             return last_event;
         }
-        let waiting = std::mem::take(&mut *lock(&self.0.waiting));
+        let waiting = std::mem::take(&mut *self.0.waiting.lock());
         let flushed = waiting.values().map(|subscriber| subscriber.flush()).max();
         last_event.max(flushed.unwrap_or(0))
     }
 
     pub(crate) fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Relaxed);
-        self.0.notify.notify_waiters();
+        locks::let_go(Arc::clone(&self.0), |state| state.notify.notify_waiters());
     }
 
     /// Swaps a context with the current one, without a clone.

@@ -15,6 +15,7 @@ mod events;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod link;
+mod locks;
 mod server;
 mod serving;
 mod streams;
@@ -73,6 +74,7 @@ pub mod __private {
     pub use crate::events::remote_subscriber::{Attached, EventSubscriber, unknown_event};
     pub use crate::events::subscriber::EventValue;
     pub use crate::link::reply::Reply;
+    pub use crate::locks::is_any_held;
     pub use crate::serving::service::{
         Dispatch, Request, Service, ServiceClient, answer, unknown_method,
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,9 +20,9 @@ use crate::link::driver;
 use crate::link::ending::Ends;
 use crate::link::handshake::{self, ChannelHalves, Rest, Setup};
 use crate::link::host::Host;
-use crate::link::sync::lock;
 use crate::link::timers;
 use crate::link::trace::{Side, traced};
+use crate::locks::{Mutex, Rank};
 use crate::serving::services::Services;
 use crate::serving::table::CallsTaken;
 
@@ -86,7 +86,7 @@ impl WitServer {
             setup,
             handshake_timeout,
             dedicated_threads,
-            connections: Mutex::new(HashMap::new()),
+            connections: Mutex::new(Rank::Connections, HashMap::new()),
             ended: watch::Sender::new(()),
         };
         Self { shared: Arc::new(shared), transport, accepting: tokio::sync::Mutex::new(None) }
@@ -149,7 +149,7 @@ impl WitServer {
         // A driver says goodbye, with a timeout, and releases the connection. It may not run.
         let deadline = timers::deadline(2 * driver::GOODBYE_TIMEOUT);
         let in_table =
-            |c: &Arc<Connection>| lock(&self.shared.connections).contains_key(&c.link().id);
+            |c: &Arc<Connection>| self.shared.connections.lock().contains_key(&c.link().id);
         while timers && connections.iter().any(in_table) {
             if tokio::time::Instant::now() >= deadline {
                 tracing::warn!(
@@ -171,13 +171,13 @@ impl WitServer {
     }
 
     pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
-        lock(&self.shared.connections).values().cloned().collect()
+        self.shared.connections.lock().values().cloned().collect()
     }
 
     /// Returns the number of connected clients.
     #[must_use]
     pub fn client_count(&self) -> usize {
-        lock(&self.shared.connections).len()
+        self.shared.connections.lock().len()
     }
 
     /// Returns what each connection holds at the moment: one entry per connection, in no particular order.
@@ -194,9 +194,7 @@ impl Drop for WitServer {
             // The listener cleans up as its task is dropped.
             accepting.task.abort();
         }
-        let connections = std::mem::take(
-            &mut *self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let connections = std::mem::take(&mut *self.shared.connections.lock());
         for connection in connections.into_values() {
             connection.end_in_order("the server was dropped");
         }
@@ -271,7 +269,7 @@ async fn run(
     let codec = shared.setup.codec.clone();
     let connection = Connection::new(opened, rest, limits, codec, calls_taken, false);
     let id = connection.link().id;
-    lock(&shared.connections).insert(id, Arc::clone(&connection));
+    shared.connections.lock().insert(id, Arc::clone(&connection));
     // A shutdown may have read the table before the connection was in it.
     if server_ended.has_changed().unwrap_or(true) {
         connection.disconnect("the server is shutting down");
@@ -298,6 +296,6 @@ struct Ended<'a> {
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        drop(lock(&self.shared.connections).remove(&self.id));
+        drop(self.shared.connections.lock().remove(&self.id));
     }
 }

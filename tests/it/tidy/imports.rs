@@ -25,7 +25,8 @@ const CRATES: [(&str, &[&str]); 7] = [
 const LAYERS_OF_CORE: [&str; 6] = ["", "wire", "values", "security", "contract", "session"];
 
 /// Those of `witrpc-runtime`, where a file that has no folder counts as one.
-const LAYERS_OF_RUNTIME: [&str; 10] = [
+const LAYERS_OF_RUNTIME: [&str; 11] = [
+    "locks",
     "link",
     "context",
     "streams",

@@ -90,15 +90,32 @@ pub struct Pending {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unexpected;
 
-/// The result of [`Pending::complete`].
+/// The result of [`Pending::poll`].
+#[derive(Debug)]
+pub enum Looked {
+    Found(Result<Answer, Error>),
+    /// Nothing yet; its waker is in the table. The one that it has replaced, if any, is in the place of the clone.
+    Waits,
+    /// Nothing yet, and the waker has to be left in the table: look again with a clone.
+    NeedsClone,
+}
+
+/// What a caller that has gone leaves, to be dropped.
+#[derive(Debug, Default)]
+pub struct Left {
+    pub answer: Option<Answer>,
+    pub waker: Option<Waker>,
+}
+
+/// The result of [`Pending::complete`]. The table itself wakes, clones and drops no waker, as its lock is held.
 #[derive(Debug)]
 pub enum Completed {
-    /// It was the wanted answer: it was returned, and its slot is free.
-    Wanted,
+    /// It was the wanted answer: it was returned, and its slot is free. Its waker need not be woken.
+    Wanted(Option<Waker>),
     /// It was stored, and its caller must be woken.
     Other(Option<Waker>),
     /// Its caller is gone; the slot is free.
-    Nobody,
+    Nobody(Answer),
 }
 
 impl Pending {
@@ -186,10 +203,11 @@ impl Pending {
     ) -> Result<Completed, Unexpected> {
         let slot = self.get(id).ok_or(Unexpected)?;
         match &mut slot.state {
-            State::Waiting { .. } if wanted == Some(id) => {
+            State::Waiting { waker } if wanted == Some(id) => {
                 *found = Some(answer);
+                let waker = waker.take();
                 self.release(id);
-                Ok(Completed::Wanted)
+                Ok(Completed::Wanted(waker))
             }
             State::Waiting { waker } => {
                 let waker = waker.take();
@@ -199,23 +217,21 @@ impl Pending {
             }
             State::Abandoned => {
                 self.release(id);
-                Ok(Completed::Nobody)
+                Ok(Completed::Nobody(answer))
             }
             State::Free { .. } | State::Done(_) => Err(Unexpected),
         }
     }
 
-    /// Takes the answer if it is there, else stores the waker.
-    pub fn poll(&mut self, id: CallId, waker: &Waker) -> Option<Result<Answer, Error>> {
-        let Some(slot) = self.get(id) else { return Some(Err(Error::Cancelled)) };
+    /// Takes the answer if it is there, else stores `clone`, unless a waker is stored that wakes the same task as `waker`.
+    pub fn poll(&mut self, id: CallId, waker: &Waker, clone: &mut Option<Waker>) -> Looked {
+        let Some(slot) = self.get(id) else { return Looked::Found(Err(Error::Cancelled)) };
         match &mut slot.state {
-            State::Waiting { waker: Some(old) } => {
-                old.clone_from(waker);
-                None
-            }
-            State::Waiting { waker: none } => {
-                *none = Some(waker.clone());
-                None
+            State::Waiting { waker: Some(old) } if old.will_wake(waker) => Looked::Waits,
+            State::Waiting { .. } if clone.is_none() => Looked::NeedsClone,
+            State::Waiting { waker: old } => {
+                std::mem::swap(old, clone);
+                Looked::Waits
             }
             State::Done(_) => {
                 let State::Done(outcome) = std::mem::replace(&mut slot.state, State::Abandoned)
@@ -224,27 +240,29 @@ impl Pending {
                 };
                 self.woken -= 1;
                 self.release(id);
-                Some(outcome)
+                Looked::Found(outcome)
             }
-            State::Free { .. } | State::Abandoned => Some(Err(Error::Cancelled)),
+            State::Free { .. } | State::Abandoned => Looked::Found(Err(Error::Cancelled)),
         }
     }
 
-    /// The caller is gone. Returns an answer that had arrived already. Otherwise the slot stays in use until the peer answers or
-    /// acknowledges, unless the call was `unsent`.
-    pub fn abandon(&mut self, id: CallId, unsent: bool) -> Option<Answer> {
-        let slot = self.get(id)?;
+    /// The caller is gone. Returns its waker, and an answer that had arrived already. Without one the slot stays in use until the peer
+    /// answers or acknowledges, unless the call was `unsent`.
+    pub fn abandon(&mut self, id: CallId, unsent: bool) -> Left {
+        let Some(slot) = self.get(id) else { return Left::default() };
         match std::mem::replace(&mut slot.state, State::Abandoned) {
             State::Done(outcome) => {
                 self.woken -= 1;
                 self.release(id);
-                outcome.ok()
+                Left { answer: outcome.ok(), waker: None }
             }
-            State::Waiting { .. } if unsent => {
-                self.release(id);
-                None
+            State::Waiting { waker } => {
+                if unsent {
+                    self.release(id);
+                }
+                Left { answer: None, waker }
             }
-            _ => None,
+            _ => Left::default(),
         }
     }
 
@@ -312,6 +330,7 @@ mod tests {
 
     use super::Answer;
     use super::Completed;
+    use super::Looked;
     use super::Pending;
     use super::Unexpected;
     use crate::error::{CloseReason, Error};
@@ -319,6 +338,36 @@ mod tests {
 
     fn answer() -> Answer {
         Answer::empty(Status::Ok)
+    }
+
+    fn take(pending: &mut Pending, id: super::CallId) -> Option<Result<Answer, Error>> {
+        let mut clone = Some(Waker::noop().clone());
+        match pending.poll(id, Waker::noop(), &mut clone) {
+            Looked::Found(outcome) => Some(outcome),
+            Looked::Waits | Looked::NeedsClone => None,
+        }
+    }
+
+    #[test]
+    fn a_waker_is_replaced_by_a_clone_that_the_caller_brings_and_drops() {
+        use std::sync::Arc;
+        use std::task::Wake;
+
+        struct Nothing;
+        impl Wake for Nothing {
+            fn wake(self: Arc<Self>) {}
+        }
+        let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Nothing)));
+        let mut pending = Pending::default();
+        let id = pending.insert(Some(first.clone())).unwrap();
+        let mut clone = None;
+        assert!(matches!(pending.poll(id, &first, &mut clone), Looked::Waits) && clone.is_none());
+        assert!(matches!(pending.poll(id, &second, &mut clone), Looked::NeedsClone));
+        clone = Some(second.clone());
+        assert!(matches!(pending.poll(id, &second, &mut clone), Looked::Waits));
+        assert!(clone.is_some_and(|replaced| replaced.will_wake(&first)));
+        let left = pending.abandon(id, true);
+        assert!(left.waker.is_some_and(|waker| waker.will_wake(&second)));
     }
 
     #[test]
@@ -340,7 +389,7 @@ mod tests {
         let first = pending.insert(Some(Waker::noop().clone())).unwrap();
         let mut found = None;
         let completed = pending.complete(first, answer(), Some(first), &mut found);
-        assert!(matches!(completed, Ok(Completed::Wanted)) && found.is_some());
+        assert!(matches!(completed, Ok(Completed::Wanted(Some(_)))) && found.is_some());
         let second = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
@@ -351,9 +400,12 @@ mod tests {
     fn an_abandoned_slot_waits_for_its_acknowledgement() {
         let mut pending = Pending::default();
         let id = pending.insert(Some(Waker::noop().clone())).unwrap();
-        assert!(pending.abandon(id, false).is_none());
+        assert!(pending.abandon(id, false).answer.is_none());
         assert_eq!(pending.in_flight(), 1);
-        assert!(matches!(pending.complete(id, answer(), None, &mut None), Ok(Completed::Nobody)));
+        assert!(matches!(
+            pending.complete(id, answer(), None, &mut None),
+            Ok(Completed::Nobody(_))
+        ));
         assert_eq!(pending.in_flight(), 0);
         assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
     }
@@ -363,12 +415,12 @@ mod tests {
         let mut pending = Pending::default();
         let ids = [(); 3].map(|()| pending.insert(Some(Waker::noop().clone())).unwrap());
         let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
-        assert!(matches!(completed, Ok(Completed::Wanted)) && !pending.has_woken_caller());
+        assert!(matches!(completed, Ok(Completed::Wanted(_))) && !pending.has_woken_caller());
         for id in [ids[1], ids[2]] {
             assert!(pending.complete(id, answer(), None, &mut None).is_ok());
         }
-        assert!(pending.poll(ids[1], Waker::noop()).is_some() && pending.has_woken_caller());
-        assert!(pending.abandon(ids[2], false).is_some() && !pending.has_woken_caller());
+        assert!(take(&mut pending, ids[1]).is_some() && pending.has_woken_caller());
+        assert!(pending.abandon(ids[2], false).answer.is_some() && !pending.has_woken_caller());
     }
 
     #[test]
@@ -380,7 +432,7 @@ mod tests {
             Ok(Completed::Other(Some(_)))
         ));
         assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
-        assert!(pending.poll(id, Waker::noop()).is_some());
+        assert!(take(&mut pending, id).is_some());
         assert_eq!(pending.in_flight(), 0);
     }
 
@@ -391,8 +443,7 @@ mod tests {
         let unsent = pending.insert(Some(Waker::noop().clone())).unwrap();
         assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent].into()).len(), 2);
         for (id, expected) in [(sent, true), (unsent, false)] {
-            let Some(Err(Error::Closed { maybe_executed, .. })) = pending.poll(id, Waker::noop())
-            else {
+            let Some(Err(Error::Closed { maybe_executed, .. })) = take(&mut pending, id) else {
                 panic!("not closed");
             };
             assert_eq!(maybe_executed, expected);

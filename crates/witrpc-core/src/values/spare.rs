@@ -17,6 +17,8 @@ pub struct Keeper {
     pub take: fn(usize) -> Option<Vec<u8>>,
     /// Takes an allocation that nobody uses any more, or frees it.
     pub give: fn(Vec<u8>),
+    /// Passes bytes that were sent on to [`give_bytes`], once it may: they may be the user's, and dropping them run code of the user's.
+    pub sent: fn(Bytes),
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
@@ -53,6 +55,14 @@ pub fn give_bytes(bytes: Bytes) {
     }
 }
 
+/// Lets bytes go that were sent, or are not to be sent any more.
+pub fn let_go(sent: Bytes) {
+    match KEEPER.get() {
+        Some(keeper) => (keeper.sent)(sent),
+        None => give_bytes(sent),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,7 +81,7 @@ mod tests {
             assert!(spare.is_empty());
             GIVEN.fetch_add(spare.capacity(), Ordering::Relaxed);
         };
-        install(Keeper { take: take_one, give: count });
+        install(Keeper { take: take_one, give: count, sent: give_bytes });
         let given = || GIVEN.load(Ordering::Relaxed);
         give(Vec::with_capacity(LONG - 1));
         assert_eq!(given(), 0, "it is short");

@@ -33,6 +33,7 @@ use crate::events::event::Event;
 use crate::link::fairness::{SMALL_SIZE, Step};
 use crate::link::poller::Poll as Polling;
 use crate::link::timers::{Gone, Timer};
+use crate::locks::assert_none_is_held;
 use crate::streams::reader::StreamReader;
 
 /// A handle to a service on the other side, over the current connection. Generated clients wrap it.
@@ -164,6 +165,7 @@ impl Remote {
         outcome: OutcomeOf<R>,
         encode: impl FnOnce(&Codec, &mut Vec<u8>) -> Result<Attachments<Written>, SerializerError>,
     ) -> Call<R> {
+        assert_none_is_held("arguments are serialized");
         let codec = self.callee.codec();
         let content = Content::write(buffers::take(), |out| encode(codec, out));
         let stage = match content {
@@ -559,6 +561,7 @@ impl<R> Call<R> {
     }
 
     fn decode(&self, answer: &mut Option<Answer>) -> Result<R, Error> {
+        assert_none_is_held("a result is deserialized");
         let Some(Answer { status, content, .. }) = answer else { unreachable!("it has come") };
         let status = *status;
         let codec = self.remote.callee.codec();

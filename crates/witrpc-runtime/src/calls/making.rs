@@ -16,7 +16,7 @@ use crate::link::host::{Drained, Handled, Wanted};
 use crate::link::leading::Leads;
 use crate::link::poller::Poll;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
+use crate::locks;
 use crate::streams::producer::start_streams;
 use crate::streams::writing::{WritesStreams, room};
 
@@ -36,15 +36,22 @@ pub(crate) trait MakesCalls: CallHost {
         waker: &Waker,
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
-        let mut pending = lock(&self.calls().pending);
+        // Made with no lock held (L2).
+        let clone = self.calls().is_crowded().then(|| waker.clone());
+        let mut pending = self.calls().pending.lock();
         if turn.is_none() && pending.is_open() && !pending.take_permit() {
             return Err(BeginError::NotYet);
         }
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
         // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
         let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
-        let id = pending.insert((!alone).then(|| waker.clone())).map_err(BeginError::Closed)?;
+        let (clone, unused) = if alone { (None, clone) } else { (clone, None) };
+        let is_left = clone.is_some();
+        let inserted = pending.insert(clone);
         drop(pending);
+        drop(unused);
+        self.calls().note_crowded(!alone);
+        let id = inserted.map_err(BeginError::Closed)?;
         let permit = turn.and_then(|Permits { call, bytes }| {
             call.forget();
             bytes
@@ -85,12 +92,10 @@ pub(crate) trait MakesCalls: CallHost {
         // The busy-poll starts anew at the next call: it is longer by one slice.
         self.interrupted(&mut drained, waker);
         *found = drained.answer;
-        if alone && found.is_none() {
+        if !is_left && found.is_none() {
             // The waker is not in the table: another task may have stored the answer (C2).
-            *found = lock(&self.calls().pending)
-                .poll(id, waker)
-                .transpose()
-                .map_err(BeginError::Failed)?;
+            let (outcome, _) = self.calls().look(id, waker);
+            *found = outcome.transpose().map_err(BeginError::Failed)?;
         }
         Ok(id)
     }
@@ -103,12 +108,10 @@ pub(crate) trait MakesCalls: CallHost {
         polling: &mut Option<Poll>,
         waker: &Waker,
     ) -> Option<Result<Answer, Error>> {
-        let mut pending = lock(&self.calls().pending);
-        if let Some(outcome) = pending.poll(id, waker) {
-            return Some(outcome);
+        let (outcome, alone) = self.calls().look(id, waker);
+        if outcome.is_some() {
+            return outcome;
         }
-        let alone = pending.in_flight() == 1;
-        drop(pending);
         let mut drained = Drained { polling: polling.take(), ..Drained::default() };
         self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
         *polling = self.interrupted(&mut drained, waker);
@@ -144,9 +147,10 @@ pub(crate) trait MakesCalls: CallHost {
                 Ok(())
             }
             Err(TooManyStreams) => {
-                let mut pending = lock(&self.calls().pending);
-                drop(pending.abandon(id, true));
+                let mut pending = self.calls().pending.lock();
+                let left = pending.abandon(id, true);
                 self.calls().return_permit(pending);
+                locks::dispose(left);
                 Err(BeginError::TooManyStreams)
             }
         }
@@ -154,7 +158,8 @@ pub(crate) trait MakesCalls: CallHost {
 
     /// Sends a ping whose pong completes the returned call.
     fn begin_ping(&self, waker: &Waker) -> Result<CallId, Error> {
-        let id = lock(&self.calls().pending).insert_ping(waker.clone());
+        let clone = waker.clone();
+        let id = self.calls().pending.lock().insert_ping(clone);
         let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
         self.send(|outbound| {
             outbound.push_control(Kind::Ping, id.0);
@@ -177,19 +182,20 @@ pub(crate) trait MakesCalls: CallHost {
             Ok(())
         });
         self.withdraw_streams(streams);
-        let mut pending = lock(&self.calls().pending);
-        let answer = pending.abandon(id, unsent);
+        let mut pending = self.calls().pending.lock();
+        let left = pending.abandon(id, unsent);
         if unsent {
             self.calls().return_permit(pending);
         } else {
             drop(pending);
         }
-        drop(answer);
+        locks::dispose(left);
     }
 
     /// The caller of a ping is gone.
     fn abandon_ping(&self, id: CallId) {
-        drop(lock(&self.calls().pending).abandon(id, false));
+        let left = self.calls().pending.lock().abandon(id, false);
+        locks::dispose(left);
     }
 
     /// Handles a response of the peer.
@@ -218,14 +224,22 @@ pub(crate) trait MakesCalls: CallHost {
     /// other, whose requests would stay in our queue. [wire.response.status]
     fn check_has_left(&self, id: u64) -> Result<(), Error> {
         let is_queued = self.link().ledger.unsent_requests() > 0
-            && lock(&self.link().sending.outbound)
+            && self
+                .link()
+                .sending
+                .outbound
+                .lock()
                 .as_ref()
                 .is_some_and(|outbound| outbound.has_request(id));
         if is_queued { Err(not_sent()) } else { Ok(()) }
     }
 
     fn check_ping_has_left(&self, id: u64) -> Result<(), Error> {
-        let is_queued = lock(&self.link().sending.outbound)
+        let is_queued = self
+            .link()
+            .sending
+            .outbound
+            .lock()
             .as_ref()
             .is_some_and(|outbound| outbound.has_ping(id));
         if is_queued { Err(not_sent()) } else { Ok(()) }
@@ -241,7 +255,7 @@ pub(crate) trait MakesCalls: CallHost {
         drained: &mut Drained,
     ) -> Result<Handled, Error> {
         let wanted = if let Wanted::Call(wanted) = wanted { Some(wanted) } else { None };
-        let mut pending = lock(&self.calls().pending);
+        let mut pending = self.calls().pending.lock();
         // A pong must not answer a call, whose permit would not be returned; nor a response a ping.
         if pending.is_ping(id) == to_call {
             return Err(not_waiting());
@@ -253,14 +267,22 @@ pub(crate) trait MakesCalls: CallHost {
             drop(pending);
         }
         match completed {
-            Ok(Completed::Wanted) => Ok(Handled::Wanted),
+            Ok(Completed::Wanted(waker)) => {
+                if let Some(waker) = waker {
+                    locks::dispose(waker);
+                }
+                Ok(Handled::Wanted)
+            }
             Ok(Completed::Other(waker)) => {
                 if let Some(waker) = waker {
-                    waker.wake();
+                    locks::wake(waker);
                 }
                 Ok(Handled::Woke)
             }
-            Ok(Completed::Nobody) => Ok(Handled::Nothing),
+            Ok(Completed::Nobody(answer)) => {
+                locks::dispose(answer);
+                Ok(Handled::Nothing)
+            }
             Err(_) => Err(not_waiting()),
         }
     }

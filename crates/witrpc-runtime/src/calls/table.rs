@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
@@ -17,11 +17,11 @@ use witrpc_core::contract::route::Route;
 use witrpc_core::contract::route::find_by_name;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Held;
-use witrpc_core::session::pending::{CallId, Pending};
+use witrpc_core::session::pending::{Answer, CallId, Looked, Pending};
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::{CloseReason, Error};
 
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, MutexGuard, Rank};
 
 /// The calls that a connection makes.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct CallsMade {
     yielded: Mutex<Option<Waker>>,
     /// Whether `yielded` is set.
     has_yielded: AtomicBool,
+    /// Whether the last call found others in flight: then the next is likely to, and has its waker ready.
+    crowded: AtomicBool,
     catalog: Catalog,
     routes: Routes,
 }
@@ -42,10 +44,11 @@ impl CallsMade {
     /// An empty table, for a peer that accepts `max_in_flight` calls at a time, and has this catalog.
     pub(crate) fn new(max_in_flight: usize, catalog: Catalog) -> Self {
         Self {
-            pending: Mutex::new(Pending::new(max_in_flight)),
+            pending: Mutex::new(Rank::Pending, Pending::new(max_in_flight)),
             permits: Arc::new(Semaphore::new(0)),
-            yielded: Mutex::new(None),
+            yielded: Mutex::new(Rank::Yielded, None),
             has_yielded: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             catalog,
             routes: Routes::default(),
         }
@@ -79,25 +82,25 @@ impl CallsMade {
 
     /// The number of calls in flight.
     pub(crate) fn in_flight(&self) -> usize {
-        lock(&self.pending).in_flight()
+        self.pending.lock().in_flight()
     }
 
     /// Whether a caller was woken for its answer, and has not run yet.
     pub(crate) fn has_woken_caller(&self) -> bool {
-        lock(&self.pending).has_woken_caller()
+        self.pending.lock().has_woken_caller()
     }
 
     /// The memory of answers that their callers have not taken, and of the table.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
-        lock(&self.pending).held()
+        self.pending.lock().held()
     }
 
     /// The connection has ended: fails all calls. Requests with these ids have not left.
     pub(crate) fn close(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
         self.permits.close();
-        let wakers = lock(&self.pending).close(reason, unsent);
-        wakers.into_iter().for_each(Waker::wake);
+        let wakers = self.pending.lock().close(reason, unsent);
+        wakers.into_iter().for_each(locks::wake);
     }
 
     /// Waits for a permit for a call in flight.
@@ -109,10 +112,10 @@ impl CallsMade {
         struct InQueue<'a>(&'a CallsMade);
         impl Drop for InQueue<'_> {
             fn drop(&mut self) {
-                lock(&self.0.pending).leave_queue();
+                self.0.pending.lock().leave_queue();
             }
         }
-        let free = lock(&self.pending).join_queue();
+        let free = self.pending.lock().join_queue();
         let _queued = InQueue(self);
         if free {
             self.permits.add_permits(1);
@@ -125,14 +128,45 @@ impl CallsMade {
         let wanted = pending.return_permit();
         drop(pending);
         if wanted {
-            self.permits.add_permits(1);
+            locks::let_go(Arc::clone(&self.permits), |permits| permits.add_permits(1));
         }
     }
 
-    /// Notes that the task of this waker yields after many calls in a row.
+    /// Whether the next call is likely to find others in flight.
+    pub(super) fn is_crowded(&self) -> bool {
+        // Relaxed, here and below: whoever is wrong takes a little longer.
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    /// A call has found others in flight, or none.
+    pub(super) fn note_crowded(&self, crowded: bool) {
+        if crowded != self.is_crowded() {
+            self.crowded.store(crowded, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks for the answer to a call, and leaves the waker in the table if it has not come. Tells whether no other call is in
+    /// flight.
+    pub(super) fn look(&self, id: CallId, waker: &Waker) -> (Option<Result<Answer, Error>>, bool) {
+        locks::with_clone(waker, |clone| {
+            let mut pending = self.pending.lock();
+            let looked = pending.poll(id, waker, clone);
+            let alone = pending.in_flight() == 1;
+            drop(pending);
+            match looked {
+                Looked::Found(outcome) => Some((Some(outcome), alone)),
+                Looked::Waits => Some((None, alone)),
+                Looked::NeedsClone => None,
+            }
+        })
+    }
+
+    /// The task of this waker has called again and again, and lets others run.
     pub(crate) fn has_yielded(&self, waker: &Waker) {
-        *lock(&self.yielded) = Some(waker.clone());
-        // Relaxed, here and below: it only decides whether to take the lock.
+        let clone = waker.clone();
+        let before = self.yielded.lock().replace(clone);
+        drop(before);
+        // Relaxed, here and below: it is only a reason to take the lock.
         self.has_yielded.store(true, Ordering::Relaxed);
     }
 
@@ -142,7 +176,10 @@ impl CallsMade {
             return false;
         }
         self.has_yielded.store(false, Ordering::Relaxed);
-        lock(&self.yielded).take().is_some_and(|yielded| !yielded.will_wake(waker))
+        let Some(yielded) = self.yielded.lock().take() else { return false };
+        let another = !yielded.will_wake(waker);
+        locks::dispose(yielded);
+        another
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -39,10 +39,10 @@ use crate::link::ending::Ends;
 use crate::link::handshake::{self, ChannelHalves, Opened, Rest, Setup};
 use crate::link::host::Host;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
 use crate::link::timers::{self, Timer};
 use crate::link::trace::{Side, traced};
 use crate::link::turns::Driven;
+use crate::locks::{self, Rank, ReadGuard, RwLock, WriteGuard};
 use crate::serving::services::Services;
 use crate::serving::table::CallsTaken;
 
@@ -77,7 +77,7 @@ pub(crate) struct ClientCore {
     shown: watch::Sender<ClientState>,
     /// Subscriptions by their addresses, wherever their values come from at the moment. Locked around every change of the
     /// connection, so that each subscription is on the connection that calls go to.
-    subscriptions: std::sync::Mutex<HashMap<usize, Weak<ClientSubscription>>>,
+    subscriptions: locks::Mutex<HashMap<usize, Weak<ClientSubscription>>>,
     /// Held while connecting, so that two tasks that connect at once share the outcome.
     connecting: Mutex<()>,
     /// The number of running calls of `connect`. An automatic attempt gives way to them.
@@ -156,21 +156,21 @@ impl ClientCore {
             services: Arc::new(services),
             catalog,
             this: Weak::clone(this),
-            current: RwLock::default(),
+            current: RwLock::new(Rank::Current, Current::default()),
             shown: watch::Sender::new(ClientState::Disconnected),
-            subscriptions: std::sync::Mutex::default(),
+            subscriptions: locks::Mutex::new(Rank::ClientSubscriptions, HashMap::new()),
             connecting: Mutex::new(()),
             urgent: AtomicUsize::new(0),
             changed: Notify::new(),
         })
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Current> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> ReadGuard<'_, Current> {
+        self.current.read()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Current> {
-        self.current.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> WriteGuard<'_, Current> {
+        self.current.write()
     }
 
     pub(crate) fn endpoint(&self) -> &str {
@@ -337,7 +337,7 @@ impl ClientCore {
 
     /// Makes a connection the current one, with all subscriptions on it. Returns whether it still is of this epoch.
     fn install(&self, connection: &Arc<Connection>, epoch: u64) -> bool {
-        let mut subscriptions = lock(&self.subscriptions);
+        let mut subscriptions = self.subscriptions.lock();
         subscriptions.retain(|_, subscription| {
             subscription.upgrade().is_some_and(|subscription| !subscription.is_ended())
         });
@@ -353,7 +353,7 @@ impl ClientCore {
         let last = current.connection.replace(Arc::clone(connection));
         current.state = ClientState::Connected;
         drop(current);
-        drop(last);
+        locks::dispose(last);
         true
     }
 
@@ -411,7 +411,7 @@ impl ClientCore {
 
     /// Removes the connection, and stops attempts to make one. Returns the epoch that begins, and the connection that is to be ended.
     fn let_go(&self, survive: bool) -> (u64, Option<Arc<Connection>>) {
-        let subscriptions = lock(&self.subscriptions);
+        let subscriptions = self.subscriptions.lock();
         let mut current = self.write();
         current.epoch += 1;
         let epoch = current.epoch;
@@ -556,7 +556,7 @@ impl Reconnects for ClientCore {
     }
 
     fn give_up(&self, task: u64, state: ClientState, reason: &CloseReason) -> bool {
-        let subscriptions = lock(&self.subscriptions);
+        let subscriptions = self.subscriptions.lock();
         let mut current = self.write();
         if !current.has_task(task) {
             return false;
@@ -621,7 +621,7 @@ impl Subscribable for ClientCore {
     }
 
     fn add_subscription(&self, subscription: &Arc<ClientSubscription>) {
-        let mut subscriptions = lock(&self.subscriptions);
+        let mut subscriptions = self.subscriptions.lock();
         subscriptions.insert(address(subscription), Arc::downgrade(subscription));
         if let Ok(connection) = self.connection() {
             connection.subscribe(subscription);
@@ -629,6 +629,6 @@ impl Subscribable for ClientCore {
     }
 
     fn remove_subscription(&self, subscription: &Arc<ClientSubscription>) {
-        drop(lock(&self.subscriptions).remove(&address(subscription)));
+        drop(self.subscriptions.lock().remove(&address(subscription)));
     }
 }

@@ -1,13 +1,14 @@
 //! The backlog of a subscriber, and what happens when it overflows.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank, later};
 
 /// What happens when a value is raised and a subscriber's backlog is full: in values
 /// ([`Event::with_capacity`](crate::Event::with_capacity)) or in bytes. Other subscribers are not affected.
@@ -27,34 +28,74 @@ pub enum Overflow {
 }
 
 /// Where raising tasks wait for room under [`Overflow::Block`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Room {
-    lock: Mutex<()>,
+    /// How often room was made.
+    times: Mutex<u64>,
     condvar: Condvar,
-    pub(super) changed: Notify,
+    changed: Notify,
+    /// Tasks that wait for `changed`, or are about to.
+    tasks: AtomicUsize,
 }
 
 impl Room {
-    /// Wakes the waiting tasks: there may be room now.
-    pub(crate) fn made(&self) {
-        // Taking the lock orders this after the check of a thread that is about to wait.
-        drop(lock(&self.lock));
-        self.condvar.notify_all();
-        self.changed.notify_waiters();
+    pub(super) fn new() -> Arc<Self> {
+        let (condvar, changed) = (Condvar::new(), Notify::new());
+        let (times, tasks) = (Mutex::new(Rank::Room, 0), AtomicUsize::new(0));
+        Arc::new(Self { times, condvar, changed, tasks })
     }
 
-    /// Blocks until there may be room; returns `false` at the deadline.
+    /// There may be room now.
+    pub(crate) fn made(self: &Arc<Self>) {
+        *self.times.lock() += 1;
+        self.condvar.notify_all();
+        // Relaxed: a task that joins looks under the lock under which the room was made. If it came first, we see it; else it sees
+        // the room.
+        if self.tasks.load(Ordering::Relaxed) > 0 {
+            let room = Arc::clone(self);
+            later(move || room.changed.notify_waiters());
+        }
+    }
+
+    /// Blocks until nobody is `behind`; returns `false` at the deadline.
     pub(super) fn wait_until(&self, deadline: Instant, behind: impl Fn() -> bool) -> bool {
-        let guard = lock(&self.lock);
-        if !behind() {
-            return true;
+        loop {
+            // Before the look, which is taken with no lock held: room that is made after it changes the number.
+            let before = *self.times.lock();
+            if !behind() {
+                return true;
+            }
+            let mut times = self.times.lock();
+            while *times == before {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return false;
+                }
+                times = times.wait_timeout(&self.condvar, left);
+            }
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        drop(self.condvar.wait_timeout(guard, left));
-        true
+    }
+
+    /// For a task that is about to look whether there is room, and to wait for some. It is counted, and has its
+    /// [`notified`](RoomWait::notified), before it looks; so room that is made after the look is not missed.
+    pub(super) fn join(self: &Arc<Self>) -> RoomWait {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+        RoomWait(Arc::clone(self))
+    }
+}
+
+/// A task that waits for room.
+pub(super) struct RoomWait(Arc<Room>);
+
+impl RoomWait {
+    pub(super) fn notified(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+}
+
+impl Drop for RoomWait {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use witrpc_core::contract::descriptor::{EventDescriptor, ServiceDescriptor};
@@ -19,7 +19,7 @@ use crate::events::subscriber::EventValue;
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::host::Host;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, Rank, WakerPlace};
 
 /// The window, in values: enough for a burst, and little memory.
 const WINDOW_VALUES: u32 = 256;
@@ -79,7 +79,7 @@ impl RemoteEvent {
             descriptor: self.descriptor,
             index: self.index,
             max_buffered: self.callee.max_buffered(),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(Rank::Subscription, State::default()),
         });
         self.callee.add_subscription(&subscription);
         SubscriptionHandle { callee: Arc::clone(&self.callee), subscription }
@@ -120,7 +120,7 @@ struct State {
     waiting: usize,
     waiting_bytes: u64,
     ended: bool,
-    waker: Option<Waker>,
+    waker: WakerPlace,
 }
 
 enum Item {
@@ -149,7 +149,7 @@ impl ClientSubscription {
 
     /// Attaches the subscription to a connection, from which its values arrive from now on.
     pub(crate) fn begin(&self, connection: Weak<dyn SubscriptionHost>, id: u32) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.connected_before {
             state.earlier += state.waiting_here();
             state.drop_earlier(Self::window(self.max_buffered).bytes * u64::from(EARLIER_WINDOWS));
@@ -161,7 +161,7 @@ impl ClientSubscription {
         state.origin = Some((connection, id));
         (state.taken, state.taken_bytes) = (0, 0);
         (state.waiting, state.waiting_bytes) = (0, 0);
-        state.wake();
+        state.waker.wake();
     }
 
     pub(crate) fn push(
@@ -173,7 +173,7 @@ impl ClientSubscription {
     ) -> Result<(), Overrun> {
         // From here on the window bounds the value, and not the connection's account: an unread subscription blocks no call.
         drop(charge);
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let size = content.size();
         if !window.takes(state.waiting, state.waiting_bytes) {
             return Err(Overrun);
@@ -181,13 +181,13 @@ impl ClientSubscription {
         state.waiting += 1;
         state.waiting_bytes += size;
         state.queue.push_back(Item::Value { number, content });
-        state.wake();
+        state.waker.wake();
         Ok(())
     }
 
     /// Notes that values before this number that have not arrived will not arrive. At most one mark waits after each value.
     pub(crate) fn mark(&self, number: u64) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.ended {
             return;
         }
@@ -195,17 +195,15 @@ impl ClientSubscription {
             Some(Item::Mark(last)) => *last = number.max(*last),
             _ => state.queue.push_back(Item::Mark(number)),
         }
-        let waker = state.waker.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        state.waker.wake();
     }
 
     /// Ends the subscription; `last` is its last item.
     pub(crate) fn end(&self, last: EventError) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !std::mem::replace(&mut state.ended, true) {
             state.queue.push_back(Item::Other(last));
-            state.wake();
+            state.waker.wake();
         }
     }
 
@@ -216,22 +214,16 @@ impl ClientSubscription {
             Item::Value { content, .. } => content.held(),
             Item::Mark(_) | Item::Other(_) => Held::plain::<Item>(1),
         };
-        lock(&self.state).queue.iter().map(item).sum()
+        self.state.lock().queue.iter().map(item).sum()
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        lock(&self.state).ended
+        self.state.lock().ended
     }
 }
 
 impl State {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// The number of values in the queue that arrived over this connection.
+    /// Values in the queue that came over this connection.
     fn waiting_here(&self) -> usize {
         let values = self.queue.iter().filter(|item| matches!(item, Item::Value { .. }));
         values.count() - self.earlier
@@ -317,7 +309,16 @@ impl SubscriptionHandle {
     }
 
     fn take(&self, cx: &Context<'_>) -> Poll<Option<Result<Content, EventError>>> {
-        let mut state = lock(&self.subscription.state);
+        locks::with_clone(cx.waker(), |clone| self.look(cx.waker(), clone))
+    }
+
+    /// What is there. `None` if that is nothing, and leaving the waker takes a clone.
+    fn look(
+        &self,
+        waker: &Waker,
+        clone: &mut Option<Waker>,
+    ) -> Option<Poll<Option<Result<Content, EventError>>>> {
+        let mut state = self.subscription.state.lock();
         let expected = state.expected;
         while let Some(Item::Mark(number)) = state.queue.front() {
             if *number > expected {
@@ -329,16 +330,13 @@ impl SubscriptionHandle {
             Some(Item::Value { number, .. } | Item::Mark(number)) if *number > expected => {
                 let (number, lost) = (*number, *number - expected);
                 state.expected = number;
-                return Poll::Ready(Some(Err(EventError::Lagged(lost))));
+                return Some(Poll::Ready(Some(Err(EventError::Lagged(lost)))));
             }
             Some(_) => {}
-            None if state.ended => return Poll::Ready(None),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+            None if state.ended => return Some(Poll::Ready(None)),
+            None => return state.waker.leave(waker, clone).then_some(Poll::Pending),
         }
-        match state.queue.pop_front() {
+        Some(match state.queue.pop_front() {
             Some(Item::Value { number, content }) => {
                 // The number is untrusted.
                 state.expected = number.saturating_add(1);
@@ -360,10 +358,11 @@ impl SubscriptionHandle {
                 Poll::Ready(Some(Err(other)))
             }
             Some(Item::Mark(_)) | None => Poll::Pending,
-        }
+        })
     }
 
     fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
+        locks::assert_none_is_held("a value is deserialized");
         let codec = self.callee.codec();
         let arrived = content.take_arrived();
         codec.deserialize(content.body(), arrived).map_err(|reason| {
@@ -389,12 +388,13 @@ impl SubscriptionHandle {
 
 impl Drop for SubscriptionHandle {
     fn drop(&mut self) {
-        let mut state = lock(&self.subscription.state);
+        let mut state = self.subscription.state.lock();
         state.ended = true;
         let origin = state.origin.take();
         let queue = std::mem::take(&mut state.queue);
+        let waker = state.waker.take();
         drop(state);
-        drop(queue);
+        drop((queue, waker));
         if let Some((connection, id)) = origin {
             if let Some(connection) = connection.upgrade() {
                 if connection.forget_subscription(id) {

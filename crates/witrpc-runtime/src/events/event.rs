@@ -15,20 +15,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use tokio::task::coop::consume_budget;
 use witrpc_core::Error;
+use witrpc_core::values::serializer::Codec;
 
 use crate::events::backlog::{Overflow, Room};
 use crate::events::client_subscription::RemoteEvent;
 use crate::events::local_subscriber::LocalSubscriber;
 use crate::events::remote_subscriber::{Attached, EventSubscriber, RemoteSubscriber};
-use crate::events::subscriber::{Encoded, EventValue, Registration, Subscriber};
+use crate::events::subscriber::{EventValue, Prepared, Registration, Subscriber};
 use crate::events::subscription::Subscription;
-use crate::link::sync::lock;
 use crate::link::timers;
+use crate::locks::{self, Mutex, Rank};
 
 /// The default capacity for each subscriber, in values.
 const DEFAULT_CAPACITY: usize = 1024;
@@ -127,8 +128,8 @@ impl<T: EventValue> Event<T> {
             overflow,
             capacity,
             count: AtomicUsize::new(0),
-            subscribers: Mutex::new(Subscribers { next: 0, list: BTreeMap::new() }),
-            room: Arc::new(Room::default()),
+            subscribers: Mutex::new(Rank::Event, Subscribers::new()),
+            room: Room::new(),
         };
         Self { inner: Inner::Local(Arc::new(local)) }
     }
@@ -152,7 +153,7 @@ impl<T: EventValue> Event<T> {
         }
         let Overflow::Block(limit) = local.overflow else { return local.deliver(&value) };
         let deadline = timers::system_deadline(limit);
-        while local.is_behind() && local.room.wait_until(deadline, || local.is_behind()) {}
+        local.room.wait_until(deadline, || local.is_behind());
         local.deliver(&value)
     }
 
@@ -167,8 +168,9 @@ impl<T: EventValue> Event<T> {
         let local = self.local()?;
         if let Overflow::Block(limit) = local.overflow {
             let deadline = timers::deadline(limit);
+            let room = local.room.join();
             loop {
-                let changed = local.room.changed.notified();
+                let changed = room.notified();
                 if !local.is_behind() {
                     break;
                 }
@@ -237,6 +239,55 @@ struct Subscribers<T> {
     next: u64,
     /// In the order of subscribing.
     list: BTreeMap<u64, Arc<dyn Subscriber<T>>>,
+    /// How many of them take clones.
+    local: usize,
+    /// The serializers of the others, each once; and how many have each.
+    codecs: Arc<Vec<Codec>>,
+    users: Vec<usize>,
+}
+
+impl<T> Subscribers<T> {
+    fn new() -> Self {
+        let (codecs, users) = (Arc::default(), Vec::new());
+        Self { next: 0, list: BTreeMap::new(), local: 0, codecs, users }
+    }
+
+    fn add(&mut self, subscriber: Arc<dyn Subscriber<T>>) -> u64 {
+        match subscriber.codec() {
+            None => self.local += 1,
+            Some(codec) => match self.position(codec) {
+                Some(at) => self.users[at] += 1,
+                None => {
+                    Arc::make_mut(&mut self.codecs).push(codec.clone());
+                    self.users.push(1);
+                }
+            },
+        }
+        let id = self.next;
+        self.next += 1;
+        self.list.insert(id, subscriber);
+        id
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<dyn Subscriber<T>>> {
+        let removed = self.list.remove(&id)?;
+        match removed.codec() {
+            None => self.local -= 1,
+            Some(codec) => {
+                let at = self.position(codec)?;
+                self.users[at] -= 1;
+                if self.users[at] == 0 {
+                    self.users.swap_remove(at);
+                    Arc::make_mut(&mut self.codecs).swap_remove(at);
+                }
+            }
+        }
+        Some(removed)
+    }
+
+    fn position(&self, codec: &Codec) -> Option<usize> {
+        self.codecs.iter().position(|known| known.name() == codec.name())
+    }
 }
 
 impl<T: EventValue> Local<T> {
@@ -246,39 +297,40 @@ impl<T: EventValue> Local<T> {
     }
 
     fn is_behind(&self) -> bool {
-        lock(&self.subscribers).list.values().any(|subscriber| subscriber.is_full())
+        self.subscribers.lock().list.values().any(|subscriber| subscriber.is_full())
     }
 
     /// The lock is held throughout, which gives all subscribers the same order (V1).
     fn deliver(&self, value: &T) -> Result<(), Error> {
-        let subscribers = lock(&self.subscribers);
-        let mut encoded = Encoded::default();
-        let mut result = Ok(());
-        for subscriber in subscribers.list.values() {
-            if let Err(error) = subscriber.deliver(value, &mut encoded) {
-                result = Err(error);
-            }
+        let subscribers = self.subscribers.lock();
+        let (next, local) = (subscribers.next, subscribers.local);
+        let codecs = Arc::clone(&subscribers.codecs);
+        drop(subscribers);
+        let (mut prepared, result) = Prepared::new(value, &codecs, local);
+        let subscribers = self.subscribers.lock();
+        for (_, subscriber) in subscribers.list.range(..next) {
+            subscriber.deliver(&mut prepared);
         }
+        drop(subscribers);
         result
     }
 
     fn add(self: &Arc<Self>, subscriber: Arc<dyn Subscriber<T>>) -> Registration {
-        let mut subscribers = lock(&self.subscribers);
-        let id = subscribers.next;
-        subscribers.next += 1;
-        subscribers.list.insert(id, subscriber);
+        let mut subscribers = self.subscribers.lock();
+        let id = subscribers.add(subscriber);
         self.count.store(subscribers.list.len(), Ordering::Release);
         drop(subscribers);
         let event = Arc::downgrade(self);
         Registration(Some(Box::new(move || {
             let Some(event) = event.upgrade() else { return };
-            let mut subscribers = lock(&event.subscribers);
-            let removed = subscribers.list.remove(&id);
+            let mut subscribers = event.subscribers.lock();
+            let removed = subscribers.remove(id);
             event.count.store(subscribers.list.len(), Ordering::Release);
             drop(subscribers);
-            drop(removed);
-            // Tasks that waited for this subscriber need not wait any more.
+            // Whoever waited for this subscriber need not any more.
             event.room.made();
+            // The user's values, if they were the last that had them.
+            locks::dispose((removed, event));
         })))
     }
 }
@@ -287,9 +339,14 @@ impl<T: EventValue> Local<T> {
 struct Typed(Arc<RemoteSubscriber>);
 
 impl<T: EventValue> Subscriber<T> for Typed {
-    fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error> {
-        self.0.deliver(encoded.get(self.0.codec(), value)?);
-        Ok(())
+    fn codec(&self) -> Option<&Codec> {
+        Some(self.0.codec())
+    }
+
+    fn deliver(&self, prepared: &mut Prepared<T>) {
+        if let Some(content) = prepared.encoded(self.0.codec()) {
+            self.0.deliver(content);
+        }
     }
 
     fn is_full(&self) -> bool {

@@ -1,15 +1,16 @@
 //! A subscriber in the process of the service.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use witrpc_core::{CloseReason, Error};
+use witrpc_core::CloseReason;
+use witrpc_core::values::serializer::Codec;
 
 use crate::events::backlog::{Backlog, Overflow, Pushed, Room, Waiting};
 use crate::events::error::EventError;
-use crate::events::subscriber::{Encoded, EventValue, Subscriber};
+use crate::events::subscriber::{EventValue, Prepared, Subscriber};
 use crate::link::fairness::{Step, poll_counted};
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, Rank, WakerPlace};
 
 /// A subscriber in the process of the service.
 pub(super) struct LocalSubscriber<T> {
@@ -21,7 +22,7 @@ struct LocalState<T> {
     backlog: Backlog<T>,
     /// The number that the next value should have.
     expected: u64,
-    waker: Option<Waker>,
+    waker: WakerPlace,
     disconnected: bool,
 }
 
@@ -29,8 +30,9 @@ impl<T> LocalSubscriber<T> {
     pub(super) fn new(overflow: Overflow, capacity: usize, room: Arc<Room>) -> Arc<Self> {
         // The size of a value in memory is not known here.
         let backlog = Backlog::new(overflow, capacity, u64::MAX);
-        let state = LocalState { backlog, expected: 0, waker: None, disconnected: false };
-        Arc::new(Self { state: Mutex::new(state), room })
+        let state =
+            LocalState { backlog, expected: 0, waker: WakerPlace::default(), disconnected: false };
+        Arc::new(Self { state: Mutex::new(Rank::Subscription, state), room })
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, EventError>> {
@@ -38,51 +40,59 @@ impl<T> LocalSubscriber<T> {
     }
 
     fn take(&self, cx: &Context<'_>) -> Poll<Result<T, EventError>> {
-        let mut state = lock(&self.state);
-        // Dropped values at the end of the backlog are reported, too.
+        locks::with_clone(cx.waker(), |clone| self.look(cx.waker(), clone))
+    }
+
+    /// What is there. `None` if that is nothing, and leaving the waker takes a clone.
+    fn look(
+        &self,
+        waker: &Waker,
+        clone: &mut Option<Waker>,
+    ) -> Option<Poll<Result<T, EventError>>> {
+        let mut state = self.state.lock();
+        // Values that were dropped behind all others are told of, too.
         let next = state.backlog.front_number().unwrap_or(state.backlog.next_number());
         if next > state.expected && !state.disconnected {
             let lost = next - state.expected;
             state.expected = next;
-            return Poll::Ready(Err(EventError::Lagged(lost)));
+            return Some(Poll::Ready(Err(EventError::Lagged(lost))));
         }
         let Some(Waiting { number, value, .. }) = state.backlog.pop() else {
             if state.disconnected {
                 let reason = CloseReason::Failed(
                     "a subscriber did not keep up with an event (Overflow::Disconnect)".to_owned(),
                 );
-                return Poll::Ready(Err(EventError::Closed(reason)));
+                return Some(Poll::Ready(Err(EventError::Closed(reason))));
             }
-            let last = state.waker.replace(cx.waker().clone());
-            drop(state);
-            drop(last);
-            return Poll::Pending;
+            return state.waker.leave(waker, clone).then_some(Poll::Pending);
         };
         state.expected = number + 1;
         drop(state);
         self.room.made();
-        Poll::Ready(Ok(value))
+        Some(Poll::Ready(Ok(value)))
     }
 }
 
 impl<T: EventValue> Subscriber<T> for LocalSubscriber<T> {
-    fn deliver(&self, value: &T, _encoded: &mut Encoded) -> Result<(), Error> {
-        let value = value.clone();
+    fn codec(&self) -> Option<&Codec> {
+        None
+    }
+
+    fn deliver(&self, prepared: &mut Prepared<T>) {
+        let Some(value) = prepared.take() else { return };
         let mut dropped = Vec::new();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.disconnected && state.backlog.push(value, 0, &mut dropped) == Pushed::Disconnect {
             state.disconnected = true;
         }
-        let waker = state.waker.take();
+        state.waker.wake();
         drop(state);
-        drop(dropped);
-        if let Some(waker) = waker {
-            waker.wake();
+        if !dropped.is_empty() {
+            locks::dispose(dropped);
         }
-        Ok(())
     }
 
     fn is_full(&self) -> bool {
-        lock(&self.state).backlog.is_full()
+        self.state.lock().backlog.is_full()
     }
 }

@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Held;
@@ -32,7 +32,7 @@ use crate::link::ending::Ends;
 use crate::link::halves::Link;
 use crate::link::host::Host;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, MutexGuard, Rank};
 
 /// The interface by which a subscriber uses its connection.
 pub(crate) trait SubscriberHost: Host {
@@ -139,13 +139,13 @@ impl RemoteSubscriber {
             share: share.min(window.bytes),
             account: Arc::clone(account),
             max_message_size: link.peer_limits.max_message_size,
-            state: Mutex::new(state),
+            state: Mutex::new(Rank::Subscription, state),
         })
     }
 
     /// Applies the event's settings, before the first value.
     pub(crate) fn configure(&self, overflow: Overflow, capacity: usize, room: Arc<Room>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.backlog =
             Backlog::new(overflow, capacity, self.share).within(Arc::clone(&self.account));
         state.room = Some(room);
@@ -159,17 +159,20 @@ impl RemoteSubscriber {
     pub(crate) fn deliver(self: &Arc<Self>, content: &Content) {
         let Some(connection) = self.connection.upgrade() else { return };
         let size = content.size();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if size > self.max_message_size {
             let number = state.backlog.number();
             self.mark(&mut state, &*connection);
             drop(state);
-            tracing::warn!(
-                number,
-                size,
-                limit = self.max_message_size,
-                "dropped an event value that is larger than the subscriber accepts"
-            );
+            let limit = self.max_message_size;
+            locks::later(move || {
+                tracing::warn!(
+                    number,
+                    size,
+                    limit,
+                    "dropped an event value that is larger than the subscriber accepts"
+                );
+            });
             return;
         }
         if state.backlog.is_empty()
@@ -184,13 +187,18 @@ impl RemoteSubscriber {
         let pushed = state.backlog.push(content.copy(), size + VALUE_COST, &mut dropped);
         if pushed == Pushed::Disconnect {
             drop(state);
-            connection
-                .disconnect("a subscriber did not keep up with an event (Overflow::Disconnect)");
+            locks::let_go(connection, |connection| {
+                connection.disconnect(
+                    "a subscriber did not keep up with an event (Overflow::Disconnect)",
+                );
+            });
             return;
         }
         self.hold_back(&mut state, &*connection);
         drop(state);
-        drop(dropped);
+        if !dropped.is_empty() {
+            locks::dispose(dropped);
+        }
         let this: Arc<dyn RaisedTo> = Arc::clone(self) as _;
         CallContext::note_subscriber(connection.link().id, &this);
     }
@@ -205,24 +213,24 @@ impl RemoteSubscriber {
 
     /// The subscriber is gone: drops its backlog, and returns the positions of its values that may wait in the event lane.
     pub(crate) fn end(&self) -> impl Iterator<Item = u64> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.ended = true;
         let under_way = std::mem::take(&mut state.under_way);
         let waiting = state.backlog.take();
         let mark = state.mark;
         drop(state);
-        drop(waiting);
+        locks::dispose(waiting);
         under_way.into_iter().map(|value| value.event).chain([mark])
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        lock(&self.state).backlog.is_full()
+        self.state.lock().backlog.is_full()
     }
 
     /// The memory of the backlog, and of the entries for values in flight.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let waiting = state.backlog.values().map(Content::held).sum();
         (waiting, Held::plain::<UnderWay>(state.under_way.len()))
     }
@@ -236,7 +244,7 @@ impl RemoteSubscriber {
     /// The subscriber has acknowledged this many values: sends what waited for that.
     pub(crate) fn acknowledge(&self, values: u32) -> Result<(), TooManyAcks> {
         let Some(connection) = self.connection.upgrade() else { return Ok(()) };
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for _ in 0..values {
             let value = state.under_way.pop_front().ok_or(TooManyAcks)?;
             state.under_way_bytes -= value.size;
@@ -248,7 +256,7 @@ impl RemoteSubscriber {
     /// Sends what waited for room in the connection's queue.
     pub(crate) fn resume(&self) {
         let Some(connection) = self.connection.upgrade() else { return };
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.held_back = false;
         self.send_waiting(state, &*connection);
     }
@@ -266,7 +274,7 @@ impl RemoteSubscriber {
     /// Sends waiting values, also beyond the window, up to the bound. Returns the position of the last one in the event lane, and
     /// whether all were sent.
     fn flush_to(&self, connection: &dyn SubscriberHost) -> (u64, bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while self.may_flush(&state) {
             let Some(waiting) = state.backlog.pop() else { break };
             state.send(connection, self.id, waiting.number, waiting.value);
@@ -292,11 +300,11 @@ impl RemoteSubscriber {
 
     /// Stops sending. Drops the backlog, and returns the number of the next value, which the subscriber is told.
     pub(crate) fn finish(&self) -> u64 {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let next = state.backlog.next_number();
         let waiting = state.backlog.take();
         self.made_room(state);
-        drop(waiting);
+        locks::dispose(waiting);
         next
     }
 
@@ -324,7 +332,7 @@ impl RaisedTo for RemoteSubscriber {
     }
 
     fn is_ended(&self) -> bool {
-        lock(&self.state).ended
+        self.state.lock().ended
     }
 
     fn flush(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::locks::assert_none_is_held;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use witrpc_core::Error;
@@ -23,8 +24,11 @@ impl<T: Clone + Serialize + DeserializeOwned + Send + 'static> EventValue for T 
 
 /// A subscriber of an event.
 pub(crate) trait Subscriber<T>: Send + Sync {
-    /// Takes a value, or drops one as the event's [`Overflow`](crate::events::backlog::Overflow) says. Never waits.
-    fn deliver(&self, value: &T, encoded: &mut Encoded) -> Result<(), Error>;
+    /// How values are serialized for it. `None` takes a clone.
+    fn codec(&self) -> Option<&Codec>;
+
+    /// Takes a value, or drops one, as the event's [`Overflow`] says. Never waits.
+    fn deliver(&self, prepared: &mut Prepared<T>);
 
     /// Whether the next value would overflow.
     fn is_full(&self) -> bool;
@@ -47,33 +51,42 @@ impl Drop for Registration {
     }
 }
 
-/// Caches the serialized forms of a value while it is handed to all subscribers: it is serialized at most once per serializer.
-#[derive(Debug, Default)]
-pub(crate) struct Encoded {
-    done: Vec<(String, Content)>,
+/// A value as its subscribers take it: serialized once per serializer, and cloned for those within the process. All of that is
+/// code of the user's, and so is done before the event's lock is taken (L2).
+pub(crate) struct Prepared<T> {
+    encoded: Vec<(Codec, Content)>,
+    clones: Vec<T>,
 }
 
-impl Encoded {
-    pub(crate) fn get<T: Serialize>(
-        &mut self,
-        codec: &Codec,
-        value: &T,
-    ) -> Result<&Content, Error> {
-        let known = self.done.iter().position(|(name, _)| name == codec.name());
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let content =
-                    Content::write(buffers::take(), |out| codec.serialize_item(value, out));
-                let content = content.map_err(|reason| Error::Serialize {
-                    what: "an event's value".to_owned(),
-                    serializer: codec.name().to_owned(),
-                    reason: reason.to_string(),
-                })?;
-                self.done.push((codec.name().to_owned(), content));
-                self.done.len() - 1
+impl<T: EventValue> Prepared<T> {
+    /// Tells also whether it could be serialized each time.
+    pub(crate) fn new(value: &T, codecs: &[Codec], clones: usize) -> (Self, Result<(), Error>) {
+        assert_none_is_held("a value is serialized and cloned");
+        let (mut encoded, mut result) = (Vec::with_capacity(codecs.len()), Ok(()));
+        for codec in codecs {
+            let content = Content::write(buffers::take(), |out| codec.serialize_item(value, out));
+            match content {
+                Ok(content) => encoded.push((codec.clone(), content)),
+                Err(reason) => {
+                    result = Err(Error::Serialize {
+                        what: "an event's value".to_owned(),
+                        serializer: codec.name().to_owned(),
+                        reason: reason.to_string(),
+                    });
+                }
             }
-        };
-        Ok(&self.done[at].1)
+        }
+        (Self { encoded, clones: (0..clones).map(|_| value.clone()).collect() }, result)
+    }
+
+    /// `None` if it could not be serialized so.
+    pub(crate) fn encoded(&self, codec: &Codec) -> Option<&Content> {
+        let found = self.encoded.iter().find(|(known, _)| known.name() == codec.name());
+        found.map(|(_, content)| content)
+    }
+
+    /// One of the clones.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.clones.pop()
     }
 }

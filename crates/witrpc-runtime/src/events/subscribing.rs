@@ -15,7 +15,6 @@ use crate::events::error::EventError;
 use crate::events::host::EventHost;
 use crate::events::table::{MAX_SUBSCRIPTIONS, too_many};
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
 
 /// Operations on our subscriptions.
 pub(crate) trait Subscribes: EventHost {
@@ -25,7 +24,7 @@ pub(crate) trait Subscribes: EventHost {
             Ok(route) => route,
             Err(error) => return subscription.end(EventError::Refused(error)),
         };
-        let mut subscriptions = lock(&self.events().subscriptions);
+        let mut subscriptions = self.events().subscriptions.lock();
         if let Some(reason) = self.link().closed() {
             if keeps_subscriptions(self) {
                 return;
@@ -52,7 +51,7 @@ pub(crate) trait Subscribes: EventHost {
 
     /// Removes our subscriptions, which another connection takes over.
     fn release_subscriptions(&self) {
-        let subscriptions = lock(&self.events().subscriptions).take();
+        let subscriptions = self.events().subscriptions.lock().take();
         drop(subscriptions);
     }
 
@@ -65,7 +64,7 @@ pub(crate) trait Subscribes: EventHost {
     ) -> Result<(), Error> {
         let never =
             |_| Error::Protocol("a value of an event that was not subscribed to".to_owned());
-        let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
+        let subscription = self.events().subscriptions.lock().get(id).map_err(never)?.cloned();
         fail_point::at("event.taken");
         // The subscription was dropped a moment ago; values in flight are ignored.
         let Some(subscription) = subscription else { return Ok(()) };
@@ -78,7 +77,7 @@ pub(crate) trait Subscribes: EventHost {
     fn handle_event_lag(&self, id: u64, number: u64) -> Result<(), Error> {
         let never =
             |_| Error::Protocol("a lag frame of an event that was not subscribed to".to_owned());
-        let subscription = lock(&self.events().subscriptions).get(id).map_err(never)?.cloned();
+        let subscription = self.events().subscriptions.lock().get(id).map_err(never)?.cloned();
         if let Some(subscription) = subscription {
             subscription.mark(number);
         }
@@ -87,7 +86,7 @@ pub(crate) trait Subscribes: EventHost {
 
     fn handle_event_end(&self, id: u64, reason: String) {
         let subscription =
-            u32::try_from(id).ok().and_then(|id| lock(&self.events().subscriptions).remove(id));
+            u32::try_from(id).ok().and_then(|id| self.events().subscriptions.lock().remove(id));
         if let Some(subscription) = subscription {
             subscription.end(EventError::Refused(Error::Fault { message: reason }));
         }
@@ -95,7 +94,7 @@ pub(crate) trait Subscribes: EventHost {
 
     /// Ends our subscriptions with the connection, unless they outlast it.
     fn end_subscriptions(&self, reason: &CloseReason) {
-        let subscriptions = lock(&self.events().subscriptions).take();
+        let subscriptions = self.events().subscriptions.lock().take();
         if !keeps_subscriptions(self) {
             client_subscription::end_all(subscriptions, reason);
         }

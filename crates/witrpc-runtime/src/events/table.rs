@@ -1,8 +1,8 @@
 //! The subscriptions of a connection: ours at the peer, and the peer's here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use hashlink::LinkedHashSet;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
@@ -14,13 +14,24 @@ use crate::events::backlog::Account;
 use crate::events::client_subscription::{ClientSubscription, ClientSubscriptions};
 use crate::events::remote_subscriber::RemoteSubscriber;
 use crate::events::subscriber::Registration;
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank};
 
 /// The maximum number of subscriptions of one side at the other: each costs a backlog there. [wire.subscribe]
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 4096;
 /// The largest window, in values, that a subscriber may choose: all of them wait here if the peer does not read. Several times the window of
 /// our clients.
 pub(super) const MAX_WINDOW: u32 = 4096;
+
+/// A subscriber, and its place at its event once it has one.
+pub(super) type Attached = (Arc<RemoteSubscriber>, Option<Registration>);
+
+/// A subscriber on its way to its event.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    pub(super) subscriber: Arc<RemoteSubscriber>,
+    pub(super) service: u16,
+    pub(super) event: u16,
+}
 
 /// The events of a connection.
 #[derive(Debug)]
@@ -32,8 +43,14 @@ pub(crate) struct Events {
     /// The window that our subscriptions give the peer.
     pub(super) window: Window,
     /// The peer's subscriptions here.
-    pub(super) subscribers: Mutex<HashMap<u32, (Arc<RemoteSubscriber>, Registration)>>,
-    /// The account of their backlogs.
+    pub(super) subscribers: Mutex<HashMap<u32, Attached>>,
+    /// Those of them that are not at their event yet, in the order in which they came: that takes code of the user's, and so no lock
+    /// may be held (L2). The driver sees to it before it serves what came behind them.
+    pub(super) attaching: Mutex<VecDeque<Attaching>>,
+    /// Whether there are such. Set by whoever reads a frame, before the next is read; the driver learns of that frame under a lock
+    /// that its reader has held since.
+    pub(super) has_attaching: AtomicBool,
+    /// What waits for those, together.
     pub(super) backlogs: Arc<Account>,
     /// The ids of subscribers whose values wait for room in the sending queue. Its lock is taken with that of a subscriber held.
     held_back: Mutex<LinkedHashSet<u32>>,
@@ -45,47 +62,49 @@ impl Events {
     /// For a side with this `max_buffered`.
     pub(crate) fn new(max_buffered: u64, keep_subscriptions: bool) -> Self {
         Self {
-            subscriptions: Mutex::default(),
+            subscriptions: Mutex::new(Rank::Subscriptions, ClientSubscriptions::default()),
             keep_subscriptions,
             window: ClientSubscription::window(max_buffered),
-            subscribers: Mutex::default(),
+            subscribers: Mutex::new(Rank::Subscriptions, HashMap::new()),
             backlogs: Account::new(max_buffered),
-            held_back: Mutex::default(),
+            attaching: Mutex::new(Rank::Attaching, VecDeque::new()),
+            has_attaching: AtomicBool::new(false),
+            held_back: Mutex::new(Rank::HeldBack, LinkedHashSet::new()),
             has_held_back: AtomicBool::new(false),
         }
     }
 
     /// The number of our subscriptions.
     pub(crate) fn subscription_count(&self) -> usize {
-        lock(&self.subscriptions).len()
+        self.subscriptions.lock().len()
     }
 
     /// The number of the peer's subscriptions.
     pub(crate) fn subscriber_count(&self) -> usize {
-        lock(&self.subscribers).len()
+        self.subscribers.lock().len()
     }
 
     /// Takes the subscription of this id out of the table; returns whether it was there.
     pub(crate) fn forget_subscription(&self, id: u32) -> bool {
-        let subscription = lock(&self.subscriptions).remove(id);
+        let subscription = self.subscriptions.lock().remove(id);
         subscription.is_some()
     }
 
     /// The peer's subscribers.
     pub(super) fn subscribers(&self) -> Vec<Arc<RemoteSubscriber>> {
-        lock(&self.subscribers).values().map(|(subscriber, _)| Arc::clone(subscriber)).collect()
+        self.subscribers.lock().values().map(|(subscriber, _)| Arc::clone(subscriber)).collect()
     }
 
     /// Drops the peer's subscribers: the connection has ended.
     pub(crate) fn drop_subscribers(&self) {
-        let subscribers = std::mem::take(&mut *lock(&self.subscribers));
+        let subscribers = std::mem::take(&mut *self.subscribers.lock());
         drop(subscribers);
     }
 
     /// Notes that values of a subscriber wait for room in the sending queue. A task that makes room records that, and wakes the driver, which
     /// reads this flag. One of the two sees the other, as all accesses are sequentially consistent.
     pub(crate) fn hold_back(&self, subscription: u32) {
-        lock(&self.held_back).insert(subscription);
+        self.held_back.lock().insert(subscription);
         self.has_held_back.store(true, Ordering::SeqCst);
     }
 
@@ -96,7 +115,7 @@ impl Events {
 
     /// Removes a subscriber that is gone from the list.
     pub(super) fn let_go(&self, subscription: u32) {
-        lock(&self.held_back).remove(&subscription);
+        self.held_back.lock().remove(&subscription);
     }
 
     /// Sends values that waited for room, now that there is some.
@@ -105,10 +124,10 @@ impl Events {
         if !self.has_held_back() || !self.has_held_back.swap(false, Ordering::SeqCst) {
             return;
         }
-        let held_back = std::mem::take(&mut *lock(&self.held_back));
+        let held_back = std::mem::take(&mut *self.held_back.lock());
         for id in held_back {
             let subscriber =
-                lock(&self.subscribers).get(&id).map(|(subscriber, _)| Arc::clone(subscriber));
+                self.subscribers.lock().get(&id).map(|(subscriber, _)| Arc::clone(subscriber));
             if let Some(subscriber) = subscriber {
                 subscriber.resume();
             }
@@ -135,7 +154,7 @@ impl Events {
         let subscribers = self.subscribers();
         let mut held = Subscribed {
             subscribers: Held::plain::<(RemoteSubscriber, [usize; 3])>(subscribers.len()),
-            held_back: Held::plain::<(u32, [usize; 3])>(lock(&self.held_back).len()),
+            held_back: Held::plain::<(u32, [usize; 3])>(self.held_back.lock().len()),
             most_under_way: subscribers.iter().map(|subscriber| subscriber.most_under_way()).sum(),
             ..Subscribed::default()
         };

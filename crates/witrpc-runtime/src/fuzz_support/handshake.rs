@@ -27,6 +27,7 @@ use witrpc_core::security::cipher::{
     Secret,
 };
 use witrpc_core::session::inbound::Incoming;
+use witrpc_core::testing::lock;
 use witrpc_core::testing::{Message, Pipe, PipeReceiver, PipeSender};
 use witrpc_core::transport::TransportError;
 use witrpc_core::transport::{Waiter, Wake};
@@ -36,7 +37,6 @@ use witrpc_core::wire::frame::{HEADER_LEN, Header, Kind};
 use witrpc_core::wire::message::HEAD_LEN;
 
 use crate::link::handshake::{ChannelHalves, Opened, Setup, accept, connect};
-use crate::link::sync::lock;
 
 const LIMITS: Limits = Limits { max_message_size: 5000, max_buffered: 10_000, max_in_flight: 4 };
 /// So that a record is a kilobyte at most, and a longer message is cut.

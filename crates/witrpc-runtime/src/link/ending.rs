@@ -8,7 +8,7 @@ use witrpc_core::text::Escaped;
 use witrpc_core::{CloseReason, Error};
 
 use crate::link::host::Host;
-use crate::link::sync::lock;
+use crate::locks;
 
 /// The ways in which a connection ends.
 pub(crate) trait Ends: Host {
@@ -34,7 +34,7 @@ pub(crate) trait Ends: Host {
 
     /// Tries to send the goodbye again. Returns whether it still waits to be sent.
     fn retry_goodbye(&self) -> bool {
-        let mut guard = lock(&self.link().sending.outbound);
+        let mut guard = self.link().sending.outbound.lock();
         let Some(outbound) = guard.as_mut() else { return false };
         outbound.has_goodbye() && outbound.pump(true).is_ok() && outbound.has_goodbye()
     }
@@ -48,7 +48,7 @@ pub(crate) trait Ends: Host {
     /// it once it sees the reason, cannot do so earlier.
     fn close_with(&self, reason: CloseReason, queue_last: impl FnOnce(&mut Outbound)) {
         let link = self.link();
-        let mut guard = lock(&link.sending.outbound);
+        let mut guard = link.sending.outbound.lock();
         if !link.set_closed(reason) {
             return;
         }
@@ -60,8 +60,13 @@ pub(crate) trait Ends: Host {
         drop(guard);
         fail_point::at("connection.closing");
         let Some(reason) = link.closed() else { return };
-        link.sending.bytes.close();
-        self.end_parts(reason, &unsent);
+        let (reason, this) = (reason.clone(), self.this());
+        // Everybody who waits is told, with no lock held (L2): whoever found that the connection cannot go on may hold some.
+        locks::later(move || {
+            let Some(this) = this.upgrade() else { return };
+            this.link().sending.bytes.close();
+            this.end_parts(&reason, &unsent);
+        });
     }
 }
 
@@ -71,6 +76,6 @@ impl<H: Host + ?Sized> Ends for H {}
 pub(crate) fn say_goodbye(outbound: &mut Outbound, goodbye: &str) {
     outbound.push_goodbye(goodbye);
     if let Err(error) = outbound.pump(true) {
-        tracing::debug!(error = %Escaped(&error), "could not send a goodbye");
+        locks::later(move || tracing::debug!(error = %Escaped(&error), "could not send a goodbye"));
     }
 }

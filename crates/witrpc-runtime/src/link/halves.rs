@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
@@ -21,7 +21,8 @@ use witrpc_core::{CloseReason, Error};
 use crate::link::handshake::Opened;
 use crate::link::poller::Poller;
 use crate::link::reception::{Half, Reception};
-use crate::link::sync::lock;
+use crate::link::reuse;
+use crate::locks::{self, Mutex, Rank};
 
 /// The two halves of one connection.
 #[derive(Debug)]
@@ -61,9 +62,9 @@ pub(crate) struct Sending {
     backed_up: AtomicBool,
     /// Bytes in the sending queue beyond which nothing is started that would add to it.
     queue_bound: u64,
-    /// Notified when the sending queue is within its bound again, for handlers that have not begun.
-    room: Notify,
-    /// Our bound on the sending queue: one permit per byte of messages that are not small, and of stream items.
+    /// Notified when the sending queue is within its bound again after a step, for handlers that have not begun.
+    room: Arc<Notify>,
+    /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
     pub(crate) bytes: Arc<Semaphore>,
     /// The number of permits of `bytes`.
     pub(crate) queue_len: u32,
@@ -109,6 +110,7 @@ impl Link {
         limits: Limits,
         codec: Codec,
     ) -> (Self, Catalog, Option<Identity>) {
+        reuse::install();
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let receiving = Receiving {
             inbound: opened.inbound,
@@ -118,12 +120,12 @@ impl Link {
         };
         let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
         let sending = Sending {
-            outbound: Mutex::new(Some(opened.outbound)),
+            outbound: Mutex::new(Rank::Outbound, Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
             // The peer's limit does not bound what we hold, as the peer may announce any value.
             queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
-            room: Notify::new(),
+            room: Arc::new(Notify::new()),
             bytes: Arc::new(Semaphore::new(bytes)),
             queue_len: u32::try_from(bytes).unwrap_or(u32::MAX),
         };
@@ -192,7 +194,7 @@ impl Link {
         if !self.wants_room() {
             return Ok(false);
         }
-        let Ok(mut guard) = self.sending.outbound.try_lock() else { return Ok(false) };
+        let Some(mut guard) = self.sending.outbound.try_lock() else { return Ok(false) };
         guard.as_mut().map_or(Ok(false), Outbound::look_for_room)
     }
 
@@ -226,7 +228,7 @@ impl Link {
         step: impl FnOnce(&mut Outbound) -> Result<bool, Error>,
     ) -> Result<bool, Error> {
         let sending = &self.sending;
-        let mut guard = lock(&sending.outbound);
+        let mut guard = sending.outbound.lock();
         let Some(outbound) = guard.as_mut() else { return Ok(false) };
         outbound.set_peer_near(self.peer_is_on_our_cpu());
         let more = step(outbound)?;
@@ -238,8 +240,8 @@ impl Link {
             // In this order: a woken task checks again.
             sending.backed_up.store(backed_up, Ordering::SeqCst);
             if !backed_up {
-                sending.room.notify_waiters();
-                // Only the driver serves requests that were put aside, and resumes events, whoever made the room.
+                locks::let_go(Arc::clone(&sending.room), |room| room.notify_waiters());
+                // Whoever made the room: only the driver serves what was put aside, and resumes events.
                 self.wake_driver();
             }
         }

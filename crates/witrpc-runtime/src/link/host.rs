@@ -4,6 +4,7 @@
 //! of its folder. The connection implements these traits.
 
 use std::collections::HashSet;
+use std::sync::Weak;
 
 use witrpc_core::session::inbound::Incoming;
 use witrpc_core::session::ledger::Charge;
@@ -19,6 +20,9 @@ use crate::link::poller::Poll;
 /// What a link needs of its connection.
 pub(crate) trait Host: Send + Sync + 'static {
     fn link(&self) -> &Link;
+
+    /// Itself, for what is done later.
+    fn this(&self) -> Weak<dyn Host>;
 
     /// Passes a frame to the feature that it is for. Requests are returned in `drained`: only the driver serves.
     fn handle(

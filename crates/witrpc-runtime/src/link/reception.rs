@@ -12,12 +12,13 @@
 #[cfg(all(loom, test))]
 mod loom;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 
 use witrpc_core::session::ledger::Ledger;
 
 use crate::link::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::locks::Rank;
 
 /// What a [`Reception`] needs of a receiving half.
 pub(crate) trait Half {
@@ -82,7 +83,7 @@ pub(crate) enum Visit<T> {
 impl<H: Half> Reception<H> {
     pub(crate) fn new(half: H, ledger: Arc<Ledger>) -> Self {
         Self {
-            state: Mutex::new(State { half: Some(half), driver_is_awake: false }),
+            state: Mutex::new(Rank::Receiving, State { half: Some(half), driver_is_awake: false }),
             driver_notified: AtomicBool::new(false),
             unpublished: AtomicBool::new(false),
             ledger,
@@ -98,7 +99,7 @@ impl<H: Half> Reception<H> {
         leader: Leader,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
     ) -> Option<Result<T, H::Error>> {
-        let mut guard = self.state.try_lock().ok()?;
+        let mut guard = self.state.try_lock()?;
         let State { half, driver_is_awake } = &mut *guard;
         let half = half.as_mut()?;
         if leader == Leader::IfReady {
@@ -126,7 +127,7 @@ impl<H: Half> Reception<H> {
         &self,
         step: impl FnOnce(&mut H) -> Result<T, H::Error>,
     ) -> Result<Visit<T>, H::Error> {
-        let Ok(mut state) = self.state.try_lock() else { return Ok(Visit::CallerLeads) };
+        let Some(mut state) = self.state.try_lock() else { return Ok(Visit::CallerLeads) };
         state.driver_is_awake = true;
         match state.half.as_mut() {
             Some(half) => step(half).map(Visit::Done),
@@ -136,7 +137,7 @@ impl<H: Half> Reception<H> {
 
     /// Whether a frame is there; `false` if another task holds the half. Changes nothing.
     pub(crate) fn has_unread(&self) -> bool {
-        let Ok(mut state) = self.state.try_lock() else { return false };
+        let Some(mut state) = self.state.try_lock() else { return false };
         // An error is reported by the task that reads the frame.
         state.half.as_mut().is_some_and(|half| half.is_ready().unwrap_or(false))
     }
@@ -148,7 +149,7 @@ impl<H: Half> Reception<H> {
             return;
         }
         // The task that holds the half will do the same.
-        let Ok(mut state) = self.state.try_lock() else { return };
+        let Some(mut state) = self.state.try_lock() else { return };
         let wake = !state.driver_is_awake && state.half.as_mut().is_some_and(reason);
         drop(state);
         if wake {
@@ -170,7 +171,7 @@ impl<H: Half> Reception<H> {
         // Not `try_lock`: a leader that has armed and still holds the lock would let us sleep although the
         // notification was consumed already and its frame is unread. It is done within one bounded step.
         #[cfg(all(loom, test))]
-        if self.skips_lock && self.state.try_lock().is_err() {
+        if self.skips_lock && self.state.try_lock().is_none() {
             return Ok(false);
         }
         let mut state = self.lock();
@@ -235,6 +236,6 @@ impl<H: Half> Reception<H> {
 
     /// Waits for the lock. The longest step under it is a leader's polling.
     fn lock(&self) -> MutexGuard<'_, State<H>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

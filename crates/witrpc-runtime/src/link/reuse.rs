@@ -15,13 +15,13 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::process;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use witrpc_core::values::spare::{self, LONG};
 
 use crate::link::timers::Timer;
+use crate::locks::{self, Mutex, MutexGuard, Rank};
 
 /// The maximum number of cached bytes.
 const MOST: usize = 256 << 20;
@@ -85,20 +85,16 @@ struct Pool(Mutex<Spare>);
 
 impl Pool {
     const fn new() -> Self {
-        Self(Mutex::new(Spare::new()))
+        Self(Mutex::new(Rank::Spare, Spare::new()))
     }
 
     /// The lock, if it is free (U4).
     fn try_lock(&self) -> Option<MutexGuard<'_, Spare>> {
-        match self.0.try_lock() {
-            Ok(state) => Some(state),
-            Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.0.try_lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Spare> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn take(&self, len: usize) -> Option<Vec<u8>> {
@@ -167,9 +163,17 @@ impl Drop for Keeper {
     }
 }
 
+/// Before the first message: from here on what was sent is let go of as the locks ask (L2).
+pub(crate) fn install() {
+    spare::install(spare::Keeper {
+        take: |len| POOL.take(len),
+        give: |unused| POOL.give(unused),
+        sent: |bytes| locks::let_go(bytes, spare::give_bytes),
+    });
+}
+
 /// Notes that a long message has arrived: allocations are cached from here on, as long as others follow.
 pub(crate) fn keep(runtime: &Handle) {
-    spare::install(spare::Keeper { take: |len| POOL.take(len), give: |unused| POOL.give(unused) });
     POOL.keep(runtime);
 }
 

@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use witrpc_core::security::cipher::{Encryptor, PlainEncryptor};
@@ -22,6 +22,8 @@ use witrpc_core::wire::frame::{HEADER_LEN, Header, Kind};
 use witrpc_core::wire::handshake::{Confirm, Welcome};
 use witrpc_core::wire::message::{HEAD_LEN, Head};
 use witrpc_core::wire::status::Status;
+
+use crate::locks::{Mutex, Rank};
 
 /// The environment variable that turns the trace on.
 const VARIABLE: &str = "WITRPC_TRACE";
@@ -114,7 +116,7 @@ pub(crate) fn traced(
     let Some(settings) = settings() else { return channel };
     let encrypted = encryptor.name() != PlainEncryptor.name();
     let trace = Trace::new(settings, side, endpoint, encrypted, channel.clock);
-    lock(&trace.state).ours = catalog.clone();
+    trace.state.lock().ours = catalog.clone();
     let trace = Arc::new(trace);
     let sender = TracedSender { sender: channel.sender, trace: Arc::clone(&trace) };
     channel.sender = Box::new(sender);
@@ -122,11 +124,7 @@ pub(crate) fn traced(
     channel
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The direction of a frame.
+/// Which way a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
     Out,
@@ -178,7 +176,7 @@ impl Trace {
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         let side = if side == Side::Client { "client" } else { "server" };
         let name = format!("{} {side} {number}", Escaped(endpoint));
-        Self { settings, name, encrypted, clock, state: Mutex::default() }
+        Self { settings, name, encrypted, clock, state: Mutex::new(Rank::Trace, State::default()) }
     }
 
     /// Shows a frame that was sent or received; `payload` has at least the head of the message that begins with it.
@@ -186,7 +184,7 @@ impl Trace {
         let mut text = String::new();
         let now = (self.clock)();
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let shown = if self.encrypted && !matches!(header.kind, Kind::Hello | Kind::Accept) {
                 self.sealed(header, &mut text)
             } else {
@@ -494,7 +492,7 @@ impl RecordReceiver for TracedReceiver {
             let wanted = if learns { usize::MAX } else { HEAD_LEN };
             self.receiver.append_to(HEADER_LEN, (len - HEADER_LEN).min(wanted), &mut payload);
             if learns {
-                lock(&self.trace.state).learn(&header, &payload);
+                self.trace.state.lock().learn(&header, &payload);
             }
         }
         self.trace.frame(Way::In, &header, &payload);

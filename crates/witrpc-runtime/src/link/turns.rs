@@ -21,6 +21,9 @@ pub(crate) trait Driven: Host {
     /// Notes the request that the driver has read and serves next. Called under the lock of the receiving half.
     fn note_next_request(&self, id: u64);
 
+    /// Has the peer's subscribers at their events that came before the request that is served next. With no lock held.
+    fn attach_subscribers(&self);
+
     /// Serves the request that [is next](Self::note_next_request). Returns whether it was answered. Publishes the answer if `publish`.
     fn serve(self: &Arc<Self>, request: Request, publish: bool, spare: &mut Self::Spare) -> bool;
 
@@ -91,6 +94,8 @@ pub(crate) trait Turns: Driven {
             turn = match visit {
                 Visit::Done(Some((handled, long, more))) => {
                     woke |= handled == Handled::Woke;
+                    // Made visible here unless more answers are to follow at once.
+                    self.attach_subscribers();
                     // Published here unless more answers follow at once.
                     if let Some(request) = drained.request.take() {
                         if self.serve(request, !more, spare) {
@@ -176,7 +181,7 @@ pub(crate) trait Turns: Driven {
     /// Work that a sleeping driver should have been woken for; see [`rescue`](crate::link::rescue). Changes nothing.
     fn overlooked(&self) -> Option<&'static str> {
         let link = self.link();
-        let unsent = || link.sending.outbound.try_lock().ok()?.as_mut()?.is_stuck().ok();
+        let unsent = || link.sending.outbound.try_lock()?.as_mut()?.is_stuck().ok();
         if link.receiving.has_notification() || link.receiving.has_unpublished() {
             Some("a request of this side")
         } else if link.receiving.has_unread() {

@@ -27,7 +27,7 @@ use crate::link::ending::Ends;
 use crate::link::host::Request;
 use crate::link::reply::Reply;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
+use crate::locks::assert_none_is_held;
 use crate::serving::host::ServeHost;
 use crate::serving::service::{Dispatch, Request as ServiceRequest};
 use crate::serving::table::{CancelOutcome, Continuation};
@@ -120,6 +120,7 @@ pub(crate) trait Serves: ServeHost {
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = ServiceRequest { content, codec: self.link().codec.clone() };
+        assert_none_is_held("a handler is made");
         let dispatch = catch(|| entry.service.call(usize::from(head.member), request));
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
@@ -295,7 +296,7 @@ pub(crate) trait Serves: ServeHost {
             CancelOutcome::PollerAnswers => return Ok(()),
             CancelOutcome::NotRunning => {}
         }
-        let mut guard = lock(&self.link().sending.outbound);
+        let mut guard = self.link().sending.outbound.lock();
         let Some(outbound) = guard.as_mut() else { return Ok(()) };
         let (withdrawn, streams) = outbound.withdraw_response(id)?;
         drop(guard);
@@ -369,6 +370,7 @@ impl Future for Handling {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        assert_none_is_held("a handler is polled");
         let this = &mut *self;
         let _span = this.span.enter();
         CallContext::swap_current(&mut this.context);

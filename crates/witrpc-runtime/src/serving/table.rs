@@ -1,8 +1,8 @@
 //! The table of the peer's requests that are being served. The lock is held for a lookup only.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use hashlink::LinkedHashMap;
 use tokio::task::AbortHandle;
@@ -14,7 +14,7 @@ use crate::context::CallContext;
 use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::host::Request;
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, Rank};
 use crate::serving::services::Services;
 
 /// The requests of one connection that are being served.
@@ -82,7 +82,7 @@ impl CallsTaken {
             services,
             max_in_flight,
             in_place: AtomicU64::new(NOTHING),
-            table: Mutex::default(),
+            table: Mutex::new(Rank::Serving, Table::default()),
             others: AtomicUsize::new(0),
             has_deferred: AtomicBool::new(false),
         }
@@ -119,12 +119,12 @@ impl CallsTaken {
         if self.others.load(Ordering::Relaxed) == 0 && unsent < self.max_in_flight {
             return Ok(());
         }
-        self.check(&lock(&self.table), id, unsent)
+        self.check(&self.table.lock(), id, unsent)
     }
 
     /// Puts the request aside that was to be served in place.
     pub(crate) fn defer(&self, request: Request) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         self.end_in_place();
         table.deferred.insert(request.id, request);
         self.note(&table);
@@ -132,7 +132,7 @@ impl CallsTaken {
 
     /// Puts a request aside for the driver.
     pub(crate) fn take_in(&self, request: Request, unsent: usize) -> Result<(), Error> {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         self.check_all(&table, request.id, unsent)?;
         table.deferred.insert(request.id, request);
         self.note(&table);
@@ -144,7 +144,7 @@ impl CallsTaken {
         if !self.has_deferred() {
             return None;
         }
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let request = table.deferred.pop_front();
         self.note(&table);
         let (_, request) = request?;
@@ -165,13 +165,13 @@ impl CallsTaken {
 
     /// Requests being handled or put aside.
     pub(crate) fn len(&self) -> usize {
-        lock(&self.table).len()
+        self.table.lock().len()
     }
 
     /// Requests that were put aside, and handlers.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, usize) {
-        let table = lock(&self.table);
+        let table = self.table.lock();
         let request = |request: &Request| {
             Held { memory: held::bytes::<Request>(1), ..Held::default() } + request.content.held()
         };
@@ -180,7 +180,7 @@ impl CallsTaken {
 
     /// Stops a handler.
     pub(crate) fn cancel(&self, id: u64) -> CancelOutcome {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if self.is_in_place(id) {
             table.cancelled = Some(id);
             return CancelOutcome::PollerAnswers;
@@ -199,7 +199,7 @@ impl CallsTaken {
 
     /// Stops all handlers: nobody waits for them any more.
     pub(crate) fn cancel_all(&self) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         table.closed = true;
         let running = std::mem::take(&mut table.running);
         let deferred = std::mem::take(&mut table.deferred);
@@ -211,7 +211,7 @@ impl CallsTaken {
 
     /// Checks that one more request may be served, while `unsent` answers have not been sent. [wire.in_flight]
     pub(crate) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
-        self.check_all(&lock(&self.table), id, unsent)
+        self.check_all(&self.table.lock(), id, unsent)
     }
 
     /// The same for all requests but the one in place.
@@ -244,7 +244,7 @@ impl CallsTaken {
 
     /// Adds the request in place to the table: its handler is not ready.
     pub(crate) fn insert(&self, id: u64, context: CallContext) -> Continuation {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         self.end_in_place();
         let cancelled = table.cancelled.take() == Some(id);
         if table.closed {
@@ -259,7 +259,7 @@ impl CallsTaken {
     }
 
     pub(crate) fn set_task(&self, id: u64, task: AbortHandle) {
-        match lock(&self.table).running.get_mut(&id) {
+        match self.table.lock().running.get_mut(&id) {
             Some(running) => running.task = Some(task),
             // The handler has finished already, or was cancelled before its task was set.
             None => task.abort(),
@@ -268,7 +268,7 @@ impl CallsTaken {
 
     /// Whether the handler's answer is still wanted.
     pub(crate) fn finish(&self, id: u64) -> bool {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let wanted = table.running.remove(&id).is_some();
         self.note(&table);
         wanted
@@ -287,6 +287,7 @@ impl Running {
         if let Some(task) = self.task {
             task.abort();
         }
+        locks::dispose(self.context);
     }
 }
 

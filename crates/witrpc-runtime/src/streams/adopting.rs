@@ -8,7 +8,6 @@ use witrpc_core::values::attachments::IncomingStream;
 use witrpc_core::values::content::{Content, Streams as StreamTable};
 use witrpc_core::wire::message::StreamEntry;
 
-use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
 use crate::streams::reader::StreamReader;
 use crate::streams::receiver::StreamReceiver;
@@ -34,7 +33,7 @@ pub(crate) trait AdoptsStreams: StreamHost {
     }
 
     fn add_receivers(&self, table: &[StreamEntry]) -> Result<Vec<Arc<StreamReceiver>>, Error> {
-        let mut streams = lock(&self.streams().table);
+        let mut streams = self.streams().table.lock();
         if streams.receivers.len() + table.len() > MAX_STREAMS {
             return Err(Error::Protocol("more open streams than allowed".to_owned()));
         }
@@ -59,7 +58,6 @@ impl<H: StreamHost + ?Sized> AdoptsStreams for H {}
 mod tests {
     use super::Content;
     use super::StreamTable;
-    use super::lock;
     use super::{AdoptsStreams as _, StreamHost as _};
     use std::sync::Arc;
     use witrpc_core::wire::message::StreamEntry;
@@ -70,7 +68,7 @@ mod tests {
         let (_server, client) = crate::testing::connected().await;
         let connection = client.core().connection().unwrap();
         let twice = [1, 1].map(|id| StreamEntry { id, window: 0 });
-        let unread = lock(&connection.streams().unread);
+        let unread = connection.streams().unread.lock();
         let adopting = std::thread::spawn({
             let connection = Arc::clone(&connection);
             move || {
@@ -80,7 +78,7 @@ mod tests {
             }
         });
         let is_free =
-            || connection.streams().table.try_lock().is_ok_and(|s| s.receivers.contains_key(&1));
+            || connection.streams().table.try_lock().is_some_and(|s| s.receivers.contains_key(&1));
         crate::testing::until("the table of streams is free", is_free);
         drop(unread);
         assert!(adopting.join().unwrap().to_string().contains("two streams with the same id"));

@@ -16,6 +16,7 @@ use witrpc_core::wire::status::Status;
 
 use crate::context::CallContext;
 use crate::link::reply::Reply;
+use crate::locks::assert_none_is_held;
 use crate::streams::host::StreamHost;
 use crate::streams::sender::{
     BATCH, BATCH_BYTES, Cancelled, Produce, QUEUED_ITEM, Source, StreamSender,
@@ -141,6 +142,7 @@ impl Producer {
 
     /// Polls for the next item; `Err` is the end of the stream.
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Content, Reply>> {
+        assert_none_is_held("a stream of the user's is polled");
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
         let mut poll = || catch(|| stream.poll_item(cx, codec));

@@ -16,7 +16,7 @@ use crate::context::is_first_poll;
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::leading::Leads;
 use crate::link::poller::Poll as Polling;
-use crate::link::sync::lock;
+use crate::locks;
 use crate::streams::host::StreamHost;
 use crate::streams::reading::ReadsStreams;
 use crate::streams::receiver::StreamReceiver;
@@ -61,7 +61,7 @@ impl StreamReader {
     /// The items that were not taken, if the stream has ended.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
-        let state = lock(&self.receiver.state);
+        let state = self.receiver.state.lock();
         state.stream.has_ended().then(|| state.stream.held())
     }
 
@@ -91,24 +91,21 @@ impl StreamReader {
         if let Some(next) = self.take() {
             return Poll::Ready(next);
         }
-        let mut state = lock(&self.receiver.state);
-        if state.stream.is_ready() {
-            // It came between the two looks.
-            drop(state);
-            return self.take().map_or(Poll::Pending, Poll::Ready);
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
+        let came = locks::with_clone(cx.waker(), |clone| {
+            let mut state = self.receiver.state.lock();
+            // It may have come between the two looks.
+            let came = state.stream.is_ready();
+            (came || state.waker.leave(cx.waker(), clone)).then_some(came)
+        });
+        if came { self.take().map_or(Poll::Pending, Poll::Ready) } else { Poll::Pending }
     }
 
     /// What is there: an item, the end, or nothing yet.
     fn take(&self) -> Option<Option<Result<Content, Error>>> {
-        let mut state = lock(&self.receiver.state);
-        let waker = state.waker.take();
+        let mut state = self.receiver.state.lock();
         let next = state.stream.take();
         state.give_share_back();
         drop(state);
-        drop(waker);
         match next? {
             Next::End(error) => Some(error.map(Err)),
             Next::Item(content, charge, credit) => {
@@ -133,12 +130,12 @@ fn size(item: &Option<Result<Content, Error>>) -> u64 {
 
 impl Drop for StreamReader {
     fn drop(&mut self) {
-        let mut state = lock(&self.receiver.state);
+        let mut state = self.receiver.state.lock();
         let (unread, ended) = (state.stream.cancel(), state.stream.has_ended());
         state.give_share_back();
         let waker = state.waker.take();
         drop(state);
-        drop((unread, waker));
+        locks::dispose((unread, waker));
         if !ended {
             if let Some(connection) = self.connection.upgrade() {
                 connection.leave_cancel(self.receiver.id);

@@ -11,7 +11,6 @@ use witrpc_core::wire::status::{Status, stream_error};
 
 use crate::link::host::{Handled, Wanted};
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
 use crate::streams::host::StreamHost;
 use crate::streams::receiver::StreamReceiver;
 
@@ -19,7 +18,7 @@ use crate::streams::receiver::StreamReceiver;
 pub(crate) trait ReadsStreams: StreamHost {
     /// Sends a stream's first credit, unless it was sent already. [wire.stream.credit]
     fn open_stream(&self, receiver: &StreamReceiver, wanted: u32) {
-        let streams = lock(&self.streams().table);
+        let streams = self.streams().table.lock();
         if receiver.is_opened() || !streams.receivers.contains_key(&receiver.id) {
             return;
         }
@@ -51,7 +50,7 @@ pub(crate) trait ReadsStreams: StreamHost {
         if unread.is_empty() {
             return;
         }
-        let streams = lock(&self.streams().table);
+        let streams = self.streams().table.lock();
         for id in unread {
             if streams.receivers.contains_key(&id) {
                 outbound.refuse_stream(id);
@@ -67,7 +66,7 @@ pub(crate) trait ReadsStreams: StreamHost {
         charge: Charge,
         wanted: Wanted,
     ) -> Result<Handled, Error> {
-        let receiver = lock(&self.streams().table).receivers.get(&id).map(Arc::clone);
+        let receiver = self.streams().table.lock().receivers.get(&id).map(Arc::clone);
         let receiver = receiver.ok_or_else(not_open)?;
         let pushed = receiver.push(head.stamp, content, charge);
         pushed.map_err(|broken| Error::Protocol(broken.0.to_owned()))?;
@@ -82,7 +81,7 @@ pub(crate) trait ReadsStreams: StreamHost {
         content: &Content,
         wanted: Wanted,
     ) -> Result<Handled, Error> {
-        let receiver = lock(&self.streams().table).receivers.remove(&id).ok_or_else(not_open)?;
+        let receiver = self.streams().table.lock().receivers.remove(&id).ok_or_else(not_open)?;
         let status = Status::from_code(head.selector);
         let error = status
             .and_then(|status| stream_error(status, content.body(), self.link().codec.name()));

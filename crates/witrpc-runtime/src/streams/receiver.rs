@@ -3,8 +3,7 @@
 //! A stream holds a [`Share`] of the connection's windows until it holds no item and none can arrive. The end of the stream alone
 //! does not return the share: it may arrive long before the items are taken.
 
-use std::sync::{Arc, Mutex};
-use std::task::Waker;
+use std::sync::Arc;
 
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Held;
@@ -15,7 +14,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::wire::message::StreamEntry;
 use witrpc_core::{CloseReason, Error};
 
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank, WakerPlace};
 use crate::streams::windows::Share;
 
 /// A connection's state of a stream that the peer sends.
@@ -30,35 +29,38 @@ pub(super) struct State {
     pub(super) stream: ReceiverState,
     /// The stream's part of the connection's windows.
     share: Option<Share>,
-    pub(super) waker: Option<Waker>,
+    pub(super) waker: WakerPlace,
 }
 
 impl StreamReceiver {
     pub(crate) fn new(entry: StreamEntry) -> Arc<Self> {
-        let state = State { stream: ReceiverState::new(entry.window), share: None, waker: None };
-        Arc::new(Self { id: entry.id, state: Mutex::new(state) })
+        let state = State {
+            stream: ReceiverState::new(entry.window),
+            share: None,
+            waker: WakerPlace::default(),
+        };
+        Arc::new(Self { id: entry.id, state: Mutex::new(Rank::Stream, state) })
     }
 
     /// Stores an item that has arrived. [wire.stream.item]
     pub(crate) fn push(&self, number: u64, content: Content, charge: Charge) -> Result<(), Broken> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let unread = state.stream.push(number, content, charge)?;
-        let waker = if unread.is_none() { state.waker.take() } else { None };
+        if unread.is_none() {
+            state.waker.wake();
+        }
         drop(state);
-        waker.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
     /// Ends the stream: no further item arrives. Only the first call has an effect.
     pub(crate) fn end(&self, error: Option<Error>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.stream.end(error) {
             return;
         }
         state.give_share_back();
-        let waker = state.waker.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        state.waker.wake();
     }
 
     /// Ends the stream because its connection has ended.
@@ -69,23 +71,23 @@ impl StreamReceiver {
 
     /// Whether its first credit has been given.
     pub(crate) fn is_opened(&self) -> bool {
-        lock(&self.state).stream.is_opened()
+        self.state.lock().stream.is_opened()
     }
 
     /// Keeps `share` until the stream holds no item and none can arrive.
     pub(crate) fn keep_share(&self, share: Share) {
-        lock(&self.state).share = Some(share);
+        self.state.lock().share = Some(share);
     }
 
     /// Items that are charged to the connection's account for messages, and those that the window covers.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
-        lock(&self.state).stream.held()
+        self.state.lock().stream.held()
     }
 
     /// Grants the first credit, at most `bytes`; returns it.
     pub(crate) fn open(&self, wanted: u32, bytes: u64) -> Window {
-        lock(&self.state).stream.open(wanted, bytes)
+        self.state.lock().stream.open(wanted, bytes)
     }
 }
 

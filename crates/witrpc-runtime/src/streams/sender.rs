@@ -11,9 +11,9 @@
 //! most one batch for each thread that was polling a stream when the first one found no room, and one more. A batch is
 //! [`BATCH_BYTES`], and the excess of its last item.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::sync::Semaphore;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
@@ -24,7 +24,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::Codec;
 
 use crate::link::reply::Reply;
-use crate::link::sync::lock;
+use crate::locks::{self, Mutex, Rank, WakerPlace};
 
 /// Items that are queued in one step, before the task yields to others.
 pub(crate) const BATCH: usize = 32;
@@ -67,7 +67,7 @@ struct State {
     window: Option<Window>,
     left: Allowance,
     cancelled: bool,
-    waker: Option<Waker>,
+    waker: WakerPlace,
     /// Items that were polled and are not queued yet.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     polled: Held,
@@ -79,12 +79,16 @@ pub(crate) struct TooMuchCredit;
 
 impl StreamSender {
     pub(crate) fn new(id: u64, source: &OutgoingStream) -> Arc<Self> {
-        Arc::new(Self { id, most: source.window(), state: Mutex::default() })
+        Arc::new(Self {
+            id,
+            most: source.window(),
+            state: Mutex::new(Rank::Stream, State::default()),
+        })
     }
 
     /// Adds credit from the receiver. [wire.stream.credit]
     pub(crate) fn credit(&self, items: u32, bytes: u64) -> Result<(), TooMuchCredit> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         match state.window {
             None => {
                 let too_wide = self.most != 0 && items > self.most;
@@ -103,32 +107,30 @@ impl StreamSender {
                 }
             }
         }
-        state.wake();
+        state.waker.wake();
         Ok(())
     }
 
     /// Cancels the stream: its task drops the user's stream.
     pub(crate) fn cancel(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.cancelled = true;
-        state.wake();
+        state.waker.wake();
     }
 
     /// The credit that is left. The task is woken when there is more, or when the stream is cancelled.
     pub(super) fn poll_allowance(&self, cx: &Context<'_>) -> Result<Allowance, Cancelled> {
-        let mut state = lock(&self.state);
-        if state.cancelled {
-            return Err(Cancelled);
-        }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Ok(state.left)
+        locks::with_clone(cx.waker(), |clone| {
+            let mut state = self.state.lock();
+            if state.cancelled {
+                return Some(Err(Cancelled));
+            }
+            state.waker.leave(cx.waker(), clone).then_some(Ok(state.left))
+        })
     }
 
     pub(super) fn spend(&self, items: &[Content]) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for item in items {
             state.left.spend(item.size());
         }
@@ -139,21 +141,13 @@ impl StreamSender {
     /// Items that were polled and are not queued yet.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn polled(&self) -> Held {
-        lock(&self.state).polled
+        self.state.lock().polled
     }
 
     /// Notes that the polled items have been queued.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn have_queued(&self) {
-        lock(&self.state).polled = Held::default();
-    }
-}
-
-impl State {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.state.lock().polled = Held::default();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
@@ -20,7 +19,7 @@ use witrpc_core::{Error, Result};
 
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::reply::Reply;
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank};
 use crate::streams::reader::StreamReader;
 use crate::streams::sender::{Produce, Source};
 
@@ -93,7 +92,7 @@ enum Inner<T> {
 
 impl<T> fmt::Debug for Streaming<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &*lock(&self.inner) {
+        f.write_str(match &*self.inner.lock() {
             Some(Inner::Local(_)) => "Streaming(local)",
             Some(Inner::Remote { .. }) => "Streaming(remote)",
             Some(Inner::Ended) => "Streaming(ended)",
@@ -126,7 +125,7 @@ impl<T: Send + 'static> Streaming<T> {
     }
 
     fn of(stream: Pin<Box<dyn Stream<Item = Result<T>> + Send>>) -> Self {
-        Self { inner: Mutex::new(Some(Inner::Local(stream))), window: 0 }
+        Self { inner: Mutex::new(Rank::Value, Some(Inner::Local(stream))), window: 0 }
     }
 }
 
@@ -141,7 +140,7 @@ impl<T> Streaming<T> {
     #[must_use]
     pub fn with_window(mut self, items: u32) -> Self {
         let items = items.max(1);
-        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.get_mut();
         if let Some(Inner::Remote { reader, .. }) = inner {
             reader.set_window(items);
         }
@@ -157,7 +156,7 @@ impl<T> Streaming<T> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
-        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.get_mut();
         let Some(inner) = inner else { return Poll::Ready(None) };
         let next = ready!(inner.poll(cx));
         if !matches!(next, Some(Ok(_))) {
@@ -172,7 +171,7 @@ impl<T> Streaming<T> {
     /// The items that were not taken of a remote stream that has ended: those charged to the connection's account for messages, and
     /// those covered by the window.
     pub(crate) fn held_beyond_its_end(&self) -> Option<(Held, Held)> {
-        match &*lock(&self.inner) {
+        match &*self.inner.lock() {
             Some(Inner::Remote { reader, .. }) => reader.held_beyond_its_end(),
             _ => None,
         }
@@ -247,7 +246,7 @@ impl<I: Iterator> Stream for Iter<I> {
 /// A stream is serialized as a reference to its message's stream table; outside of a message that is an error.
 impl<T: Serialize + 'static> Serialize for Streaming<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let take = || Some(Source::outgoing(Encode(lock(&self.inner).take()?), self.window));
+        let take = || Some(Source::outgoing(Encode(self.inner.lock().take()?), self.window));
         attachments::write_stream(std::ptr::from_ref(self).addr(), take, serializer)
     }
 }
@@ -257,7 +256,7 @@ impl<'de, T: DeserializeOwned + 'static> Deserialize<'de> for Streaming<T> {
         let reader = attachments::read_stream(deserializer)?.into_inner::<StreamReader>();
         let Some(reader) = reader else { unreachable!("a message has no other") };
         let inner = Inner::Remote { reader, decode: decode::<T> };
-        Ok(Self { inner: Mutex::new(Some(inner)), window: 0 })
+        Ok(Self { inner: Mutex::new(Rank::Value, Some(inner)), window: 0 })
     }
 }
 

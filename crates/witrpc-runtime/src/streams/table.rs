@@ -1,15 +1,15 @@
 //! The table of a connection's open streams, in both directions.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::{Held, Holdings};
 use witrpc_core::values::attachments::OutgoingStream;
 use witrpc_core::{CloseReason, Error};
 
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank};
 use crate::streams::receiver::StreamReceiver;
 use crate::streams::sender::{QueueWaiters, StreamSender};
 use crate::streams::windows::Windows;
@@ -31,8 +31,8 @@ impl Streams {
     /// An empty table. The windows of all streams together have half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Self {
         Self {
-            table: Mutex::new(Table::new(max_buffered)),
-            unread: Mutex::default(),
+            table: Mutex::new(Rank::Streams, Table::new(max_buffered)),
+            unread: Mutex::new(Rank::Unread, Vec::new()),
             has_unread: AtomicBool::new(false),
             queue_waiters: QueueWaiters::default(),
         }
@@ -41,22 +41,22 @@ impl Streams {
     /// Ends all streams: the connection has ended.
     pub(crate) fn close(&self, reason: &CloseReason) {
         self.queue_waiters.close();
-        lock(&self.table).close(reason);
+        self.table.lock().close(reason);
     }
 
     /// Whether any stream is open.
     pub(crate) fn are_busy(&self) -> bool {
-        lock(&self.table).is_busy()
+        self.table.lock().is_busy()
     }
 
     /// The number of the peer's streams that have not ended.
     pub(crate) fn read_count(&self) -> usize {
-        lock(&self.table).receiver_count()
+        self.table.lock().receiver_count()
     }
 
     /// Notes that a stream of the peer is not read any more.
     pub(super) fn note_unread(&self, id: u64) {
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         unread.push(id);
         self.has_unread.store(true, Ordering::Relaxed);
     }
@@ -66,7 +66,7 @@ impl Streams {
         if !self.has_unread.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         self.has_unread.store(false, Ordering::Relaxed);
         std::mem::take(&mut *unread)
     }
@@ -74,8 +74,8 @@ impl Streams {
     /// The memory that the streams hold.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self, holdings: &mut Holdings) {
-        lock(&self.table).held(holdings);
-        holdings.unread = Held::plain::<u64>(lock(&self.unread).len());
+        self.table.lock().held(holdings);
+        holdings.unread = Held::plain::<u64>(self.unread.lock().len());
     }
 }
 

@@ -1,9 +1,9 @@
 //! The bound on the windows of a connection's streams together. Each stream that is read takes a share, and keeps it for as long as
 //! this side can hold items of the stream.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use crate::link::sync::lock;
+use crate::locks::{Mutex, Rank};
 
 /// The largest window, in bytes: enough to fill a ring, and small enough to stay in a CPU cache.
 const MOST: u64 = 1 << 20;
@@ -33,12 +33,12 @@ pub(crate) struct Share {
 impl Windows {
     /// Shares of half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { free: max_buffered / 2, shares: 0 })))
+        Arc::new(Self(Mutex::new(Rank::Windows, State { free: max_buffered / 2, shares: 0 })))
     }
 
     /// Takes a share. The more shares there are, the smaller each new one is.
     pub(crate) fn take(self: &Arc<Self>) -> Share {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         let bytes = (state.free / (state.shares + 8)).min(MOST);
         let bytes = if bytes <= NOTHING { 0 } else { bytes };
         state.shares += 1;
@@ -56,7 +56,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut state = lock(&self.of.0);
+        let mut state = self.of.0.lock();
         state.shares -= 1;
         state.free += self.bytes;
     }
@@ -66,7 +66,6 @@ impl Drop for Share {
 mod tests {
     use super::MOST;
     use super::Windows;
-    use super::lock;
 
     /// Shares stay within the bound, none is empty, and all bytes are returned.
     #[test]
@@ -83,7 +82,7 @@ mod tests {
         let sum = shares.iter().map(super::Share::bytes).sum::<u64>();
         assert!(sum <= ALL / 2 + 60_000, "{sum}");
         drop(shares);
-        let state = lock(&windows.0);
+        let state = windows.0.lock();
         assert_eq!((state.free, state.shares), (ALL / 2, 0));
     }
 }

@@ -12,7 +12,7 @@ use witrpc_core::wire::fields::len_u64;
 
 use crate::link::reply::Reply;
 use crate::link::sending::Sends;
-use crate::link::sync::lock;
+use crate::locks;
 use crate::streams::host::StreamHost;
 use crate::streams::sender::StreamSender;
 
@@ -29,7 +29,7 @@ pub(crate) trait WritesStreams: StreamHost {
             return Ok(Vec::new());
         }
         let opened = outbound.open_streams(content)?;
-        Ok(lock(&self.streams().table).add_senders(opened))
+        Ok(self.streams().table.lock().add_senders(opened))
     }
 
     /// Cancels streams whose message was withdrawn before it was sent.
@@ -37,7 +37,7 @@ pub(crate) trait WritesStreams: StreamHost {
         if ids.is_empty() {
             return;
         }
-        let mut streams = lock(&self.streams().table);
+        let mut streams = self.streams().table.lock();
         for id in ids {
             if let Some(sender) = streams.senders.remove(&id) {
                 sender.cancel();
@@ -75,11 +75,11 @@ pub(crate) trait WritesStreams: StreamHost {
             outbound.push_stream_end(sender.id, end.status, end.content);
             Ok(())
         });
-        lock(&self.streams().table).senders.remove(&sender.id);
+        self.streams().table.lock().senders.remove(&sender.id);
     }
 
     fn handle_stream_credit(&self, id: u64, items: u32, bytes: u64) -> Result<(), Error> {
-        let sender = lock(&self.streams().table).sender(id)?.map(Arc::clone);
+        let sender = self.streams().table.lock().sender(id)?.map(Arc::clone);
         // The stream has ended: the credit was sent before its end arrived.
         let Some(sender) = sender else { return Ok(()) };
         sender
@@ -88,7 +88,7 @@ pub(crate) trait WritesStreams: StreamHost {
     }
 
     fn handle_stream_cancel(&self, id: u64) -> Result<(), Error> {
-        let mut streams = lock(&self.streams().table);
+        let mut streams = self.streams().table.lock();
         streams.sender(id)?;
         let sender = streams.senders.remove(&id);
         drop(streams);
@@ -107,5 +107,16 @@ impl<H: StreamHost + ?Sized> WritesStreams for H {}
 
 /// Turns a permit of the sending queue into the [`Room`] that a message holds.
 pub(crate) fn room(permit: OwnedSemaphorePermit) -> Room {
-    Box::new(permit)
+    Box::new(QueueRoom(Some(permit)))
+}
+
+/// Given back once no lock is held, as that wakes whoever waits for it.
+struct QueueRoom(Option<OwnedSemaphorePermit>);
+
+impl Drop for QueueRoom {
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take() {
+            locks::dispose(permit);
+        }
+    }
 }

@@ -35,7 +35,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ use witrpc_core::transport::WaitStrategy;
 use witrpc_core::transport::{
     Channel, ClientTransport, Listener, RecordReceiver, RecordSender, ServerTransport, Waiter, Wake,
 };
+
+use crate::locks::{Mutex, Rank};
 
 /// The default capacity of one direction, in bytes.
 const DEFAULT_CAPACITY: usize = 512 << 10;
@@ -63,7 +65,7 @@ pub struct MemoryTransport {
     rendezvous: Arc<Rendezvous>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rendezvous {
     /// Where clients put their channels while a server listens.
     door: Mutex<Option<mpsc::UnboundedSender<Channel>>>,
@@ -80,7 +82,13 @@ impl MemoryTransport {
     /// Makes a transport with a queue of 512 KiB in each direction.
     #[must_use]
     pub fn new() -> Self {
-        Self { capacity: DEFAULT_CAPACITY, rendezvous: Arc::default() }
+        Self {
+            capacity: DEFAULT_CAPACITY,
+            rendezvous: Arc::new(Rendezvous {
+                door: Mutex::new(Rank::Memory, None),
+                changed: tokio::sync::Notify::new(),
+            }),
+        }
     }
 
     /// Sets the size of each direction's queue in bytes. Less than 4096 is an error at `build()`.
@@ -110,7 +118,7 @@ impl ServerTransport for MemoryTransport {
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
         Box::pin(async {
-            let held = lock(&self.rendezvous.door).clone();
+            let held = self.rendezvous.door.lock().clone();
             if let Some(held) = held {
                 if tokio::time::timeout(NAME_WAIT, held.closed()).await.is_err() {
                     let (endpoint, place) = ("memory".to_owned(), "this process".to_owned());
@@ -119,7 +127,7 @@ impl ServerTransport for MemoryTransport {
                 }
             }
             let (sender, clients) = mpsc::unbounded_channel();
-            *lock(&self.rendezvous.door) = Some(sender);
+            *self.rendezvous.door.lock() = Some(sender);
             self.rendezvous.changed.notify_waiters();
             Ok(Box::new(MemoryListener { clients }) as Box<dyn Listener>)
         })
@@ -159,7 +167,7 @@ impl ClientTransport for MemoryTransport {
             let (mut ours, mut theirs) = (None, None);
             loop {
                 let changed = self.rendezvous.changed.notified();
-                let door = lock(&self.rendezvous.door).clone();
+                let door = self.rendezvous.door.lock().clone();
                 if let Some(door) = door {
                     let (client, server) = match (ours.take(), theirs.take()) {
                         (Some(client), Some(server)) => (client, server),
@@ -233,9 +241,15 @@ fn nanoseconds() -> u64 {
 }
 
 /// One direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pipe {
     state: Mutex<PipeState>,
+}
+
+impl Default for Pipe {
+    fn default() -> Self {
+        Self { state: Mutex::new(Rank::Memory, PipeState::default()) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -248,10 +262,16 @@ struct PipeState {
 }
 
 /// Wakes one side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Side {
     signals: Mutex<Signals>,
     waker: AtomicWaker,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self { signals: Mutex::new(Rank::Memory, Signals::default()), waker: AtomicWaker::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -262,7 +282,7 @@ struct Signals {
 
 impl Side {
     fn notify(&self) {
-        lock(&self.signals).notified = true;
+        self.signals.lock().notified = true;
         self.waker.wake();
     }
 }
@@ -295,7 +315,7 @@ impl RecordSender for MemorySender {
     }
 
     fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let used = lock(&self.pipe.state).used;
+        let used = self.pipe.state.lock().used;
         Ok(len <= self.max_record() && used + self.batched + len + spare <= self.capacity)
     }
 
@@ -303,7 +323,7 @@ impl RecordSender for MemorySender {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let mut state = lock(&self.pipe.state);
+        let mut state = self.pipe.state.lock();
         state.records.extend(self.batch.drain(..));
         state.used += std::mem::take(&mut self.batched);
         let asleep = std::mem::take(&mut state.reader_asleep);
@@ -315,7 +335,7 @@ impl RecordSender for MemorySender {
     }
 
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let mut state = lock(&self.pipe.state);
+        let mut state = self.pipe.state.lock();
         if state.used + self.batched + len + spare <= self.capacity {
             return Ok(true);
         }
@@ -324,7 +344,7 @@ impl RecordSender for MemorySender {
     }
 
     fn disarm(&mut self) {
-        lock(&self.pipe.state).writer_asleep = false;
+        self.pipe.state.lock().writer_asleep = false;
     }
 }
 
@@ -340,7 +360,7 @@ struct MemoryReceiver {
 impl RecordReceiver for MemoryReceiver {
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
         if self.last > 0 {
-            self.current = lock(&self.pipe.state).records.pop_front();
+            self.current = self.pipe.state.lock().records.pop_front();
         }
         let Some(record) = &self.current else { return Ok(None) };
         let known = head.len().min(record.len());
@@ -364,7 +384,7 @@ impl RecordReceiver for MemoryReceiver {
         if self.freed == 0 {
             return Ok(());
         }
-        let mut state = lock(&self.pipe.state);
+        let mut state = self.pipe.state.lock();
         state.used -= std::mem::take(&mut self.freed);
         let asleep = std::mem::take(&mut state.writer_asleep);
         drop(state);
@@ -375,21 +395,21 @@ impl RecordReceiver for MemoryReceiver {
     }
 
     fn is_ready(&mut self) -> Result<bool, TransportError> {
-        Ok(self.last > 0 && !lock(&self.pipe.state).records.is_empty())
+        Ok(self.last > 0 && !self.pipe.state.lock().records.is_empty())
     }
 
     fn arm(&mut self) -> Result<bool, TransportError> {
-        let mut state = lock(&self.pipe.state);
+        let mut state = self.pipe.state.lock();
         state.reader_asleep = self.last == 0 || state.records.is_empty();
         Ok(!state.reader_asleep)
     }
 
     fn disarm(&mut self) {
-        lock(&self.pipe.state).reader_asleep = false;
+        self.pipe.state.lock().reader_asleep = false;
     }
 
     fn stop(&mut self) -> Result<(), TransportError> {
-        self.last = self.last.min(lock(&self.pipe.state).records.len());
+        self.last = self.last.min(self.pipe.state.lock().records.len());
         Ok(())
     }
 
@@ -406,7 +426,7 @@ struct MemoryWaiter {
 impl Waiter for MemoryWaiter {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
         self.own.waker.register(cx.waker());
-        let mut signals = lock(&self.own.signals);
+        let mut signals = self.own.signals.lock();
         if std::mem::take(&mut signals.notified) {
             return Poll::Ready(Ok(Wake::Rung));
         }
@@ -423,11 +443,7 @@ impl Waiter for MemoryWaiter {
 
 impl Drop for MemoryWaiter {
     fn drop(&mut self) {
-        lock(&self.peer.signals).gone = true;
+        self.peer.signals.lock().gone = true;
         self.peer.waker.wake();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -52,7 +52,7 @@ impl Drop for Outgoing {
             self.first.zeroize(); // A confirm may contain a token.
         }
         // What was received may be sent on.
-        self.blobs.drain(..).for_each(spare::give_bytes);
+        self.blobs.drain(..).for_each(spare::let_go);
     }
 }
 

@@ -15,20 +15,28 @@ use std::task::{Poll, Waker};
 use loom::future::block_on;
 use loom::thread;
 use witrpc_core::session::ledger::Ledger;
-use witrpc_core::session::pending::{Answer, CallId, Completed, Pending};
+use witrpc_core::session::pending::{Answer, CallId, Completed, Looked, Pending};
 use witrpc_core::sync::AtomicWaker;
 use witrpc_core::wire::status::Status;
 
 use crate::link::reception::{Half, Leader, Reception, Visit};
 use crate::link::sync::{AtomicBool, Mutex, Ordering};
+use crate::locks::Rank;
 
 /// A model of a ring with its named event: a publish notifies if the reader has asked for that record, and a notification is
 /// remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ring {
     state: Mutex<RingState>,
     notified: AtomicBool,
     sleeper: AtomicWaker,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        let (notified, sleeper) = (AtomicBool::new(false), AtomicWaker::new());
+        Self { state: Mutex::new(Rank::Memory, RingState::default()), notified, sleeper }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +55,7 @@ impl RingState {
 
 impl Ring {
     fn publish(&self, id: CallId) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         state.answers.push_back(id);
         state.published += 1;
         let notify = state.ring_for == state.published;
@@ -69,7 +77,7 @@ struct Reader(Arc<Ring>);
 
 impl Reader {
     fn next(&mut self) -> Option<CallId> {
-        self.0.state.lock().unwrap().answers.pop_front()
+        self.0.state.lock().answers.pop_front()
     }
 
     /// As a step of the driver does it.
@@ -83,14 +91,14 @@ impl Reader {
 
     /// As `Consumer::expect`: the reader polls for the next record, and the one behind it notifies.
     fn expect(&mut self) {
-        let mut state = self.0.state.lock().unwrap();
+        let mut state = self.0.state.lock();
         if state.ring_for > state.taken() {
             state.ring_for = state.taken() + 2;
         }
     }
 
     fn disarm(&mut self) {
-        self.0.state.lock().unwrap().ring_for = 0;
+        self.0.state.lock().ring_for = 0;
     }
 }
 
@@ -98,11 +106,11 @@ impl Half for Reader {
     type Error = Infallible;
 
     fn is_ready(&mut self) -> Result<bool, Infallible> {
-        Ok(!self.0.state.lock().unwrap().answers.is_empty())
+        Ok(!self.0.state.lock().answers.is_empty())
     }
 
     fn arm(&mut self) -> Result<bool, Infallible> {
-        let mut state = self.0.state.lock().unwrap();
+        let mut state = self.0.state.lock();
         if state.answers.is_empty() {
             state.ring_for = state.taken() + 1;
         }
@@ -131,19 +139,20 @@ impl Side {
         let ring = Arc::new(Ring::default());
         let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new(1));
         reception.skips_lock = skips_lock;
-        let (pending, closed) = (Mutex::new(Pending::default()), AtomicBool::new(false));
+        let (pending, closed) =
+            (Mutex::new(Rank::Pending, Pending::default()), AtomicBool::new(false));
         Arc::new(Self { ring, reception, pending, closed })
     }
 
-    /// As `Connection::handle` does with a response; `true` if it is the leader's own.
-    fn complete(&self, id: CallId, wanted: Option<CallId>) -> bool {
+    /// As `Connection::handle` does with a response; `true` if it is the leader's own. Others are woken once the step is over, as L2
+    /// of `locks` asks: they are put into `woken`.
+    fn complete(&self, id: CallId, wanted: Option<CallId>, woken: &mut Vec<Waker>) -> bool {
         let (answer, mut found) = (Answer::empty(Status::Ok), None);
-        let completed =
-            self.pending.lock().unwrap().complete(id, answer, wanted, &mut found).unwrap();
+        let completed = self.pending.lock().complete(id, answer, wanted, &mut found).unwrap();
         match completed {
-            Completed::Wanted => return true,
-            Completed::Other(Some(waker)) => waker.wake(),
-            Completed::Other(None) | Completed::Nobody => {}
+            Completed::Wanted(_) => return true,
+            Completed::Other(waker) => woken.extend(waker),
+            Completed::Nobody(_) => {}
         }
         false
     }
@@ -161,11 +170,13 @@ impl Side {
 
     /// Leaves the waker if the answer is not there.
     fn has_answer(&self, id: CallId, waker: &Waker) -> bool {
-        self.pending.lock().unwrap().poll(id, waker).is_some()
+        let mut clone = Some(waker.clone());
+        matches!(self.pending.lock().poll(id, waker, &mut clone), Looked::Found(_))
     }
 
     /// As `Connection::lead`, of a caller that is alone.
     fn lead(&self, id: CallId, mut send: Option<impl FnOnce()>) -> Poll<()> {
+        let mut woken = Vec::new();
         let outcome = self.reception.lead(Leader::MayPoll, |reader| {
             let mut found = false;
             if let Some(send) = send.take() {
@@ -176,10 +187,11 @@ impl Side {
             }
             while !found {
                 let Some(answered) = reader.next() else { break };
-                found = self.complete(answered, Some(id));
+                found = self.complete(answered, Some(id), &mut woken);
             }
             Ok(found)
         });
+        woken.into_iter().for_each(Waker::wake);
         if let Some(send) = send {
             send();
         }
@@ -194,7 +206,9 @@ impl Side {
     fn drive(&self) {
         while !self.closed.load(Ordering::Acquire) {
             while let Visit::Done(Some(id)) = self.reception.visit(Reader::take).unwrap() {
-                self.complete(id, None);
+                let mut woken = Vec::new();
+                self.complete(id, None, &mut woken);
+                woken.into_iter().for_each(Waker::wake);
             }
             let mut slept = false;
             block_on(poll_fn(|cx| {
@@ -213,7 +227,7 @@ impl Side {
         if is_left && !late {
             self.reception.take_unpublished();
         }
-        let published = *pushed.lock().unwrap();
+        let published = *pushed.lock();
         if is_left && late {
             self.reception.take_unpublished();
         }
@@ -236,8 +250,8 @@ fn bounded(model: impl Fn() + Sync + Send + 'static) {
 fn two_callers(skips_lock: bool) {
     bounded(move || {
         let side = Side::new(skips_lock);
-        let [first, second] = [0; 2]
-            .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
+        let [first, second] =
+            [0; 2].map(|_| side.pending.lock().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -252,7 +266,7 @@ fn two_callers(skips_lock: bool) {
         side.ring.publish(first);
         side.call(first);
         other.join().unwrap();
-        assert_eq!(side.pending.lock().unwrap().in_flight(), 0);
+        assert_eq!(side.pending.lock().in_flight(), 0);
         side.close();
         driver.join().unwrap();
     });
@@ -277,14 +291,15 @@ fn one_caller(leaves: Leaves) {
             let side = Arc::clone(&side);
             move || side.drive()
         });
-        let (requested, answered) = (Arc::new(Mutex::new(None)), Arc::new(AtomicWaker::new()));
+        let (requested, answered) =
+            (Arc::new(Mutex::new(Rank::Pending, None)), Arc::new(AtomicWaker::new()));
         let peer = thread::spawn({
             let (side, requested) = (Arc::clone(&side), Arc::clone(&requested));
             let answered = Arc::clone(&answered);
             move || {
                 let id = block_on(poll_fn(|cx| {
                     answered.register(cx.waker());
-                    requested.lock().unwrap().take().map_or(Poll::Pending, Poll::Ready)
+                    requested.lock().take().map_or(Poll::Pending, Poll::Ready)
                 }));
                 side.ring.publish(id);
             }
@@ -295,10 +310,10 @@ fn one_caller(leaves: Leaves) {
                 return side.poll_answer(id, cx.waker());
             }
             let waker = (leaves == Leaves::First).then(|| cx.waker().clone());
-            let id = side.pending.lock().unwrap().insert(waker).unwrap();
+            let id = side.pending.lock().insert(waker).unwrap();
             begun = Some(id);
             let send = || {
-                *requested.lock().unwrap() = Some(id);
+                *requested.lock() = Some(id);
                 answered.wake();
             };
             if leaves == Leaves::LateLeading {
@@ -341,8 +356,8 @@ fn two_callers_get_their_answers_whoever_leads() {
 fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
-        let [leaving, waiting] = [0; 2]
-            .map(|_| side.pending.lock().unwrap().insert(Some(Waker::noop().clone())).unwrap());
+        let [leaving, waiting] =
+            [0; 2].map(|_| side.pending.lock().insert(Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -351,7 +366,7 @@ fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
             let side = Arc::clone(&side);
             move || {
                 if side.poll_answer(leaving, Waker::noop()).is_pending() {
-                    drop(side.pending.lock().unwrap().abandon(leaving, false));
+                    drop(side.pending.lock().abandon(leaving, false));
                 }
             }
         });
@@ -374,9 +389,9 @@ fn a_driver_that_does_not_wait_for_the_leader_loses_a_wake_up() {
 fn left_for_the_driver(late: bool) {
     bounded(move || {
         let side = Side::new(false);
-        let pushed = Arc::new(Mutex::new(0));
+        let pushed = Arc::new(Mutex::new(Rank::Pending, 0));
         let push = |side: &Side, pushed: &Mutex<usize>| {
-            *pushed.lock().unwrap() += 1;
+            *pushed.lock() += 1;
             side.reception.leave_unpublished();
         };
         let other = thread::spawn({
