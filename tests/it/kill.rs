@@ -68,6 +68,15 @@ fn whoever_is_killed_at_whatever_step_the_others_go_on() {
         let tally = runtime.block_on(stage.rounds(&plan, rounds * share / 10, &mut random));
         println!("{}", tally.row(who));
     }
+    // Whether a ring gets full before its reader comes is a matter of luck, on a busy machine.
+    for _ in 0..20 {
+        if reached == named() {
+            break;
+        }
+        for who in [Who::Client, Who::Server, Who::Both] {
+            reached.extend(runtime.block_on(Stage::new(who).rehearse()).steps);
+        }
+    }
     assert_eq!(named(), reached, "the steps that the library names, and those that are reached");
 }
 
