@@ -14,14 +14,15 @@
 //! Builds with debug assertions check both: a lock out of order panics, and so does what may run code of the user's and says so by
 //! [`assert_none_is_held`].
 //!
-//! The wakers of a connection's driver, and what encrypts and transports, are exempt from L2: the first are tasks of this crate,
+//! The wakers of a connection's driver, and what encrypts and transports (that in memory has locks of its own), are exempt from L2: the first are tasks of this crate,
 //! and the second work on the very halves that the locks protect. [`Encryptor`](crate::Encryptor) and
 //! [`transport`](crate::transport) say so.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Duration;
@@ -79,52 +80,31 @@ pub(crate) enum Rank {
     Spare,
     /// What is traced of a connection.
     Trace,
-    /// The transport in memory: its listener, a direction, or what wakes a side.
-    Memory,
 }
 
-/// In the state: something was put off.
-const PUT_OFF: u64 = 1 << 63;
+/// In the state: something was put off; and more than one thing.
+const PUT_OFF: u32 = 1 << 31;
+const MORE: u32 = 1 << 30;
 
 thread_local! {
-    /// A bit for each rank that this thread holds, and [`PUT_OFF`]. Neither has a destructor, so that destructors of other
+    /// How many locks this thread holds, and what was put off. None of these has a destructor, so that destructors of other
     /// thread-locals find them.
-    static STATE: Cell<u64> = const { Cell::new(0) };
-    static EFFECTS: ManuallyDrop<RefCell<Effects>> =
-        const { ManuallyDrop::new(RefCell::new(Effects::new())) };
+    static STATE: Cell<u32> = const { Cell::new(0) };
+    /// A bit for each rank that this thread holds, in builds that check.
+    static RANKS: Cell<u64> = const { Cell::new(0) };
+    /// What was put off first: mostly the only thing.
+    static FIRST: ManuallyDrop<Cell<Option<Effect>>> = const { ManuallyDrop::new(Cell::new(None)) };
+    /// The rest. Its allocation is given back with each turn: a thread that ends leaves nothing.
+    static REST: ManuallyDrop<Cell<Vec<Effect>>> = const { ManuallyDrop::new(Cell::new(Vec::new())) };
 }
+
+/// How many effects have room at first.
+const ROOM: usize = 16;
 
 /// What a step under a lock has left to be done.
 enum Effect {
     Wake(Waker),
     Run(Box<dyn FnOnce()>),
-}
-
-/// The first few have room without an allocation, which is given back with each turn: a thread that ends leaves nothing.
-struct Effects {
-    first: [Option<Effect>; 4],
-    len: usize,
-    more: Vec<Effect>,
-}
-
-impl Effects {
-    const fn new() -> Self {
-        Self { first: [const { None }; 4], len: 0, more: Vec::new() }
-    }
-
-    fn push(&mut self, effect: Effect) {
-        match self.first.get_mut(self.len) {
-            Some(place) => {
-                *place = Some(effect);
-                self.len += 1;
-            }
-            None => self.more.push(effect),
-        }
-    }
-
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::new())
-    }
 }
 
 /// A lock with a rank.
@@ -191,6 +171,67 @@ impl<T> Deref for MutexGuard<'_, T> {
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// What can be counted, so that a look at the count takes no lock.
+pub(crate) trait Counted {
+    fn count(&self) -> usize;
+}
+
+/// A lock with a rank, and the count of what it protects as the last who held it has left it.
+#[derive(Debug)]
+pub(crate) struct CountedMutex<T> {
+    /// Relaxed: who looks decides what to do next, and orders nothing by it.
+    count: AtomicUsize,
+    inner: Mutex<T>,
+}
+
+impl<T: Counted> CountedMutex<T> {
+    pub(crate) fn new(rank: Rank, value: T) -> Self {
+        let count = AtomicUsize::new(value.count());
+        Self { count, inner: Mutex::new(rank, value) }
+    }
+
+    pub(crate) fn lock(&self) -> CountedGuard<'_, T> {
+        CountedGuard { inner: self.inner.lock(), count: &self.count }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn try_lock(&self) -> Option<CountedGuard<'_, T>> {
+        Some(CountedGuard { inner: self.inner.try_lock()?, count: &self.count })
+    }
+
+    /// What there was when somebody last let go of the lock.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// As a [`MutexGuard`].
+pub(crate) struct CountedGuard<'a, T: Counted> {
+    inner: MutexGuard<'a, T>,
+    count: &'a AtomicUsize,
+}
+
+impl<T: Counted> Drop for CountedGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.count.store(self.inner.count(), Ordering::Relaxed);
+    }
+}
+
+impl<T: Counted> Deref for CountedGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T: Counted> DerefMut for CountedGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.inner
     }
@@ -263,28 +304,42 @@ impl<T> DerefMut for WriteGuard<'_, T> {
 }
 
 /// This thread holds a lock: the bit of its rank, unless it held another of that rank before, which only a `try_lock` can lead to.
-struct Held(u64);
+struct Held(#[cfg(debug_assertions)] u64);
 
 impl Held {
+    #[inline(always)]
     fn new(rank: Rank) -> Self {
-        let state = STATE.get();
-        STATE.set(state | rank.bit());
-        Self(rank.bit() & !state)
+        STATE.set(STATE.get() + 1);
+        #[cfg(debug_assertions)]
+        {
+            let ranks = RANKS.get();
+            RANKS.set(ranks | rank.bit());
+            Self(rank.bit() & !ranks)
+        }
+        #[cfg(not(debug_assertions))]
+        {
+            _ = rank;
+            Self()
+        }
     }
 }
 
 impl Drop for Held {
+    #[inline(always)]
     fn drop(&mut self) {
-        let state = STATE.get() & !self.0;
+        #[cfg(debug_assertions)]
+        RANKS.set(RANKS.get() & !self.0);
+        let state = STATE.get() - 1;
         STATE.set(state);
-        if state == PUT_OFF {
+        // None is held, and something was put off.
+        if state >= MORE && state & !(PUT_OFF | MORE) == 0 {
             do_what_was_put_off();
         }
     }
 }
 
 impl Rank {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 23] = [
         Self::Value,
         Self::Connections,
         Self::ClientSubscriptions,
@@ -308,7 +363,6 @@ impl Rank {
         Self::Room,
         Self::Spare,
         Self::Trace,
-        Self::Memory,
     ];
 
     const fn bit(self) -> u64 {
@@ -319,7 +373,7 @@ impl Rank {
     #[track_caller]
     fn check(self) {
         if cfg!(debug_assertions) {
-            let above = STATE.get() & !PUT_OFF & !(self.bit() - 1);
+            let above = RANKS.get() & !(self.bit() - 1);
             assert!(above == 0, "a lock of rank {self:?} was asked for with {} held", ranks(above));
         }
     }
@@ -331,15 +385,16 @@ fn ranks(bits: u64) -> String {
     held.map(|rank| format!("{rank:?}")).collect::<Vec<_>>().join(", ")
 }
 
+#[inline]
 fn are_held() -> bool {
-    STATE.get() & !PUT_OFF != 0
+    STATE.get() & !(PUT_OFF | MORE) != 0
 }
 
 /// Says that code of the user's may run next (L2). Free where debug assertions are off.
 #[track_caller]
 pub(crate) fn assert_none_is_held(what: &str) {
     if cfg!(debug_assertions) {
-        let held = STATE.get() & !PUT_OFF;
+        let held = RANKS.get();
         assert!(held == 0, "{what} with a lock held: {}", ranks(held));
     }
 }
@@ -378,8 +433,20 @@ fn put_off(effect: Effect) {
     if !are_held() {
         return effect.take_place();
     }
-    EFFECTS.with(|effects| effects.borrow_mut().push(effect));
-    STATE.set(STATE.get() | PUT_OFF);
+    let state = STATE.get();
+    if state & PUT_OFF == 0 {
+        STATE.set(state | PUT_OFF);
+        return FIRST.with(|first| first.set(Some(effect)));
+    }
+    STATE.set(state | MORE);
+    REST.with(|rest| {
+        let mut effects = rest.take();
+        if effects.is_empty() {
+            effects.reserve(ROOM);
+        }
+        effects.push(effect);
+        rest.set(effects);
+    });
 }
 
 impl Effect {
@@ -391,12 +458,14 @@ impl Effect {
     }
 }
 
-/// Until nothing is left: what is done may put off more, and that is done by the guards that it takes, or here.
-#[cold]
+/// What an effect puts off in turn is done by the guards that it takes.
+#[inline(never)]
 fn do_what_was_put_off() {
-    STATE.set(STATE.get() & !PUT_OFF);
-    let Effects { first, more, .. } = EFFECTS.with(|effects| effects.borrow_mut().take());
-    for effect in first.into_iter().flatten().chain(more) {
+    let more = STATE.get() & MORE != 0;
+    STATE.set(0);
+    let first = FIRST.with(|first| first.take());
+    let rest = if more { REST.with(|rest| rest.take()) } else { Vec::new() };
+    for effect in first.into_iter().chain(rest) {
         // A panic of one is not to keep the others, who wait, from being woken.
         if let Err(message) = catch(|| effect.take_place()) {
             tracing::error!(panic = %Escaped(&message), "a waker or destructor of the user's panicked");
@@ -405,7 +474,7 @@ fn do_what_was_put_off() {
 }
 
 /// Where a task leaves whom to wake. A waker is cloned and dropped with no lock held (L2), so leaving it takes two looks at the state
-/// that the lock protects: see [`poll_with_waker`].
+/// that the lock protects: see [`with_clone`].
 #[derive(Debug, Default)]
 pub(crate) struct WakerPlace(Option<Waker>);
 

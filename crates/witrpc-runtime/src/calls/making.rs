@@ -94,7 +94,7 @@ pub(crate) trait MakesCalls: CallHost {
         *found = drained.answer;
         if !is_left && found.is_none() {
             // The waker is not in the table: another task may have stored the answer (C2).
-            let (outcome, _) = self.calls().look(id, waker);
+            let (outcome, _) = self.calls().look(id, waker, Some(waker.clone()));
             *found = outcome.transpose().map_err(BeginError::Failed)?;
         }
         Ok(id)
@@ -108,7 +108,7 @@ pub(crate) trait MakesCalls: CallHost {
         polling: &mut Option<Poll>,
         waker: &Waker,
     ) -> Option<Result<Answer, Error>> {
-        let (outcome, alone) = self.calls().look(id, waker);
+        let (outcome, alone) = self.calls().look(id, waker, None);
         if outcome.is_some() {
             return outcome;
         }

@@ -21,12 +21,12 @@ use witrpc_core::session::pending::{Answer, CallId, Looked, Pending};
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::{CloseReason, Error};
 
-use crate::locks::{self, Mutex, MutexGuard, Rank};
+use crate::locks::{self, Counted, CountedGuard, CountedMutex, Mutex, Rank};
 
 /// The calls that a connection makes.
 #[derive(Debug)]
 pub(crate) struct CallsMade {
-    pub(super) pending: Mutex<Pending>,
+    pub(super) pending: CountedMutex<Pending>,
     /// Where callers wait for a permit for a call in flight. Permits that nobody waits for are in `pending`.
     permits: Arc<Semaphore>,
     /// The waker of a task that yielded after many calls in a row. If another task makes the next call, it does not busy-poll for its
@@ -44,7 +44,7 @@ impl CallsMade {
     /// An empty table, for a peer that accepts `max_in_flight` calls at a time, and has this catalog.
     pub(crate) fn new(max_in_flight: usize, catalog: Catalog) -> Self {
         Self {
-            pending: Mutex::new(Rank::Pending, Pending::new(max_in_flight)),
+            pending: CountedMutex::new(Rank::Pending, Pending::new(max_in_flight)),
             permits: Arc::new(Semaphore::new(0)),
             yielded: Mutex::new(Rank::Yielded, None),
             has_yielded: AtomicBool::new(false),
@@ -82,12 +82,12 @@ impl CallsMade {
 
     /// The number of calls in flight.
     pub(crate) fn in_flight(&self) -> usize {
-        self.pending.lock().in_flight()
+        self.pending.count() >> 1
     }
 
     /// Whether a caller was woken for its answer, and has not run yet.
     pub(crate) fn has_woken_caller(&self) -> bool {
-        self.pending.lock().has_woken_caller()
+        self.pending.count() & 1 != 0
     }
 
     /// The memory of answers that their callers have not taken, and of the table.
@@ -124,7 +124,7 @@ impl CallsMade {
     }
 
     /// Returns a permit for a call in flight.
-    pub(super) fn return_permit(&self, mut pending: MutexGuard<'_, Pending>) {
+    pub(super) fn return_permit(&self, mut pending: CountedGuard<'_, Pending>) {
         let wanted = pending.return_permit();
         drop(pending);
         if wanted {
@@ -147,18 +147,23 @@ impl CallsMade {
 
     /// Looks for the answer to a call, and leaves the waker in the table if it has not come. Tells whether no other call is in
     /// flight.
-    pub(super) fn look(&self, id: CallId, waker: &Waker) -> (Option<Result<Answer, Error>>, bool) {
-        locks::with_clone(waker, |clone| {
+    pub(super) fn look(
+        &self,
+        id: CallId,
+        waker: &Waker,
+        mut clone: Option<Waker>,
+    ) -> (Option<Result<Answer, Error>>, bool) {
+        loop {
             let mut pending = self.pending.lock();
-            let looked = pending.poll(id, waker, clone);
+            let looked = pending.poll(id, waker, &mut clone);
             let alone = pending.in_flight() == 1;
             drop(pending);
             match looked {
-                Looked::Found(outcome) => Some((Some(outcome), alone)),
-                Looked::Waits => Some((None, alone)),
-                Looked::NeedsClone => None,
+                Looked::Found(outcome) => return (Some(outcome), alone),
+                Looked::Waits => return (None, alone),
+                Looked::NeedsClone => clone = Some(waker.clone()),
             }
-        })
+        }
     }
 
     /// The task of this waker has called again and again, and lets others run.
@@ -184,6 +189,14 @@ impl CallsMade {
 }
 
 /// The routes of contracts that were looked up in the catalog. The list only grows, so that reading it takes no lock.
+/// Calls in flight, twice, and whether a caller was woken that has not had its turn.
+impl Counted for Pending {
+    #[inline]
+    fn count(&self) -> usize {
+        self.in_flight() << 1 | usize::from(self.has_woken_caller())
+    }
+}
+
 #[derive(Debug, Default)]
 struct Routes(OnceLock<Box<KnownRoute>>);
 

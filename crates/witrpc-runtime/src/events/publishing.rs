@@ -58,12 +58,16 @@ pub(crate) trait Publishes: EventHost {
 
     /// Has subscribers at their events that are on their way there. With no lock held, by the driver alone: so they get there in the
     /// order in which they came.
+    #[inline]
     fn attach_subscribers(&self) {
-        let events = self.events();
         // Relaxed: see the field.
-        if !events.has_attaching.load(Ordering::Relaxed) {
-            return;
+        if self.events().has_attaching.load(Ordering::Relaxed) {
+            self.attach_those();
         }
+    }
+
+    fn attach_those(&self) {
+        let events = self.events();
         assert_none_is_held("a service is asked for its event");
         events.has_attaching.store(false, Ordering::Relaxed);
         loop {

@@ -14,7 +14,7 @@ use crate::events::backlog::Account;
 use crate::events::client_subscription::{ClientSubscription, ClientSubscriptions};
 use crate::events::remote_subscriber::RemoteSubscriber;
 use crate::events::subscriber::Registration;
-use crate::locks::{Mutex, Rank};
+use crate::locks::{Counted, CountedMutex, Mutex, Rank};
 
 /// The maximum number of subscriptions of one side at the other: each costs a backlog there. [wire.subscribe]
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 4096;
@@ -37,7 +37,7 @@ pub(super) struct Attaching {
 #[derive(Debug)]
 pub(crate) struct Events {
     /// Our subscriptions at the peer.
-    pub(super) subscriptions: Mutex<ClientSubscriptions>,
+    pub(super) subscriptions: CountedMutex<ClientSubscriptions>,
     /// Whether they are carried to another connection when this one is lost.
     pub(super) keep_subscriptions: bool,
     /// The window that our subscriptions give the peer.
@@ -62,7 +62,7 @@ impl Events {
     /// For a side with this `max_buffered`.
     pub(crate) fn new(max_buffered: u64, keep_subscriptions: bool) -> Self {
         Self {
-            subscriptions: Mutex::new(Rank::Subscriptions, ClientSubscriptions::default()),
+            subscriptions: CountedMutex::new(Rank::Subscriptions, ClientSubscriptions::default()),
             keep_subscriptions,
             window: ClientSubscription::window(max_buffered),
             subscribers: Mutex::new(Rank::Subscriptions, HashMap::new()),
@@ -76,7 +76,7 @@ impl Events {
 
     /// The number of our subscriptions.
     pub(crate) fn subscription_count(&self) -> usize {
-        self.subscriptions.lock().len()
+        self.subscriptions.count()
     }
 
     /// The number of the peer's subscriptions.
@@ -163,6 +163,12 @@ impl Events {
             held.under_way += under_way;
         }
         held
+    }
+}
+
+impl Counted for ClientSubscriptions {
+    fn count(&self) -> usize {
+        self.len()
     }
 }
 

@@ -9,7 +9,7 @@ use witrpc_core::held::{Held, Holdings};
 use witrpc_core::values::attachments::OutgoingStream;
 use witrpc_core::{CloseReason, Error};
 
-use crate::locks::{Mutex, Rank};
+use crate::locks::{Counted, CountedMutex, Mutex, Rank};
 use crate::streams::receiver::StreamReceiver;
 use crate::streams::sender::{QueueWaiters, StreamSender};
 use crate::streams::windows::Windows;
@@ -18,7 +18,7 @@ use crate::streams::windows::Windows;
 #[derive(Debug)]
 pub(crate) struct Streams {
     /// Its lock is the innermost; it is held for a lookup only.
-    pub(super) table: Mutex<Table>,
+    pub(super) table: CountedMutex<Table>,
     /// Ids of the peer's streams whose readers were dropped and that were not cancelled yet. Its lock may be taken with any other held.
     pub(super) unread: Mutex<Vec<u64>>,
     /// Whether `unread` has ids. The driver is woken after this was set, and so sees it.
@@ -31,7 +31,7 @@ impl Streams {
     /// An empty table. The windows of all streams together have half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Self {
         Self {
-            table: Mutex::new(Rank::Streams, Table::new(max_buffered)),
+            table: CountedMutex::new(Rank::Streams, Table::new(max_buffered)),
             unread: Mutex::new(Rank::Unread, Vec::new()),
             has_unread: AtomicBool::new(false),
             queue_waiters: QueueWaiters::default(),
@@ -46,7 +46,7 @@ impl Streams {
 
     /// Whether any stream is open.
     pub(crate) fn are_busy(&self) -> bool {
-        self.table.lock().is_busy()
+        self.table.count() > 0
     }
 
     /// The number of the peer's streams that have not ended.
@@ -91,6 +91,13 @@ pub(crate) struct Table {
     pub(super) closed: bool,
 }
 
+impl Counted for Table {
+    #[inline]
+    fn count(&self) -> usize {
+        self.receivers.len() + self.senders.len()
+    }
+}
+
 impl Table {
     /// An empty table. The windows of all streams together have half of `max_buffered`.
     pub(crate) fn new(max_buffered: u64) -> Self {
@@ -119,11 +126,6 @@ impl Table {
         holdings.receivers = Held::plain::<(u64, StreamReceiver, [usize; 3])>(self.receivers.len());
         holdings.senders = Held::plain::<(u64, StreamSender, [usize; 3])>(self.senders.len());
         holdings.polled = self.senders.values().map(|sender| sender.polled()).sum();
-    }
-
-    /// Whether any stream is open.
-    pub(crate) fn is_busy(&self) -> bool {
-        !(self.receivers.is_empty() && self.senders.is_empty())
     }
 
     pub(super) fn add_senders(

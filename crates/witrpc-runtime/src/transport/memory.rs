@@ -35,7 +35,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -48,8 +48,6 @@ use witrpc_core::transport::WaitStrategy;
 use witrpc_core::transport::{
     Channel, ClientTransport, Listener, RecordReceiver, RecordSender, ServerTransport, Waiter, Wake,
 };
-
-use crate::locks::{Mutex, Rank};
 
 /// The default capacity of one direction, in bytes.
 const DEFAULT_CAPACITY: usize = 512 << 10;
@@ -85,7 +83,7 @@ impl MemoryTransport {
         Self {
             capacity: DEFAULT_CAPACITY,
             rendezvous: Arc::new(Rendezvous {
-                door: Mutex::new(Rank::Memory, None),
+                door: Mutex::new(None),
                 changed: tokio::sync::Notify::new(),
             }),
         }
@@ -118,7 +116,7 @@ impl ServerTransport for MemoryTransport {
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
         Box::pin(async {
-            let held = self.rendezvous.door.lock().clone();
+            let held = lock(&self.rendezvous.door).clone();
             if let Some(held) = held {
                 if tokio::time::timeout(NAME_WAIT, held.closed()).await.is_err() {
                     let (endpoint, place) = ("memory".to_owned(), "this process".to_owned());
@@ -127,7 +125,7 @@ impl ServerTransport for MemoryTransport {
                 }
             }
             let (sender, clients) = mpsc::unbounded_channel();
-            *self.rendezvous.door.lock() = Some(sender);
+            *lock(&self.rendezvous.door) = Some(sender);
             self.rendezvous.changed.notify_waiters();
             Ok(Box::new(MemoryListener { clients }) as Box<dyn Listener>)
         })
@@ -167,7 +165,7 @@ impl ClientTransport for MemoryTransport {
             let (mut ours, mut theirs) = (None, None);
             loop {
                 let changed = self.rendezvous.changed.notified();
-                let door = self.rendezvous.door.lock().clone();
+                let door = lock(&self.rendezvous.door).clone();
                 if let Some(door) = door {
                     let (client, server) = match (ours.take(), theirs.take()) {
                         (Some(client), Some(server)) => (client, server),
@@ -248,7 +246,7 @@ struct Pipe {
 
 impl Default for Pipe {
     fn default() -> Self {
-        Self { state: Mutex::new(Rank::Memory, PipeState::default()) }
+        Self { state: Mutex::new(PipeState::default()) }
     }
 }
 
@@ -270,7 +268,7 @@ struct Side {
 
 impl Default for Side {
     fn default() -> Self {
-        Self { signals: Mutex::new(Rank::Memory, Signals::default()), waker: AtomicWaker::new() }
+        Self { signals: Mutex::new(Signals::default()), waker: AtomicWaker::new() }
     }
 }
 
@@ -282,7 +280,7 @@ struct Signals {
 
 impl Side {
     fn notify(&self) {
-        self.signals.lock().notified = true;
+        lock(&self.signals).notified = true;
         self.waker.wake();
     }
 }
@@ -315,7 +313,7 @@ impl RecordSender for MemorySender {
     }
 
     fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let used = self.pipe.state.lock().used;
+        let used = lock(&self.pipe.state).used;
         Ok(len <= self.max_record() && used + self.batched + len + spare <= self.capacity)
     }
 
@@ -323,7 +321,7 @@ impl RecordSender for MemorySender {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let mut state = self.pipe.state.lock();
+        let mut state = lock(&self.pipe.state);
         state.records.extend(self.batch.drain(..));
         state.used += std::mem::take(&mut self.batched);
         let asleep = std::mem::take(&mut state.reader_asleep);
@@ -335,7 +333,7 @@ impl RecordSender for MemorySender {
     }
 
     fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let mut state = self.pipe.state.lock();
+        let mut state = lock(&self.pipe.state);
         if state.used + self.batched + len + spare <= self.capacity {
             return Ok(true);
         }
@@ -344,7 +342,7 @@ impl RecordSender for MemorySender {
     }
 
     fn disarm(&mut self) {
-        self.pipe.state.lock().writer_asleep = false;
+        lock(&self.pipe.state).writer_asleep = false;
     }
 }
 
@@ -360,7 +358,7 @@ struct MemoryReceiver {
 impl RecordReceiver for MemoryReceiver {
     fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
         if self.last > 0 {
-            self.current = self.pipe.state.lock().records.pop_front();
+            self.current = lock(&self.pipe.state).records.pop_front();
         }
         let Some(record) = &self.current else { return Ok(None) };
         let known = head.len().min(record.len());
@@ -384,7 +382,7 @@ impl RecordReceiver for MemoryReceiver {
         if self.freed == 0 {
             return Ok(());
         }
-        let mut state = self.pipe.state.lock();
+        let mut state = lock(&self.pipe.state);
         state.used -= std::mem::take(&mut self.freed);
         let asleep = std::mem::take(&mut state.writer_asleep);
         drop(state);
@@ -395,21 +393,21 @@ impl RecordReceiver for MemoryReceiver {
     }
 
     fn is_ready(&mut self) -> Result<bool, TransportError> {
-        Ok(self.last > 0 && !self.pipe.state.lock().records.is_empty())
+        Ok(self.last > 0 && !lock(&self.pipe.state).records.is_empty())
     }
 
     fn arm(&mut self) -> Result<bool, TransportError> {
-        let mut state = self.pipe.state.lock();
+        let mut state = lock(&self.pipe.state);
         state.reader_asleep = self.last == 0 || state.records.is_empty();
         Ok(!state.reader_asleep)
     }
 
     fn disarm(&mut self) {
-        self.pipe.state.lock().reader_asleep = false;
+        lock(&self.pipe.state).reader_asleep = false;
     }
 
     fn stop(&mut self) -> Result<(), TransportError> {
-        self.last = self.last.min(self.pipe.state.lock().records.len());
+        self.last = self.last.min(lock(&self.pipe.state).records.len());
         Ok(())
     }
 
@@ -426,7 +424,7 @@ struct MemoryWaiter {
 impl Waiter for MemoryWaiter {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
         self.own.waker.register(cx.waker());
-        let mut signals = self.own.signals.lock();
+        let mut signals = lock(&self.own.signals);
         if std::mem::take(&mut signals.notified) {
             return Poll::Ready(Ok(Wake::Rung));
         }
@@ -443,7 +441,11 @@ impl Waiter for MemoryWaiter {
 
 impl Drop for MemoryWaiter {
     fn drop(&mut self) {
-        self.peer.signals.lock().gone = true;
+        lock(&self.peer.signals).gone = true;
         self.peer.waker.wake();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

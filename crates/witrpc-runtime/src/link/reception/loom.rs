@@ -35,7 +35,7 @@ struct Ring {
 impl Default for Ring {
     fn default() -> Self {
         let (notified, sleeper) = (AtomicBool::new(false), AtomicWaker::new());
-        Self { state: Mutex::new(Rank::Memory, RingState::default()), notified, sleeper }
+        Self { state: Mutex::new(Rank::Outbound, RingState::default()), notified, sleeper }
     }
 }
 
