@@ -80,6 +80,7 @@ pub struct Subscribed {
 }
 
 /// All of a connection's.
+/// Many fields: one for each place where something is held, and a test compares each with its bound.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holdings {
     /// Messages of which only a part has arrived.

@@ -276,6 +276,7 @@ impl<M: Memory> Producer<M> {
 }
 
 /// The reading end.
+/// Many fields: the cursors of one side of a ring, which lie in one cache line.
 #[derive(Debug)]
 pub(crate) struct Consumer<M> {
     memory: M,

@@ -91,33 +91,63 @@ pub enum Withdrawn {
 /// The sending half of a session.
 pub struct Outbound {
     link: Link,
-    /// Whole frames with short payloads.
-    control: VecDeque<(Header, Vec<u8>)>,
-    /// How many of these answer the peer.
-    answers: usize,
-    /// In one lane, by position: events never overtake each other.
-    events: LinkedHashMap<u64, Outgoing>,
-    /// The number of the last event that was queued.
-    last_event: u64,
-    /// The goodbye: sent after everything else in the control lane.
-    goodbye: Option<Vec<u8>>,
+    control: Control,
+    events: Events,
     notices: Notices,
     small: LinkedHashMap<Key, Outgoing>,
     flows: Flows,
-    /// Bytes that the peer still takes.
-    credit: u64,
-    /// Credit to return to the peer: sent after the control lane, as one frame.
-    owed: u64,
+    credit: Credit,
+    queued: Queue,
+    pace: Pace,
+    ledger: Arc<Ledger>,
+}
+
+/// The lane that goes ahead of all others, and what is sent last of all in it.
+#[derive(Default)]
+struct Control {
+    /// Whole frames with short payloads.
+    frames: VecDeque<(Header, Vec<u8>)>,
+    /// How many of these answer the peer.
+    answers: usize,
+    /// The goodbye: sent after everything else in the control lane.
+    goodbye: Option<Vec<u8>>,
     /// Only a goodbye may still be sent.
     closed: bool,
-    /// The queued bytes, plus a constant per message; and the part of that which belongs to streams.
-    queued: u64,
-    queued_streams: u64,
+}
+
+/// The lane of events, which never overtake each other.
+#[derive(Default)]
+struct Events {
+    /// By position.
+    waiting: LinkedHashMap<u64, Outgoing>,
+    /// The number of the last event that was queued.
+    last: u64,
+}
+
+/// Credit, in bytes.
+#[derive(Default)]
+struct Credit {
+    /// What the peer still takes.
+    left: u64,
+    /// What is to be returned to the peer: sent after the control lane, as one frame.
+    owed: u64,
+}
+
+/// The queued bytes, plus a constant per message.
+#[derive(Default)]
+struct Queue {
+    bytes: u64,
+    /// The part that belongs to streams.
+    of_streams: u64,
+}
+
+/// How much a pump sends before it pauses.
+#[derive(Default)]
+struct Pace {
     /// The last pump paused.
     paused: bool,
     /// The peer shares our CPU: it runs as soon as it is notified, so it is notified once for all that a pump has sent.
     peer_is_near: bool,
-    ledger: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Outbound {
@@ -125,7 +155,7 @@ impl std::fmt::Debug for Outbound {
         f.debug_struct("Outbound")
             .field("small", &self.small.len())
             .field("flows", &self.flows)
-            .field("credit", &self.credit)
+            .field("credit", &self.credit.left)
             .finish_non_exhaustive()
     }
 }
@@ -134,21 +164,14 @@ impl Outbound {
     pub fn new(sender: Box<dyn RecordSender>, ledger: Arc<Ledger>) -> Self {
         let mut outbound = Self {
             link: Link::new(sender),
-            control: VecDeque::new(),
-            answers: 0,
-            events: LinkedHashMap::new(),
-            last_event: 0,
-            goodbye: None,
+            control: Control::default(),
+            events: Events::default(),
             notices: Notices::default(),
             small: LinkedHashMap::new(),
             flows: Flows::new(),
-            credit: 0,
-            owed: 0,
-            closed: false,
-            queued: 0,
-            queued_streams: 0,
-            paused: false,
-            peer_is_near: false,
+            credit: Credit::default(),
+            queued: Queue::default(),
+            pace: Pace::default(),
             ledger,
         };
         outbound.flows.whole = outbound.whole_len();
@@ -164,17 +187,17 @@ impl Outbound {
     /// The handshake is over, and the peer's limits are known.
     pub fn open(&mut self, peer_limits: &Limits) {
         self.add_credit(peer_limits.max_buffered);
-        self.flows.max_started = u32_len(peer_limits.max_in_flight);
+        self.flows.chunked.most = u32_len(peer_limits.max_in_flight);
     }
 
     /// Adds credit from the peer, in bytes.
     pub fn add_credit(&mut self, bytes: u64) {
-        self.credit = self.credit.saturating_add(bytes);
+        self.credit.left = self.credit.left.saturating_add(bytes);
     }
 
     /// Sets whether the peer shares our CPU.
     pub const fn set_peer_near(&mut self, near: bool) {
-        self.peer_is_near = near;
+        self.pace.peer_is_near = near;
     }
 
     /// Queues a message, which is sent by the next [`pump`](Self::pump).
@@ -183,14 +206,14 @@ impl Outbound {
     ///
     /// [`Error::Protocol`] if a message of this kind and id waits already: the peer has reused an id whose answer it has not read.
     pub fn push(&mut self, message: Outgoing) -> Result<(), Error> {
-        if self.closed {
+        if self.control.closed {
             return Ok(());
         }
         let key = (message.kind, message.id);
         if self.small.contains_key(&key) || self.flows.has(&key) {
             return Err(Error::Protocol("two calls with the same id".to_owned()));
         }
-        self.queued += message.cost() + QUEUE_ENTRY;
+        self.queued.bytes += message.cost() + QUEUE_ENTRY;
         match message.kind {
             Kind::Response => self.ledger.queue_response(),
             Kind::Request => self.ledger.queue_request(),
@@ -202,7 +225,7 @@ impl Outbound {
 
     /// Appends a message to its lane.
     fn sort_in(&mut self, message: Outgoing) {
-        if !has_left(&self.events, message.event) {
+        if !has_left(&self.events.waiting, message.event) {
             self.flows.hold(message);
         } else if message.is_small(self.whole_len()) {
             self.small.insert((message.kind, message.id), message);
@@ -230,46 +253,46 @@ impl Outbound {
         let whole = self.whole_len();
         let Some(message) = content.as_plain(selector, member, stamp) else { return Ok(false) };
         let cost = len_u64(message.len() - HEAD_LEN);
-        if message.len() > whole || cost > self.credit {
+        if message.len() > whole || cost > self.credit.left {
             return Ok(false);
         }
         let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
         if !self.link.push(&Header::whole(kind, id, len), message, 0)? {
             return Ok(false); // The caller queues it next, and pumps, so O5 holds.
         }
-        self.credit -= cost;
+        self.credit.left -= cost;
         fail_point::at("message.pushed");
         Ok(true)
     }
 
     /// Whether nothing waits to be sent.
     pub fn is_clear(&self) -> bool {
-        self.queued == 0
-            && self.control.is_empty()
+        self.queued.bytes == 0
+            && self.control.frames.is_empty()
             && self.notices.is_empty()
-            && self.owed == 0
-            && self.goodbye.is_none()
-            && !self.closed
+            && self.credit.owed == 0
+            && self.control.goodbye.is_none()
+            && !self.control.closed
             && !self.wants_room()
             && !self.ledger.is_due()
     }
 
     /// Queues an event. Returns its position in the event lane.
     pub fn push_event(&mut self, mut message: Outgoing) -> u64 {
-        if self.closed {
-            return self.last_event;
+        if self.control.closed {
+            return self.events.last;
         }
-        self.last_event += 1;
-        message.event = self.last_event;
-        self.queued += message.cost() + QUEUE_ENTRY;
-        self.events.insert(self.last_event, message);
-        self.last_event
+        self.events.last += 1;
+        message.event = self.events.last;
+        self.queued.bytes += message.cost() + QUEUE_ENTRY;
+        self.events.waiting.insert(self.events.last, message);
+        self.events.last
     }
 
     /// Queues a mark behind the events of a subscription, or updates the number of its last mark if that still waits. Returns its position
     /// in the event lane.
     pub fn push_event_mark(&mut self, subscription: u32, number: u64, last: u64) -> u64 {
-        if let Some(mark) = self.events.get_mut(&last) {
+        if let Some(mark) = self.events.waiting.get_mut(&last) {
             if mark.kind == Kind::EventLag {
                 mark.first = number.to_le_bytes().to_vec();
                 return last;
@@ -281,9 +304,9 @@ impl Outbound {
     /// Drops those of these events that wait and were not begun: their subscriber is gone.
     pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
         for event in events {
-            if self.events.get(&event).is_some_and(|message| !message.started) {
-                if let Some(message) = self.events.remove(&event) {
-                    self.queued -= message.cost() + QUEUE_ENTRY;
+            if self.events.waiting.get(&event).is_some_and(|message| !message.started) {
+                if let Some(message) = self.events.waiting.remove(&event) {
+                    self.queued.bytes -= message.cost() + QUEUE_ENTRY;
                 }
             }
         }
@@ -296,9 +319,9 @@ impl Outbound {
 
     /// Queues a frame of the control lane with a short payload.
     pub fn push_control_with(&mut self, kind: Kind, id: u64, payload: Vec<u8>) {
-        if !self.closed {
+        if !self.control.closed {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            self.control.push_back((Header::whole(kind, id, len), payload));
+            self.control.frames.push_back((Header::whole(kind, id, len), payload));
         }
     }
 
@@ -308,31 +331,31 @@ impl Outbound {
     ///
     /// [`Error::Protocol`] if the peer has left too many unread.
     pub fn push_answer(&mut self, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), Error> {
-        if self.answers >= MAX_ANSWERS {
+        if self.control.answers >= MAX_ANSWERS {
             return Err(Error::Protocol("it requests more answers than it reads".to_owned()));
         }
-        self.answers += 1;
+        self.control.answers += 1;
         self.push_control_with(kind, id, payload);
         Ok(())
     }
 
     /// Queues credit for a stream of the peer.
     pub fn grant(&mut self, stream: u64, items: u32, bytes: u64) {
-        if !self.closed {
+        if !self.control.closed {
             self.notices.credit(stream, items, bytes);
         }
     }
 
     /// Queues a cancel for a stream of the peer.
     pub fn refuse_stream(&mut self, stream: u64) {
-        if !self.closed {
+        if !self.control.closed {
             self.notices.cancel(stream);
         }
     }
 
     /// Queues an acknowledgement of event values.
     pub fn acknowledge_event(&mut self, subscription: u32, values: u32) {
-        if !self.closed {
+        if !self.control.closed {
             self.notices.acknowledge(subscription, values);
         }
     }
@@ -352,17 +375,17 @@ impl Outbound {
     pub fn push_last_mark(&mut self, subscription: u32, number: u64) {
         let payload = number.to_le_bytes().to_vec();
         let header = Header::whole(Kind::EventLag, u64::from(subscription), 8);
-        self.control.push_back((header, payload));
+        self.control.frames.push_back((header, payload));
     }
 
     /// Queues the goodbye.
     pub fn push_goodbye(&mut self, reason: &str) {
-        self.goodbye = Some(reason.as_bytes().to_vec());
+        self.control.goodbye = Some(reason.as_bytes().to_vec());
     }
 
     /// Whether the goodbye still waits for room.
     pub const fn has_goodbye(&self) -> bool {
-        self.goodbye.is_some()
+        self.control.goodbye.is_some()
     }
 
     /// Withdraws what was not sent of a request. Returns its streams, which end with it.
@@ -392,14 +415,14 @@ impl Outbound {
         let key = (kind, id);
         let message = self.small.remove(&key).or_else(|| self.flows.remove(key));
         let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
-        self.queued -= message.cost() + QUEUE_ENTRY;
+        self.queued.bytes -= message.cost() + QUEUE_ENTRY;
         self.note_left(message.kind);
         let streams = message.streams.clone();
         self.flows.forget_streams(streams.clone());
         if !message.started {
             return Ok((Withdrawn::Unsent, streams));
         }
-        self.flows.started -= 1;
+        self.flows.chunked.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
             self.add_credit(message.blob_bytes());
@@ -420,18 +443,18 @@ impl Outbound {
 
     /// Drops everything that is queued. Only a goodbye can be queued afterwards.
     pub fn clear(&mut self) {
-        self.control.clear();
-        self.answers = 0;
-        self.events.clear();
+        self.control.frames.clear();
+        self.control.answers = 0;
+        self.events.waiting.clear();
         self.small.clear();
         self.notices.clear();
         self.flows.clear();
-        self.queued = 0;
-        self.queued_streams = 0;
+        self.queued.bytes = 0;
+        self.queued.of_streams = 0;
         self.ledger.take_responses(self.ledger.unsent_responses());
         self.ledger.take_requests(self.ledger.unsent_requests());
-        self.paused = false;
-        self.closed = true;
+        self.pace.paused = false;
+        self.control.closed = true;
     }
 
     /// Updates the counters for a message that leaves the queue.
@@ -452,17 +475,17 @@ impl Outbound {
     /// Whether this ping waits.
     pub fn has_ping(&self, id: u64) -> bool {
         let ping = |(header, _): &(Header, _)| header.kind == Kind::Ping && header.id == id;
-        self.control.iter().any(ping)
+        self.control.frames.iter().any(ping)
     }
 
     /// The queued bytes, plus a constant per message.
     pub const fn queued(&self) -> u64 {
-        self.queued
+        self.queued.bytes
     }
 
     /// The same without streams.
     pub const fn backlog(&self) -> u64 {
-        self.queued - self.queued_streams
+        self.queued.bytes - self.queued.of_streams
     }
 
     /// The memory of the queue. Asserts that it matches the counters.
@@ -470,7 +493,7 @@ impl Outbound {
     pub fn held(&self) -> Queued {
         let sum =
             |messages: &mut dyn Iterator<Item = &Outgoing>| messages.map(Outgoing::held).sum();
-        let control = self.control.iter().map(|(_, payload)| Held {
+        let control = self.control.frames.iter().map(|(_, payload)| Held {
             entries: 1,
             size: 0,
             memory: held::bytes::<(Header, Vec<u8>)>(1) + len_u64(payload.capacity()),
@@ -479,13 +502,13 @@ impl Outbound {
         let queued = Queued {
             control: control.sum(),
             notices: self.notices.held(),
-            events: sum(&mut self.events.values()),
+            events: sum(&mut self.events.waiting.values()),
             messages: sum(&mut self.small.values().chain(self.flows.messages())),
             of_streams,
             lanes,
         };
         let counted = |held: Held| held.size + QUEUE_ENTRY * len_u64(held.entries);
-        assert_eq!(self.queued_streams, counted(queued.of_streams));
+        assert_eq!(self.queued.of_streams, counted(queued.of_streams));
         assert_eq!(self.backlog(), counted(queued.events + queued.messages));
         queued
     }
@@ -498,11 +521,11 @@ impl Outbound {
     /// [`Error`] if the peer broke a rule of the shared state.
     pub fn is_stuck(&mut self) -> Result<bool, Error> {
         let may_send = |m: Option<(_, &Outgoing)>| m.is_some_and(|(_, m)| self.may_send(m));
-        let waits = !self.control.is_empty()
+        let waits = !self.control.frames.is_empty()
             || !self.notices.is_empty()
-            || may_send(self.events.front().map(|(_, m)| ((), m)))
+            || may_send(self.events.waiting.front().map(|(_, m)| ((), m)))
             || may_send(self.small.front().map(|(_, m)| ((), m)))
-            || self.flows.has_next(self.credit);
+            || self.flows.has_next(self.credit.left);
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
@@ -510,7 +533,7 @@ impl Outbound {
     /// Bytes that the peer still takes.
     #[cfg(test)]
     pub const fn credit(&self) -> u64 {
-        self.credit
+        self.credit.left
     }
 
     /// Sends what can be sent, at most one chunk of flows. Publishes it if `publish`; otherwise the caller does. If the ring is full, the
@@ -558,7 +581,7 @@ impl Outbound {
 
     /// Whether the ring was full at the last attempt, or the last pump paused.
     pub const fn wants_room(&self) -> bool {
-        self.paused || self.link.wants_room()
+        self.pace.paused || self.link.wants_room()
     }
 
     /// Whether there is room for the frame that did not fit, or the last pump paused. The caller is awake, so the peer is no longer asked to
@@ -568,7 +591,7 @@ impl Outbound {
     ///
     /// [`Error`] if the peer broke a rule of the shared state.
     pub fn look_for_room(&mut self) -> Result<bool, Error> {
-        Ok(self.paused || self.link.look_for_room()?)
+        Ok(self.pace.paused || self.link.look_for_room()?)
     }
 
     /// Publishes what was pumped.
@@ -582,7 +605,7 @@ impl Outbound {
 
     fn pump_once(&mut self, most: u64) -> Result<Pumped, Error> {
         let pumped = self.pump_lanes(most)?;
-        self.paused = pumped == Pumped::More;
+        self.pace.paused = pumped == Pumped::More;
         if pumped != Pumped::Full {
             // The frame that did not fit may have been withdrawn.
             self.link.want_nothing();
@@ -592,19 +615,19 @@ impl Outbound {
 
     fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
         // Taken even if there is no room, or the driver would find it due again and again.
-        self.owed += self.ledger.take_due().unwrap_or_default();
-        while let Some((header, payload)) = self.control.front() {
+        self.credit.owed += self.ledger.take_due().unwrap_or_default();
+        while let Some((header, payload)) = self.control.frames.front() {
             if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
             }
-            self.answers -= usize::from(answers_the_peer(header.kind));
-            self.control.pop_front();
+            self.control.answers -= usize::from(answers_the_peer(header.kind));
+            self.control.frames.pop_front();
         }
-        if self.owed > 0 && !self.closed {
-            if !self.link.push(&Header::whole(Kind::Credit, self.owed, 0), &[], 0)? {
+        if self.credit.owed > 0 && !self.control.closed {
+            if !self.link.push(&Header::whole(Kind::Credit, self.credit.owed, 0), &[], 0)? {
                 return Ok(Pumped::Full);
             }
-            self.owed = 0;
+            self.credit.owed = 0;
         }
         while let Some((header, payload)) = self.notices.front() {
             if !self.link.push(&header, &payload, 0)? {
@@ -620,7 +643,8 @@ impl Outbound {
             self.publish()?;
         }
         let pumped = self.pump_flows(most)?;
-        let empty = self.events.is_empty() && self.small.is_empty() && self.flows.is_empty();
+        let empty =
+            self.events.waiting.is_empty() && self.small.is_empty() && self.flows.is_empty();
         if pumped == Pumped::Done && empty {
             return self.pump_goodbye();
         }
@@ -635,21 +659,21 @@ impl Outbound {
         }
         loop {
             let front = match lane {
-                Lane::Events => self.events.values_mut().next(),
+                Lane::Events => self.events.waiting.values_mut().next(),
                 Lane::Small => self.small.values_mut().next(),
             };
             let Some(message) = front else { return Ok(true) };
             let (kind, cost) = (message.kind, message.cost());
-            if cost > self.credit || message.started || !message.is_small(whole) {
+            if cost > self.credit.left || message.started || !message.is_small(whole) {
                 return Ok(true);
             }
             if !self.link.push_all(message)? {
                 return Ok(false);
             }
-            self.credit -= cost;
-            self.queued -= cost + QUEUE_ENTRY;
+            self.credit.left -= cost;
+            self.queued.bytes -= cost + QUEUE_ENTRY;
             let sent = match lane {
-                Lane::Events => self.events.pop_front().map(|(_, message)| message),
+                Lane::Events => self.events.waiting.pop_front().map(|(_, message)| message),
                 Lane::Small => self.small.pop_front().map(|(_, message)| message),
             };
             self.note_left(kind);
@@ -660,7 +684,8 @@ impl Outbound {
 
     /// Moves responses whose events were sent into their lanes.
     fn release_held(&mut self) {
-        while let Some(message) = self.flows.release(|event| has_left(&self.events, event)) {
+        while let Some(message) = self.flows.release(|event| has_left(&self.events.waiting, event))
+        {
             self.sort_in(message);
         }
     }
@@ -668,16 +693,16 @@ impl Outbound {
     /// Sends flows in turn, a chunk each, until `most` bytes were sent. The first message of the event lane takes part.
     fn pump_flows(&mut self, most: u64) -> Result<Pumped, Error> {
         let mut sent = 0;
-        let most = if self.peer_is_near { LONG_PUMP } else { most };
+        let most = if self.pace.peer_is_near { LONG_PUMP } else { most };
         while sent < most {
             let before = sent;
             if self.has_long_event() {
-                if let Some((number, message)) = self.events.pop_front() {
+                if let Some((number, message)) = self.events.waiting.pop_front() {
                     let (chunk, unfinished) = self.send_chunk(message)?;
                     let has_left = unfinished.is_none();
                     if let Some(message) = unfinished {
-                        self.events.insert(number, message);
-                        self.events.to_front(&number);
+                        self.events.waiting.insert(number, message);
+                        self.events.waiting.to_front(&number);
                     }
                     let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                     sent += chunk;
@@ -689,7 +714,7 @@ impl Outbound {
                     }
                 }
             }
-            if let Some((turn, flow)) = self.flows.next(self.credit) {
+            if let Some((turn, flow)) = self.flows.next(self.credit.left) {
                 let taken = self.take_turn(flow)?;
                 if taken.full {
                     // It resumes its turn when there is room. Otherwise the same one of two flows could always be interrupted.
@@ -703,20 +728,20 @@ impl Outbound {
                 return Ok(Pumped::Done);
             }
         }
-        let more = self.has_long_event() || self.flows.has_next(self.credit);
+        let more = self.has_long_event() || self.flows.has_next(self.credit.left);
         Ok(if more { Pumped::More } else { Pumped::Done })
     }
 
     /// Whether the first event is a long one that can be sent now.
     fn has_long_event(&self) -> bool {
-        self.events.front().is_some_and(|(_, message)| self.may_send(message))
+        self.events.waiting.front().is_some_and(|(_, message)| self.may_send(message))
     }
 
     /// Whether the peer's credit covers the next chunk of this message (O3).
     fn may_send(&self, message: &Outgoing) -> bool {
         let whole = message.is_one_chunk(self.whole_len());
-        let may_start = whole || self.flows.started < self.flows.max_started;
-        message.started || (message.cost() <= self.credit && may_start)
+        let may_start = whole || self.flows.chunked.started < self.flows.chunked.most;
+        message.started || (message.cost() <= self.credit.left && may_start)
     }
 
     /// Sends one chunk. Returns its length, or `None` if the ring is full, and the message unless that was its last.
@@ -735,33 +760,33 @@ impl Outbound {
             return Ok((None, Some(message)));
         }
         fail_point::at("chunk.pushed");
-        if len == chunk && !self.peer_is_near {
+        if len == chunk && !self.pace.peer_is_near {
             self.link.sender.publish()?;
         }
         if !message.started {
-            self.credit -= cost;
-            self.flows.started += 1;
+            self.credit.left -= cost;
+            self.flows.chunked.started += 1;
         }
         if !message.advance(len) {
             return Ok((Some(len_u64(len)), Some(message)));
         }
-        self.flows.started -= 1;
-        self.queued -= cost + QUEUE_ENTRY;
+        self.flows.chunked.started -= 1;
+        self.queued.bytes -= cost + QUEUE_ENTRY;
         self.note_left(message.kind);
-        self.queued_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
+        self.queued.of_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
         buffers::give(message.into_buffer());
         Ok((Some(len_u64(len)), None))
     }
 
     /// The last frame of this side. [wire.goodbye]
     fn pump_goodbye(&mut self) -> Result<Pumped, Error> {
-        let Some(reason) = &self.goodbye else { return Ok(Pumped::Done) };
+        let Some(reason) = &self.control.goodbye else { return Ok(Pumped::Done) };
         let reason = &reason[..reason.len().min(self.chunk_len())];
         let header = Header::whole(Kind::Goodbye, 0, u32::try_from(reason.len()).unwrap_or(0));
         if !self.link.push(&header, reason, 0)? {
             return Ok(Pumped::Full);
         }
-        self.goodbye = None;
+        self.control.goodbye = None;
         fail_point::at("goodbye.pushed");
         Ok(Pumped::Done)
     }

@@ -63,6 +63,7 @@ pub(crate) struct ClientSettings {
 }
 
 /// The shared part of a client; see the [module](self).
+/// Many fields: what the builder has set, and four ways to wait, each of which is used by itself.
 pub(crate) struct ClientCore {
     transport: Box<dyn ClientTransport>,
     setup: Setup<dyn ClientAuthorization>,

@@ -103,6 +103,7 @@ impl fmt::Debug for ClientSubscription {
     }
 }
 
+/// Many fields: they change together, under one lock, with each value.
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,

@@ -62,7 +62,6 @@ pub(super) struct Flows {
     ready: BTreeMap<u64, (Flow, Needs)>,
     /// The sum of the credit that ready flows need.
     promised: u64,
-    starting: usize,
     /// By the credit that each needs, then by turn.
     waiting: BTreeMap<(u64, u64), Flow>,
     /// By turn.
@@ -71,15 +70,29 @@ pub(super) struct Flows {
     held: BTreeMap<(u64, u64), Outgoing>,
     /// The positions of messages (F1).
     positions: HashMap<Key, Position>,
-    /// Our streams that are open.
-    pub(super) streams: HashMap<u64, StreamLane>,
-    next_stream: u64,
+    pub(super) streams: StreamLanes,
     next_turn: u64,
-    /// The number of messages that are being sent in chunks, and its maximum.
-    pub(super) started: usize,
-    pub(super) max_started: usize,
+    pub(super) chunked: Chunked,
     /// The largest payload that is sent as one chunk.
     pub(super) whole: usize,
+}
+
+/// Our streams.
+#[derive(Debug, Default)]
+pub(super) struct StreamLanes {
+    /// Those that are open, by their ids.
+    pub(super) open: HashMap<u64, StreamLane>,
+    /// The id of the next.
+    next: u64,
+}
+
+/// The number of messages that are being sent in chunks (O4).
+#[derive(Debug)]
+pub(super) struct Chunked {
+    pub(super) started: usize,
+    pub(super) most: usize,
+    /// Ready flows that would start such a message.
+    starting: usize,
 }
 
 /// The lane of an open stream.
@@ -115,23 +128,21 @@ impl Flows {
         Self {
             ready: BTreeMap::new(),
             promised: 0,
-            starting: 0,
             waiting: BTreeMap::new(),
             parked: BTreeMap::new(),
             held: BTreeMap::new(),
             positions: HashMap::new(),
-            streams: HashMap::new(),
-            next_stream: 0,
+            streams: StreamLanes::default(),
             next_turn: 0,
-            started: 0,
-            max_started: usize::MAX,
+            chunked: Chunked { started: 0, most: usize::MAX, starting: 0 },
             whole: usize::MAX,
         }
     }
 
     /// Drops all flows. Stream ids are not reused.
     pub(super) fn clear(&mut self) {
-        *self = Self { next_stream: self.next_stream, whole: self.whole, ..Self::new() };
+        let streams = StreamLanes { next: self.streams.next, ..StreamLanes::default() };
+        *self = Self { streams, whole: self.whole, ..Self::new() };
     }
 
     /// Queues a message behind the others.
@@ -173,7 +184,7 @@ impl Flows {
             if needs.credit > credit {
                 self.set_position(&flow, Some(Position::Waiting(needs.credit, turn)));
                 self.waiting.insert((needs.credit, turn), flow);
-            } else if needs.start && self.started >= self.max_started {
+            } else if needs.start && self.chunked.started >= self.chunked.most {
                 self.set_position(&flow, Some(Position::Parked(turn)));
                 self.parked.insert(turn, flow);
             } else {
@@ -236,7 +247,7 @@ impl Flows {
             let flow = first.remove();
             self.put(turn, flow);
         }
-        while self.started + self.starting < self.max_started {
+        while self.chunked.started + self.chunked.starting < self.chunked.most {
             let Some((turn, flow)) = self.parked.pop_first() else { break };
             self.put(turn, flow);
         }
@@ -244,7 +255,7 @@ impl Flows {
 
     fn make_ready(&mut self, turn: u64, flow: Flow, needs: Needs) {
         self.promised = self.promised.saturating_add(needs.credit);
-        self.starting += usize::from(needs.start);
+        self.chunked.starting += usize::from(needs.start);
         self.set_position(&flow, Some(Position::Ready(turn)));
         self.ready.insert(turn, (flow, needs));
     }
@@ -252,7 +263,7 @@ impl Flows {
     fn take_ready(&mut self, turn: u64) -> Option<(Flow, Needs)> {
         let (flow, needs) = self.ready.remove(&turn)?;
         self.promised = self.promised.saturating_sub(needs.credit);
-        self.starting -= usize::from(needs.start);
+        self.chunked.starting -= usize::from(needs.start);
         Some((flow, needs))
     }
 
@@ -271,7 +282,7 @@ impl Flows {
             (Flow::Message(m), Some(at)) => drop(self.positions.insert((m.kind, m.id), at)),
             (Flow::Message(m), None) => drop(self.positions.remove(&(m.kind, m.id))),
             (Flow::Stream(id), position) => {
-                if let Some(lane) = self.streams.get_mut(id) {
+                if let Some(lane) = self.streams.open.get_mut(id) {
                     lane.position = position;
                 }
             }
@@ -281,7 +292,7 @@ impl Flows {
     fn needs(&self, flow: &Flow) -> Needs {
         let message = match flow {
             Flow::Message(message) => Some(message),
-            Flow::Stream(id) => self.streams.get(id).and_then(|lane| lane.queue.front()),
+            Flow::Stream(id) => self.streams.open.get(id).and_then(|lane| lane.queue.front()),
         };
         match message {
             Some(m) if !m.started => Needs { credit: m.cost(), start: !m.is_one_chunk(self.whole) },
@@ -294,30 +305,33 @@ impl Flows {
 impl Flows {
     /// The number of streams that are open, or whose end was not sent yet.
     pub(super) fn stream_count(&self) -> usize {
-        self.streams.len()
+        self.streams.open.len()
     }
 
     /// The memory of what waits in the lanes of streams, and of those lanes.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub(super) fn held_of_streams(&self) -> (Held, Held) {
-        let queued = self.streams.values().flat_map(|lane| &lane.queue).map(Outgoing::held).sum();
-        (queued, Held::plain::<(u64, StreamLane)>(self.streams.len()))
+        let queued =
+            self.streams.open.values().flat_map(|lane| &lane.queue).map(Outgoing::held).sum();
+        (queued, Held::plain::<(u64, StreamLane)>(self.streams.open.len()))
     }
 
     /// Opens `count` streams. Returns their ids, which are never reused.
     pub(super) fn open_streams(&mut self, count: usize, closed: bool) -> Range<u64> {
-        let first = self.next_stream;
-        self.next_stream += len_u64(count);
+        let first = self.streams.next;
+        self.streams.next += len_u64(count);
         if !closed {
-            self.streams.extend((first..self.next_stream).map(|id| (id, StreamLane::default())));
+            self.streams
+                .open
+                .extend((first..self.streams.next).map(|id| (id, StreamLane::default())));
         }
-        first..self.next_stream
+        first..self.streams.next
     }
 
     /// Removes streams whose message was withdrawn: the peer never sees them.
     pub(super) fn forget_streams(&mut self, ids: Range<u64>) {
         for id in ids {
-            let position = self.streams.remove(&id).and_then(|lane| lane.position);
+            let position = self.streams.open.remove(&id).and_then(|lane| lane.position);
             position.map(|position| self.take(position));
         }
     }
@@ -325,7 +339,9 @@ impl Flows {
     /// Queues an item or the end of a stream; returns `false`, and drops it, if the stream has ended.
     pub(super) fn push_of_stream(&mut self, message: Outgoing) -> bool {
         let id = message.id;
-        let Some(lane) = self.streams.get_mut(&id).filter(|lane| !lane.ended) else { return false };
+        let Some(lane) = self.streams.open.get_mut(&id).filter(|lane| !lane.ended) else {
+            return false;
+        };
         lane.ended = message.kind == Kind::StreamEnd;
         lane.queue.push_back(message);
         // It is never having its turn meanwhile.
@@ -337,7 +353,7 @@ impl Flows {
 
     /// Drops the items of a stream that were not begun, and queues its end. Returns what was dropped, and whether the end is new.
     pub(super) fn cancel_stream(&mut self, id: u64, end: Outgoing) -> (Vec<Outgoing>, bool) {
-        let Some(lane) = self.streams.get_mut(&id) else { return (Vec::new(), false) };
+        let Some(lane) = self.streams.open.get_mut(&id) else { return (Vec::new(), false) };
         let position = lane.position.take();
         let keep = |m: &Outgoing| m.started || m.kind == Kind::StreamEnd;
         let (mut kept, mut dropped): (Vec<_>, Vec<_>) = lane.queue.drain(..).partition(keep);
@@ -393,7 +409,9 @@ mod tests {
     }
 
     fn flows(max_started: usize) -> Flows {
-        Flows { max_started, whole: WHOLE, ..Flows::new() }
+        let mut flows = Flows { whole: WHOLE, ..Flows::new() };
+        flows.chunked.most = max_started;
+        flows
     }
 
     fn next(flows: &mut Flows, credit: u64) -> Option<u64> {
@@ -430,10 +448,10 @@ mod tests {
         flows.push(message(4, 10));
         let all = u64::MAX;
         assert_eq!(next(&mut flows, all), Some(1));
-        flows.started = 1;
+        flows.chunked.started = 1;
         assert_eq!(next(&mut flows, all), Some(4), "it is one chunk");
         assert_eq!(next(&mut flows, all), None);
-        flows.started = 0;
+        flows.chunked.started = 0;
         assert_eq!(next(&mut flows, 1), None, "nor is there credit");
         assert_eq!(next(&mut flows, all), Some(2));
         assert!(flows.remove((Kind::Request, 3)).is_some() && flows.is_empty());
@@ -507,7 +525,7 @@ mod tests {
                     2 => started = random.usize(0..4),
                     _ => {}
                 }
-                flows.started = started;
+                flows.chunked.started = started;
                 let credit = random.u64(0..4 * WHOLE as u64);
                 let chunked =
                     |cost: u64| cost + crate::wire::message::HEAD_LEN as u64 > WHOLE as u64;

@@ -24,6 +24,7 @@ pub(super) const QUEUE_ENTRY: u64 = 256;
 pub type Room = Box<dyn Any + Send>;
 
 /// A message in the sending queue.
+/// Many fields: all of them go through the lanes together, and nothing looks at fewer.
 #[derive(Debug)]
 pub struct Outgoing {
     pub(super) kind: Kind,

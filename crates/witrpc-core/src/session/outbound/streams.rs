@@ -29,7 +29,7 @@ impl Outbound {
         }
         let sources = content.take_outgoing();
         let opened: Vec<_> =
-            self.flows.open_streams(sources.len(), self.closed).zip(sources).collect();
+            self.flows.open_streams(sources.len(), self.control.closed).zip(sources).collect();
         let entry =
             |(id, source): &(u64, OutgoingStream)| StreamEntry { id: *id, window: source.window() };
         content.set_streams(Streams::Table(opened.iter().map(entry).collect()));
@@ -63,8 +63,8 @@ impl Outbound {
         let cost = message.cost() + QUEUE_ENTRY;
         let pushed = self.flows.push_of_stream(message);
         if pushed {
-            self.queued += cost;
-            self.queued_streams += cost;
+            self.queued.bytes += cost;
+            self.queued.of_streams += cost;
         }
         pushed
     }
@@ -77,8 +77,8 @@ impl Outbound {
         let (dropped, is_new) = self.flows.cancel_stream(id, end);
         let dropped = dropped.iter().map(|m| m.cost() + QUEUE_ENTRY).sum::<u64>();
         let added = if is_new { end_cost } else { 0 };
-        self.queued = self.queued + added - dropped;
-        self.queued_streams = self.queued_streams + added - dropped;
+        self.queued.bytes = self.queued.bytes + added - dropped;
+        self.queued.of_streams = self.queued.of_streams + added - dropped;
     }
 
     pub(super) fn take_turn(&mut self, flow: Flow) -> Result<Turn, Error> {
@@ -96,7 +96,7 @@ impl Outbound {
     fn stream_turn(&mut self, id: u64) -> Result<Turn, Error> {
         let (mut sent, most) = (0, len_u64(self.chunk_len()));
         loop {
-            let lane = self.flows.streams.get_mut(&id).map(|lane| &mut lane.queue);
+            let lane = self.flows.streams.open.get_mut(&id).map(|lane| &mut lane.queue);
             let Some(message) = lane.and_then(VecDeque::pop_front) else {
                 return Ok(Turn { sent, full: false, rest: None });
             };
@@ -104,11 +104,11 @@ impl Outbound {
             let (chunk, unfinished) = self.send_chunk(message)?;
             sent += chunk.unwrap_or(0);
             if is_end && unfinished.is_none() {
-                self.flows.streams.remove(&id);
+                self.flows.streams.open.remove(&id);
                 return Ok(Turn { sent, full: false, rest: None });
             }
             let (full, is_unfinished) = (chunk.is_none(), unfinished.is_some());
-            let Some(lane) = self.flows.streams.get_mut(&id) else {
+            let Some(lane) = self.flows.streams.open.get_mut(&id) else {
                 return Ok(Turn { sent, full, rest: None });
             };
             unfinished.into_iter().for_each(|message| lane.queue.push_front(message));
@@ -121,7 +121,7 @@ impl Outbound {
 
     /// Whether the peer takes the next message of this stream now.
     fn may_go_on(&self, id: u64) -> bool {
-        let lane = self.flows.streams.get(&id);
+        let lane = self.flows.streams.open.get(&id);
         lane.and_then(|lane| lane.queue.front()).is_some_and(|m| self.may_send(m))
     }
 }
