@@ -12,16 +12,19 @@ pub struct AtomicWaker(loom::future::AtomicWaker);
 impl AtomicWaker {
     /// One without a waker.
     #[must_use]
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Remembers whom to wake.
+    #[inline]
     pub fn register(&self, waker: &std::task::Waker) {
         self.0.register_by_ref(waker);
     }
 
     /// Wakes the waker that was registered last.
+    #[inline]
     pub fn wake(&self) {
         self.0.wake();
     }

@@ -54,11 +54,13 @@ impl<F: ?Sized> fmt::Debug for Guarded<F> {
 }
 
 impl<F: Future + ?Sized> Guarded<F> {
+    #[inline]
     pub const fn new(what: &'static str, future: Pin<Box<F>>) -> Self {
         Self { what, future: Some(future) }
     }
 
     /// What it completes with, or the text of its panic.
+    #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, String>> {
         let Some(future) = &mut self.future else { return Poll::Pending };
         let polled = match catch(|| future.as_mut().poll(cx)) {
@@ -72,6 +74,7 @@ impl<F: Future + ?Sized> Guarded<F> {
 }
 
 impl<F: ?Sized> Drop for Guarded<F> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {
             dispose(self.what, future);

@@ -76,6 +76,7 @@ impl std::fmt::Debug for Inbound {
 
 impl Inbound {
     /// A half that accepts handshake messages; from a client (`from_client`) only short ones.
+    #[inline]
     pub fn new(
         receiver: Box<dyn RecordReceiver>,
         limits: Limits,
@@ -95,21 +96,25 @@ impl Inbound {
     }
 
     /// Opens all further frames with `opener`.
+    #[inline]
     pub fn open_with(&mut self, opener: Box<dyn Opener>) {
         self.opener = Some(opener);
     }
 
     /// The handshake is over.
+    #[inline]
     pub const fn open(&mut self) {
         self.phase = Phase::Open;
     }
 
     /// Whether a long message has arrived since the last call.
+    #[inline]
     pub const fn long_came(&mut self) -> bool {
         std::mem::replace(&mut self.long_came, false)
     }
 
     /// The number of messages of which only a part has arrived.
+    #[inline]
     pub fn partial_count(&self) -> usize {
         self.partials.len()
     }
@@ -133,6 +138,7 @@ impl Inbound {
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer broke a rule; the connection must end.
+    #[inline]
     pub fn receive(&mut self) -> Result<Option<Incoming>, Error> {
         let mut head = [0; HEADER_LEN];
         let Some(record_len) = self.receiver.peek(&mut head)? else { return Ok(None) };

@@ -27,6 +27,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    #[inline]
     pub fn new(batch: u64) -> Arc<Self> {
         Arc::new(Self {
             returnable: AtomicU64::new(0),
@@ -39,43 +40,51 @@ impl Ledger {
     }
 
     /// The task to wake when credit is due.
+    #[inline]
     pub const fn driver(&self) -> &AtomicWaker {
         &self.driver
     }
 
     /// Counts an answer that joins the sending queue.
+    #[inline]
     pub fn queue_response(&self) {
         self.unsent_responses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Subtracts answers that leave the sending queue. Called before the peer can see the last of them. The peer's next request is read after
     /// that, so the count is never too high for a peer that keeps to its limit.
+    #[inline]
     pub fn take_responses(&self, count: usize) {
         self.unsent_responses.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Counts requests that join the sending queue, or leave it.
+    #[inline]
     pub fn queue_request(&self) {
         self.unsent_requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub fn take_requests(&self, count: usize) {
         self.unsent_requests.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// The number of requests that were not sent completely. It decides whether to check the queue; a request that another thread is just
     /// queueing may be missing.
+    #[inline]
     pub fn unsent_requests(&self) -> usize {
         self.unsent_requests.load(Ordering::Relaxed)
     }
 
     /// The number of answers that were not sent completely.
+    #[inline]
     pub fn unsent_responses(&self) -> usize {
         // Relaxed: the ring's cursors order it with what the peer can see; see `take_responses`.
         self.unsent_responses.load(Ordering::Relaxed)
     }
 
     /// Whether a credit frame is due.
+    #[inline]
     pub fn is_due(&self) -> bool {
         // Relaxed: the number orders no other data; the driver is woken after it was increased.
         let returnable = self.returnable.load(Ordering::Relaxed);
@@ -83,6 +92,7 @@ impl Ledger {
     }
 
     /// Takes the bytes to return, if a credit frame is due.
+    #[inline]
     pub fn take_due(&self) -> Option<u64> {
         if !self.is_due() {
             return None;
@@ -106,6 +116,7 @@ impl Ledger {
     }
 
     /// The total of returned bytes.
+    #[inline]
     pub fn returned(&self) -> u64 {
         self.returned.load(Ordering::Acquire)
     }
@@ -126,11 +137,13 @@ pub struct Charge {
 }
 
 impl Charge {
+    #[inline]
     pub fn new(ledger: &Arc<Ledger>) -> Self {
         Self { bytes: 0, ledger: Some(Arc::clone(ledger)) }
     }
 
     /// A charge of nothing.
+    #[inline]
     pub const fn none() -> Self {
         Self { bytes: 0, ledger: None }
     }
@@ -141,12 +154,14 @@ impl Charge {
         self.bytes
     }
 
+    #[inline]
     pub const fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 }
 
 impl Drop for Charge {
+    #[inline]
     fn drop(&mut self) {
         if let Some(ledger) = &self.ledger {
             if self.bytes > 0 {

@@ -161,6 +161,7 @@ impl std::fmt::Debug for Outbound {
 }
 
 impl Outbound {
+    #[inline]
     pub fn new(sender: Box<dyn RecordSender>, ledger: Arc<Ledger>) -> Self {
         let mut outbound = Self {
             link: Link::new(sender),
@@ -179,23 +180,27 @@ impl Outbound {
     }
 
     /// Seals all further frames with `sealer`.
+    #[inline]
     pub fn seal_with(&mut self, sealer: Box<dyn Sealer>) {
         self.link.sealer = Some(sealer);
         self.flows.whole = self.whole_len();
     }
 
     /// The handshake is over, and the peer's limits are known.
+    #[inline]
     pub fn open(&mut self, peer_limits: &Limits) {
         self.add_credit(peer_limits.max_buffered);
         self.flows.chunked.most = u32_len(peer_limits.max_in_flight);
     }
 
     /// Adds credit from the peer, in bytes.
+    #[inline]
     pub fn add_credit(&mut self, bytes: u64) {
         self.credit.left = self.credit.left.saturating_add(bytes);
     }
 
     /// Sets whether the peer shares our CPU.
+    #[inline]
     pub const fn set_peer_near(&mut self, near: bool) {
         self.pace.peer_is_near = near;
     }
@@ -205,6 +210,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error::Protocol`] if a message of this kind and id waits already: the peer has reused an id whose answer it has not read.
+    #[inline]
     pub fn push(&mut self, message: Outgoing) -> Result<(), Error> {
         if self.control.closed {
             return Ok(());
@@ -266,6 +272,7 @@ impl Outbound {
     }
 
     /// Whether nothing waits to be sent.
+    #[inline]
     pub fn is_clear(&self) -> bool {
         self.queued.bytes == 0
             && self.control.frames.is_empty()
@@ -278,6 +285,7 @@ impl Outbound {
     }
 
     /// Queues an event. Returns its position in the event lane.
+    #[inline]
     pub fn push_event(&mut self, mut message: Outgoing) -> u64 {
         if self.control.closed {
             return self.events.last;
@@ -291,6 +299,7 @@ impl Outbound {
 
     /// Queues a mark behind the events of a subscription, or updates the number of its last mark if that still waits. Returns its position
     /// in the event lane.
+    #[inline]
     pub fn push_event_mark(&mut self, subscription: u32, number: u64, last: u64) -> u64 {
         if let Some(mark) = self.events.waiting.get_mut(&last) {
             if mark.kind == Kind::EventLag {
@@ -302,6 +311,7 @@ impl Outbound {
     }
 
     /// Drops those of these events that wait and were not begun: their subscriber is gone.
+    #[inline]
     pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
         for event in events {
             if self.events.waiting.get(&event).is_some_and(|message| !message.started) {
@@ -313,11 +323,13 @@ impl Outbound {
     }
 
     /// Queues a frame of the control lane that has an id only.
+    #[inline]
     pub fn push_control(&mut self, kind: Kind, id: u64) {
         self.push_control_with(kind, id, Vec::new());
     }
 
     /// Queues a frame of the control lane with a short payload.
+    #[inline]
     pub fn push_control_with(&mut self, kind: Kind, id: u64, payload: Vec<u8>) {
         if !self.control.closed {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -330,6 +342,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many unread.
+    #[inline]
     pub fn push_answer(&mut self, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), Error> {
         if self.control.answers >= MAX_ANSWERS {
             return Err(Error::Protocol("it requests more answers than it reads".to_owned()));
@@ -340,6 +353,7 @@ impl Outbound {
     }
 
     /// Queues credit for a stream of the peer.
+    #[inline]
     pub fn grant(&mut self, stream: u64, items: u32, bytes: u64) {
         if !self.control.closed {
             self.notices.credit(stream, items, bytes);
@@ -347,6 +361,7 @@ impl Outbound {
     }
 
     /// Queues a cancel for a stream of the peer.
+    #[inline]
     pub fn refuse_stream(&mut self, stream: u64) {
         if !self.control.closed {
             self.notices.cancel(stream);
@@ -354,6 +369,7 @@ impl Outbound {
     }
 
     /// Queues an acknowledgement of event values.
+    #[inline]
     pub fn acknowledge_event(&mut self, subscription: u32, values: u32) {
         if !self.control.closed {
             self.notices.acknowledge(subscription, values);
@@ -361,17 +377,20 @@ impl Outbound {
     }
 
     /// Drops the notice for a stream of the peer that has ended.
+    #[inline]
     pub fn forget_stream_of_peer(&mut self, stream: u64) {
         self.notices.forget_stream(stream);
     }
 
     /// This side ends a subscription: there is nothing more to acknowledge.
+    #[inline]
     pub fn unsubscribe(&mut self, subscription: u32) {
         self.notices.forget_subscription(subscription);
         self.push_control(Kind::Unsubscribe, u64::from(subscription));
     }
 
     /// Queues the last mark of a subscription, ahead of the goodbye. [wire.event.lag]
+    #[inline]
     pub fn push_last_mark(&mut self, subscription: u32, number: u64) {
         let payload = number.to_le_bytes().to_vec();
         let header = Header::whole(Kind::EventLag, u64::from(subscription), 8);
@@ -379,11 +398,13 @@ impl Outbound {
     }
 
     /// Queues the goodbye.
+    #[inline]
     pub fn push_goodbye(&mut self, reason: &str) {
         self.control.goodbye = Some(reason.as_bytes().to_vec());
     }
 
     /// Whether the goodbye still waits for room.
+    #[inline]
     pub const fn has_goodbye(&self) -> bool {
         self.control.goodbye.is_some()
     }
@@ -393,6 +414,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
+    #[inline]
     pub fn withdraw_request(&mut self, id: CallId) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
     }
@@ -402,6 +424,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error::Protocol`] if the peer has left too many control frames unread.
+    #[inline]
     pub fn withdraw_response(&mut self, id: u64) -> Result<(Withdrawn, Range<u64>), Error> {
         self.withdraw(Kind::Response, Kind::AbortResponse, id)
     }
@@ -435,6 +458,7 @@ impl Outbound {
     }
 
     /// The requests of which nothing was sent, which were certainly not executed.
+    #[inline]
     pub fn unsent_requests(&self) -> HashSet<CallId> {
         let unsent = |m: &&Outgoing| m.kind == Kind::Request && !m.started;
         let waiting = self.small.values().chain(self.flows.messages());
@@ -442,6 +466,7 @@ impl Outbound {
     }
 
     /// Drops everything that is queued. Only a goodbye can be queued afterwards.
+    #[inline]
     pub fn clear(&mut self) {
         self.control.frames.clear();
         self.control.answers = 0;
@@ -467,23 +492,27 @@ impl Outbound {
     }
 
     /// Whether this request waits, or a part of it.
+    #[inline]
     pub fn has_request(&self, id: u64) -> bool {
         let key = (Kind::Request, id);
         self.small.contains_key(&key) || self.flows.has(&key)
     }
 
     /// Whether this ping waits.
+    #[inline]
     pub fn has_ping(&self, id: u64) -> bool {
         let ping = |(header, _): &(Header, _)| header.kind == Kind::Ping && header.id == id;
         self.control.frames.iter().any(ping)
     }
 
     /// The queued bytes, plus a constant per message.
+    #[inline]
     pub const fn queued(&self) -> u64 {
         self.queued.bytes
     }
 
     /// The same without streams.
+    #[inline]
     pub const fn backlog(&self) -> u64 {
         self.queued.bytes - self.queued.of_streams
     }
@@ -519,6 +548,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the peer broke a rule of the shared state.
+    #[inline]
     pub fn is_stuck(&mut self) -> Result<bool, Error> {
         let may_send = |m: Option<(_, &Outgoing)>| m.is_some_and(|(_, m)| self.may_send(m));
         let waits = !self.control.frames.is_empty()
@@ -542,6 +572,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
+    #[inline]
     pub fn pump(&mut self, publish: bool) -> Result<Pumped, Error> {
         self.pump_armed(publish, SHORT_PUMP)
     }
@@ -551,6 +582,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
+    #[inline]
     pub fn pump_at_length(&mut self) -> Result<Pumped, Error> {
         self.pump_armed(true, LONG_PUMP)
     }
@@ -573,6 +605,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
+    #[inline]
     pub fn pump_awake(&mut self, alone: bool) -> Result<Pumped, Error> {
         let pumped = self.pump_once(if alone { LONG_PUMP } else { SHORT_PUMP });
         self.publish()?;
@@ -580,6 +613,7 @@ impl Outbound {
     }
 
     /// Whether the ring was full at the last attempt, or the last pump paused.
+    #[inline]
     pub const fn wants_room(&self) -> bool {
         self.pace.paused || self.link.wants_room()
     }
@@ -590,6 +624,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the peer broke a rule of the shared state.
+    #[inline]
     pub fn look_for_room(&mut self) -> Result<bool, Error> {
         Ok(self.pace.paused || self.link.look_for_room()?)
     }
@@ -599,6 +634,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`Error`] if the connection cannot go on.
+    #[inline]
     pub fn publish(&mut self) -> Result<(), Error> {
         Ok(self.link.sender.publish()?)
     }

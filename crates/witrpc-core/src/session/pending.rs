@@ -45,6 +45,7 @@ pub struct Answer {
 
 impl Answer {
     /// An answer without content.
+    #[inline]
     pub fn empty(status: Status) -> Self {
         Self { status, content: Content::default(), _charge: Charge::none() }
     }
@@ -120,11 +121,13 @@ pub enum Completed {
 
 impl Pending {
     /// A table for a peer that accepts this many calls at a time.
+    #[inline]
     pub fn new(permits: usize) -> Self {
         Self { permits, ..Self::default() }
     }
 
     /// Takes a permit, if there is one that nobody waits for.
+    #[inline]
     pub const fn take_permit(&mut self) -> bool {
         let free = self.permits > 0;
         self.permits -= free as usize;
@@ -133,6 +136,7 @@ impl Pending {
 
     /// Returns a permit. Returns `true` if a caller waits: then the permit must be added to the semaphore.
     #[must_use]
+    #[inline]
     pub const fn return_permit(&mut self) -> bool {
         let wanted = self.queued > 0;
         self.permits += !wanted as usize;
@@ -141,12 +145,14 @@ impl Pending {
 
     /// Counts a caller that waits at the semaphore. Returns `true` if there is a free permit, which must be added to the semaphore.
     #[must_use]
+    #[inline]
     pub const fn join_queue(&mut self) -> bool {
         self.queued += 1;
         self.take_permit()
     }
 
     /// A caller no longer waits at the semaphore. A permit that is left there goes to the next caller that waits.
+    #[inline]
     pub const fn leave_queue(&mut self) {
         self.queued -= 1;
     }
@@ -180,6 +186,7 @@ impl Pending {
     /// # Errors
     ///
     /// The reason if the connection is closed.
+    #[inline]
     pub fn insert_ping(&mut self, waker: Waker) -> Result<CallId, CloseReason> {
         let id = self.insert(Some(waker))?;
         if let Some(slot) = self.get(id) {
@@ -189,6 +196,7 @@ impl Pending {
     }
 
     /// Whether this is a ping.
+    #[inline]
     pub fn is_ping(&mut self, id: CallId) -> bool {
         self.get(id).is_some_and(|slot| slot.is_ping)
     }
@@ -248,6 +256,7 @@ impl Pending {
 
     /// The caller is gone. Returns its waker, and an answer that had arrived already. Without one the slot stays in use until the peer
     /// answers or acknowledges, unless the call was `unsent`.
+    #[inline]
     pub fn abandon(&mut self, id: CallId, unsent: bool) -> Left {
         let Some(slot) = self.get(id) else { return Left::default() };
         match std::mem::replace(&mut slot.state, State::Abandoned) {
@@ -267,6 +276,7 @@ impl Pending {
     }
 
     /// Fails all waiting calls, and all later ones. `unsent` are calls of which nothing was sent. Returns the wakers to wake.
+    #[inline]
     pub fn close(&mut self, reason: &CloseReason, unsent: &HashSet<CallId>) -> Vec<Waker> {
         self.closed = Some(reason.clone());
         let mut wakers = Vec::new();
@@ -284,16 +294,19 @@ impl Pending {
     }
 
     /// Whether calls are accepted.
+    #[inline]
     pub const fn is_open(&self) -> bool {
         self.closed.is_none()
     }
 
     /// Whether a caller was woken for its answer, and has not run yet.
+    #[inline]
     pub const fn has_woken_caller(&self) -> bool {
         self.woken > 0
     }
 
     /// The number of slots in use.
+    #[inline]
     pub const fn in_flight(&self) -> usize {
         self.used
     }

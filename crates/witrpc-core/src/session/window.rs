@@ -16,11 +16,13 @@ pub struct Window {
 
 impl Window {
     /// Whether one more value may be sent, while this many values and bytes are in flight.
+    #[inline]
     pub fn is_open(self, values: usize, bytes: u64) -> bool {
         values < u32_len(self.values) && bytes < self.bytes
     }
 
     /// Whether the subscriber accepts one more value that must be sent before something else. [wire.event.ack]
+    #[inline]
     pub fn takes(self, values: usize, bytes: u64) -> bool {
         let cost = len_u64(values).saturating_mul(VALUE_COST).saturating_add(bytes);
         let most = u64::from(self.values).saturating_mul(VALUE_COST);
@@ -36,20 +38,24 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    #[inline]
     pub fn of(window: Window) -> Self {
         Self { items: window.values, bytes: signed(window.bytes) }
     }
 
     /// Whether one more item of any size may be sent. [wire.stream.credit]
+    #[inline]
     pub const fn is_left(self) -> bool {
         self.items > 0 && self.bytes > 0
     }
 
+    #[inline]
     pub fn spend(&mut self, size: u64) {
         self.items = self.items.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(signed(size));
     }
 
+    #[inline]
     pub fn add(&mut self, items: u32, bytes: u64) {
         self.items = self.items.saturating_add(items);
         self.bytes = self.bytes.saturating_add(signed(bytes));
@@ -57,6 +63,7 @@ impl Allowance {
 }
 
 /// A number of bytes that can be taken from.
+#[inline]
 pub fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

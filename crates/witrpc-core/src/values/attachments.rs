@@ -78,6 +78,7 @@ struct Restore {
 }
 
 impl Drop for Restore {
+    #[inline]
     fn drop(&mut self) {
         MODE.set(self.mode);
         let outer = self.tables.take();
@@ -120,6 +121,7 @@ pub fn writing<T>(
 }
 
 /// The serializer begins a pass over the value. Only the attachments of the last pass count.
+#[inline]
 pub fn begin_pass() {
     if !USED.get() {
         return;
@@ -146,6 +148,7 @@ pub fn reading<T>(
 }
 
 /// Whether values are read from a message.
+#[inline]
 pub fn is_reading() -> bool {
     matches!(MODE.get(), Mode::Reading { .. })
 }
@@ -261,6 +264,7 @@ pub fn read_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Incomin
 }
 
 /// The marker that references to this message's attachments have; `None` if it has none, or another notation.
+#[inline]
 pub fn marker() -> Option<Marker> {
     if !USED.get() || MODE.get() != (Mode::Reading { notation: Notation::Markers }) {
         return None;

@@ -35,18 +35,21 @@ pub struct Blob(Bytes);
 impl Blob {
     /// Makes an empty blob. Does not allocate.
     #[must_use]
+    #[inline]
     pub const fn new() -> Self {
         Self(Bytes::new())
     }
 
     /// Makes a blob of bytes that live as long as the program. Does not copy.
     #[must_use]
+    #[inline]
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self(Bytes::from_static(bytes))
     }
 
     /// Makes a blob with a copy of `bytes`.
     #[must_use]
+    #[inline]
     pub fn copy_from_slice(bytes: &[u8]) -> Self {
         Self(Bytes::copy_from_slice(bytes))
     }
@@ -57,12 +60,14 @@ impl Blob {
     ///
     /// If the range is out of bounds.
     #[must_use]
+    #[inline]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
         Self(self.0.slice(range))
     }
 
     /// Returns the bytes as a vector. Does not copy if no other clone or slice shares them.
     #[must_use]
+    #[inline]
     pub fn into_vec(self) -> Vec<u8> {
         Bytes::from(self).into()
     }
@@ -70,6 +75,7 @@ impl Blob {
 
 impl Drop for Blob {
     /// The memory of a long one may be used for the next.
+    #[inline]
     fn drop(&mut self) {
         spare::give_bytes(std::mem::take(&mut self.0));
     }
@@ -84,6 +90,7 @@ impl fmt::Debug for Blob {
 impl Deref for Blob {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.0
     }
@@ -96,30 +103,35 @@ impl AsRef<[u8]> for Blob {
 }
 
 impl From<Vec<u8>> for Blob {
+    #[inline]
     fn from(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
 }
 
 impl From<Bytes> for Blob {
+    #[inline]
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
     }
 }
 
 impl From<Blob> for Bytes {
+    #[inline]
     fn from(mut blob: Blob) -> Self {
         std::mem::take(&mut blob.0)
     }
 }
 
 impl From<&[u8]> for Blob {
+    #[inline]
     fn from(bytes: &[u8]) -> Self {
         Self::copy_from_slice(bytes)
     }
 }
 
 impl From<String> for Blob {
+    #[inline]
     fn from(text: String) -> Self {
         Self(text.into())
     }

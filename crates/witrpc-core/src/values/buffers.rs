@@ -19,11 +19,13 @@ thread_local! {
 }
 
 /// An empty buffer, with or without capacity.
+#[inline]
 pub fn take() -> Vec<u8> {
     SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
 /// An empty buffer for `len` bytes that may be kept for long: with that capacity, and not much more.
+#[inline]
 pub fn take_for(len: usize) -> Vec<u8> {
     let buffer = take();
     if buffer.capacity() < len || is_oversized(&buffer, len) {
@@ -34,6 +36,7 @@ pub fn take_for(len: usize) -> Vec<u8> {
 }
 
 /// Frees the unused capacity of a buffer, if there is too much to keep with its bytes.
+#[inline]
 pub fn trim(buffer: &mut Vec<u8>) {
     if is_oversized(buffer, buffer.len()) {
         buffer.shrink_to_fit();

@@ -25,6 +25,7 @@ pub enum Streams {
 }
 
 impl Default for Streams {
+    #[inline]
     fn default() -> Self {
         Self::Table(Vec::new())
     }
@@ -82,6 +83,7 @@ impl Content {
     }
 
     /// Copies the message: the body is copied, the blobs are shared. Streams cannot be copied; see [`has_streams`](Self::has_streams).
+    #[inline]
     pub fn copy(&self) -> Self {
         let mut buffer = crate::values::buffers::take_for(self.buffer.len());
         buffer.extend_from_slice(&self.buffer);
@@ -90,25 +92,30 @@ impl Content {
         Self { buffer, body_end: self.body_end, tables }
     }
 
+    #[inline]
     pub fn has_streams(&self) -> bool {
         self.streams().is_some_and(|streams| streams.len() > 0)
     }
 
+    #[inline]
     pub fn blobs(&self) -> &[Bytes] {
         self.tables.as_ref().map_or(&[], |tables| &tables.blobs)
     }
 
     /// `None` if there are none.
+    #[inline]
     pub fn streams(&self) -> Option<&Streams> {
         self.tables.as_ref().map(|tables| &tables.streams)
     }
 
     /// The streams in another form.
+    #[inline]
     pub fn set_streams(&mut self, streams: Streams) {
         self.tables.get_or_insert_default().streams = streams;
     }
 
     /// The streams, if they are still as the serializer found them.
+    #[inline]
     pub fn take_outgoing(&mut self) -> Vec<OutgoingStream> {
         match self.tables.as_mut().map(|tables| &mut tables.streams) {
             Some(Streams::Outgoing(outgoing)) => std::mem::take(outgoing),
@@ -128,6 +135,7 @@ impl Content {
     }
 
     /// Takes out what the values refer to.
+    #[inline]
     pub fn take_arrived(&mut self) -> Attachments<Arrived> {
         let Tables { marker, blobs, streams } = *self.tables.take()?;
         let incoming = match streams {
@@ -138,6 +146,7 @@ impl Content {
     }
 
     /// A body that is only bytes.
+    #[inline]
     pub fn plain(mut buffer: Vec<u8>, body: &[u8]) -> Self {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
@@ -146,6 +155,7 @@ impl Content {
     }
 
     /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
+    #[inline]
     pub fn received(
         buffer: Vec<u8>,
         head: &Head,
@@ -160,17 +170,20 @@ impl Content {
     }
 
     /// The same of a message that is `head | body` and nothing else.
+    #[inline]
     pub fn received_plain(buffer: Vec<u8>, head: &Head) -> Self {
         let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
         Self { buffer, body_end, tables: None }
     }
 
+    #[inline]
     pub fn body(&self) -> &[u8] {
         self.buffer.get(HEAD_LEN..self.body_end).unwrap_or_default()
     }
 
     /// The size for `max_message_size`, credit and windows: the bytes of body and blobs, and a constant for each blob and stream.
     /// [wire.size]
+    #[inline]
     pub fn size(&self) -> u64 {
         let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
         let Some(tables) = &self.tables else { return body };
@@ -179,6 +192,7 @@ impl Content {
     }
 
     /// The whole message, if it is `head | body` and nothing else.
+    #[inline]
     pub fn as_plain(&mut self, selector: u16, member: u16, stamp: u64) -> Option<&[u8]> {
         if self.tables.is_some() || self.body_end != self.buffer.len() {
             return None;
@@ -245,6 +259,7 @@ impl Content {
     }
 
     /// The allocation, to be used again.
+    #[inline]
     pub fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }

@@ -17,24 +17,27 @@ pub struct Keeper {
     pub take: fn(usize) -> Option<Vec<u8>>,
     /// Takes an allocation that nobody uses any more, or frees it.
     pub give: fn(Vec<u8>),
-    /// Passes bytes that were sent on to [`give_bytes`], once it may: they may be the user's, and dropping them run code of the user's.
+    /// Drops bytes that were sent, once it may: they are the user's, and dropping them may run code of the user's.
     pub sent: fn(Bytes),
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
 /// From now on memory is kept by this one. Only the first counts.
+#[inline]
 pub fn install(keeper: Keeper) {
     KEEPER.get_or_init(|| keeper);
 }
 
 /// An empty allocation of this many bytes, if the message is long and the keeper has one.
 #[must_use]
+#[inline]
 pub fn take(len: usize) -> Option<Vec<u8>> {
     if len < LONG { None } else { (KEEPER.get()?.take)(len) }
 }
 
 /// Gives an allocation to the [`Keeper`], if it is long.
+#[inline]
 pub fn give(spare: Vec<u8>) {
     if spare.capacity() < LONG {
         return;
@@ -45,6 +48,7 @@ pub fn give(spare: Vec<u8>) {
 }
 
 /// The same with what is below these bytes, if nobody else has them.
+#[inline]
 pub fn give_bytes(bytes: Bytes) {
     if bytes.len() < LONG {
         return;
@@ -55,11 +59,20 @@ pub fn give_bytes(bytes: Bytes) {
     }
 }
 
-/// Lets bytes go that were sent, or are not to be sent any more.
+/// Lets bytes go that were sent, or are not to be sent any more. An allocation that nobody else has runs no code of the user's: it is
+/// free at once, for whatever is received next.
+#[inline]
 pub fn let_go(sent: Bytes) {
-    match KEEPER.get() {
-        Some(keeper) => (keeper.sent)(sent),
-        None => give_bytes(sent),
+    match sent.try_into_mut() {
+        Ok(mut unique) if unique.len() >= LONG => {
+            unique.clear(); // Or they would be moved to the front.
+            give(unique.into());
+        }
+        Ok(unique) => drop(unique),
+        Err(shared) => match KEEPER.get() {
+            Some(keeper) => (keeper.sent)(shared),
+            None => drop(shared),
+        },
     }
 }
 
@@ -81,7 +94,7 @@ mod tests {
             assert!(spare.is_empty());
             GIVEN.fetch_add(spare.capacity(), Ordering::Relaxed);
         };
-        install(Keeper { take: take_one, give: count, sent: give_bytes });
+        install(Keeper { take: take_one, give: count, sent: |_| () });
         let given = || GIVEN.load(Ordering::Relaxed);
         give(Vec::with_capacity(LONG - 1));
         assert_eq!(given(), 0, "it is short");

@@ -103,6 +103,7 @@ impl Kind {
     }
 
     /// Whether frames of this kind carry a message that may be cut into chunks; the others are whole, and short.
+    #[inline]
     pub const fn is_message(self) -> bool {
         matches!(
             self,
@@ -120,11 +121,13 @@ impl Kind {
     }
 
     /// Whether these are the first messages of a connection.
+    #[inline]
     pub const fn is_handshake(self) -> bool {
         matches!(self, Self::Hello | Self::Accept | Self::Confirm | Self::Welcome | Self::Refuse)
     }
 
     /// Whether frames of this kind belong to a stream, and come in its order.
+    #[inline]
     pub const fn is_of_stream(self) -> bool {
         matches!(self, Self::StreamItem | Self::StreamEnd)
     }
@@ -149,10 +152,12 @@ const LAST: u8 = 0b10;
 
 impl Header {
     /// The header of a frame that is no chunk.
+    #[inline]
     pub const fn whole(kind: Kind, id: u64, len: u32) -> Self {
         Self { kind, first: true, last: true, len, id }
     }
 
+    #[inline]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = self.kind.code();

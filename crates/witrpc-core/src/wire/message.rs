@@ -36,6 +36,7 @@ pub struct Head {
 }
 
 impl Head {
+    #[inline]
     pub fn encode(&self) -> [u8; HEAD_LEN] {
         let mut bytes = [0; HEAD_LEN];
         bytes[..4].copy_from_slice(&self.body_len.to_le_bytes());
@@ -48,6 +49,7 @@ impl Head {
         bytes
     }
 
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         // Of a fixed length, so that its fields are read without asking each time.
         let bytes: &[u8; HEAD_LEN] = bytes.first_chunk().ok_or(Malformed("message head"))?;
@@ -64,16 +66,19 @@ impl Head {
     }
 
     /// Whether there are tables behind the body.
+    #[inline]
     pub const fn has_tables(&self) -> bool {
         self.blob_count > 0 || self.stream_count > 0
     }
 
     /// Whether there is nothing behind the body.
+    #[inline]
     pub const fn is_plain(&self) -> bool {
         !self.has_tables() && self.extension_len == 0
     }
 
     /// Bytes of the marker and the two tables.
+    #[inline]
     pub const fn tables_len(&self) -> u64 {
         if !self.has_tables() {
             return 0;
@@ -84,6 +89,7 @@ impl Head {
     }
 
     /// The message's size without the bytes of its blobs. [wire.size]
+    #[inline]
     pub const fn size_without_blob_bytes(&self) -> u64 {
         self.body_len as u64
             + self.extension_len as u64
@@ -92,6 +98,7 @@ impl Head {
     }
 
     /// Bytes of the message's first section: head, body, tables and extension.
+    #[inline]
     pub const fn first_section_len(&self) -> u64 {
         HEAD_LEN as u64 + self.body_len as u64 + self.tables_len() + self.extension_len as u64
     }
@@ -112,6 +119,7 @@ pub struct StreamEntry {
 /// # Errors
 ///
 /// The entries are not what they say.
+#[inline]
 pub fn check_extension(extension: &[u8]) -> Result<(), Malformed> {
     let mut fields = Fields::new(extension);
     while !fields.is_empty() {

@@ -43,10 +43,12 @@ impl Status {
         Self::TooLarge,
     ];
 
+    #[inline]
     pub const fn code(self) -> u16 {
         self as u16
     }
 
+    #[inline]
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
@@ -56,6 +58,7 @@ impl Status {
 const MAX_TEXT: usize = 4096;
 
 /// The text of an error response or a goodbye, for reading: cut, made valid, and escaped, rather than refused.
+#[inline]
 pub fn text(body: &[u8]) -> String {
     escaped(verbatim(body))
 }

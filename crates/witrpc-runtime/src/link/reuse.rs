@@ -168,7 +168,7 @@ pub(crate) fn install() {
     spare::install(spare::Keeper {
         take: |len| POOL.take(len),
         give: |unused| POOL.give(unused),
-        sent: |bytes| locks::let_go(bytes, spare::give_bytes),
+        sent: locks::dispose,
     });
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Section {
 }
 
 impl Drop for Section {
+    #[inline]
     fn drop(&mut self) {
         if self.secret {
             self.bytes.zeroize();

@@ -48,6 +48,7 @@ pub struct Outgoing {
 }
 
 impl Drop for Outgoing {
+    #[inline]
     fn drop(&mut self) {
         if self.kind.is_handshake() {
             self.first.zeroize(); // A confirm may contain a token.
@@ -114,6 +115,7 @@ impl Outgoing {
     }
 
     /// Holds this response back until that event was sent.
+    #[inline]
     pub const fn after_event(mut self, event: u64) -> Self {
         self.event = event;
         self
