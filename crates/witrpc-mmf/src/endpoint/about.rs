@@ -1,6 +1,7 @@
 //! The description of a live server, in a line of its lock file behind the record. For display only. `[seg.file.about]`
 //!
-//! It is written once, before the record and the door. So a process that finds those also finds it. Nothing depends on it.
+//! It is written once, before the record and the door. So a process that finds those also finds it. Nothing
+//! depends on it but what a client says that got no answer.
 
 use std::time::Duration;
 
@@ -62,6 +63,11 @@ impl About {
         let pairs =
             pairs.iter().filter_map(|(key, value)| Some(format!("{key} {}", (*value).as_ref()?)));
         format!("{ABOUT}{}\n", pairs.collect::<Vec<_>>().join(NEXT))
+    }
+
+    /// Whether the line is there, whatever it says.
+    pub(super) fn is_in(behind_record: &[u8]) -> bool {
+        behind_record.split(|byte| *byte == b'\n').any(|line| line.starts_with(ABOUT.as_bytes()))
     }
 
     /// What is said behind a record. Other lines and other pairs are passed over; so is a line that is not whole.

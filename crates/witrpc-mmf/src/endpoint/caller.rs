@@ -11,7 +11,7 @@ use witrpc_core::{Error, fail_point};
 
 use super::MemoryMappedFile;
 use super::listing::names;
-use super::lock::holder;
+use super::lock::{self, holder};
 use super::os::JoinAttempt;
 use super::os::fault::{failed, failed_at_server};
 use super::paths::EndpointPaths;
@@ -96,6 +96,10 @@ impl Search<'_> {
         };
         match seen {
             Seen::Busy(max_clients) => Error::Busy { endpoint, max_clients },
+            // Such a server ignores a join request that has a kind. [seg.meet.version]
+            Seen::Silent if lock::is_of_version_1(&self.paths) => {
+                self.incompatible("rendezvous protocol", 1, RENDEZVOUS_VERSION)
+            }
             Seen::Silent => Error::NotResponding {
                 endpoint,
                 place: directory,

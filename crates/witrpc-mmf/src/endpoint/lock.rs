@@ -66,6 +66,12 @@ pub(super) fn holder(paths: &EndpointPaths) -> Option<u32> {
     told(&found).map(|(record, _)| record.process_id)
 }
 
+/// Whether the server that holds the lock says nothing of itself, as those did that have version 1 of the rendezvous protocol.
+pub(super) fn is_of_version_1(paths: &EndpointPaths) -> bool {
+    let Ok(found) = read(&paths.lock(), paths.access()) else { return false };
+    told(&found).is_some_and(|(_, lines)| !About::is_in(lines))
+}
+
 /// The server's record in a lock file, and the lines behind it.
 pub(super) fn told(found: &[u8]) -> Option<(Record, &[u8])> {
     let (record, lines) = found.strip_prefix(MARK)?.split_at_checked(RECORD_LEN)?;

@@ -85,6 +85,26 @@ async fn a_server_whose_door_is_full_is_not_responding() {
     assert_eq!(endpoint.files(), [""; 0]);
 }
 
+/// A server of version 1 passes over what it does not know, and has no description in its lock file.
+#[tokio::test]
+async fn a_server_of_an_older_protocol_is_an_error_that_names_both() {
+    let endpoint = Endpoint::new(|file| file);
+    let door = endpoint.open().await;
+    let directory = endpoint.directory.path();
+    let mut options = File::options();
+    options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let mut pipe = options.open(directory.join("test.door")).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
+    let lock = File::options().write(true).open(directory.join("test.lock")).unwrap();
+    let text = std::fs::read_to_string(directory.join("test.lock")).unwrap();
+    lock.set_len((text.len() - text.lines().last().unwrap().len() - 1) as u64).unwrap();
+    let error = connect(&endpoint.file, soon()).await.unwrap_err();
+    assert!(matches!(error, witrpc_core::Error::Incompatible(_)), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("has version 1 of") && error.contains("client version 2"), "{error}");
+    drop(door);
+}
+
 /// Whoever asks once more for each ask that is heard never lets a door run empty.
 #[tokio::test]
 async fn a_door_that_is_kept_busy_closes_all_the_same() {
