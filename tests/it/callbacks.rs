@@ -15,6 +15,7 @@ crate::instances::instantiate![
     a_client_that_offers_nothing_says_so,
     a_peer_can_be_called_outside_a_handler_until_it_goes,
     a_dropped_call_cancels_what_its_handler_called,
+    a_call_within_a_call_has_the_time_that_is_left,
     a_clients_events_reach_the_server,
     a_clients_limit_of_calls_holds,
 ];
@@ -28,6 +29,8 @@ trait Desk {
     async fn descend(&self, depth: u32) -> witrpc::Result<u32>;
     /// Never answers.
     async fn hang(&self) -> witrpc::Result<()>;
+    /// The milliseconds that are left for this call.
+    async fn left(&self) -> witrpc::Result<Option<u64>>;
     #[event]
     fn rung(&self) -> &Event<u32>;
 }
@@ -40,6 +43,11 @@ trait Hall {
     async fn negate(&self, picture: Blob) -> witrpc::Result<Blob>;
     async fn descend(&self, depth: u32) -> witrpc::Result<u32>;
     async fn hang(&self) -> witrpc::Result<()>;
+    /// What is left for a call back, for one that is given a minute, and for one that is detached.
+    async fn left(&self) -> witrpc::Result<[Option<u64>; 3]>;
+    /// Blocks until a call back that never answers ends, and notes how.
+    #[witrpc(blocking)]
+    async fn block(&self) -> witrpc::Result<()>;
     /// The server remembers the caller.
     async fn enter(&self) -> witrpc::Result<()>;
 }
@@ -82,9 +90,19 @@ impl Desk for Porter {
         std::future::pending().await
     }
 
+    async fn left(&self) -> witrpc::Result<Option<u64>> {
+        Ok(left())
+    }
+
     fn rung(&self) -> &Event<u32> {
         &self.rung
     }
+}
+
+/// The milliseconds that are left for the call that is served.
+fn left() -> Option<u64> {
+    let deadline = CallContext::current().deadline()?;
+    Some(deadline.saturating_duration_since(tokio::time::Instant::now()).as_millis() as u64)
 }
 
 fn back<C: witrpc::ServiceClient>() -> C {
@@ -94,6 +112,7 @@ fn back<C: witrpc::ServiceClient>() -> C {
 #[derive(Clone, Default)]
 struct Host {
     guests: Arc<Mutex<Vec<Peer>>>,
+    blocked: Arc<Mutex<Vec<witrpc::Result<()>>>>,
 }
 
 impl Hall for Host {
@@ -114,6 +133,18 @@ impl Hall for Host {
 
     async fn hang(&self) -> witrpc::Result<()> {
         back::<DeskClient>().hang().await
+    }
+
+    async fn left(&self) -> witrpc::Result<[Option<u64>; 3]> {
+        let desk = back::<DeskClient>();
+        let minute = desk.left().with_timeout(Duration::from_secs(60));
+        Ok([desk.left().await?, minute.await?, desk.left().detached().await?])
+    }
+
+    async fn block(&self) -> witrpc::Result<()> {
+        let blocked = back::<DeskClient>().hang().await;
+        self.blocked.lock().unwrap().push(blocked);
+        Ok(())
     }
 
     async fn enter(&self) -> witrpc::Result<()> {
@@ -156,6 +187,28 @@ async fn calls_go_to_and_fro_as_deep_as_one_likes(fixture: Arc<Fixture>) {
     for depth in [1, 2, 3, 64, 333] {
         assert_eq!(hall.descend(depth).await.unwrap(), depth);
     }
+}
+
+async fn a_call_within_a_call_has_the_time_that_is_left(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let (client, porter) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    let [plain, minute, detached] = hall.left().await.unwrap();
+    assert!(plain.is_none() && detached.is_none());
+    assert!(minute.is_some_and(|left| left <= 60_000), "{minute:?}");
+    let within = Duration::from_secs(30);
+    let [plain, minute, detached] = hall.left().with_timeout(within).await.unwrap();
+    for left in [plain, minute] {
+        assert!(left.is_some_and(|left| left <= 30_000), "{left:?}");
+    }
+    assert_eq!(detached, None);
+    // Nobody can drop a handler that blocks.
+    let error = hall.block().with_timeout(Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    eventually("the handler ends", || !host.blocked.lock().unwrap().is_empty()).await;
+    let blocked = host.blocked.lock().unwrap().pop();
+    assert!(matches!(blocked, Some(Err(Error::TimedOut { .. }))), "{blocked:?}");
+    eventually("nothing hangs", || porter.hanging.load(Ordering::SeqCst) == 0).await;
 }
 
 async fn calls_cross_in_both_directions(fixture: Arc<Fixture>) {

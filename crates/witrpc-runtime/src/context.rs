@@ -194,6 +194,12 @@ impl CallContext {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
     }
 
+    /// The deadline of the handler that is running, if one is and has one.
+    pub(crate) fn current_deadline() -> Option<Instant> {
+        let look = |current: &RefCell<Option<Self>>| current.borrow().as_ref()?.0.deadline;
+        CURRENT.try_with(look).ok().flatten()
+    }
+
     /// Returns the caller.
     #[must_use]
     pub fn peer(&self) -> Peer {

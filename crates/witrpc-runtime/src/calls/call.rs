@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::AcquireError;
 use tokio::task::coop;
+use tokio::time::Instant;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::session::outbound::TooManyStreams;
 use witrpc_core::session::pending::{Answer, CallId};
@@ -28,6 +29,7 @@ use crate::calls::host::CallHost;
 use crate::calls::making::{BeginError, MakesCalls, Permits};
 use crate::calls::outcome::OutcomeOf;
 use crate::calls::retry::{Delays, RetryPolicy};
+use crate::context::CallContext;
 use crate::events::client_subscription::RemoteEvent;
 use crate::events::event::Event;
 use crate::link::fairness::{SMALL_SIZE, Step};
@@ -187,7 +189,8 @@ impl Remote {
             }
             _ => None,
         });
-        Call { remote: self.clone(), method, stage, timer: None, again, outcome }
+        let inherited = CallContext::current_deadline();
+        Call { remote: self.clone(), method, stage, timer: None, inherited, again, outcome }
     }
 }
 
@@ -202,6 +205,8 @@ pub struct Call<R> {
     stage: Stage,
     /// The deadline, if the call has one and has not been answered at once.
     timer: Option<Box<Timer>>,
+    /// The deadline of the handler that makes the call.
+    inherited: Option<Instant>,
     /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
     outcome: OutcomeOf<R>,
@@ -284,10 +289,30 @@ impl<R> fmt::Debug for Call<R> {
 
 impl<R> Call<R> {
     /// Sets a deadline that counts from the next poll. It replaces that of the handle and of the client.
+    ///
+    /// A call that a handler makes has no more time than the handler has left, unless it is [detached](Self::detached).
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.remote.timeout = Some(timeout);
         self.timer = None;
+        if !matches!(self.stage, Stage::New(_)) {
+            self.keep_within_inherited();
+        }
         self
+    }
+
+    /// Frees the call from the deadline of the handler that makes it. Without this, a call that is made while a call is served has no
+    /// more time than is left for that, wherever it goes: nobody waits for its answer after that.
+    pub fn detached(mut self) -> Self {
+        self.inherited = None;
+        self
+    }
+
+    /// Returns whether there is any time left.
+    fn keep_within_inherited(&mut self) -> bool {
+        let Some(until) = self.inherited else { return true };
+        let left = until.saturating_duration_since(Instant::now());
+        self.remote.timeout = Some(self.remote.timeout.map_or(left, |own| own.min(left)));
+        !left.is_zero()
     }
 
     /// Whether it is about to send a large message.
@@ -317,6 +342,9 @@ impl<R> Future for Call<R> {
                 None
             };
         let this = &mut *self;
+        if matches!(this.stage, Stage::New(_)) && !this.keep_within_inherited() {
+            this.stage = Stage::Failed(Box::new(Error::TimedOut { after: Duration::ZERO }));
+        }
         let mut answer = None;
         let result = loop {
             let answered = match this.poll_answer(cx, &mut answer) {
