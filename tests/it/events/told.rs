@@ -16,6 +16,7 @@ crate::instances::instantiate![
     what_waits_is_taken_in_one_turn_of_a_task,
     what_was_dropped_in_a_handler_is_told_with_its_answer,
     what_nothing_follows_is_told_all_the_same,
+    what_is_dropped_is_told_where_it_was,
     what_was_raised_leaves_before_a_shutdown,
     what_does_not_leave_before_a_shutdown_is_told,
 ];
@@ -152,6 +153,31 @@ async fn what_nothing_follows_is_told_all_the_same(fixture: Arc<Fixture>) {
     }
     let there = There::now(&mut local);
     assert_eq!((there.values.len(), there.lost), (4, 6));
+    drop(server);
+}
+
+/// A value that is too large, one that is not, and again: what is told of the last stands behind the one that came, also while none of them
+/// can leave, as something long is ahead of them.
+async fn what_is_dropped_is_told_where_it_was(fixture: Arc<Fixture>) {
+    let station = Station::default();
+    let server = serve(&fixture, &station).await;
+    let client = fixture.client_builder().with_max_message_size(400_000).build().unwrap();
+    client.connect(GUARD).await.unwrap();
+    let ticker: TickerClient = client.get_service();
+    let (mut reports, mut said) = (ticker.reported().subscribe(), ticker.said().subscribe());
+    ticker.volume().await.unwrap();
+    for round in 0..20_u64 {
+        // Nothing is awaited from here on: where there is one thread, no reader runs.
+        let (name, picture, parts) = (String::new(), vec![9; 300_000].into(), Vec::new());
+        station.reported.raise(super::Report { step: round, name, picture, parts }).unwrap();
+        for text in ["s".repeat(500_000), "small".to_owned(), "s".repeat(500_000)] {
+            station.said.raise(text).unwrap();
+        }
+        assert_eq!(reports.next().await.unwrap().unwrap().step, round);
+        assert_eq!(said.next().await, Some(Err(EventError::Lagged(1))), "{round}");
+        assert_eq!(said.next().await, Some(Ok("small".to_owned())), "{round}");
+        assert_eq!(said.next().await, Some(Err(EventError::Lagged(1))), "{round}");
+    }
     drop(server);
 }
 

@@ -352,6 +352,8 @@ impl State {
         self.under_way.push_back(UnderWay { size, event });
         self.under_way_bytes += size;
         self.told = number + 1;
+        // A mark that still waits is ahead of this value, and stays as it is: the next one gets its own place behind it.
+        self.mark = 0;
     }
 }
 
