@@ -1,22 +1,22 @@
-//! The locks of this crate: in which order they are taken, and what is done once none is held.
+//! The locks of this crate: the order in which a thread takes them, and the effects that it defers until it holds none.
 //!
 //! # Rules
 //!
-//! - **L1** A thread takes locks in the order of [`Rank`]. [`Mutex::try_lock`] never waits, and so may come in any order.
-//! - **L2** No code of the user's runs while a thread holds a lock: no `Drop`, `Clone`, `Serialize` or callback of the user's, no
-//!   function of a waker, and no subscriber of `tracing`. Such code may call back into this crate, and would wait for the lock that
-//!   its own thread holds.
+//! - **L1** A thread takes locks in the order of [`Rank`]. [`Mutex::try_lock`] is exempt, because it never waits.
+//! - **L2** No user code runs while a thread holds a lock: no `Drop`, `Clone`, `Serialize` or callback of the user's, no function of
+//!   a waker, and no `tracing` subscriber. User code may call this crate, and would deadlock on the lock that its own thread holds.
 //!
-//! A step under a lock that has something to wake, to drop or to call puts it off, with [`wake`], [`dispose`] or [`later`]. It is
-//! done, in that order, by the guard that lets go of the thread's last lock. So whoever takes a lock need not know what the steps
-//! below it leave to be done, and a step that is never under a lock does it at once.
+//! Code that holds a lock defers its *effects*: with [`wake`] it wakes a task, with [`dispose`] it drops a value, and with [`later`]
+//! it calls a function. The guard of the thread's last lock runs the effects after it has released that lock, in the order in which
+//! they were deferred. So a function that takes a lock need not know which effects the functions that it calls have deferred. If the
+//! thread holds no lock, an effect runs at once.
 //!
-//! Builds with debug assertions check both: a lock out of order panics, and so does what may run code of the user's and says so by
-//! [`assert_none_is_held`].
+//! Builds with debug assertions check both rules. Taking a lock out of order panics. Code that is about to run user code calls
+//! [`assert_none_is_held`], which panics if the thread holds a lock.
 //!
-//! The wakers of a connection's driver, and what encrypts and transports (that in memory has locks of its own), are exempt from L2: the first are tasks of this crate,
-//! and the second work on the very halves that the locks protect. [`Encryptor`](crate::Encryptor) and
-//! [`transport`](crate::transport) say so.
+//! Three things are exempt from L2. The waker of a connection's driver is exempt because the driver is a task of this crate. An
+//! [`Encryptor`](crate::Encryptor) and a [`transport`](crate::transport) are exempt because they work on the halves that the locks
+//! protect. The in-memory transport has locks of its own, without a rank.
 
 use std::cell::Cell;
 use std::fmt;
@@ -30,78 +30,79 @@ use std::time::Duration;
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::catch;
 
-/// The locks, in the order in which a thread takes them. It holds at most one of each rank.
+/// The ranks of the locks, in the order in which a thread takes them (L1). A thread holds at most one lock of each rank, except by
+/// `try_lock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Rank {
-    /// The user's stream within a value that is sent.
+    /// The stream in a `Streaming` value.
     Value,
-    /// A server's connections.
+    /// A server's table of connections.
     Connections,
-    /// A client's subscriptions, which outlast connections.
+    /// A client's subscriptions, which outlive its connections.
     ClientSubscriptions,
-    /// The connection that a client has at the moment.
+    /// A client's current connection.
     Current,
-    /// The receiving half of a connection, and who drains it.
+    /// The receiving half of a connection. The thread that drains the ring holds it.
     Receiving,
-    /// Calls that are taken.
+    /// The table of the peer's calls that a connection serves.
     Serving,
-    /// A connection's subscriptions, of this side or of the peer.
+    /// A table of a connection's subscriptions: one for those of this side, one for those of the peer.
     Subscriptions,
-    /// Subscribers of the peer that are not at their event yet.
+    /// Subscribers of the peer that are not attached to their event yet.
     Attaching,
     /// An event's list of subscribers.
     Event,
-    /// A handler's list of subscribers to whom it has raised.
+    /// In a handler's context: the caller's subscribers in whose backlogs values wait that the handler raised.
     Raised,
-    /// One subscription, on either side.
+    /// One subscription, on the raising or on the subscribing side.
     Subscription,
-    /// Subscriptions that wait for room in the sending queue.
+    /// The ids of subscribers whose values wait for room in the sending queue.
     HeldBack,
     /// The sending half of a connection.
     Outbound,
-    /// Calls that are made.
+    /// The table of the calls that a connection has made.
     Pending,
-    /// The last task that has let others call.
+    /// The waker of the task that last yielded after many calls in a row.
     Yielded,
-    /// A connection's streams.
+    /// A connection's table of streams.
     Streams,
     /// One stream.
     Stream,
-    /// What the windows of a connection's streams have together.
+    /// The bytes that the windows of all streams of a connection share.
     Windows,
-    /// Streams of the peer's that nobody reads.
+    /// Ids of the peer's streams whose readers were dropped, and that are not cancelled yet.
     Unread,
-    /// What a connection holds of its transport's.
+    /// The transport's lease, which a connection holds until its end.
     Lease,
-    /// How often room was made for values of an event.
+    /// How often room was made in the backlogs of an event.
     Room,
-    /// Memory that is used again.
+    /// The cache of allocations for long messages.
     Spare,
-    /// What is traced of a connection.
+    /// The state of a connection's trace.
     Trace,
 }
 
-/// In the state: something was put off; and more than one thing.
+/// Flags in `STATE`: `FIRST` has a deferred effect (`PUT_OFF`), and `REST` has more (`MORE`).
 const PUT_OFF: u32 = 1 << 31;
 const MORE: u32 = 1 << 30;
 
 thread_local! {
-    /// How many locks this thread holds, and what was put off. None of these has a destructor, so that destructors of other
-    /// thread-locals find them.
+    /// The number of locks that this thread holds, and the flags. None of these four has a destructor, so the destructors of other
+    /// thread-locals can still use them.
     static STATE: Cell<u32> = const { Cell::new(0) };
-    /// A bit for each rank that this thread holds, in builds that check.
+    /// The ranks of the locks that this thread holds, one bit each. Only builds with debug assertions use it.
     static RANKS: Cell<u64> = const { Cell::new(0) };
-    /// What was put off first: mostly the only thing.
+    /// The effect that was deferred first. Usually there is no other.
     static FIRST: ManuallyDrop<Cell<Option<Effect>>> = const { ManuallyDrop::new(Cell::new(None)) };
-    /// The rest. Its allocation is given back with each turn: a thread that ends leaves nothing.
+    /// The other effects. The vector is freed each time that they run, so a thread that ends leaks nothing.
     static REST: ManuallyDrop<Cell<Vec<Effect>>> = const { ManuallyDrop::new(Cell::new(Vec::new())) };
 }
 
-/// How many effects have room at first.
+/// The initial capacity of `REST`.
 const ROOM: usize = 16;
 
-/// What a step under a lock has left to be done.
+/// A deferred effect.
 enum Effect {
     Wake(Waker),
     Run(Box<dyn FnOnce()>),
@@ -124,14 +125,14 @@ impl<T> Mutex<T> {
         Self { rank, inner: std::sync::Mutex::new(value) }
     }
 
-    /// Waits for the lock. A panic elsewhere has left the protected state whole, because no step panics half-way.
+    /// Waits for the lock, and ignores poisoning: no step panics half-way, so the protected state is consistent after a panic.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.rank.check();
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { inner, _held: Held::new(self.rank) }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let inner = match self.inner.try_lock() {
             Ok(inner) => inner,
@@ -146,15 +147,15 @@ impl<T> Mutex<T> {
     }
 }
 
-/// Lets go of the lock, and then does what was put off if it was the thread's last.
+/// Holds the lock. Dropping it releases the lock, and then runs the deferred effects if it was the thread's last lock.
 pub(crate) struct MutexGuard<'a, T> {
     inner: std::sync::MutexGuard<'a, T>,
-    /// Behind the lock itself: fields are dropped in their order.
+    /// Declared after `inner`, because fields are dropped in order and effects may run only after the lock is released.
     _held: Held,
 }
 
 impl<'a, T> MutexGuard<'a, T> {
-    /// Lets go of the lock until the condition has changed, or so much time has passed.
+    /// Releases the lock and waits until `condition` is notified or `time` has passed, then takes the lock again.
     pub(crate) fn wait_timeout(self, condition: &Condvar, time: Duration) -> Self {
         let Self { inner, _held } = self;
         let waited = condition.wait_timeout(inner, time).unwrap_or_else(PoisonError::into_inner);
@@ -176,15 +177,15 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// What can be counted, so that a look at the count takes no lock.
+/// A value with a count that can be read without taking the lock.
 pub(crate) trait Counted {
     fn count(&self) -> usize;
 }
 
-/// A lock with a rank, and the count of what it protects as the last who held it has left it.
+/// A lock with a rank, and the count of the value that it protects, as of the last release of the lock.
 #[derive(Debug)]
 pub(crate) struct CountedMutex<T> {
-    /// Relaxed: who looks decides what to do next, and orders nothing by it.
+    /// Accessed with relaxed ordering: a reader only decides what to do next, and orders no other access by the count.
     count: AtomicUsize,
     inner: Mutex<T>,
 }
@@ -204,7 +205,7 @@ impl<T: Counted> CountedMutex<T> {
         Some(CountedGuard { inner: self.inner.try_lock()?, count: &self.count })
     }
 
-    /// What there was when somebody last let go of the lock.
+    /// The count when the lock was last released.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -237,7 +238,7 @@ impl<T: Counted> DerefMut for CountedGuard<'_, T> {
     }
 }
 
-/// A lock with a rank, which several may have to read.
+/// A lock with a rank that several threads can hold for reading.
 pub(crate) struct RwLock<T> {
     rank: Rank,
     inner: std::sync::RwLock<T>,
@@ -254,14 +255,14 @@ impl<T> RwLock<T> {
         Self { rank, inner: std::sync::RwLock::new(value) }
     }
 
-    /// Waits for whoever writes.
+    /// Waits until no thread holds the lock for writing.
     pub(crate) fn read(&self) -> ReadGuard<'_, T> {
         self.rank.check();
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         ReadGuard { inner, _held: Held::new(self.rank) }
     }
 
-    /// Waits for all others.
+    /// Waits until no other thread holds the lock.
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         self.rank.check();
         let inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -269,7 +270,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// As a [`MutexGuard`], for looking.
+/// As a [`MutexGuard`], for reading.
 pub(crate) struct ReadGuard<'a, T> {
     inner: std::sync::RwLockReadGuard<'a, T>,
     _held: Held,
@@ -303,7 +304,8 @@ impl<T> DerefMut for WriteGuard<'_, T> {
     }
 }
 
-/// This thread holds a lock: the bit of its rank, unless it held another of that rank before, which only a `try_lock` can lead to.
+/// One lock that this thread holds. Contains the bit of the lock's rank; or 0 if the thread held a lock of that rank already, which
+/// only `try_lock` allows.
 struct Held(#[cfg(debug_assertions)] u64);
 
 impl Held {
@@ -331,7 +333,7 @@ impl Drop for Held {
         RANKS.set(RANKS.get() & !self.0);
         let state = STATE.get() - 1;
         STATE.set(state);
-        // None is held, and something was put off.
+        // No lock is held any more, and effects were deferred.
         if state >= MORE && state & !(PUT_OFF | MORE) == 0 {
             do_what_was_put_off();
         }
@@ -369,7 +371,7 @@ impl Rank {
         1 << self as u8
     }
 
-    /// L1, in builds that check.
+    /// Panics if the thread holds a lock of this or a later rank (L1). Does nothing without debug assertions.
     #[track_caller]
     fn check(self) {
         if cfg!(debug_assertions) {
@@ -379,7 +381,7 @@ impl Rank {
     }
 }
 
-/// The names of ranks.
+/// The names of the ranks in `bits`.
 fn ranks(bits: u64) -> String {
     let held = Rank::ALL.into_iter().filter(|rank| bits & rank.bit() != 0);
     held.map(|rank| format!("{rank:?}")).collect::<Vec<_>>().join(", ")
@@ -390,7 +392,7 @@ fn are_held() -> bool {
     STATE.get() & !(PUT_OFF | MORE) != 0
 }
 
-/// Says that code of the user's may run next (L2). Free where debug assertions are off.
+/// Called before user code may run: panics if this thread holds a lock (L2). Does nothing without debug assertions.
 #[track_caller]
 pub(crate) fn assert_none_is_held(what: &str) {
     if cfg!(debug_assertions) {
@@ -399,23 +401,23 @@ pub(crate) fn assert_none_is_held(what: &str) {
     }
 }
 
-/// Whether the current thread holds any lock of this crate: for values and wakers of tests, which say so if they are reached then.
+/// Whether the current thread holds a lock of this crate. For tests, whose values and wakers check L2 when they are called.
 #[must_use]
 pub fn is_any_held() -> bool {
     are_held()
 }
 
-/// Wakes, once no lock is held.
+/// Wakes the task as soon as this thread holds no lock.
 pub(crate) fn wake(waker: Waker) {
     put_off(Effect::Wake(waker));
 }
 
-/// Drops a value that may be the user's, once no lock is held.
+/// Drops a value, whose destructor may be user code, as soon as this thread holds no lock.
 pub(crate) fn dispose<T: 'static>(value: T) {
     let_go(value, drop);
 }
 
-/// Passes a value on, once no lock is held.
+/// Calls `to(value)` as soon as this thread holds no lock. Allocates only if it has to defer the call.
 pub(crate) fn let_go<T: 'static>(value: T, to: fn(T)) {
     if are_held() {
         put_off(Effect::Run(Box::new(move || to(value))));
@@ -424,7 +426,7 @@ pub(crate) fn let_go<T: 'static>(value: T, to: fn(T)) {
     }
 }
 
-/// Runs this once no lock is held.
+/// Runs `effect` as soon as this thread holds no lock.
 pub(crate) fn later(effect: impl FnOnce() + 'static) {
     let_go(effect, |effect| effect());
 }
@@ -458,7 +460,7 @@ impl Effect {
     }
 }
 
-/// What an effect puts off in turn is done by the guards that it takes.
+/// Runs the deferred effects. If an effect takes a lock and defers further effects, the guard of that lock runs them.
 #[inline(never)]
 fn do_what_was_put_off() {
     let more = STATE.get() & MORE != 0;
@@ -466,32 +468,33 @@ fn do_what_was_put_off() {
     let first = FIRST.with(|first| first.take());
     let rest = if more { REST.with(|rest| rest.take()) } else { Vec::new() };
     for effect in first.into_iter().chain(rest) {
-        // A panic of one is not to keep the others, who wait, from being woken.
+        // A panic in one effect must not prevent the others: tasks may wait to be woken by them.
         if let Err(message) = catch(|| effect.take_place()) {
             tracing::error!(panic = %Escaped(&message), "a waker or destructor of the user's panicked");
         }
     }
 }
 
-/// Where a task leaves whom to wake. A waker is cloned and dropped with no lock held (L2), so leaving it takes two looks at the state
-/// that the lock protects: see [`with_clone`].
+/// A place for the waker of a task that waits. A lock protects it, but a waker may be cloned and dropped only while no lock is held
+/// (L2). So storing a waker may take two steps under the lock: see [`with_clone`].
 #[derive(Debug, Default)]
 pub(crate) struct WakerPlace(Option<Waker>);
 
 impl WakerPlace {
-    /// Takes out whom to wake.
+    /// Takes the waker out.
     pub(crate) fn take(&mut self) -> Option<Waker> {
         self.0.take()
     }
 
-    /// Wakes whoever is there, once no lock is held.
+    /// Takes the waker out, and wakes its task as soon as this thread holds no lock.
     pub(crate) fn wake(&mut self) {
         if let Some(waker) = self.0.take() {
             wake(waker);
         }
     }
 
-    /// Leaves the clone of a waker here. Returns whether this one is here now: `false` if it takes a clone.
+    /// Stores `clone`, a clone of `waker`, unless the stored waker wakes the same task already. Returns whether the stored waker now
+    /// wakes that task. `false` means that a clone is needed and `clone` is `None`.
     pub(crate) fn leave(&mut self, waker: &Waker, clone: &mut Option<Waker>) -> bool {
         if self.0.as_ref().is_some_and(|here| here.will_wake(waker)) {
             return true;
@@ -504,8 +507,8 @@ impl WakerPlace {
     }
 }
 
-/// Runs a step that may leave the waker in a place under a lock that it takes: with a clone when it turns out that it takes one.
-/// The step returns `None` if it has to be run once more.
+/// Runs `step`, which takes a lock and may [leave](WakerPlace::leave) the waker under it. The first run gets no clone of the waker. If
+/// the step needs one, it returns `None`; then the waker is cloned with no lock held, and the step runs again.
 pub(crate) fn with_clone<T>(
     waker: &Waker,
     mut step: impl FnMut(&mut Option<Waker>) -> Option<T>,
@@ -528,7 +531,7 @@ mod tests {
 
     use super::{Mutex, Rank, WakerPlace, dispose, is_any_held, later, wake, with_clone};
 
-    /// Says whether a lock was held when it was woken or dropped.
+    /// Records whether a lock was held when it was woken or dropped.
     struct Witness(Arc<std::sync::Mutex<Vec<bool>>>);
 
     impl Wake for Witness {

@@ -1,21 +1,23 @@
 //! The sending half of a session: lanes of messages, cut into chunks, sealed, and pushed as credit and space allow.
 //!
-//! Pure: it holds the transport's sender as a trait object, and neither waits, locks nor reads a clock. The caller of [`Outbound::pump`]
-//! holds the lock of this half; taking a sequence number, sealing and pushing are one step under it.
+//! Pure: it holds the transport's sender as a trait object, and neither waits, locks nor reads a clock. The caller of
+//! [`Outbound::pump`] holds the lock of this half; taking a sequence number, sealing and pushing are one step under it.
 //!
 //! # Invariants
 //!
-//! - **O1** Lanes are served in order of urgency: control, notices, events, small messages, then flows in turn, a chunk each. Flows are
-//!   long messages, and streams, each in its own order. A long event takes its turn with the flows, and the events behind it wait.
-//!   A response waits for the events that its handler raised before. [wire.interleave]
+//! - **O1** Lanes are served in order of priority: control, notices, events, small messages, flows. A flow is a long message or a
+//!   stream. Flows take turns. A turn sends one chunk, or as many small items of a stream. A stream keeps the order of its items. A
+//!   long event takes turns with the flows, and the events behind it wait. A response waits until the events that its handler raised
+//!   have been sent. [wire.interleave]
 //! - **O2** Flows leave half of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
 //!   finished, independent of all others.
-//! - **O4** At most as many messages are being sent in chunks at a time as the peer accepts (its `max_in_flight`).
-//! - **O5** After a push found no room, either the sender is armed, so the peer will notify us; or the task that pumped is awake and polls
-//!   for room ([`Outbound::look_for_room`]), and pumps once more, armed, before it sleeps. A pump that pauses notifies the driver, or
-//!   was called by the driver.
-//! - **O6** The time of a step does not depend on how much else waits: lanes are lists with an index, and flows are sorted.
+//! - **O4** The number of messages of which some chunks were sent, and not all, is at most the peer's `max_in_flight`.
+//! - **O5** After a push has found no room, one of two things holds. Either the sender is armed, so the peer will notify us. Or the
+//!   task that pumped is awake and polls for room ([`Outbound::look_for_room`]); before it sleeps, it pumps once more, and that pump
+//!   arms the sender if there is still no room. If a pump pauses, its caller notifies the driver, or is the driver.
+//! - **O6** Queueing, sending and withdrawing a message take constant or logarithmic time in the length of the queues: lanes are lists
+//!   with an index, and flows are in sorted maps.
 
 mod flows;
 mod link;
@@ -50,21 +52,22 @@ use crate::wire::fields::{len_u64, u32_len};
 use crate::wire::frame::{HEADER_LEN, Header, Kind};
 use crate::wire::message::HEAD_LEN;
 
-/// The largest payload that is sent as one chunk, ahead of the flows. It is better to cut longer ones: the peer copies the first part out
+/// The largest payload that is sent as one chunk, ahead of the flows. Longer payloads are cut, so that the peer copies one chunk out
 /// while we copy the next one in.
 const MAX_WHOLE: usize = 16 << 10;
-/// The largest payload in a chunk of a longer message. Each chunk costs a header and a publish; five of this size fit in half of the default
-/// ring.
+/// The largest payload in a chunk of a longer message. Each chunk costs a header and a publish; five of this size fit in half of the
+/// default ring.
 const MAX_CHUNK: usize = 48 << 10;
-/// The minimum number of chunks of a longer section, unless they would be shorter than [`MAX_WHOLE`].
+/// The minimum number of chunks into which a section of a long message is cut, unless they would be shorter than [`MAX_WHOLE`]. A
+/// section is one blob, or everything before the blobs.
 const CHUNKS: usize = 8;
-/// A pump pauses after about this many bytes, so that its caller can go on.
+/// A pump pauses after about this many bytes, so that its caller can do other work.
 const LONG_PUMP: u64 = 1 << 20;
-/// The same if other tasks may wait for the thread or for the lock: one chunk. Not used with a peer on our CPU, which would run after each
-/// chunk.
+/// The same while other tasks may wait for the thread or for the lock: the pump pauses after one chunk. [`LONG_PUMP`] is used instead
+/// with a peer on our CPU, because such a peer would run after each chunk.
 const SHORT_PUMP: u64 = 1;
-/// The maximum number of control frames that answer the peer and wait for room. Only a peer that sends requests faster than it reads reaches
-/// it. [wire.ping]
+/// The maximum number of control frames that answer the peer and wait for room. Only a peer that asks for answers faster than it reads
+/// them reaches this limit. [wire.ping]
 pub const MAX_ANSWERS: usize = 4096;
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,34 +105,34 @@ pub struct Outbound {
     ledger: Arc<Ledger>,
 }
 
-/// The lane that goes ahead of all others, and what is sent last of all in it.
+/// The control lane, which is sent ahead of all others, and the goodbye, which is sent behind all others.
 #[derive(Default)]
 struct Control {
     /// Whole frames with short payloads.
     frames: VecDeque<(Header, Vec<u8>)>,
-    /// How many of these answer the peer.
+    /// The number of `frames` that answer the peer.
     answers: usize,
-    /// The goodbye: sent after everything else in the control lane.
+    /// The text of the goodbye, which is sent once all lanes are empty.
     goodbye: Option<Vec<u8>>,
-    /// Only a goodbye may still be sent.
+    /// Set when the queue was cleared: only last marks and a goodbye may still be sent.
     closed: bool,
 }
 
 /// The lane of events, which never overtake each other.
 #[derive(Default)]
 struct Events {
-    /// By position.
+    /// By position in the lane, counted from 1.
     waiting: LinkedHashMap<u64, Outgoing>,
-    /// The number of the last event that was queued.
+    /// The position of the event that was queued last.
     last: u64,
 }
 
 /// Credit, in bytes.
 #[derive(Default)]
 struct Credit {
-    /// What the peer still takes.
+    /// How much the peer still accepts.
     left: u64,
-    /// What is to be returned to the peer: sent after the control lane, as one frame.
+    /// How much credit we have yet to return to the peer. It is sent as one frame, behind the control lane.
     owed: u64,
 }
 
@@ -146,7 +149,7 @@ struct Queue {
 struct Pace {
     /// The last pump paused.
     paused: bool,
-    /// The peer shares our CPU: it runs as soon as it is notified, so it is notified once for all that a pump has sent.
+    /// The peer shares our CPU and runs as soon as it is notified. So chunks are not published one by one.
     peer_is_near: bool,
 }
 
@@ -229,7 +232,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Appends a message to its lane.
+    /// Appends a message to its lane, or holds it until the event that it waits for has been sent.
     fn sort_in(&mut self, message: Outgoing) {
         if !has_left(&self.events.waiting, message.event) {
             self.flows.hold(message);
@@ -240,8 +243,9 @@ impl Outbound {
         }
     }
 
-    /// Sends a message without a lane, if nothing waits there, and the message is one plain chunk for which there is credit and room.
-    /// Returns whether it was sent; [`publish`](Self::publish) makes it visible.
+    /// Sends a message directly, past the lanes. This requires that nothing waits to be sent, that the message is one chunk without
+    /// attachments, and that there is credit and room for it. Returns whether it was sent; [`publish`](Self::publish) makes it
+    /// visible.
     ///
     /// # Errors
     ///
@@ -297,8 +301,9 @@ impl Outbound {
         self.events.last
     }
 
-    /// Queues a mark behind the events of a subscription, or updates the number of its last mark if that still waits. Returns its position
-    /// in the event lane.
+    /// Queues a mark behind the events of a subscription. A mark tells the subscriber the number of the next value. `last` is the
+    /// position of the subscription's previous mark: if that still waits, its number is updated instead. Returns the position of the
+    /// mark in the event lane. [wire.event.lag]
     #[inline]
     pub fn push_event_mark(&mut self, subscription: u32, number: u64, last: u64) -> u64 {
         if let Some(mark) = self.events.waiting.get_mut(&last) {
@@ -310,7 +315,7 @@ impl Outbound {
         self.push_event(Outgoing::mark(subscription, number))
     }
 
-    /// Drops those of these events that wait and were not begun: their subscriber is gone.
+    /// Drops the queued events at these positions, whose subscriber is gone. An event of which a chunk was sent stays.
     #[inline]
     pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
         for event in events {
@@ -382,7 +387,7 @@ impl Outbound {
         self.notices.forget_stream(stream);
     }
 
-    /// This side ends a subscription: there is nothing more to acknowledge.
+    /// Ends a subscription of this side: queues the unsubscribe frame, and drops the acknowledgement that waits.
     #[inline]
     pub fn unsubscribe(&mut self, subscription: u32) {
         self.notices.forget_subscription(subscription);
@@ -409,7 +414,7 @@ impl Outbound {
         self.control.goodbye.is_some()
     }
 
-    /// Withdraws what was not sent of a request. Returns its streams, which end with it.
+    /// Withdraws what was not sent of a request. Returns how much had been sent, and the ids of its streams, which end with it.
     ///
     /// # Errors
     ///
@@ -419,7 +424,7 @@ impl Outbound {
         self.withdraw(Kind::Request, Kind::AbortRequest, id.0)
     }
 
-    /// Withdraws what was not sent of a response. Returns its streams, which end with it.
+    /// Withdraws what was not sent of a response. Returns how much had been sent, and the ids of its streams, which end with it.
     ///
     /// # Errors
     ///
@@ -465,7 +470,7 @@ impl Outbound {
         waiting.filter(unsent).map(|m| CallId(m.id)).collect()
     }
 
-    /// Drops everything that is queued. Only a goodbye can be queued afterwards.
+    /// Drops everything that is queued. Only last marks and a goodbye can be queued afterwards.
     #[inline]
     pub fn clear(&mut self) {
         self.control.frames.clear();
@@ -511,7 +516,7 @@ impl Outbound {
         self.queued.bytes
     }
 
-    /// The same without streams.
+    /// As [`queued`](Self::queued), without streams.
     #[inline]
     pub const fn backlog(&self) -> u64 {
         self.queued.bytes - self.queued.of_streams
@@ -542,8 +547,9 @@ impl Outbound {
         queued
     }
 
-    /// Whether a frame waits although there is more room than a sender ever asks for (O5): a record and its spare, or a quarter of the
-    /// ring.
+    /// Whether a frame waits although it fits (O5). A sender that is armed asks for room for its record and its spare, and for at
+    /// least a quarter of the ring. So this counts only if the largest record fits and leaves half of the ring free, which is more
+    /// than any of these.
     ///
     /// # Errors
     ///
@@ -560,14 +566,14 @@ impl Outbound {
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
 
-    /// Bytes that the peer still takes.
+    /// The number of bytes that the peer still accepts.
     #[cfg(test)]
     pub const fn credit(&self) -> u64 {
         self.credit.left
     }
 
-    /// Sends what can be sent, at most one chunk of flows. Publishes it if `publish`; otherwise the caller does. If the ring is full, the
-    /// peer will notify us.
+    /// Sends what can be sent, with at most one chunk of flows. If `publish` is false, the caller has to publish it. If the ring is
+    /// full, the peer will notify us.
     ///
     /// # Errors
     ///
@@ -577,7 +583,7 @@ impl Outbound {
         self.pump_armed(publish, SHORT_PUMP)
     }
 
-    /// The same with many chunks of flows, for a caller that delays no other task.
+    /// As [`pump`](Self::pump), with many chunks of flows, for a caller that delays no other task.
     ///
     /// # Errors
     ///
@@ -593,14 +599,15 @@ impl Outbound {
             if publish || !matches!(pumped, Ok(Pumped::Done)) {
                 self.publish()?;
             }
-            // Everything must be visible before we arm, or the peer makes no room.
+            // Everything must be published before we arm: the peer makes room only by reading what it sees.
             if !matches!(pumped, Ok(Pumped::Full)) || !self.link.arm()? {
                 return pumped;
             }
         }
     }
 
-    /// The same for a caller that goes on to poll for room.
+    /// As [`pump`](Self::pump), without arming, for a caller that goes on to poll for room. If `alone`, no other task waits for the
+    /// thread, and many chunks of flows are sent.
     ///
     /// # Errors
     ///
@@ -618,8 +625,8 @@ impl Outbound {
         self.pace.paused || self.link.wants_room()
     }
 
-    /// Whether there is room for the frame that did not fit, or the last pump paused. The caller is awake, so the peer is no longer asked to
-    /// notify us (O5).
+    /// Whether there is room for the frame that did not fit, or the last pump paused. The caller is awake, so the peer is no longer
+    /// asked to notify us (O5).
     ///
     /// # Errors
     ///
@@ -650,7 +657,7 @@ impl Outbound {
     }
 
     fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
-        // Taken even if there is no room, or the driver would find it due again and again.
+        // Due credit is taken even if there is no room for its frame. Otherwise the driver would find it due again and again.
         self.credit.owed += self.ledger.take_due().unwrap_or_default();
         while let Some((header, payload)) = self.control.frames.front() {
             if !self.link.push(header, payload, 0)? {
@@ -674,7 +681,7 @@ impl Outbound {
         if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
             return Ok(Pumped::Full);
         }
-        // Chunks of flows take long to copy.
+        // Copying a chunk of a flow takes long, so the peer sees the small messages first.
         if !self.flows.is_empty() {
             self.publish()?;
         }
@@ -718,7 +725,7 @@ impl Outbound {
         }
     }
 
-    /// Moves responses whose events were sent into their lanes.
+    /// Moves the responses that waited for an event to their lanes, if that event has been sent.
     fn release_held(&mut self) {
         while let Some(message) = self.flows.release(|event| has_left(&self.events.waiting, event))
         {
@@ -726,7 +733,7 @@ impl Outbound {
         }
     }
 
-    /// Sends flows in turn, a chunk each, until `most` bytes were sent. The first message of the event lane takes part.
+    /// Sends flows in turn, a chunk each, until `most` bytes were sent. The first event takes turns with them if it is long.
     fn pump_flows(&mut self, most: u64) -> Result<Pumped, Error> {
         let mut sent = 0;
         let most = if self.pace.peer_is_near { LONG_PUMP } else { most };
@@ -753,7 +760,8 @@ impl Outbound {
             if let Some((turn, flow)) = self.flows.next(self.credit.left) {
                 let taken = self.take_turn(flow)?;
                 if taken.full {
-                    // It resumes its turn when there is room. Otherwise the same one of two flows could always be interrupted.
+                    // The flow keeps its turn, and resumes it when there is room. If it went to the back instead, one of two flows
+                    // could be interrupted every time.
                     taken.rest.into_iter().for_each(|flow| self.flows.put(turn, flow));
                     return Ok(Pumped::Full);
                 }
@@ -773,20 +781,21 @@ impl Outbound {
         self.events.waiting.front().is_some_and(|(_, message)| self.may_send(message))
     }
 
-    /// Whether the peer's credit covers the next chunk of this message (O3).
+    /// Whether the next chunk of this message may be sent: it has started, or credit covers all of it (O3) and it may start (O4).
     fn may_send(&self, message: &Outgoing) -> bool {
         let whole = message.is_one_chunk(self.whole_len());
         let may_start = whole || self.flows.chunked.started < self.flows.chunked.most;
         message.started || (message.cost() <= self.credit.left && may_start)
     }
 
-    /// Sends one chunk. Returns its length, or `None` if the ring is full, and the message unless that was its last.
+    /// Sends one chunk. Returns its length, or `None` if the ring is full. Also returns the message, unless this was its last chunk.
     fn send_chunk(
         &mut self,
         mut message: Outgoing,
     ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
         let cost = message.cost();
-        // A small message that was held back is no bulk; the small items of a stream are.
+        // Whether to leave half of the ring free (O2). A small message need not, even if it was held back; a small item of a stream
+        // must.
         let in_turn = message.kind.is_of_stream() || !message.is_small(self.whole_len());
         let chunk = (message.section_len() / CHUNKS).clamp(self.whole_len(), self.chunk_len());
         let spare = if in_turn { self.link.sender.capacity() / 2 } else { 0 };
@@ -814,7 +823,7 @@ impl Outbound {
         Ok((Some(len_u64(len)), None))
     }
 
-    /// The last frame of this side. [wire.goodbye]
+    /// Sends the goodbye, the last frame of this side. [wire.goodbye]
     fn pump_goodbye(&mut self) -> Result<Pumped, Error> {
         let Some(reason) = &self.control.goodbye else { return Ok(Pumped::Done) };
         let reason = &reason[..reason.len().min(self.chunk_len())];
@@ -846,12 +855,12 @@ enum Lane {
     Small,
 }
 
-/// Whether this event, and so every event before it, was sent.
+/// Whether this event was sent. Events are sent in order, so every event before it was sent, too.
 fn has_left(events: &LinkedHashMap<u64, Outgoing>, event: u64) -> bool {
     events.front().is_none_or(|(first, _)| *first > event)
 }
 
-/// Whether the peer has asked for a frame of this kind.
+/// Whether frames of this kind answer the peer, and count towards [`MAX_ANSWERS`].
 const fn answers_the_peer(kind: Kind) -> bool {
     matches!(kind, Kind::Pong | Kind::EventEnd | Kind::AbortResponse)
 }

@@ -1,10 +1,10 @@
 //! The server's side of the rendezvous: reads join requests, keeps the queue of clients, and admits them. `[seg.meet]`
 //!
-//! Nothing here waits for a client, so a slow or hostile client delays only itself. Join requests are queued, and each step towards a client
-//! is a system call that does not block. The handshake deadline of the layers above bounds what an admitted client does next. A
-//! client that gives up leaves the queue at once. The queue is bounded ([`longest_queue`]), and so are its descriptors. Join requests are read
-//! a few at a time, so a client that floods the door does not starve the runtime. How requests arrive and answers are sent depends on
-//! the system: [`DoorListener`].
+//! Nothing here waits for a client, so a slow or hostile client delays only itself. Join requests are queued, and every system call
+//! that concerns a client is non-blocking. The layers above give an admitted client a deadline for its handshake. A client that gives
+//! up leaves the queue at once. The length of the queue is bounded ([`longest_queue`]), and with it the number of open descriptors.
+//! Join requests are read a few at a time, so a client that floods the door does not starve the runtime. How requests arrive and how
+//! answers are sent depends on the system: [`DoorListener`].
 
 use std::{collections::VecDeque, fmt, future::poll_fn, io, task::Poll};
 
@@ -29,9 +29,9 @@ pub struct Door {
     paths: EndpointPaths,
     slots: ClientSlots,
     listener: DoorListener,
-    /// In the order of their requests.
+    /// The waiting clients, in the order in which their requests arrived.
     queue: VecDeque<WaitingClient>,
-    /// The client that left the queue last, until its channel is complete.
+    /// The client that is being admitted. It is no longer in the queue.
     admitting: Option<Admitting>,
     /// Released last, after `drop` has closed the listener: E1.
     _lock: Lock,
@@ -63,7 +63,7 @@ pub(super) enum Admission {
     Admitted(Channel),
     /// The client has gone.
     Gone,
-    /// Its files could not be created, which it has not been told yet.
+    /// Its files could not be created. It has not been told so yet.
     Failed(ReplyPath, io::Error),
 }
 
@@ -74,7 +74,7 @@ impl fmt::Debug for Admitting {
 }
 
 impl Door {
-    /// Becomes the one server of this endpoint, removes what killed ones left, and listens.
+    /// Becomes the only server of this endpoint, removes the files that killed servers left, and listens.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Door {
         Self::open_with(file, slots, None).await
     }
 
-    /// As [`open`](Self::open), and shows these terms to [`endpoints`](crate::endpoints).
+    /// As [`open`](Self::open). The lock file also contains `terms`, which [`endpoints`](crate::endpoints) lists.
     ///
     /// # Errors
     ///
@@ -130,8 +130,8 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the door itself fails, or belongs to the parent of this process. A failure with one client is logged and told to
-    /// that client, and the wait goes on.
+    /// [`Error::Io`] if the door itself fails, or if this process is a forked child of the one that opened it. If admitting one client
+    /// fails, the error is logged and sent to that client, and this function waits for the next one.
     pub async fn accept(&mut self) -> Result<Channel, Error> {
         let here = self.owner.check();
         here.map_err(|error| {
@@ -140,7 +140,7 @@ impl Door {
         loop {
             self.admit_next();
             let admission = match &mut self.admitting {
-                // Polled once before others are told to wait for it: most regions are created at once.
+                // Polled once before the other clients are told to wait: a small region is complete after the first poll.
                 Some(admitting) => {
                     poll_fn(|cx| Poll::Ready(admitting.admission.as_mut().poll(cx))).await
                 }
@@ -159,7 +159,7 @@ impl Door {
         }
     }
 
-    /// Waits for an event: a client has asked or gone, a slot is free, or the client that is being admitted is done.
+    /// Waits until a client has asked or gone, a slot is free, or the admission in progress is complete.
     async fn wait(&mut self) -> Result<Option<Admission>, Error> {
         let Self { admitting, listener, paths, queue, slots, .. } = self;
         let waits_for_slot = admitting.is_none() && !queue.is_empty();
@@ -168,7 +168,7 @@ impl Door {
             None => Poll::Pending,
         });
         let came = tokio::select! {
-            biased; // Requests before slots: a client that asked while no slot was free is told so.
+            biased; // Requests before slots, so that a client that asked while no slot was free is told to wait.
             admission = admission => return Ok(Some(admission)),
             came = listener.arrivals(paths, queue) => came,
             () = slots.wait(), if waits_for_slot => return Ok(None),
@@ -192,8 +192,8 @@ impl Door {
         None
     }
 
-    /// Begins to admit the first client of the queue, if a slot is free. One at a time: creating regions takes most of the time, and is no
-    /// faster for several at once.
+    /// Begins to admit the first client of the queue, if a slot is free. Clients are admitted one at a time: most of the time goes
+    /// into creating the region, and creating several at once is not faster.
     fn admit_next(&mut self) {
         if self.queue.is_empty() || self.admitting.is_some() {
             return;
@@ -205,7 +205,7 @@ impl Door {
             Some(Admitting { process: request.process_id, admission: Box::pin(admission) });
     }
 
-    /// Tells the clients in the queue to wait that have not been told yet.
+    /// Sends `Wait` to those clients in the queue that have not received it. They are at the back.
     fn tell_to_wait(&mut self) {
         let answer = Answer::Wait { max_clients: self.file.max_clients };
         let untold = self.queue.iter_mut().rev().take_while(|caller| !caller.told_to_wait);
@@ -235,7 +235,7 @@ impl Door {
             );
             return self.dismiss(caller, Answer::NoSuchKind { kind });
         }
-        // The client asks again; it loses only its position.
+        // A client that is dismissed as `Crowded` asks again. It has lost only its position.
         if self.queue.len() >= longest_queue() {
             return self.dismiss(caller, Answer::Crowded { max_clients: self.file.max_clients });
         }
@@ -292,7 +292,7 @@ mod tests {
         (directory, file, door, connection)
     }
 
-    /// Lets the door do what there is to do, until this is so.
+    /// Runs the door until the condition holds.
     async fn until(door: &mut Door, is_so: impl Fn(&Door) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_so(door) {
@@ -327,7 +327,7 @@ mod tests {
         };
         assert!(matches!(late, Err(Error::Busy { max_clients: 1, .. })), "{late:?}");
         assert_eq!(door.queue.len(), longest_queue());
-        // Who has more time asks again, and waits once there is room.
+        // A client with more time asks again, and joins the queue once there is room.
         let patient = connecting(&file);
         let turn = tokio::time::timeout(Duration::from_millis(50), door.accept()).await;
         assert!(turn.is_err() && door.queue.len() == longest_queue());
@@ -337,14 +337,14 @@ mod tests {
         drop((patient.await.unwrap().unwrap(), server));
     }
 
-    /// On Windows a file has its size at once, and there is nothing that could be seen to go on.
+    /// Unix only: on Windows a file gets its size at once, so a test cannot observe that a region is being created.
     #[cfg(unix)]
     mod of_large_regions {
         use std::pin::pin;
 
         use super::*;
 
-        /// The endpoint's files; the directory is in memory where it can be.
+        /// An endpoint with large regions, in a directory of its own. The directory is in memory if the system has `/dev/shm`.
         fn large() -> (tempfile::TempDir, MemoryMappedFile) {
             let memory = std::path::Path::new("/dev/shm");
             let outer = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -357,7 +357,7 @@ mod tests {
             file.directory.as_ref().unwrap().read_dir().unwrap().count()
         }
 
-        /// Polls the door until it has a client's region made, and waits for that; each poll waits for nothing.
+        /// Polls the door until it is creating a client's region. Asserts that the polling thread does not create the region itself.
         async fn until_entering(door: &mut Door) {
             while door.admitting.is_none() {
                 let turn = poll_fn(|cx| Poll::Ready(pin!(door.accept()).poll(cx))).await;
@@ -366,7 +366,7 @@ mod tests {
             }
         }
 
-        /// What a region takes to make, the runtime's thread has for others.
+        /// While a large region is created, the runtime's thread runs other tasks.
         #[tokio::test]
         async fn a_large_region_is_made_beside_the_runtime() {
             let (_outer, file) = large();

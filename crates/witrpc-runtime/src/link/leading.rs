@@ -1,5 +1,5 @@
-//! Draining of the receiving half by a task that waits for a frame. A caller, or the reader of a stream, *leads* for the length of one
-//! poll. [`reception`](crate::link::reception) says how it leaves the half.
+//! Leading: a task that waits for a frame drains the receiving half itself. A caller, or the reader of a stream, *leads* for the
+//! length of one poll. C1 of [`reception`](crate::link::reception) says in which state it must leave the half.
 
 use std::task::Waker;
 
@@ -21,8 +21,8 @@ pub(crate) const LEAD_FRAMES: usize = 64;
 
 /// Operations on the receiving half, for the features of a connection.
 pub(crate) trait Leads: Host {
-    /// Leads for the answer to `id`, unless another task does, and sends the request meanwhile. The waker is in the table already, or the
-    /// caller checks the table once more (C2).
+    /// Leads for the answer to `id`, unless another task does. Calls `send`, which sends the request, in any case. The caller's waker
+    /// is in the table already, or the caller checks the table once more (C2).
     fn lead_for_answer(
         &self,
         id: CallId,
@@ -36,7 +36,8 @@ pub(crate) trait Leads: Host {
         }
     }
 
-    /// Leads for a frame of the stream `id`, unless another task does. `polling` is the busy-poll that the last call has interrupted.
+    /// Leads for a frame of the stream `id`, unless another task does. `polling` is the busy-poll that the last call interrupted, and
+    /// becomes the one that this call interrupts.
     fn lead_for_stream(&self, id: u64, polling: &mut Option<Poll>, waker: &Waker) {
         let mut drained = Drained { polling: polling.take(), ..Drained::default() };
         if let Err(error) = self.lead(Wanted::Stream(id), true, None::<fn()>, &mut drained) {
@@ -45,19 +46,21 @@ pub(crate) trait Leads: Host {
         *polling = self.interrupted(&mut drained, waker);
     }
 
-    /// Takes the busy-poll that a leader interrupted to let other tasks run, and has the leader woken after them. The leader has left the
-    /// half as C1 requires, so it may never come back.
+    /// Takes the busy-poll that a leader interrupted to let other tasks run, and has the leader woken after them. The leader has left
+    /// the half as C1 requires, so nothing is lost if it is never polled again.
     fn interrupted(&self, drained: &mut Drained, waker: &Waker) -> Option<Poll> {
         let polling = drained.polling.take()?;
         fairness::wake_after_others(waker);
         Some(polling)
     }
 
-    /// Leads for `wanted`. A caller that is not the only one waiting takes the frames that are there, and leaves polling to the driver: it
-    /// would poll for one answer, and block its thread for the tasks that wait for the others.
+    /// Leads for `wanted`. If `alone` is false, other calls are in flight or expected. Then the caller only takes the frames that are
+    /// there, and leaves polling to the driver: polling for its own answer would block the thread on which the tasks that wait for
+    /// other answers may run.
     ///
-    /// A caller that is alone, with a peer that last ran on our CPU, sends its request while it leads: the peer may answer before we run
-    /// again, and need not notify us. A peer on another CPU does not have to wait until we lead.
+    /// If the caller is alone and the peer last ran on our CPU, `send` is called while it leads, with the half disarmed: the peer may
+    /// answer before we run again, and then need not notify us. Otherwise `send` is called first, so that a peer on another CPU gets
+    /// the request sooner.
     fn lead(
         &self,
         wanted: Wanted,
@@ -72,7 +75,7 @@ pub(crate) trait Leads: Host {
             }
         }
         let mut over = false;
-        // If this call does not get to poll, the poll is not resumed: another task leads, and wakes us.
+        // If another task leads, this busy-poll is dropped: that task wakes us.
         let interrupted = drained.polling.take();
         let outcome = self.link().receiving.lead(leader, |receiving| {
             let mut progress = LeadProgress { interrupted, ..LeadProgress::default() };
@@ -82,14 +85,14 @@ pub(crate) trait Leads: Host {
             }
             let done = self.lead_on(receiving, wanted, alone, &mut progress, drained);
             if progress.looked_for_room {
-                // From now on another task has to be told of room (O5).
+                // We stop polling for room. This pump asks the peer to notify us if there still is none (O5).
                 progress.over |= self.pump();
             }
             over = progress.over;
             done.map(|()| progress.found)
         });
         if let Some(send) = send {
-            send(); // Another task leads.
+            send(); // We did not lead, so it was not called yet.
         }
         if over {
             self.link().receiving.wake_driver_if(|_| true);
@@ -111,7 +114,7 @@ pub(crate) trait Leads: Host {
         let mut polling = None;
         loop {
             let woke = self.drain(receiving, wanted, may_poll, progress, drained)?;
-            // Another task has work now, or we have: polling on would delay it.
+            // Stop if this task or another one has work now, which further polling would delay.
             if progress.found
                 || woke
                 || progress.over
@@ -128,15 +131,15 @@ pub(crate) trait Leads: Host {
                 .unwrap_or_else(|| Poll::new(receiving.caller.budget(worth)));
             if poll.has_budget() {
                 if polling.is_none() && !receiving.answers_in_parts {
-                    // Announced while there is time: when the answer arrives, we are armed for the record behind it already.
+                    // We have time now, before the answer arrives. Once it has, the half is armed for the record behind it already.
                     receiving.inbound.receiver.expect();
                 } else {
-                    // The next frame is hardly the last: the peer need not notify us while we poll.
+                    // More than one frame is expected: the peer need not notify us while we poll.
                     receiving.disarm();
                 }
             }
             let polled = poll.run(CALLER_SLICE, || self.link().has_come(&mut receiving.inbound))?;
-            // After the poll and not before: meanwhile another task may have come to wait for room.
+            // Checked after the poll, because another task may have begun to wait for room meanwhile.
             progress.looked_for_room |= poll.has_budget() && self.link().wants_room();
             match polled {
                 Polled::Ready => {}
@@ -178,13 +181,13 @@ pub(crate) trait Leads: Host {
         while progress.steps < LEAD_FRAMES && !kept_waiting && self.link().closed().is_none() {
             let Some(incoming) = receiving.inbound.receive()? else { break };
             progress.steps += 1;
-            // A part of a long message takes long to copy: stop if another task could go on.
+            // Copying a part of a long message takes long: stop after it if another task could run.
             let long = matches!(incoming, Incoming::Part);
             match self.take(receiving, incoming, wanted, drained)? {
                 Handled::Wanted => {
                     progress.found = true;
                     if alone && matches!(wanted, Wanted::Call(_)) {
-                        break; // Anything else that arrives wakes the driver.
+                        break; // The driver is woken for any frame that arrives later (C1).
                     }
                 }
                 Handled::Serve => {
@@ -200,8 +203,8 @@ pub(crate) trait Leads: Host {
         Ok(woke)
     }
 
-    /// Handles one frame. The room of a part of a message is released at once if the peer may be polling for it. A peer on our CPU cannot
-    /// be polling, and is better woken once for all of it.
+    /// Handles one frame. If it is a part of a long message, its room is released at once if the peer may be polling for room. A peer
+    /// on our CPU cannot be polling while we run. It is woken once, when the room of all parts is released.
     fn take(
         &self,
         receiving: &mut Receiving,
@@ -224,13 +227,13 @@ impl<H: Host + ?Sized> Leads for H {}
 /// The state of a leader's step.
 #[derive(Debug, Default)]
 pub(crate) struct LeadProgress {
-    /// Frames that were taken, and pumps for other tasks.
+    /// The number of frames taken, plus the number of pumps.
     steps: usize,
     /// The wanted frame has arrived.
     found: bool,
-    /// The step stopped because it had taken long enough, not because there were no more frames.
+    /// The step ended to let other tasks run. More frames may be there.
     over: bool,
-    /// The leader polled for room, so the peer may not have been asked to notify us of room.
+    /// The leader polled for room. So the sender may be disarmed, and must pump once more before it ends (O5).
     looked_for_room: bool,
     /// The busy-poll that was interrupted, to be resumed.
     interrupted: Option<Poll>,
