@@ -4,6 +4,9 @@
 //! directions have two owners ([`RecordSender`], [`RecordReceiver`]), and sleeping has a third ([`Waiter`]), so they
 //! share no lock. Nothing here interprets the bytes of a record.
 //!
+//! The functions of sender and receiver run while the connection's half is locked. They never wait, and must not use the connection, its
+//! client or its server.
+//!
 //! # The sleep protocol
 //!
 //! A side is *armed* when its peer must wake it: for data ([`RecordReceiver::arm`]) or for space

@@ -30,7 +30,8 @@ impl CipherError {
 
 /// An encryption scheme. There is one per endpoint; it makes one [`KeyAgreement`] per connection.
 ///
-/// Implement it for an encryption of your own; see `with_encryptor` on the builders.
+/// Implement it for an encryption of your own; see `with_encryptor` on the builders. Sealing and opening run while the connection's
+/// halves are locked: they must not use the connection, its client or its server.
 pub trait Encryptor: fmt::Debug + Send + Sync + 'static {
     /// Returns the scheme's name. `connect` compares the names of both sides, so change the name when the scheme changes.
     fn name(&self) -> &str;

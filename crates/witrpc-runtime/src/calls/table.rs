@@ -188,7 +188,6 @@ impl CallsMade {
     }
 }
 
-/// The routes of contracts that were looked up in the catalog. The list only grows, so that reading it takes no lock.
 /// Calls in flight, twice, and whether a caller was woken that has not had its turn.
 impl Counted for Pending {
     #[inline]
@@ -197,6 +196,7 @@ impl Counted for Pending {
     }
 }
 
+/// The routes of contracts that were looked up in the catalog. The list only grows, so that reading it takes no lock.
 #[derive(Debug, Default)]
 struct Routes(OnceLock<Box<KnownRoute>>);
 
