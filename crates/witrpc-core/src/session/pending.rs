@@ -364,13 +364,17 @@ mod tests {
     #[test]
     fn a_waker_is_replaced_by_a_clone_that_the_caller_brings_and_drops() {
         use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
         use std::task::Wake;
 
-        struct Nothing;
-        impl Wake for Nothing {
-            fn wake(self: Arc<Self>) {}
+        /// Counts how often it is woken.
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Nothing)));
+        let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Count(AtomicUsize::new(0)))));
         let mut pending = Pending::default();
         let id = pending.insert(Some(first.clone())).unwrap();
         let mut clone = None;
