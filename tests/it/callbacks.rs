@@ -142,7 +142,9 @@ impl Hall for Host {
     }
 
     async fn block(&self) -> witrpc::Result<()> {
-        let blocked = back::<DeskClient>().hang().await;
+        // Elsewhere, as what this handler awaits is dropped with it.
+        let (call, runtime) = (back::<DeskClient>().hang(), tokio::runtime::Handle::current());
+        let blocked = std::thread::spawn(move || runtime.block_on(call)).join().unwrap();
         self.blocked.lock().unwrap().push(blocked);
         Ok(())
     }

@@ -91,6 +91,7 @@ impl World {
     fn come_back(&self) {
         if is_any_held() {
             self.held.fetch_add(1, Ordering::Relaxed);
+            eprintln!("with a lock held: {}", std::backtrace::Backtrace::force_capture());
         }
         let less = |left: usize| left.checked_sub(1);
         let again = BACK.replace(true);

@@ -22,9 +22,10 @@ use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, PoisonError, TryLockError};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use witrpc_core::text::Escaped;
@@ -473,6 +474,19 @@ fn do_what_was_put_off() {
             tracing::error!(panic = %Escaped(&message), "a waker or destructor of the user's panicked");
         }
     }
+}
+
+/// A waker that wakes another one, once no lock is held: for a task of the user's that a transport wakes.
+pub(crate) fn putting_off(waker: Waker) -> Waker {
+    struct PuttingOff(Waker);
+
+    impl Wake for PuttingOff {
+        fn wake(self: Arc<Self>) {
+            later(move || self.0.wake_by_ref());
+        }
+    }
+
+    Waker::from(Arc::new(PuttingOff(waker)))
 }
 
 /// A place for the waker of a task that waits. A lock protects it, but a waker may be cloned and dropped only while no lock is held

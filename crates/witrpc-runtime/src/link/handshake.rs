@@ -5,8 +5,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
+use crate::locks;
 use tokio::time::timeout;
 use witrpc_core::fail_point;
 use witrpc_core::limits::Limits;
@@ -364,7 +366,12 @@ impl<'a> HandshakeDriver<'a> {
             let reason = CloseReason::PeerGone;
             return Err(Error::Closed { reason, maybe_executed: false });
         }
-        let wake = poll_fn(|cx| self.waiter.poll_wake(cx)).await?;
+        // A client connects in a task of the user's, and a transport within one process wakes it from under our locks.
+        let wake = poll_fn(|cx| {
+            let waker = locks::putting_off(cx.waker().clone());
+            self.waiter.poll_wake(&mut Context::from_waker(&waker))
+        });
+        let wake = wake.await?;
         self.peer_gone = wake == Wake::PeerGone;
         Ok(())
     }
