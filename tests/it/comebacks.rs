@@ -383,3 +383,15 @@ async fn what_is_dropped_with_its_connection_comes_back(fixture: Arc<Fixture>) {
     world.clear();
     world.check();
 }
+
+/// A subscriber that did not keep up is there until it is dropped, and takes nothing more.
+#[test]
+fn what_comes_for_a_subscriber_that_must_go_comes_back() {
+    let world = World::new(Overflow::Disconnect);
+    let laggard = world.raised.subscribe();
+    for number in 0..20 {
+        world.raised.raise(world.value(number)).unwrap();
+    }
+    drop(laggard);
+    world.check();
+}

@@ -15,9 +15,7 @@
 //!
 //! # Locks
 //!
-//! Locks are taken in this order: `receiving`, then `subscriptions` or `subscribers`, then an event's own, then `outbound`, then
-//! `pending` or the table of streams. The table of calls being served is locked with none of them held. A lock is held for one
-//! bounded step. The longest is a leader's polling (see [`poller`](crate::link::poller)); others do not wait for it, but leave.
+//! [`locks`](crate::locks) says in which order they are taken. A lock is held for one bounded step. The longest is a leader's polling (see [`poller`](crate::link::poller)); others do not wait for it, but leave.
 
 mod frames;
 mod peer;
@@ -365,7 +363,8 @@ impl Driven for Connection {
         let outbound = self.link.sending.outbound.lock().take();
         drop((receiving, outbound));
         fail_point::at("connection.unmapped");
-        drop(self.lease.lock().take());
+        let lease = self.lease.lock().take();
+        drop(lease);
         fail_point::at("connection.ended");
         self.ended.send_replace(true);
     }

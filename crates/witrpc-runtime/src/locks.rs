@@ -22,9 +22,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, PoisonError, TryLockError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 

@@ -157,16 +157,17 @@ impl Pending {
         self.queued -= 1;
     }
 
-    /// Takes a slot for a new call with this waker; `None` if the caller checks for the answer before it waits.
+    /// Takes a slot for a new call, and its waker out of `waker`; that is `None` if the caller checks for the answer before it waits.
+    /// The waker stays with the caller if the connection is closed.
     ///
     /// # Errors
     ///
     /// The reason if the connection is closed.
-    pub fn insert(&mut self, waker: Option<Waker>) -> Result<CallId, CloseReason> {
+    pub fn insert(&mut self, waker: &mut Option<Waker>) -> Result<CallId, CloseReason> {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
-        let state = State::Waiting { waker };
+        let state = State::Waiting { waker: waker.take() };
         self.used += 1;
         if let Some(index) = self.free {
             let slot = &mut self.slots[crate::wire::fields::u32_len(index)];
@@ -187,8 +188,8 @@ impl Pending {
     ///
     /// The reason if the connection is closed.
     #[inline]
-    pub fn insert_ping(&mut self, waker: Waker) -> Result<CallId, CloseReason> {
-        let id = self.insert(Some(waker))?;
+    pub fn insert_ping(&mut self, waker: &mut Option<Waker>) -> Result<CallId, CloseReason> {
+        let id = self.insert(waker)?;
         if let Some(slot) = self.get(id) {
             slot.is_ping = true;
         }
@@ -376,7 +377,7 @@ mod tests {
         }
         let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Count(AtomicUsize::new(0)))));
         let mut pending = Pending::default();
-        let id = pending.insert(Some(first.clone())).unwrap();
+        let id = pending.insert(&mut Some(first.clone())).unwrap();
         let mut clone = None;
         assert!(matches!(pending.poll(id, &first, &mut clone), Looked::Waits) && clone.is_none());
         assert!(matches!(pending.poll(id, &second, &mut clone), Looked::NeedsClone));
@@ -403,11 +404,11 @@ mod tests {
     #[test]
     fn a_slot_is_used_again_under_another_id() {
         let mut pending = Pending::default();
-        let first = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let first = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
         let mut found = None;
         let completed = pending.complete(first, answer(), Some(first), &mut found);
         assert!(matches!(completed, Ok(Completed::Wanted(Some(_)))) && found.is_some());
-        let second = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let second = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
         assert_eq!(pending.in_flight(), 1);
@@ -416,7 +417,7 @@ mod tests {
     #[test]
     fn an_abandoned_slot_waits_for_its_acknowledgement() {
         let mut pending = Pending::default();
-        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let id = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
         assert!(pending.abandon(id, false).answer.is_none());
         assert_eq!(pending.in_flight(), 1);
         assert!(matches!(
@@ -430,7 +431,7 @@ mod tests {
     #[test]
     fn who_was_woken_is_counted_until_it_comes_or_goes() {
         let mut pending = Pending::default();
-        let ids = [(); 3].map(|()| pending.insert(Some(Waker::noop().clone())).unwrap());
+        let ids = [(); 3].map(|()| pending.insert(&mut Some(Waker::noop().clone())).unwrap());
         let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
         assert!(matches!(completed, Ok(Completed::Wanted(_))) && !pending.has_woken_caller());
         for id in [ids[1], ids[2]] {
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn nothing_is_answered_twice() {
         let mut pending = Pending::default();
-        let id = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let id = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
         assert!(matches!(
             pending.complete(id, answer(), None, &mut None),
             Ok(Completed::Other(Some(_)))
@@ -456,8 +457,8 @@ mod tests {
     #[test]
     fn closing_tells_sent_from_unsent() {
         let mut pending = Pending::default();
-        let sent = pending.insert(Some(Waker::noop().clone())).unwrap();
-        let unsent = pending.insert(Some(Waker::noop().clone())).unwrap();
+        let sent = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let unsent = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
         assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent].into()).len(), 2);
         for (id, expected) in [(sent, true), (unsent, false)] {
             let Some(Err(Error::Closed { maybe_executed, .. })) = take(&mut pending, id) else {
@@ -465,6 +466,11 @@ mod tests {
             };
             assert_eq!(maybe_executed, expected);
         }
-        assert!(pending.insert(Some(Waker::noop().clone())).is_err());
+        let mut waker = Some(Waker::noop().clone());
+        assert!(
+            pending.insert(&mut waker).is_err() && waker.is_some(),
+            "it is the caller's to drop"
+        );
+        assert!(pending.insert_ping(&mut waker).is_err() && waker.is_some());
     }
 }

@@ -37,7 +37,7 @@ pub(crate) trait MakesCalls: CallHost {
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
         // Made with no lock held (L2).
-        let clone = self.calls().is_crowded().then(|| waker.clone());
+        let mut clone = self.calls().is_crowded().then(|| waker.clone());
         let mut pending = self.calls().pending.lock();
         if turn.is_none() && pending.is_open() && !pending.take_permit() {
             return Err(BeginError::NotYet);
@@ -45,11 +45,11 @@ pub(crate) trait MakesCalls: CallHost {
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
         // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
         let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
-        let (clone, unused) = if alone { (None, clone) } else { (clone, None) };
-        let is_left = clone.is_some();
-        let inserted = pending.insert(clone);
+        let is_left = !alone && clone.is_some();
+        let mut none = None;
+        let inserted = pending.insert(if alone { &mut none } else { &mut clone });
         drop(pending);
-        drop(unused);
+        drop(clone); // If it is not in the table.
         self.calls().note_crowded(!alone);
         let id = inserted.map_err(BeginError::Closed)?;
         let permit = turn.and_then(|Permits { call, bytes }| {
@@ -158,8 +158,8 @@ pub(crate) trait MakesCalls: CallHost {
 
     /// Sends a ping whose pong completes the returned call.
     fn begin_ping(&self, waker: &Waker) -> Result<CallId, Error> {
-        let clone = waker.clone();
-        let id = self.calls().pending.lock().insert_ping(clone);
+        let mut clone = Some(waker.clone());
+        let id = self.calls().pending.lock().insert_ping(&mut clone);
         let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
         self.send(|outbound| {
             outbound.push_control(Kind::Ping, id.0);

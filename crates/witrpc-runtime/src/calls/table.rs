@@ -166,12 +166,12 @@ impl CallsMade {
         }
     }
 
-    /// The task of this waker has called again and again, and lets others run.
+    /// Notes that the task of this waker yields after many calls in a row.
     pub(crate) fn has_yielded(&self, waker: &Waker) {
         let clone = waker.clone();
         let before = self.yielded.lock().replace(clone);
         drop(before);
-        // Relaxed, here and below: it is only a reason to take the lock.
+        // Relaxed, here and below: it only decides whether to take the lock.
         self.has_yielded.store(true, Ordering::Relaxed);
     }
 

@@ -224,7 +224,7 @@ impl ClientSubscription {
 }
 
 impl State {
-    /// Values in the queue that came over this connection.
+    /// The number of values in the queue that arrived over this connection.
     fn waiting_here(&self) -> usize {
         let values = self.queue.iter().filter(|item| matches!(item, Item::Value { .. }));
         values.count() - self.earlier

@@ -327,7 +327,7 @@ impl<T: EventValue> Local<T> {
             let removed = subscribers.remove(id);
             event.count.store(subscribers.list.len(), Ordering::Release);
             drop(subscribers);
-            // Whoever waited for this subscriber need not any more.
+            // Tasks that waited for this subscriber need not wait any more.
             event.room.made();
             // The user's values, if they were the last that had them.
             locks::dispose((removed, event));

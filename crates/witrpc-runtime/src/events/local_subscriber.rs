@@ -50,7 +50,7 @@ impl<T> LocalSubscriber<T> {
         clone: &mut Option<Waker>,
     ) -> Option<Poll<Result<T, EventError>>> {
         let mut state = self.state.lock();
-        // Values that were dropped behind all others are told of, too.
+        // Dropped values at the end of the backlog are reported, too.
         let next = state.backlog.front_number().unwrap_or(state.backlog.next_number());
         if next > state.expected && !state.disconnected {
             let lost = next - state.expected;
@@ -82,8 +82,10 @@ impl<T: EventValue> Subscriber<T> for LocalSubscriber<T> {
         let Some(value) = prepared.take() else { return };
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
-        if !state.disconnected && state.backlog.push(value, 0, &mut dropped) == Pushed::Disconnect {
-            state.disconnected = true;
+        if state.disconnected {
+            dropped.push(value); // Not here: the event's lock is held.
+        } else {
+            state.disconnected = state.backlog.push(value, 0, &mut dropped) == Pushed::Disconnect;
         }
         state.waker.wake();
         drop(state);

@@ -27,7 +27,7 @@ pub(crate) trait Subscriber<T>: Send + Sync {
     /// How values are serialized for it. `None` takes a clone.
     fn codec(&self) -> Option<&Codec>;
 
-    /// Takes a value, or drops one, as the event's [`Overflow`] says. Never waits.
+    /// Takes a value, or drops one as the event's [`Overflow`](crate::events::backlog::Overflow) says. Never waits.
     fn deliver(&self, prepared: &mut Prepared<T>);
 
     /// Whether the next value would overflow.

@@ -50,7 +50,7 @@ pub(crate) struct Events {
     /// Whether there are such. Set by whoever reads a frame, before the next is read; the driver learns of that frame under a lock
     /// that its reader has held since.
     pub(super) has_attaching: AtomicBool,
-    /// What waits for those, together.
+    /// The account of the backlogs of the subscribers.
     pub(super) backlogs: Arc<Account>,
     /// The ids of subscribers whose values wait for room in the sending queue. Its lock is taken with that of a subscriber held.
     held_back: Mutex<LinkedHashSet<u32>>,

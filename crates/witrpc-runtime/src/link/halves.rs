@@ -62,9 +62,9 @@ pub(crate) struct Sending {
     backed_up: AtomicBool,
     /// Bytes in the sending queue beyond which nothing is started that would add to it.
     queue_bound: u64,
-    /// Notified when the sending queue is within its bound again after a step, for handlers that have not begun.
+    /// Notified when the sending queue is within its bound again, for handlers that have not begun.
     room: Arc<Notify>,
-    /// Our bound on what waits to be sent: a permit per byte of a message that is not small, and of a stream's items.
+    /// Our bound on the sending queue: one permit per byte of messages that are not small, and of stream items.
     pub(crate) bytes: Arc<Semaphore>,
     /// The number of permits of `bytes`.
     pub(crate) queue_len: u32,
@@ -241,7 +241,7 @@ impl Link {
             sending.backed_up.store(backed_up, Ordering::SeqCst);
             if !backed_up {
                 locks::let_go(Arc::clone(&sending.room), |room| room.notify_waiters());
-                // Whoever made the room: only the driver serves what was put aside, and resumes events.
+                // Only the driver serves requests that were put aside, and resumes events, whoever made the room.
                 self.wake_driver();
             }
         }

@@ -251,7 +251,7 @@ fn two_callers(skips_lock: bool) {
     bounded(move || {
         let side = Side::new(skips_lock);
         let [first, second] =
-            [0; 2].map(|_| side.pending.lock().insert(Some(Waker::noop().clone())).unwrap());
+            [0; 2].map(|_| side.pending.lock().insert(&mut Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -309,8 +309,8 @@ fn one_caller(leaves: Leaves) {
             if let Some(id) = begun {
                 return side.poll_answer(id, cx.waker());
             }
-            let waker = (leaves == Leaves::First).then(|| cx.waker().clone());
-            let id = side.pending.lock().insert(waker).unwrap();
+            let mut waker = (leaves == Leaves::First).then(|| cx.waker().clone());
+            let id = side.pending.lock().insert(&mut waker).unwrap();
             begun = Some(id);
             let send = || {
                 *requested.lock() = Some(id);
@@ -357,7 +357,7 @@ fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
         let [leaving, waiting] =
-            [0; 2].map(|_| side.pending.lock().insert(Some(Waker::noop().clone())).unwrap());
+            [0; 2].map(|_| side.pending.lock().insert(&mut Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
