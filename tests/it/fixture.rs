@@ -66,7 +66,12 @@ impl SerializerKind {
 
 enum Transport {
     Memory(MemoryTransport),
-    Mmf { directory: TempDir, file: MemoryMappedFile },
+    Mmf {
+        directory: TempDir,
+        file: MemoryMappedFile,
+    },
+    #[cfg(unix)]
+    Inherited(crate::inherited::Pairs),
 }
 
 /// A builder of either side, with what both sides must have in common.
@@ -119,6 +124,14 @@ impl Fixture {
         Self::mmf_with(|file| file.with_max_clients(8).with_named_event(NamedEvent::RawSync))
     }
 
+    /// Regions without a name, both of whose sides are in this process.
+    #[cfg(unix)]
+    pub(crate) fn inherited() -> Self {
+        let mut fixture = Self::memory();
+        fixture.transport = Transport::Inherited(crate::inherited::Pairs::default());
+        fixture
+    }
+
     /// The same, with settings.
     pub(crate) fn mmf_with(set: impl FnOnce(MemoryMappedFile) -> MemoryMappedFile) -> Self {
         let directory = private_directory();
@@ -156,13 +169,15 @@ impl Fixture {
     pub(crate) fn directory(&self) -> Option<&Path> {
         match &self.transport {
             Transport::Memory(_) => None,
+            #[cfg(unix)]
+            Transport::Inherited(_) => None,
             Transport::Mmf { directory, .. } => Some(directory.path()),
         }
     }
 
     /// Whether clients tell which process they are.
     pub(crate) fn has_processes(&self) -> bool {
-        matches!(self.transport, Transport::Mmf { .. })
+        !matches!(self.transport, Transport::Memory(_))
     }
 
     /// What a text of some hundred bytes takes beyond itself, as the only argument and as a result.
@@ -204,6 +219,8 @@ impl Fixture {
     fn server_on_transport(&self) -> WitServerBuilder {
         match &self.transport {
             Transport::Memory(memory) => WitServerBuilder::new().with_transport(memory.clone()),
+            #[cfg(unix)]
+            Transport::Inherited(pairs) => WitServerBuilder::new().with_transport(pairs.clone()),
             Transport::Mmf { file, .. } => {
                 WitServerBuilder::new().with_memory_mapped_file(file.clone())
             }
@@ -213,6 +230,8 @@ impl Fixture {
     fn client_on_transport(&self) -> WitClientBuilder {
         match &self.transport {
             Transport::Memory(memory) => WitClientBuilder::new().with_transport(memory.clone()),
+            #[cfg(unix)]
+            Transport::Inherited(pairs) => WitClientBuilder::new().with_transport(pairs.clone()),
             Transport::Mmf { file, .. } => {
                 WitClientBuilder::new().with_memory_mapped_file(file.clone())
             }
@@ -223,6 +242,8 @@ impl Fixture {
     pub(crate) fn client_transport(&self) -> Box<dyn ClientTransport> {
         match &self.transport {
             Transport::Memory(memory) => Box::new(memory.clone()),
+            #[cfg(unix)]
+            Transport::Inherited(pairs) => Box::new(pairs.clone()),
             Transport::Mmf { file, .. } => Box::new(MmfClientTransport::new(file.clone())),
         }
     }
@@ -231,6 +252,8 @@ impl Fixture {
     pub(crate) fn server_transport(&self) -> Box<dyn ServerTransport> {
         match &self.transport {
             Transport::Memory(memory) => Box::new(memory.clone()),
+            #[cfg(unix)]
+            Transport::Inherited(pairs) => Box::new(pairs.clone()),
             Transport::Mmf { file, .. } => Box::new(MmfServerTransport::new(file.clone())),
         }
     }

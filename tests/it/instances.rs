@@ -14,6 +14,10 @@ macro_rules! instantiate {
         crate::instances::instance!(mmf_dedicated_threads, mmf_dedicated_threads, Postcard, None, CurrentThread, $($test),*);
         crate::instances::instance!(mmf_raw_sync_json, mmf_raw_sync, Json, None, MultiThread, $($test),*);
         crate::instances::instance!(mmf_raw_sync_encrypted, mmf_raw_sync, Postcard, EncryptedWithToken, CurrentThread, $($test),*);
+        #[cfg(unix)]
+        crate::instances::instance!(inherited_json, inherited, Json, None, MultiThread, $($test),*);
+        #[cfg(unix)]
+        crate::instances::instance!(inherited_postcard_encrypted, inherited, Postcard, EncryptedWithToken, CurrentThread, $($test),*);
         crate::instances::instance!(memory_json_encrypted, memory, Json, EncryptedWithToken, MultiThread, $($test),*);
         crate::instances::instance!(mmf_postcard_encrypted, mmf, Postcard, Encrypted, MultiThread, $($test),*);
         crate::instances::instance!(mmf_message_pack_token, mmf, MessagePack, Token, CurrentThread, $($test),*);

@@ -25,6 +25,8 @@ mod forked;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod idle;
+#[cfg(unix)]
+mod inherited;
 mod instances;
 mod introspection;
 mod kill;

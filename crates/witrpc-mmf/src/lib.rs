@@ -10,9 +10,11 @@
 //!      │            ▲         ▲
 //!      ├──▶ event   │         │                    the wake-up
 //!      └──▶ channel ┴─────────┘                    the traits
+//!      inherited ──▶ region, event, channel        the same without a name
 //! ```
 //!
-//! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork` and `sys/windows`, and in `ring/heap`, which only tests use.
+//! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork`, `sys/unix/inheriting`, `sys/unix/pages` and `sys/windows`, and in
+//! `ring/heap`, which only tests use.
 //!
 //! Code that differs between systems is in folders of its own: `sys`, and `unix` and `windows` below `endpoint` and `event`.
 
@@ -36,6 +38,8 @@ mod event;
 #[cfg(all(not(loom), any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzz_support;
+#[cfg(all(unix, not(loom)))]
+pub mod inherited;
 #[cfg(any(not(loom), test))]
 mod layout;
 #[cfg(not(loom))]

@@ -13,8 +13,8 @@
 //! - **M3** Cursors and flags are only ever accessed as atomics, on both sides.
 //! - **M4** Each end of each ring exists once per side: [`Region::split`] consumes the region.
 //!
-//! None of this prevents truncation: a process that may write the file may also truncate it, and an access to a missing page raises SIGBUS.
-//! Regions are private to one user (0600, in a directory of 0700).
+//! None of this prevents truncation of a file with a name: a process that may write the file may also truncate it, and an access to a missing
+//! page raises SIGBUS. Such regions are private to one user (0600, in a directory of 0700). The size of inherited regions is sealed on Linux.
 
 use std::{fs::File, io, mem::ManuallyDrop, ops::Deref, path::Path, sync::Arc, thread};
 
@@ -138,13 +138,21 @@ impl Region {
     ///
     /// `NotFound` if it is gone; `InvalidData` if it is not a region, not ours, or not this connection's.
     pub(crate) fn attach(path: &Path, instance: &Instance, access: Access) -> io::Result<Self> {
-        let file = region_file::open_existing(path, access)?;
+        Self::attach_file(&region_file::open_existing(path, access)?, instance)
+    }
+
+    /// Maps a file that the peer made, and of which we have a descriptor. `[seg.file.attach]`
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if it is not a region, or not this connection's.
+    pub(crate) fn attach_file(file: &File, instance: &Instance) -> io::Result<Self> {
         let size = file.metadata()?.len();
         let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
         let Some(geometry) = Geometry::of(size) else {
             return Err(invalid("the size of its file is out of bounds")); // [seg.header.size]
         };
-        let mut region = Self::map(&file, geometry, NamedEvent::default())?;
+        let mut region = Self::map(file, geometry, NamedEvent::default())?;
         let events =
             layout::check_header(&region.read_header(), size, instance).map_err(invalid)?;
         region.events = NamedEvent::of_code(events)

@@ -18,8 +18,8 @@ pub(crate) use os::access::{TO_DIRECTORIES, TO_FILES};
 pub(crate) use os::fork::Owner;
 #[cfg(unix)]
 pub(crate) use os::fork::close_inherited;
-#[cfg(unix)]
-pub(crate) use os::open;
 pub(crate) use os::{
     Access, back_by_large_pages, current_cpu, largest_file, monotonic_nanoseconds, region_file,
 };
+#[cfg(unix)]
+pub(crate) use os::{inheriting, memory_file, open};

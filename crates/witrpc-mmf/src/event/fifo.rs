@@ -265,6 +265,11 @@ impl Notifier {
         Ok(Self { pipe: open_end(path, OFlags::RDWR, access)? })
     }
 
+    /// The notifying end of a pipe without a name.
+    pub(crate) const fn of(pipe: OwnedFd) -> Self {
+        Self { pipe }
+    }
+
     /// As [`open`](Self::open), for a pipe of which we have another end.
     ///
     /// # Errors
@@ -447,6 +452,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The process of this pidfd.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tokio runtime, or one without I/O.
+    pub(crate) fn of(pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pidfd: register(pidfd)? })
+    }
+
     fn moved(self) -> io::Result<Self> {
         Ok(Self { pidfd: self.pidfd.moved()? })
     }

@@ -10,6 +10,9 @@ pub(crate) use self::pages::back_by_large_pages;
 pub(crate) mod access;
 #[expect(unsafe_code, reason = "only the system can tell of a fork")]
 pub(crate) mod fork;
+#[expect(unsafe_code, reason = "descriptors that are inherited are numbers")]
+pub(crate) mod inheriting;
+pub(crate) mod memory_file;
 pub(crate) mod open;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[expect(unsafe_code, reason = "advice on memory takes its address")]

@@ -5,16 +5,19 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::Stdio;
 use std::task::{Context, Poll, Waker};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::runtime::Runtime;
 use witrpc_core::Error;
+use witrpc_core::WaitStrategy;
 use witrpc_core::transport::{TransportError, Wake};
+use witrpc_mmf::inherited::{self, WorkerEnd};
 use witrpc_mmf::{ClientSlots, Door, MemoryMappedFile, connect, endpoints_in};
 
 use crate::common::{
-    Endpoint, Peer, Process, directory, far, files, private_directory, role, soon, within,
+    Endpoint, HANG, Peer, Process, directory, far, files, private_directory, role, soon, within,
 };
 
 /// Forks a child that only waits, for a while, and returns its process id.
@@ -104,6 +107,55 @@ async fn role_forking_client() {
     let mut client = Peer(connect(&file, far()).await.unwrap());
     client.send(&fork().as_raw_nonzero().get().to_le_bytes()).await;
     std::future::pending::<()>().await;
+}
+
+#[test]
+fn a_killed_host_is_noticed_by_its_worker_while_its_forked_child_lives() {
+    let directory = private_directory();
+    let (told, done) = (directory.path().join("told"), directory.path().join(DONE));
+    let until = |exists: &Path| {
+        let deadline = std::time::Instant::now() + HANG;
+        while !exists.exists() {
+            assert!(std::time::Instant::now() < deadline, "never: {}", exists.display());
+            std::thread::yield_now();
+        }
+    };
+    let mut host = Process::start_by(this(), "forked::role_forking_host", directory.path());
+    until(&told);
+    let _orphan = Orphan(process_in(&std::fs::read(&told).unwrap()));
+    assert!(!done.exists());
+    host.kill();
+    until(&done);
+}
+
+#[tokio::test]
+#[expect(clippy::zombie_processes, reason = "this process is killed before its worker ends")]
+async fn role_forking_host() {
+    let Some(directory) = directory() else { return };
+    let (host, bequest) = inherited::pair(64 << 10).unwrap();
+    let mut command = this();
+    command.args(["--exact", "forked::role_forking_hosts_worker"]).stdout(Stdio::null());
+    bequest.give(&mut command).unwrap();
+    let _worker = command.spawn().unwrap();
+    drop(command);
+    let (channel, _lifeline) = host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap();
+    assert_eq!(within(Peer(channel).recv()).await.unwrap(), b"here");
+    let child = fork().as_raw_nonzero().get().to_le_bytes();
+    std::fs::write(directory.join("telling"), child).unwrap();
+    std::fs::rename(directory.join("telling"), directory.join("told")).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn role_forking_hosts_worker() {
+    let Some(directory) = directory() else { return };
+    let end = WorkerEnd::take().unwrap();
+    let (channel, lifeline) = end.open(WaitStrategy::Park, Box::new(())).unwrap();
+    let mut peer = Peer(channel);
+    peer.send(b"here").await;
+    peer.is_gone().await;
+    lifeline.wait().unwrap();
+    std::fs::write(directory.join(DONE), "").unwrap();
 }
 
 /// What a role writes when it has come to its end: a binary that has no such role succeeds, too.

@@ -102,6 +102,39 @@ pub(crate) fn make_pipe(path: &Path, access: Access) -> io::Result<OwnedFd> {
     opened_up.inspect_err(|_| crate::endpoint::remove(path))
 }
 
+/// Makes a pipe without a name: its reading end, and another end for reading and writing, which nobody has to wait for and whose use
+/// never raises `SIGPIPE`. The two have nothing in common but the pipe: whoever gets one of them cannot make the other one block.
+///
+/// # Errors
+///
+/// `NotFound` if `/proc` is not mounted; whatever else the system says.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn make_nameless_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use std::os::fd::AsRawFd as _;
+
+    let (reading, _writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    // The name of a descriptor of ours is no link that others could change.
+    let name = format!("/proc/self/fd/{}", reading.as_raw_fd());
+    let both = open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    if is_same(&reading, &both)? { Ok((reading, both)) } else { Err(Errno::NOENT.into()) }
+}
+
+/// The same, by a named pipe whose name is removed at once.
+///
+/// # Errors
+///
+/// Whatever the system says.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn make_nameless_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let path = super::memory_file::random_path("pipe")?;
+    let reading = make_pipe(&path, Access::User)?;
+    let both = open_ours(&path, OFlags::RDWR, Kind::Pipe, &[Access::User]);
+    crate::endpoint::remove(&path);
+    let both = both?;
+    if is_same(&reading, &both)? { Ok((reading, both)) } else { Err(Errno::NOENT.into()) }
+}
+
 /// Makes a directory, and opens it. Only its user may enter it yet, if even that one may.
 ///
 /// # Errors

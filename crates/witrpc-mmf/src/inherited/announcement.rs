@@ -1,0 +1,84 @@
+//! How the descriptors are announced to the program that inherits them: a line of text. `[seg.inherited.variable]`
+
+use std::fmt;
+
+use crate::layout::Instance;
+use crate::sys::inheriting::Announced;
+
+/// `[seg.inherited.variable]` Raised by every change of the descriptors or of this text.
+const VERSION: &str = "1";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Announcement {
+    /// The instance of the region.
+    pub(super) nonce: Instance,
+    /// The host's, as it sees itself.
+    pub(super) process_id: u32,
+    /// In the order of `[seg.inherited.descriptors]`.
+    pub(super) descriptors: Vec<Announced>,
+}
+
+impl fmt::Display for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VERSION} ")?;
+        self.nonce.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write!(f, " {}", self.process_id)?;
+        self.descriptors.iter().try_for_each(|one| write!(f, " {}:{}", one.number, one.inode))
+    }
+}
+
+impl Announcement {
+    /// `None` if it is something else, or of another version.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        if words.next()? != VERSION {
+            return None;
+        }
+        let digits = words.next().filter(|digits| digits.len() == 32)?;
+        let mut nonce = Instance::default();
+        for (at, byte) in nonce.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        let process_id = words.next()?.parse().ok()?;
+        let descriptors = words.map(|word| {
+            let (number, inode) = word.split_once(':')?;
+            Some(Announced { number: number.parse().ok()?, inode: inode.parse().ok()? })
+        });
+        Some(Self { nonce, process_id, descriptors: descriptors.collect::<Option<_>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frozen vector: what `docs/segment.md` says.
+    #[test]
+    fn an_announcement_is_what_the_document_says() {
+        let descriptors =
+            vec![Announced { number: 3, inode: 1042 }, Announced { number: 17, inode: u64::MAX }];
+        let announcement = Announcement { nonce: [0xab; 16], process_id: 4711, descriptors };
+        let text = announcement.to_string();
+        assert_eq!(text, format!("1 {} 4711 3:1042 17:18446744073709551615", "ab".repeat(16)));
+        assert_eq!(Announcement::parse(&text), Some(announcement));
+    }
+
+    #[test]
+    fn what_is_no_announcement_is_refused() {
+        let nonce = "0".repeat(32);
+        for text in [
+            String::new(),
+            "1".to_owned(),
+            format!("2 {nonce} 1 3:1"),
+            format!("1 {nonce}"),
+            format!("1 {nonce} -1 3:1"),
+            format!("1 {} 1 3:1", "0".repeat(31)),
+            format!("1 {} 1 3:1", "x".repeat(32)),
+            format!("1 {nonce} 1 3"),
+            format!("1 {nonce} 1 3:1 4:x"),
+            format!("1 {nonce} 1 3:1  4:2"),
+        ] {
+            assert_eq!(Announcement::parse(&text), None, "{text:?}");
+        }
+    }
+}
