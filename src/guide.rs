@@ -12,6 +12,7 @@
 //! | | [`callbacks`] | services that a client offers to its server |
 //! | | [`streams`] | sequences of values with backpressure, as arguments and results |
 //! | | [`blobs`] | raw bytes, without serialization |
+//! | | [`workers`] | a host that launches a program, calls it, owns it and replaces it |
 //! | | [`testing`] | testing a service without a second process |
 //! | **Running it** | [`deadlines`] | deadlines, and cancelling a call |
 //! | | [`reconnecting`] | automatic reconnection, and retrying calls |
@@ -85,3 +86,6 @@ pub mod testing {}
 
 #[doc = include_str!("guide/troubleshooting.md")]
 pub mod troubleshooting {}
+
+#[doc = include_str!("guide/workers.md")]
+pub mod workers {}

@@ -49,13 +49,14 @@
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
 //! * To send many values: [`Event`], [`Subscription`], [`Streaming`]. To send bytes: [`Blob`].
+//! * To launch a program and call it: [`Worker`], [`Agent`], [`RestartPolicy`].
 //! * To configure the endpoint and the connection: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * To list and inspect servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
 //! * To test within one process, or to write a transport of your own: [`transport`].
 //!
 //! # Features
 //!
-//! `json` (default), `message-pack` and `postcard`: the [serializers](guide::serializers).
+//! `json` (default), `message-pack` and `postcard`: the [serializers](guide::serializers). `process` (default): [workers](guide::workers).
 
 #![forbid(unsafe_code)]
 
@@ -70,6 +71,10 @@ pub use witrpc_mmf_client::{
 };
 pub use witrpc_mmf_server::{
     MmfServerTransport, WithMemoryMappedFile as ServerWithMemoryMappedFile,
+};
+#[cfg(feature = "process")]
+pub use witrpc_process::{
+    Agent, Host, Output, RestartPolicy, Worker, WorkerBuilder, WorkerExit, WorkerState,
 };
 #[doc(hidden)]
 pub use witrpc_runtime::__private;
@@ -86,6 +91,8 @@ pub use witrpc_runtime::{
 pub mod prelude {
     pub use std::time::Duration;
 
+    #[cfg(feature = "process")]
+    pub use crate::{Agent, RestartPolicy, Worker};
     pub use crate::{
         Blob, CallContext, ClientState, Event, EventError, MemoryMappedFile, Overflow, Streaming,
         Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,

@@ -28,13 +28,10 @@ impl Pairs {
 
     fn connect_to(&self, door: &mpsc::UnboundedSender<Bequest>) -> Result<Channel, Error> {
         let failed = |error| Error::io("making a pair", &error);
-        let (host, bequest) = pair(SIZE).map_err(failed)?;
-        let lease = Arc::new(Mutex::new(None));
+        let (host, lifeline, bequest) = pair(SIZE).map_err(failed)?;
         let process = Some(std::process::id());
-        let leased = Box::new(Arc::clone(&lease));
-        let opened = host.open(process, None, WaitStrategy::default(), leased);
-        let (channel, lifeline) = opened.map_err(failed)?;
-        *lease.lock().unwrap() = Some(lifeline);
+        let opened = host.open(process, None, WaitStrategy::default(), Box::new(lifeline));
+        let channel = opened.map_err(failed)?;
         // If nobody takes it, its end is seen at the handshake.
         drop(door.send(bequest));
         Ok(channel)
@@ -72,9 +69,9 @@ impl Listener for Clients {
         Box::pin(async {
             let Some(bequest) = self.0.recv().await else { return std::future::pending().await };
             let failed = |error| Error::io("taking over a pair", &error);
-            let worker = bequest.keep().map_err(failed)?;
-            let opened = worker.open(WaitStrategy::default(), Box::new(()));
-            Ok(opened.map_err(failed)?.0)
+            let (worker, lifeline) = bequest.keep().map_err(failed)?;
+            let opened = worker.open(WaitStrategy::default(), Box::new(lifeline));
+            opened.map_err(failed)
         })
     }
 }

@@ -47,3 +47,5 @@ mod tracing;
 mod turns;
 mod values;
 mod witness;
+#[cfg(target_os = "linux")]
+mod workers;

@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, alone};
 
 /// Everything that was traced, a line each: level, text, fields.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<(Level, String)>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<(Level, String)>>>);
 
 struct Text(String);
 
@@ -39,6 +39,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
 }
 
 impl Lines {
+    /// Whether there is a line of this level with all these parts.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn has(&self, level: Level, parts: &[&str]) -> bool {
+        has(&self.0.lock().unwrap(), level, parts)
+    }
+
     fn take(&self) -> Vec<(Level, String)> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }

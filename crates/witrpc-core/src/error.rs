@@ -1,6 +1,6 @@
 //! The one error type, ordered by who is to blame, and what a lost connection says about itself.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, process::ExitStatus, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -237,6 +237,18 @@ pub enum Error {
         process_id: Option<u32>,
     },
 
+    // The worker.
+    /// A worker process ended before it was ready to be called.
+    #[error("the worker {worker:?} ended before it was ready: {}{}", Status(*.status), LastLines(.stderr))]
+    Exited {
+        /// The worker's name.
+        worker: String,
+        /// How it ended. `None` if that cannot be told, because other code of this process has waited for it.
+        status: Option<ExitStatus>,
+        /// The last lines that it has written to standard error, escaped line by line. Empty if nothing of it was captured.
+        stderr: String,
+    },
+
     // The connection.
     /// The connection has ended.
     #[error("the connection is closed: {reason}{}", executed(*.maybe_executed))]
@@ -304,6 +316,7 @@ impl Error {
             Self::NotRunning { .. } => "NotRunning",
             Self::NotResponding { .. } => "NotResponding",
             Self::NameInUse { .. } => "NameInUse",
+            Self::Exited { .. } => "Exited",
             Self::Closed { .. } => "Closed",
             Self::Io { .. } => "Io",
         }
@@ -382,6 +395,31 @@ impl fmt::Display for Holder {
             Some(process_id) => write!(f, "process {process_id}"),
             None => f.write_str("another process"),
         }
+    }
+}
+
+/// Shows how a process ended.
+struct Status(Option<ExitStatus>);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(status) => status.fmt(f),
+            None => f.write_str("its status is not known"),
+        }
+    }
+}
+
+/// Shows lines of a worker, marked, so that none is taken for a line of somebody else.
+struct LastLines<'a>(&'a str);
+
+impl fmt::Display for LastLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        f.write_str("; its last lines on standard error:")?;
+        self.0.lines().try_for_each(|line| write!(f, "\n  | {line}"))
     }
 }
 

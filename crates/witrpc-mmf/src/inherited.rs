@@ -2,7 +2,8 @@
 //!
 //! The host makes a [`pair`]: its own [`HostEnd`], and a [`Bequest`], which it [gives](Bequest::give) to the command that starts its
 //! worker. The worker takes it over as a [`WorkerEnd`]. Each end opens one [`Channel`], over the same rings as those of a named endpoint. There
-//! is no rendezvous: everything is complete before the worker exists. The host is the client of the connection, the worker its server.
+//! is no rendezvous: everything is complete before the worker exists. The host is the client of the connection, the worker its server. Each side
+//! also has a [`Lifeline`], which shows the other's end whatever becomes of the connection.
 //!
 //! This module knows nothing of starting or ending processes. Its users are `witrpc-process` and the tests.
 
@@ -17,14 +18,14 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
+use witrpc_core::WaitStrategy;
 use witrpc_core::transport::Channel;
-use witrpc_core::{Error, WaitStrategy};
 
 use self::announcement::Announcement;
 use crate::channel::{Terms, assemble};
 use crate::event::NamedEvent;
 use crate::event::fifo::{self, FifoWaiter, Notifier, Process};
-use crate::layout::{Instance, LARGEST_REGION, SMALLEST_REGION};
+use crate::layout::Instance;
 use crate::region::{Region, Side};
 use crate::sys::inheriting::{self, Announced, above_standard_streams};
 use crate::sys::open::make_nameless_pipe;
@@ -35,19 +36,6 @@ mod announcement;
 /// Names the environment variable that announces the descriptors to the worker. It stays set: removing it is not sound once threads run.
 pub const VARIABLE: &str = "WITRPC_INHERITED";
 
-/// Checks the size of a region, in bytes.
-///
-/// # Errors
-///
-/// [`Error::Config`] if it is out of bounds.
-pub fn validate_size(bytes: u64) -> Result<(), Error> {
-    if (SMALLEST_REGION..=LARGEST_REGION).contains(&bytes) {
-        return Ok(());
-    }
-    let advice = format!("give {SMALLEST_REGION} to {LARGEST_REGION} bytes");
-    Err(Error::config("with_size", bytes, advice))
-}
-
 /// Makes both ends of a connection, with a region of `size` bytes.
 ///
 /// The time depends on the size, as all pages are allocated: do not call it on a thread of a runtime.
@@ -55,7 +43,7 @@ pub fn validate_size(bytes: u64) -> Result<(), Error> {
 /// # Errors
 ///
 /// Whatever the system says; `InvalidInput` if the size is out of bounds.
-pub fn pair(size: u64) -> io::Result<(HostEnd, Bequest)> {
+pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let mut nonce = Instance::default();
     getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
     let file = memory_file::make()?;
@@ -64,16 +52,12 @@ pub fn pair(size: u64) -> io::Result<(HostEnd, Bequest)> {
     let (host_waits, notifies_host) = make_nameless_pipe()?;
     let (worker_waits, notifies_worker) = make_nameless_pipe()?;
     let (ours, theirs) = UnixStream::pair()?;
-    let host = HostEnd {
-        region,
-        waiting: host_waits,
-        notifier: Notifier::of(notifies_worker),
-        lifeline: Lifeline { socket: ours, host: None },
-    };
+    let host = HostEnd { region, waiting: host_waits, notifier: Notifier::of(notifies_worker) };
+    let lifeline = Lifeline { socket: ours, host: None };
     let descriptors = [file.into(), worker_waits, notifies_host, theirs.into()];
     let descriptors = descriptors.into_iter().chain(own_process()?);
     let descriptors = descriptors.map(above_standard_streams).collect::<io::Result<Vec<_>>>()?;
-    Ok((host, Bequest { nonce, descriptors }))
+    Ok((host, lifeline, Bequest { nonce, descriptors }))
 }
 
 /// A pidfd of this process, where there are such.
@@ -101,7 +85,6 @@ pub struct HostEnd {
     region: Region,
     waiting: OwnedFd,
     notifier: Notifier,
-    lifeline: Lifeline,
 }
 
 impl HostEnd {
@@ -117,8 +100,8 @@ impl HostEnd {
         watched: Option<OwnedFd>,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
-    ) -> io::Result<(Channel, Lifeline)> {
-        let Self { region, waiting, notifier, lifeline } = self;
+    ) -> io::Result<Channel> {
+        let Self { region, waiting, notifier } = self;
         let terms = Terms {
             side: Side::Client,
             peer_process_id: process_id,
@@ -126,7 +109,7 @@ impl HostEnd {
             on_first_frame: Box::new(|| {}),
             lease,
         };
-        Ok((channel(region, waiting, notifier, watched, terms)?, lifeline))
+        channel(region, waiting, notifier, watched, terms)
     }
 }
 
@@ -161,7 +144,7 @@ impl Bequest {
     /// # Errors
     ///
     /// As [`WorkerEnd::take`].
-    pub fn keep(self) -> io::Result<WorkerEnd> {
+    pub fn keep(self) -> io::Result<(WorkerEnd, Lifeline)> {
         WorkerEnd::of(&self.nonce, std::process::id(), self.descriptors)
     }
 }
@@ -172,7 +155,8 @@ pub struct WorkerEnd {
     region: Region,
     waiting: OwnedFd,
     notifier: Notifier,
-    lifeline: Lifeline,
+    /// A pidfd of the host.
+    watched: Option<OwnedFd>,
     host_process_id: u32,
 }
 
@@ -192,7 +176,7 @@ impl WorkerEnd {
     ///
     /// `NotFound` if nothing was announced, if the descriptors are not here, or if they were taken before; `InvalidData` if they are something
     /// else; whatever else the system says.
-    pub fn take() -> io::Result<Self> {
+    pub fn take() -> io::Result<(Self, Lifeline)> {
         let announcement = announced().ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "nothing is announced in the environment")
         })?;
@@ -200,7 +184,11 @@ impl WorkerEnd {
         Self::of(&announcement.nonce, announcement.process_id, descriptors)
     }
 
-    fn of(nonce: &Instance, host_process_id: u32, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+    fn of(
+        nonce: &Instance,
+        host_process_id: u32,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<(Self, Lifeline)> {
         let mut descriptors = descriptors.into_iter();
         let mut next = |kind| {
             let descriptor = descriptors.next().ok_or_else(|| invalid("too few are announced"))?;
@@ -220,21 +208,22 @@ impl WorkerEnd {
         if region.events() != NamedEvent::Fifo {
             return Err(invalid("the region is for another kind of named event"));
         }
-        Ok(Self { region, waiting, notifier, lifeline: Lifeline { socket, host }, host_process_id })
+        let watched = host.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let end = Self { region, waiting, notifier, watched, host_process_id };
+        Ok((end, Lifeline { socket, host }))
     }
 
     /// Opens the worker's channel.
     ///
     /// # Errors
     ///
-    /// If there is no tokio runtime with I/O, or no descriptor left.
+    /// If there is no tokio runtime with I/O.
     pub fn open(
         self,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
-    ) -> io::Result<(Channel, Lifeline)> {
-        let Self { region, waiting, notifier, lifeline, host_process_id } = self;
-        let watched = lifeline.host.as_ref().map(OwnedFd::try_clone).transpose()?;
+    ) -> io::Result<Channel> {
+        let Self { region, waiting, notifier, watched, host_process_id } = self;
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(host_process_id),
@@ -242,7 +231,7 @@ impl WorkerEnd {
             on_first_frame: Box::new(|| {}),
             lease,
         };
-        Ok((channel(region, waiting, notifier, watched, terms)?, lifeline))
+        channel(region, waiting, notifier, watched, terms)
     }
 }
 

@@ -58,3 +58,5 @@ pub use endpoint::{
 };
 #[cfg(not(loom))]
 pub use event::NamedEvent;
+#[cfg(all(windows, not(loom)))]
+pub use sys::windows::job::Job;

@@ -110,6 +110,12 @@ impl WitClient {
         self.core.disconnect(false).await;
     }
 
+    /// Ends all subscriptions, for one who will not connect again. For `witrpc-process`.
+    #[doc(hidden)]
+    pub fn end_subscriptions(&self, reason: &CloseReason) {
+        self.core.end_subscriptions(reason);
+    }
+
     /// Returns a receiver of the connection's state: `borrow()` gives the current state, `changed()` waits for the next one.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {

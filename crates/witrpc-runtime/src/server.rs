@@ -15,6 +15,7 @@ use witrpc_core::transport::{Channel, Listener, ServerTransport, Waiter};
 use witrpc_core::wire::catalog::Catalog;
 
 use crate::connection::{Connection, Load};
+use crate::context::Peer;
 use crate::link::dedicated;
 use crate::link::driver;
 use crate::link::ending::Ends;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     /// Each connection is driven by a thread of its own.
     dedicated_threads: bool,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// The client that has connected last, which may have gone.
+    connected: watch::Sender<Option<Peer>>,
     /// Sent when the server is shut down, and when it is dropped. Ends every client that was accepted before, whether or not its
     /// connection was in the table by then.
     ended: watch::Sender<()>,
@@ -87,6 +90,7 @@ impl WitServer {
             handshake_timeout,
             dedicated_threads,
             connections: Mutex::new(Rank::Connections, HashMap::new()),
+            connected: watch::Sender::new(None),
             ended: watch::Sender::new(()),
         };
         Self { shared: Arc::new(shared), transport, accepting: tokio::sync::Mutex::new(None) }
@@ -180,6 +184,14 @@ impl WitServer {
         self.shared.connections.lock().len()
     }
 
+    /// Waits until a client has connected, and returns it, be it gone by now. For `witrpc-process`, whose servers have one client.
+    #[doc(hidden)]
+    pub async fn connected(&self) -> Peer {
+        let mut connected = self.shared.connected.subscribe();
+        let peer = connected.wait_for(Option::is_some).await.ok().and_then(|peer| peer.clone());
+        peer.unwrap_or_else(|| unreachable!("the sender lives as long as the server"))
+    }
+
     /// Returns what each connection holds at the moment: one entry per connection, in no particular order.
     #[must_use]
     pub fn load(&self) -> Vec<Load> {
@@ -270,6 +282,7 @@ async fn run(
     let connection = Connection::new(opened, rest, limits, codec, calls_taken, false);
     let id = connection.link().id;
     shared.connections.lock().insert(id, Arc::clone(&connection));
+    shared.connected.send_replace(Some(connection.peer().clone()));
     // A shutdown may have read the table before the connection was in it.
     if server_ended.has_changed().unwrap_or(true) {
         connection.disconnect("the server is shutting down");

@@ -33,6 +33,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 pub(crate) mod fork;
+pub(crate) mod job;
 pub(crate) mod region_file;
 pub(crate) mod sddl;
 

@@ -132,13 +132,13 @@ fn a_killed_host_is_noticed_by_its_worker_while_its_forked_child_lives() {
 #[expect(clippy::zombie_processes, reason = "this process is killed before its worker ends")]
 async fn role_forking_host() {
     let Some(directory) = directory() else { return };
-    let (host, bequest) = inherited::pair(64 << 10).unwrap();
+    let (host, _lifeline, bequest) = inherited::pair(64 << 10).unwrap();
     let mut command = this();
     command.args(["--exact", "forked::role_forking_hosts_worker"]).stdout(Stdio::null());
     bequest.give(&mut command).unwrap();
     let _worker = command.spawn().unwrap();
     drop(command);
-    let (channel, _lifeline) = host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap();
+    let channel = host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap();
     assert_eq!(within(Peer(channel).recv()).await.unwrap(), b"here");
     let child = fork().as_raw_nonzero().get().to_le_bytes();
     std::fs::write(directory.join("telling"), child).unwrap();
@@ -149,9 +149,8 @@ async fn role_forking_host() {
 #[tokio::test]
 async fn role_forking_hosts_worker() {
     let Some(directory) = directory() else { return };
-    let end = WorkerEnd::take().unwrap();
-    let (channel, lifeline) = end.open(WaitStrategy::Park, Box::new(())).unwrap();
-    let mut peer = Peer(channel);
+    let (end, lifeline) = WorkerEnd::take().unwrap();
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
     peer.send(b"here").await;
     peer.is_gone().await;
     lifeline.wait().unwrap();

@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use witrpc_core::WaitStrategy;
-use witrpc_core::transport::Channel;
 use witrpc_mmf::inherited::{HostEnd, Lifeline, VARIABLE, WorkerEnd, pair};
 
 use crate::common::{Peer, within};
@@ -40,20 +39,19 @@ fn command(role: &str) -> Command {
     command
 }
 
-fn start(role: &str) -> (HostEnd, Program) {
-    let (host, bequest) = pair(SIZE).unwrap();
+fn start(role: &str) -> (HostEnd, Lifeline, Program) {
+    let (host, lifeline, bequest) = pair(SIZE).unwrap();
     let mut command = command(role);
     bequest.give(&mut command).unwrap();
-    (host, Program(command.spawn().unwrap()))
+    (host, lifeline, Program(command.spawn().unwrap()))
 }
 
 fn is_role(role: &str) -> bool {
     std::env::var_os(ROLE).is_some_and(|given| given == role)
 }
 
-fn open(host: HostEnd) -> (Peer, Lifeline) {
-    let (channel, lifeline) = host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap();
-    (Peer(channel), lifeline)
+fn open(host: HostEnd) -> Peer {
+    Peer(host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap())
 }
 
 /// As the variable announces them.
@@ -74,8 +72,8 @@ fn open_descriptors() -> BTreeSet<i32> {
 
 #[tokio::test]
 async fn records_cross_to_a_program_and_back_until_one_of_the_two_ends() {
-    let (host, program) = start("role_echo");
-    let (mut host, lifeline) = open(host);
+    let (host, lifeline, program) = start("role_echo");
+    let mut host = open(host);
     for number in 0_u32..500 {
         let record = number.to_le_bytes().repeat(number as usize % 300 + 1);
         host.send(&record).await;
@@ -86,8 +84,8 @@ async fn records_cross_to_a_program_and_back_until_one_of_the_two_ends() {
     lifeline.wait().unwrap();
 
     // And the other way round: the program ends when its host has gone.
-    let (host, program) = start("role_echo");
-    let (mut host, lifeline) = open(host);
+    let (host, lifeline, program) = start("role_echo");
+    let mut host = open(host);
     host.send(b"x").await;
     assert_eq!(within(host.recv()).await.unwrap(), b"x");
     drop((host, lifeline));
@@ -99,9 +97,8 @@ async fn role_echo() {
     if !is_role("role_echo") {
         return;
     }
-    let end = WorkerEnd::take().unwrap();
-    let (channel, lifeline): (Channel, _) = end.open(WaitStrategy::Park, Box::new(())).unwrap();
-    let mut peer = Peer(channel);
+    let (end, lifeline) = WorkerEnd::take().unwrap();
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
     while let Some(record) = within(peer.recv()).await {
         peer.send(&record).await;
     }
@@ -113,7 +110,7 @@ fn a_program_inherits_its_connection_and_nothing_else() {
     // What other code of the host may have opened without thinking of programs that are started.
     let leaked = File::open("/dev/null").unwrap();
     fcntl_setfd(&leaked, FdFlags::empty()).unwrap();
-    let (_host, program) = start("role_looks_around");
+    let (_host, _lifeline, program) = start("role_looks_around");
     assert!(program.wait().success());
     // The mark was set in the program only.
     assert_eq!(rustix::io::fcntl_getfd(&leaked).unwrap(), FdFlags::empty());
@@ -150,8 +147,8 @@ fn role_finds_nothing() {
 
 #[tokio::test]
 async fn neither_side_can_truncate_a_region_that_is_inherited() {
-    let (host, program) = start("role_truncates");
-    let (mut host, _lifeline) = open(host);
+    let (host, _lifeline, program) = start("role_truncates");
+    let mut host = open(host);
     assert_eq!(within(host.recv()).await.unwrap(), b"tried");
     // All of it is still there.
     let capacity = host.0.sender.capacity();
@@ -179,9 +176,8 @@ async fn role_truncates() {
     let sealed = rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::FUTURE_WRITE);
     assert_eq!(sealed, Err(rustix::io::Errno::PERM));
     assert_eq!(file.metadata().unwrap().len(), SIZE);
-    let end = WorkerEnd::take().unwrap();
-    let (channel, _lifeline) = end.open(WaitStrategy::Park, Box::new(())).unwrap();
-    let mut peer = Peer(channel);
+    let (end, _lifeline) = WorkerEnd::take().unwrap();
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
     peer.send(b"tried").await;
     let mut received = 0;
     while received < 2 * peer.0.sender.capacity() / 1000 {

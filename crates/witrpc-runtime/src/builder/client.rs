@@ -65,6 +65,7 @@ pub struct WitClientBuilder {
     authorization: Authorization,
     timeout: Option<Duration>,
     reconnect: Option<ReconnectOptions>,
+    keeps_subscriptions: bool,
     retry: Option<RetryPolicy>,
     services: Vec<Arc<dyn Service>>,
 }
@@ -172,6 +173,14 @@ impl WitClientBuilder {
         self
     }
 
+    /// Keeps subscriptions when the connection is lost, as [`with_auto_reconnect`](Self::with_auto_reconnect) does, for one who connects again
+    /// by other means. For `witrpc-process`.
+    #[doc(hidden)]
+    pub const fn with_kept_subscriptions(mut self) -> Self {
+        self.keeps_subscriptions = true;
+        self
+    }
+
     /// Retries calls that failed because the connection was lost: calls that provably did not run, and calls of methods marked
     /// `#[witrpc(idempotent)]`. `set` changes the [`RetryPolicy`] from its defaults.
     ///
@@ -250,8 +259,12 @@ impl WitClientBuilder {
             }
         };
         let setup = self.common.into_setup(authorization)?;
-        let settings =
-            ClientSettings { timeout: self.timeout, reconnect: self.reconnect, retry: self.retry };
+        let settings = ClientSettings {
+            timeout: self.timeout,
+            keeps_subscriptions: self.keeps_subscriptions || self.reconnect.is_some(),
+            reconnect: self.reconnect,
+            retry: self.retry,
+        };
         Ok(WitClient::new(ClientCore::new(transport, setup, settings, services)))
     }
 }

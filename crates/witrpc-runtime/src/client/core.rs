@@ -58,6 +58,8 @@ const AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct ClientSettings {
     /// Every call's deadline, unless its handle has another.
     pub(crate) timeout: Option<Duration>,
+    /// Whether subscriptions outlast a connection that is lost.
+    pub(crate) keeps_subscriptions: bool,
     pub(crate) reconnect: Option<ReconnectOptions>,
     pub(crate) retry: Option<RetryPolicy>,
 }
@@ -322,7 +324,7 @@ impl ClientCore {
         let limits = self.setup.limits;
         let calls_taken = CallsTaken::new(Arc::clone(&self.services), limits.max_in_flight);
         let codec = self.setup.codec.clone();
-        let keep_subscriptions = self.settings.reconnect.is_some();
+        let keep_subscriptions = self.settings.keeps_subscriptions;
         let connection =
             Connection::new(opened, rest, limits, codec, calls_taken, keep_subscriptions);
         // Before the connection is visible, and before its task is spawned, which may be dropped before its first poll.
@@ -408,6 +410,14 @@ impl ClientCore {
             taken_down(&connection).await;
         }
         epoch
+    }
+
+    /// Ends all subscriptions: no connection will come.
+    pub(crate) fn end_subscriptions(&self, reason: &CloseReason) {
+        let subscriptions = self.subscriptions.lock();
+        let ended: Vec<_> = subscriptions.values().filter_map(Weak::upgrade).collect();
+        drop(subscriptions);
+        client_subscription::end_all(ended, reason);
     }
 
     /// Removes the connection, and stops attempts to make one. Returns the epoch that begins, and the connection that is to be ended.

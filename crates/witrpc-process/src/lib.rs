@@ -1,0 +1,39 @@
+//! Workers: processes that a host launches, calls, owns and replaces.
+//!
+//! A [`Worker`] is the host's side: it starts a program, connects to it, hands out handles to its services, and ends it. An [`Agent`] is the
+//! program's side: it finds what it inherited from its host, and serves. On Unix the connection has no name and no file: see
+//! `witrpc_mmf::inherited`. Most users get both from the crate `witrpc`, by its default feature `process`.
+//!
+//! ```text
+//!   worker ──▶ supervision ──▶ process ──▶ sys      a handle → the task that owns and replaces → one process → the system
+//!                  │              └──▶ output       what the worker prints
+//!                  ├──▶ restart                     whether, and when, another one is started
+//!                  └──▶ seat                        the client's transport: the connection of whichever process there is
+//!   agent  ─────────────────────────▶ sys           the worker's side
+//! ```
+//!
+//! # Invariants
+//!
+//! - **W1** Each process has a thread that starts it, waits for it and reaps it. It depends on no runtime, so there is no zombie, whatever ends
+//!   first.
+//! - **W2** A process is killed when its host's [`Worker`] is dropped, when the task that supervises it is dropped (with its runtime), and when its
+//!   host ends: then its lifeline hangs up.
+//! - **W3** A forked child of the host, which has copies of all this, signals nobody.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod output;
+mod process;
+mod restart;
+mod seat;
+mod supervision;
+mod sys;
+mod worker;
+
+pub use agent::{Agent, Host};
+pub use output::Output;
+pub use process::WorkerExit;
+pub use restart::RestartPolicy;
+pub use supervision::WorkerState;
+pub use worker::{Worker, WorkerBuilder};

@@ -1,0 +1,397 @@
+//! The task that owns a worker: it starts it, waits for its end, and replaces it as the policy says.
+//!
+//! [`Shared`] is what the [`Worker`](crate::Worker), the task and the threads of the processes have in common. Once it is `ending`, no
+//! process survives: one that is registered later is killed at once.
+
+use std::fmt;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use witrpc_core::text::Escaped;
+use witrpc_core::{CloseReason, Error};
+use witrpc_runtime::{ClientState, WitClient};
+
+use crate::output::Output;
+use crate::process::{Order, Owner, Process, WorkerExit, launch};
+use crate::restart::{History, Next};
+use crate::seat::Seat;
+
+/// How long a process may take to end once its connection has ended. Then it is killed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The state of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// A process is being started, or has started and is not ready yet.
+    #[default]
+    Starting,
+    /// The worker can be called.
+    Running {
+        /// The id of its process.
+        process_id: u32,
+    },
+    /// The worker has ended and will be replaced, after a delay.
+    Restarting {
+        /// The number of this restart, counted from 1. It starts anew with the time of [`with_limit`](crate::RestartPolicy::with_limit).
+        attempt: u32,
+    },
+    /// The worker has ended and is not replaced.
+    Exited,
+    /// The worker has ended, and is not replaced because it was replaced too often.
+    GaveUp,
+}
+
+impl WorkerState {
+    const fn is_final(self) -> bool {
+        matches!(self, Self::Exited | Self::GaveUp)
+    }
+}
+
+/// How to start a process of the worker.
+pub(crate) struct Plan {
+    pub(crate) command: Box<dyn Fn() -> Command + Send + Sync>,
+    pub(crate) size: u64,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    pub(crate) ready_timeout: Duration,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("size", &self.size)
+            .field("stdout", &self.stdout)
+            .field("stderr", &self.stderr)
+            .field("ready_timeout", &self.ready_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) worker: String,
+    state: watch::Sender<WorkerState>,
+    /// How the last process ended, once there will be no other.
+    ended: watch::Sender<Option<WorkerExit>>,
+    /// The time limit, once the worker is to be shut down.
+    stop: watch::Sender<Option<Duration>>,
+    inner: Mutex<Inner>,
+    /// The host's process id: W3.
+    host: u32,
+}
+
+#[derive(Debug)]
+struct Inner {
+    process: Option<Arc<Process>>,
+    last: Option<WorkerExit>,
+    ending: bool,
+    /// Whether the task runs; if not, nobody else says that the worker has ended.
+    supervised: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(worker: String) -> Arc<Self> {
+        let inner = Inner { process: None, last: None, ending: false, supervised: true };
+        Arc::new(Self {
+            worker,
+            state: watch::Sender::default(),
+            ended: watch::Sender::default(),
+            stop: watch::Sender::default(),
+            inner: Mutex::new(inner),
+            host: std::process::id(),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<WorkerState> {
+        self.state.subscribe()
+    }
+
+    fn show(&self, state: WorkerState) {
+        self.state.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
+
+    /// The process that there is, or was last.
+    pub(crate) fn process(&self) -> Option<Arc<Process>> {
+        self.inner().process.clone()
+    }
+
+    /// Waits until the worker has ended for good.
+    pub(crate) async fn exited(&self) -> WorkerExit {
+        let mut ended = self.ended.subscribe();
+        let exit = ended.wait_for(Option::is_some).await;
+        exit.ok()
+            .and_then(|exit| exit.clone())
+            .unwrap_or_else(|| unreachable!("the sender lives as long as `self`"))
+    }
+
+    /// Asks the task to shut down the worker.
+    pub(crate) fn stop(&self, grace: Duration) {
+        self.stop.send_replace(Some(grace));
+    }
+
+    /// Waits until the worker is to be shut down.
+    async fn stopped(&self) -> Duration {
+        let mut stop = self.stop.subscribe();
+        let grace = stop.wait_for(Option::is_some).await;
+        grace.ok().and_then(|grace| *grace).unwrap_or_default()
+    }
+
+    /// Kills whatever there is, and whatever comes. In a forked child, it does nothing.
+    pub(crate) fn end(&self) {
+        if std::process::id() != self.host {
+            return;
+        }
+        let mut inner = self.inner();
+        inner.ending = true;
+        let process = inner.process.clone();
+        drop(inner);
+        if let Some(process) = process {
+            process.kill();
+        }
+    }
+
+    /// There will be no other process.
+    fn finish(&self, exit: WorkerExit, state: WorkerState) {
+        self.show(state);
+        self.ended.send_replace(Some(exit));
+    }
+
+    /// The task has gone.
+    fn unsupervised(&self) {
+        self.end();
+        let mut inner = self.inner();
+        inner.supervised = false;
+        let (process, last) = (inner.process.clone(), inner.last.clone());
+        drop(inner);
+        // Or the thread of the process says it.
+        let has_ended = process.is_none_or(|process| process.exit().is_some());
+        if let Some(last) = last.filter(|_| has_ended && !self.state.borrow().is_final()) {
+            self.finish(last, WorkerState::Exited);
+        }
+    }
+}
+
+impl Owner for Shared {
+    fn own(&self, process: &Arc<Process>) {
+        let mut inner = self.inner();
+        let last = inner.process.replace(Arc::clone(process));
+        let is_late = inner.ending;
+        drop(inner);
+        drop(last);
+        if is_late {
+            process.kill();
+        }
+    }
+
+    fn ended(&self, exit: &WorkerExit) {
+        let mut inner = self.inner();
+        inner.last = Some(exit.clone());
+        let supervised = inner.supervised;
+        drop(inner);
+        if !supervised {
+            self.finish(exit.clone(), WorkerState::Exited);
+        }
+    }
+}
+
+/// The task's data. Dropping it ends the worker.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: WitClient,
+    pub(crate) seat: Seat,
+    pub(crate) plan: Plan,
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.shared.unsupervised();
+    }
+}
+
+impl Supervisor {
+    /// Starts a process, and connects to it.
+    ///
+    /// # Errors
+    ///
+    /// Then there is no process.
+    pub(crate) async fn start(&self, is_first: bool) -> Result<Arc<Process>, Error> {
+        self.shared.show(WorkerState::Starting);
+        let Plan { size, stdout, stderr, ready_timeout, .. } = self.plan;
+        let (worker, command) = (self.shared.worker.clone(), (self.plan.command)());
+        let order = Order { worker, command, size, stdout, stderr };
+        let (process, offer) = launch(order, Arc::clone(&self.shared) as Arc<dyn Owner>).await?;
+        self.seat.put(Arc::clone(&process), offer);
+        let connecting = async {
+            match is_first {
+                true => self.client.connect(ready_timeout).await,
+                false => self.client.reconnect(ready_timeout).await,
+            }
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = connecting => connected,
+            exit = process.exited() => Err(self.exited(exit)),
+        };
+        let Err(error) = connected else {
+            self.shared.show(WorkerState::Running { process_id: process.id() });
+            tracing::info!(
+                worker = self.shared.worker,
+                process_id = process.id(),
+                "the worker is ready"
+            );
+            return Ok(process);
+        };
+        self.seat.clear();
+        let was_there = process.exit().is_none();
+        process.kill();
+        let exit = process.exited().await;
+        match error {
+            Error::Exited { .. } => Err(error),
+            // Whatever the connection says of a process that had ended.
+            _ if !was_there => Err(self.exited(exit)),
+            Error::NotRunning { .. } | Error::TimedOut { .. } => {
+                Err(Error::TimedOut { after: ready_timeout })
+            }
+            error => Err(error),
+        }
+    }
+
+    fn exited(&self, exit: WorkerExit) -> Error {
+        let WorkerExit { status, stderr, .. } = exit;
+        Error::Exited { worker: self.shared.worker.clone(), status, stderr }
+    }
+
+    /// Owns the worker until it has ended for good.
+    pub(crate) async fn supervise(self, mut process: Arc<Process>, mut history: History) {
+        loop {
+            let end = tokio::select! {
+                biased;
+                grace = self.shared.stopped() => return self.shut_down(&process, grace).await,
+                end = self.ends(&process) => end,
+            };
+            let mut end = end;
+            process = loop {
+                let exit = end.exit;
+                tracing::warn!(
+                    worker = self.shared.worker,
+                    process_id = exit.process_id,
+                    status = ?exit.status,
+                    "the worker has ended"
+                );
+                let state = match history.next(end.failed, Instant::now()) {
+                    Next::Restart { delay, attempt } => {
+                        self.shared.show(WorkerState::Restarting { attempt });
+                        let stopped = timeout(delay, self.shared.stopped()).await;
+                        if stopped.is_ok() { WorkerState::Exited } else { WorkerState::Starting }
+                    }
+                    Next::End => WorkerState::Exited,
+                    Next::GiveUp => WorkerState::GaveUp,
+                };
+                if state.is_final() {
+                    return self.is_over(exit, state);
+                }
+                let started = tokio::select! {
+                    biased;
+                    _ = self.shared.stopped() => None,
+                    started = self.start(false) => Some(started),
+                };
+                match started {
+                    Some(Ok(process)) => break process,
+                    Some(Err(error)) => {
+                        tracing::warn!(
+                            worker = self.shared.worker,
+                            error = %Escaped(&error),
+                            "the worker could not be started again"
+                        );
+                        let last = self.shared.inner().last.clone();
+                        end = End { exit: last.unwrap_or(exit), failed: true };
+                    }
+                    None => return self.is_over_at_once(exit).await,
+                }
+            };
+        }
+    }
+
+    /// Waits until a process has ended. One whose connection has ended is given a moment, and then killed.
+    async fn ends(&self, process: &Process) -> End {
+        let exited = tokio::select! {
+            biased;
+            exit = process.exited() => Some(exit),
+            () = self.is_lost() => timeout(LINGER, process.exited()).await.ok(),
+        };
+        let (exit, was_killed) = match exited {
+            Some(exit) => (exit, false),
+            None => {
+                tracing::warn!(
+                    worker = self.shared.worker,
+                    process_id = process.id(),
+                    "the worker's connection has ended, and its process has not: it is killed"
+                );
+                process.kill();
+                (process.exited().await, true)
+            }
+        };
+        // Or the next connection would be taken for this one.
+        drop(timeout(LINGER, self.is_lost()).await);
+        End { failed: was_killed || !exit.success(), exit }
+    }
+
+    /// Waits until the connection has ended.
+    async fn is_lost(&self) {
+        let mut state = self.client.state();
+        drop(state.wait_for(|state| *state != ClientState::Connected).await);
+    }
+
+    /// Ends the worker: by a goodbye, then by a signal, then at once.
+    async fn shut_down(&self, process: &Process, grace: Duration) {
+        self.client.disconnect().await;
+        let half = grace / 2;
+        let exit = match timeout(half, process.exited()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                process.killer().terminate();
+                match timeout(half, process.exited()).await {
+                    Ok(exit) => exit,
+                    Err(_) => {
+                        process.kill();
+                        process.exited().await
+                    }
+                }
+            }
+        };
+        self.is_over(exit, WorkerState::Exited);
+    }
+
+    /// Ends a process that is being started. `last` is how the one before ended.
+    async fn is_over_at_once(&self, last: WorkerExit) {
+        self.shared.end();
+        let process = self.shared.process();
+        let exit = match process {
+            Some(process) => process.exited().await,
+            None => last,
+        };
+        self.is_over(exit, WorkerState::Exited);
+    }
+
+    fn is_over(&self, exit: WorkerExit, state: WorkerState) {
+        self.shared.end();
+        self.client.end_subscriptions(&CloseReason::PeerGone);
+        self.shared.finish(exit, state);
+    }
+}
+
+/// How a process ended.
+struct End {
+    exit: WorkerExit,
+    failed: bool,
+}

@@ -1,0 +1,183 @@
+//! Unix: descriptors that are inherited, pidfds and signals.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use witrpc_core::text::Escaped;
+use witrpc_core::transport::Channel;
+use witrpc_core::{Error, WaitStrategy};
+use witrpc_mmf::inherited::{HostEnd, Lifeline, WorkerEnd, pair};
+
+/// The host's end of a connection whose worker is being started.
+#[derive(Debug)]
+pub(crate) struct Offer(HostEnd);
+
+/// What tells a worker that its host is there. Dropping it ends the worker, if it serves as an agent.
+pub(crate) type Leash = Lifeline;
+
+/// Has the program of this command inherit a connection, in a process group of its own: an interrupt from the terminal is for the host.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn prepare(command: &mut Command, size: u64) -> io::Result<(Offer, Leash)> {
+    let (end, lifeline, bequest) = pair(size)?;
+    bequest.give(command)?;
+    command.process_group(0);
+    Ok((Offer(end), lifeline))
+}
+
+impl Offer {
+    /// Opens the host's channel to this process.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tokio runtime with I/O.
+    #[expect(clippy::unused_async, reason = "on other systems it has to wait")]
+    pub(crate) async fn open(
+        self,
+        process_id: u32,
+        killer: &Killer,
+        wait_strategy: WaitStrategy,
+        _deadline: Instant,
+    ) -> Result<Channel, Error> {
+        let watched = killer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
+        let opened = self.0.open(Some(process_id), watched, wait_strategy, Box::new(()));
+        opened.map_err(|error| Error::io("opening the connection to a worker", &error))
+    }
+}
+
+/// Ends a process, as long as it has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Killer {
+    pid: Pid,
+    /// `None` where there are none; then `is_unreaped` protects whoever has the same number later.
+    pidfd: Option<OwnedFd>,
+    is_unreaped: Mutex<bool>,
+}
+
+impl Killer {
+    #[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
+    pub(crate) fn of(child: &Child) -> io::Result<Self> {
+        let pid = Pid::from_child(child);
+        Ok(Self { pid, pidfd: pidfd(pid), is_unreaped: Mutex::new(true) })
+    }
+
+    /// Asks the process to end, by `SIGTERM`.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let sent = match &self.pidfd {
+            #[cfg(target_os = "linux")]
+            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, signal),
+            _ => {
+                let is_unreaped = self.is_unreaped.lock().unwrap_or_else(PoisonError::into_inner);
+                if *is_unreaped { kill_process(self.pid, signal) } else { Ok(()) }
+            }
+        };
+        // It has ended.
+        if let Some(error) = sent.err().filter(|error| *error != Errno::SRCH) {
+            tracing::warn!(error = %Escaped(&error), "could not send a signal to a worker");
+        }
+    }
+
+    /// Blocks the thread until the process has ended, and reaps it. `None` if others have reaped it.
+    pub(crate) fn wait(&self, child: &mut Child) -> Option<ExitStatus> {
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(self.pid), how).is_err_and(|error| error == Errno::INTR) {}
+        let mut is_unreaped = self.is_unreaped.lock().unwrap_or_else(PoisonError::into_inner);
+        *is_unreaped = false;
+        child.wait().ok()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn pidfd(pid: Pid) -> Option<OwnedFd> {
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn pidfd(_pid: Pid) -> Option<OwnedFd> {
+    None
+}
+
+/// What this process has inherited from its host.
+#[derive(Debug)]
+pub(crate) struct Announced(WorkerEnd);
+
+/// Whether a host has started this process as its worker, and its connection was not taken yet.
+pub(crate) fn is_announced() -> bool {
+    WorkerEnd::is_here()
+}
+
+/// Takes what this process has inherited.
+///
+/// # Errors
+///
+/// [`Error::Config`] if there is nothing; [`Error::Io`].
+pub(crate) fn take() -> Result<(Announced, Watch), Error> {
+    match WorkerEnd::take() {
+        Ok((end, lifeline)) => Ok((Announced(end), Watch(lifeline))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let advice = "this process was not started by a Worker, or has taken its connection before: start it by \
+                          Worker::new(…).spawn(), and call Agent::from_env() once";
+            Err(Error::config("Agent::from_env", error, advice))
+        }
+        Err(error) => Err(Error::io("taking over the connection to the host", &error)),
+    }
+}
+
+impl Announced {
+    /// Opens the worker's channel.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tokio runtime with I/O.
+    #[expect(clippy::unused_async, reason = "on other systems it has to wait")]
+    pub(crate) async fn open(
+        self,
+        wait_strategy: WaitStrategy,
+        lease: Box<dyn Any + Send + Sync>,
+    ) -> Result<Channel, Error> {
+        let opened = self.0.open(wait_strategy, lease);
+        opened.map_err(|error| Error::io("opening the connection to the host", &error))
+    }
+}
+
+/// Whether the system ends this process when its host ends, and nobody has to watch for that.
+pub(crate) const ENDS_WITH_HOST: bool = false;
+
+/// Shows the end of the host.
+#[derive(Debug)]
+pub(crate) struct Watch(Lifeline);
+
+impl Watch {
+    /// Blocks the thread until the host has ended, or has let go of this process.
+    pub(crate) fn wait(&self) {
+        if let Err(error) = self.0.wait() {
+            tracing::error!(error = %Escaped(&error), "could not watch the host");
+        }
+    }
+
+    /// Ends this process, whatever its threads do.
+    pub(crate) fn end_this_process() {
+        // Behind it is not reached, unless the system forbids a process to end itself.
+        let _forbidden = kill_process(rustix::process::getpid(), Signal::KILL);
+        std::process::abort();
+    }
+}
