@@ -1,23 +1,19 @@
-//! How fast bytes cross: blobs of several sizes, to the server and back from it. Run it with
+//! How fast bytes cross: blobs of several sizes, to the worker and back from it. Run it with
 //!
 //! ```text
 //! cargo run --release --example blobs
 //! ```
 //!
-//! This program is the client, and starts itself a second time as the server. Each row is one blob at a time, one call after
+//! This program is the host, and starts itself a second time as its worker. Each row is one blob at a time, one call after
 //! the other; each megabyte is copied into the ring by one process and out of it by the other.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::process::ExitCode;
 use std::time::Instant;
 
 use witrpc::prelude::*;
 
-#[path = "shared/processes.rs"]
-mod processes;
-
-use processes::{Meeting, Outcome};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 const SIZES: [usize; 8] =
     [4 << 10, 64 << 10, 1 << 20, 8 << 20, 32 << 20, 64 << 20, 128 << 20, 256 << 20];
@@ -51,29 +47,26 @@ impl Store for OneBlob {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
-    processes::run("blobs", server, client).await
+async fn main() -> Outcome {
+    if Agent::is_announced() {
+        let largest = SIZES.into_iter().max().unwrap_or_default();
+        let store = StoreServer::new(OneBlob(vec![7; largest].into()));
+        let agent = Agent::from_env()?.with_service(store);
+        let agent = agent.with_server(|server| server.with_max_message_size(LARGEST_MESSAGE));
+        return Ok(agent.run().await?);
+    }
+    let worker = Worker::this_program()
+        .with_size(4 << 20)
+        .with_client(|client| client.with_max_message_size(LARGEST_MESSAGE))
+        .spawn()
+        .await?;
+    measure(&worker.get_service::<StoreClient>()).await?;
+    worker.shutdown(Duration::from_secs(2)).await;
+    Ok(())
 }
 
-fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
-    let largest = SIZES.into_iter().max().unwrap_or_default();
-    WitServerBuilder::new()
-        .with_service(StoreServer::new(OneBlob(vec![7; largest].into())))
-        .with_access_token(meeting.token)
-        .with_max_message_size(LARGEST_MESSAGE)
-        .with_memory_mapped_file(MemoryMappedFile::new(meeting.endpoint).with_size(4 << 20))
-        .build()
-}
-
-async fn client(meeting: Meeting) -> Outcome {
-    let client = WitClientBuilder::new()
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .with_max_message_size(LARGEST_MESSAGE)
-        .build()?;
-    client.connect(Duration::from_secs(5)).await?;
-    let store = client.get_service::<StoreClient>();
-    println!("{:>12} {:>16} {:>16}", "bytes", "to the server", "from the server");
+async fn measure(store: &StoreClient) -> Outcome {
+    println!("{:>12} {:>16} {:>16}", "bytes", "to the worker", "from the worker");
     for size in SIZES {
         let count = AMOUNT / size;
         let blob = Blob::from(vec![1; size]);
@@ -91,7 +84,6 @@ async fn client(meeting: Meeting) -> Outcome {
         }
         println!("{size:>12} {there:>11} MB/s {:>11} MB/s", rate(began.elapsed()));
     }
-    client.disconnect().await;
     Ok(())
 }
 

@@ -6,21 +6,16 @@
 //! ```
 //!
 //! `with_message_pack` writes a structure as an array: small, but both sides must have the same fields. With names, a field may
-//! be added on one side. Here the server is newer than the client: its order and its quote have one field more.
+//! be added on one side. Here the worker is newer than its host: its order and its quote have one field more.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
-
-use std::process::ExitCode;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use witrpc::prelude::*;
 use witrpc::{Serializer, SerializerError};
 
-#[path = "shared/processes.rs"]
-mod processes;
-
-use processes::{Meeting, Outcome};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// MessagePack with the names of fields.
 struct NamedMessagePack;
@@ -48,7 +43,7 @@ impl Serializer for NamedMessagePack {
     }
 }
 
-/// What the client was built with.
+/// What the host was built with.
 mod old {
     use serde::{Deserialize, Serialize};
 
@@ -69,7 +64,7 @@ mod old {
     }
 }
 
-/// What the server was built with, later.
+/// What the worker was built with, later.
 mod new {
     use serde::{Deserialize, Serialize};
 
@@ -104,43 +99,25 @@ mod new {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
-    processes::run("custom-serializer", server, client).await
-}
-
-fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
-    WitServerBuilder::new()
-        .with_service(new::ShopServer::new(new::Corner))
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .with_serializer(NamedMessagePack)
-        .build()
-}
-
-async fn client(meeting: Meeting) -> Outcome {
+async fn main() -> Outcome {
+    if Agent::is_announced() {
+        let agent = Agent::from_env()?.with_service(new::ShopServer::new(new::Corner));
+        return Ok(agent.with_server(|s| s.with_serializer(NamedMessagePack)).run().await?);
+    }
     let order = || old::Order { article: "tea".to_owned(), pieces: 3 };
     let (mut named, mut plain) = (Vec::new(), Vec::new());
     NamedMessagePack.serialize(&order(), &mut named)?;
     rmp_serde::encode::write(&mut plain, &order())?;
     println!("an order has {} bytes with names, {} without", named.len(), plain.len());
 
-    // Another serializer than the server's is refused at connect, and the error names both.
-    let other = WitClientBuilder::new()
-        .with_memory_mapped_file(&*meeting.endpoint)
-        .with_json()
-        .with_access_token(&meeting.token)
-        .build()?;
-    let refused = other.connect(Duration::from_secs(5)).await.err().ok_or("it was let in")?;
-    println!("with_json: {refused}");
+    // Another serializer than the worker's is refused, and the error names both.
+    let other = Worker::this_program().with_client(WitClientBuilder::with_json).spawn().await;
+    println!("with_json: {}", other.err().ok_or("it was let in")?);
 
-    let client = WitClientBuilder::new()
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .with_serializer(NamedMessagePack)
-        .build()?;
-    client.connect(Duration::from_secs(5)).await?;
-    let shop = client.get_service::<old::ShopClient>();
-    println!("the old client hears from the new server: {:?}", shop.price(order()).await?);
-    client.disconnect().await;
+    let worker = Worker::this_program().with_client(|c| c.with_serializer(NamedMessagePack));
+    let worker = worker.spawn().await?;
+    let shop = worker.get_service::<old::ShopClient>();
+    println!("the old host hears from the new worker: {:?}", shop.price(order()).await?);
+    worker.shutdown(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -5,19 +5,14 @@
 //! cargo run --release --example events
 //! ```
 //!
-//! This program is the client, and starts itself a second time as the server.
+//! This program is the host, and starts itself a second time as its worker.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
-
-use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 use witrpc::prelude::*;
 
-#[path = "shared/processes.rs"]
-mod processes;
-
-use processes::{Meeting, Outcome};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Copies files, so to speak.
 #[witrpc::service]
@@ -58,39 +53,27 @@ impl Backup for Disk {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
-    processes::run("events", server, client).await
+async fn main() -> Outcome {
+    if Agent::is_announced() {
+        // At most 100 values wait here for a subscriber that does not keep up; beyond that the oldest go.
+        let copied = Event::new().with_capacity(100).with_overflow(Overflow::DropOldest);
+        let disk = BackupServer::new(Disk { copied });
+        return Ok(Agent::from_env()?.with_service(disk).run().await?);
+    }
+    let worker = Worker::this_program().spawn().await?;
+    watch(&worker.get_service::<BackupClient>()).await?;
+    worker.shutdown(Duration::from_secs(2)).await;
+    Ok(())
 }
 
-fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
-    // At most 100 values wait here for a subscriber that does not keep up; beyond that the oldest go.
-    let copied = Event::new().with_capacity(100).with_overflow(Overflow::DropOldest);
-    WitServerBuilder::new()
-        .with_service(BackupServer::new(Disk { copied }))
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()
-}
-
-async fn client(meeting: Meeting) -> Outcome {
-    let client = WitClientBuilder::new()
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()?;
-    client.connect(Duration::from_secs(5)).await?;
-    let backup = client.get_service::<BackupClient>();
-
+async fn watch(backup: &BackupClient) -> Outcome {
     println!("five files, watched:");
     let mut copied = backup.copied().subscribe();
-    let mut run = std::pin::pin!(backup.run(5));
-    let bytes = loop {
-        tokio::select! {
-            biased; // All that a handler raised arrives before its answer: so it is printed before.
-            Some(next) = copied.next() => println!("  {:?}", next?),
-            bytes = &mut run => break bytes?,
-        }
-    };
-    println!("  {bytes} bytes in all\n");
+    let run = tokio::spawn(backup.run(5));
+    for _ in 0..5 {
+        println!("  {:?}", copied.next().await.ok_or("an end")??);
+    }
+    println!("  {} bytes in all\n", run.await??);
 
     println!("five thousand, and nobody looks until they are done:");
     backup.run(5_000).await?;
@@ -113,7 +96,5 @@ async fn client(meeting: Meeting) -> Outcome {
     let pause = Duration::from_millis(200);
     while let Ok(Some(_)) = tokio::time::timeout(pause, copied.next()).await {}
     println!("  and now it does not");
-
-    client.disconnect().await;
     Ok(())
 }

@@ -4,20 +4,15 @@
 //! cargo run --release --example log_tail
 //! ```
 //!
-//! This program is the client, and starts itself a second time as the server.
+//! This program is the host, and starts itself a second time as its worker.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
-
-use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use witrpc::prelude::*;
 
-#[path = "shared/processes.rs"]
-mod processes;
-
-use processes::{Meeting, Outcome};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// A log that others write.
 #[witrpc::service]
@@ -88,26 +83,17 @@ impl Log for Book {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
-    processes::run("log", server, client).await
+async fn main() -> Outcome {
+    if Agent::is_announced() {
+        return Ok(Agent::from_env()?.with_service(LogServer::new(Book::default())).run().await?);
+    }
+    let worker = Worker::this_program().spawn().await?;
+    follow(&worker.get_service::<LogClient>()).await?;
+    worker.shutdown(Duration::from_secs(2)).await;
+    Ok(())
 }
 
-fn server(meeting: Meeting) -> witrpc::Result<WitServer> {
-    WitServerBuilder::new()
-        .with_service(LogServer::new(Book::default()))
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()
-}
-
-async fn client(meeting: Meeting) -> Outcome {
-    let client = WitClientBuilder::new()
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()?;
-    client.connect(Duration::from_secs(5)).await?;
-    let log = client.get_service::<LogClient>();
-
+async fn follow(log: &LogClient) -> Outcome {
     println!("a log that is followed while it is written:");
     let mut tail = log.tail(0).await?;
     let (texts, stream) = mpsc::channel(1);
@@ -137,7 +123,5 @@ async fn client(meeting: Meeting) -> Outcome {
         bytes += line?.text.len();
     }
     println!("  {lines} lines of {bytes} bytes, and then the end");
-
-    client.disconnect().await;
     Ok(())
 }

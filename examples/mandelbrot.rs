@@ -10,15 +10,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use tokio::task::JoinSet;
 use witrpc::prelude::*;
 
-#[path = "shared/processes.rs"]
-mod processes;
-
-use processes::{Meeting, Outcome};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 const WIDTH: u32 = 1280;
 const HEIGHT: u32 = 960;
@@ -40,11 +36,11 @@ pub(crate) trait Renderer {
 }
 
 #[derive(Default)]
-struct Worker {
+struct Painter {
     row_done: Event<()>,
 }
 
-impl Renderer for Worker {
+impl Renderer for Painter {
     async fn tile(&self, left: u32, top: u32) -> witrpc::Result<Blob> {
         let call = CallContext::current();
         let mut pixels = Vec::new();
@@ -79,28 +75,23 @@ fn shade(x: u32, y: u32) -> u8 {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
-    processes::run("mandelbrot", worker, host).await
-}
-
-fn worker(meeting: Meeting) -> witrpc::Result<WitServer> {
-    WitServerBuilder::new()
-        .with_service(RendererServer::new(Worker::default()))
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()
-}
-
-async fn host(meeting: Meeting) -> Outcome {
+async fn main() -> Outcome {
+    if Agent::is_announced() {
+        let painter = RendererServer::new(Painter::default());
+        return Ok(Agent::from_env()?.with_service(painter).run().await?);
+    }
     let default = || std::env::temp_dir().join("witrpc-mandelbrot.bmp");
     let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
-    let client = WitClientBuilder::new()
-        .with_memory_mapped_file(meeting.endpoint)
-        .with_access_token(meeting.token)
-        .build()?;
-    client.connect(Duration::from_secs(5)).await?;
-    let renderer = client.get_service::<RendererClient>();
+    let worker = Worker::this_program().spawn().await?;
+    let picture = render(&worker.get_service::<RendererClient>()).await?;
+    worker.shutdown(Duration::from_secs(2)).await;
+    write(&path, &picture)?;
+    println!("{} tiles are in {}", corners().count(), path.display());
+    Ok(())
+}
 
+/// All tiles, put together.
+async fn render(renderer: &RendererClient) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut rows = renderer.row_done().subscribe();
     let mut tiles = JoinSet::new();
     for (left, top) in corners() {
@@ -130,10 +121,7 @@ async fn host(meeting: Meeting) -> Outcome {
         }
     }
     eprintln!();
-    client.disconnect().await;
-    write(&path, &picture)?;
-    println!("{} tiles are in {}", corners().count(), path.display());
-    Ok(())
+    Ok(picture)
 }
 
 fn corners() -> impl Iterator<Item = (u32, u32)> {

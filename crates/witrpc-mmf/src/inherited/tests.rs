@@ -1,6 +1,5 @@
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 
 use rustix::io::{FdFlags, fcntl_getfd};
 use witrpc_core::WaitStrategy;
@@ -84,6 +83,7 @@ fn other_descriptors_are_refused() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_region_whose_size_can_change_is_refused() {
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::FileExt as _;
 
     // The same bytes in a file in memory without a seal, and in one that cannot have any.
