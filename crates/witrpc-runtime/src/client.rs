@@ -198,7 +198,7 @@ impl WitClient {
         let args = Arguments::new(name, args)?;
         let remote = Remote::named(core, service, method, timeout);
         let outcome = outcome::<Result<DynamicResult, DynamicFault>>();
-        let call = remote.call_encoded(0, outcome, |codec, out| codec.serialize(&args, out));
+        let call = remote.call_encoded(0, outcome, &|codec, out| codec.serialize(&args, out));
         Ok(call.await?.0)
     }
 

@@ -16,11 +16,11 @@ use witrpc_core::session::outbound::TooManyStreams;
 use witrpc_core::session::pending::{Answer, CallId};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::BoxFuture;
-use witrpc_core::values::attachments::{Attachments, Written};
+use witrpc_core::values::attachments::{Arrived, Attachments, Written};
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::{Codec, SerializerError};
-use witrpc_core::wire::status::status_error;
+use witrpc_core::wire::status::{Status, status_error};
 use witrpc_core::{CloseReason, Error};
 
 use crate::calls::arguments::ArgumentsOf;
@@ -157,7 +157,7 @@ impl Remote {
         arguments: ArgumentsOf<A>,
         outcome: OutcomeOf<R>,
     ) -> Call<R> {
-        self.call_encoded(method, outcome, |codec, out| (arguments.encode)(codec, args, out))
+        self.call_encoded(method, outcome, &|codec, out| (arguments.encode)(codec, args, out))
     }
 
     /// The same, with arguments that `encode` writes.
@@ -165,8 +165,12 @@ impl Remote {
         &self,
         method: usize,
         outcome: OutcomeOf<R>,
-        encode: impl FnOnce(&Codec, &mut Vec<u8>) -> Result<Attachments<Written>, SerializerError>,
+        encode: &Encode<'_>,
     ) -> Call<R> {
+        Call { untyped: self.untyped(method, encode), outcome }
+    }
+
+    fn untyped(&self, method: usize, encode: &Encode<'_>) -> UntypedCall {
         assert_none_is_held("arguments are serialized");
         let codec = self.callee.codec();
         let content = Content::write(buffers::take(), |out| encode(codec, out));
@@ -190,7 +194,7 @@ impl Remote {
             _ => None,
         });
         let inherited = CallContext::current_deadline();
-        Call { remote: self.clone(), method, stage, timer: None, inherited, again, outcome }
+        UntypedCall { remote: self.clone(), method, stage, timer: None, inherited, again }
     }
 }
 
@@ -200,6 +204,20 @@ impl Remote {
 /// `.await`. The future can be spawned as a task, and does not borrow the handle that made it.
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<R> {
+    untyped: UntypedCall,
+    outcome: OutcomeOf<R>,
+}
+
+/// Writes a call's arguments.
+pub(crate) type Encode<'a> =
+    dyn Fn(&Codec, &mut Vec<u8>) -> Result<Attachments<Written>, SerializerError> + 'a;
+
+/// Reads a call's result, and stores it.
+type Decode<'a> =
+    dyn FnMut(&Codec, Status, &[u8], Attachments<Arrived>) -> Result<(), SerializerError> + 'a;
+
+/// All of a call but the type of its result, so that it is compiled once, and not for each type.
+struct UntypedCall {
     remote: Remote,
     method: usize,
     stage: Stage,
@@ -209,7 +227,6 @@ pub struct Call<R> {
     inherited: Option<Instant>,
     /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
-    outcome: OutcomeOf<R>,
 }
 
 /// The state of a call that may be retried.
@@ -283,7 +300,7 @@ impl Drop for InFlight {
 
 impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("method", &self.name()).finish_non_exhaustive()
+        f.debug_struct("Call").field("method", &self.untyped.name()).finish_non_exhaustive()
     }
 }
 
@@ -292,10 +309,11 @@ impl<R> Call<R> {
     ///
     /// A call that a handler makes has no more time than the handler has left, unless it is [detached](Self::detached).
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.remote.timeout = Some(timeout);
-        self.timer = None;
-        if !matches!(self.stage, Stage::New(_)) {
-            self.keep_within_inherited();
+        let call = &mut self.untyped;
+        call.remote.timeout = Some(timeout);
+        call.timer = None;
+        if !matches!(call.stage, Stage::New(_)) {
+            call.keep_within_inherited();
         }
         self
     }
@@ -303,10 +321,30 @@ impl<R> Call<R> {
     /// Frees the call from the deadline of the handler that makes it. Without this, a call that is made while a call is served has no
     /// more time than is left for that, wherever it goes: nobody waits for its answer after that.
     pub fn detached(mut self) -> Self {
-        self.inherited = None;
+        self.untyped.inherited = None;
         self
     }
+}
 
+impl<R> Future for Call<R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        let Self { untyped, outcome } = &mut *self;
+        let mut result = None;
+        let polled = untyped.poll(cx, &mut |codec, status, body, arrived| {
+            result = Some((outcome.decode)(codec, status, body, arrived)?);
+            Ok(())
+        });
+        Poll::Ready(match (ready!(polled), result) {
+            (Ok(()), Some(result)) => result,
+            (Ok(()), None) => unreachable!("a call that succeeds has decoded its result"),
+            (Err(error), _) => (outcome.failed)(error),
+        })
+    }
+}
+
+impl UntypedCall {
     /// Returns whether there is any time left.
     fn keep_within_inherited(&mut self) -> bool {
         let Some(until) = self.inherited else { return true };
@@ -326,10 +364,8 @@ impl<R> Call<R> {
     }
 }
 
-impl<R> Future for Call<R> {
-    type Output = R;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+impl UntypedCall {
+    fn poll(&mut self, cx: &mut Context<'_>, decode: &mut Decode<'_>) -> Poll<Result<(), Error>> {
         // An answer is often there at the first poll: a task that makes one call after the other has to yield.
         let counted =
             if self.is_long() || Step::Message.is_counted() || !coop::has_budget_remaining() {
@@ -341,41 +377,38 @@ impl<R> Future for Call<R> {
             } else {
                 None
             };
-        let this = &mut *self;
-        if matches!(this.stage, Stage::New(_)) && !this.keep_within_inherited() {
-            this.stage = Stage::Failed(Box::new(Error::TimedOut { after: Duration::ZERO }));
+        if matches!(self.stage, Stage::New(_)) && !self.keep_within_inherited() {
+            self.stage = Stage::Failed(Box::new(Error::TimedOut { after: Duration::ZERO }));
         }
         let mut answer = None;
         let result = loop {
-            let answered = match this.poll_answer(cx, &mut answer) {
+            let answered = match self.poll_answer(cx, &mut answer) {
                 Poll::Ready(answered) => answered,
                 Poll::Pending => {
-                    ready!(this.poll_deadline(cx));
-                    let after = this.remote.timeout.unwrap_or_default();
+                    ready!(self.poll_deadline(cx));
+                    let after = self.remote.timeout.unwrap_or_default();
                     Err(Error::TimedOut { after })
                 }
             };
-            this.stage = Stage::Finished;
-            let result = answered.and_then(|()| this.decode(&mut answer));
+            self.stage = Stage::Finished;
+            let result = answered.and_then(|()| self.decode(&mut answer, decode));
             if let Err(error) = &result {
-                this.log(error);
-                if this.pause(error) {
+                self.log(error);
+                if self.pause(error) {
                     answer = None;
                     continue;
                 }
             }
-            break result.map_err(|error| this.of_all_attempts(error));
+            break result.map_err(|error| self.of_all_attempts(error));
         };
         if let Some(counted) = counted {
             counted.made_progress();
         }
-        this.timer = None;
-        this.again = None;
-        Poll::Ready(result.unwrap_or_else(|error| (this.outcome.failed)(error)))
+        self.timer = None;
+        self.again = None;
+        Poll::Ready(result)
     }
-}
 
-impl<R> Call<R> {
     /// Advances the call through its stages, and stores the answer when it has arrived.
     fn poll_answer(
         &mut self,
@@ -588,7 +621,7 @@ impl<R> Call<R> {
         }
     }
 
-    fn decode(&self, answer: &mut Option<Answer>) -> Result<R, Error> {
+    fn decode(&self, answer: &mut Option<Answer>, decode: &mut Decode<'_>) -> Result<(), Error> {
         assert_none_is_held("a result is deserialized");
         let Some(Answer { status, content, .. }) = answer else { unreachable!("it has come") };
         let status = *status;
@@ -608,7 +641,7 @@ impl<R> Call<R> {
                 handle.keep(Arc::clone(&self.remote.callee).kept_by_streams());
             }
         }
-        let result = (self.outcome.decode)(codec, status, content.body(), arrived);
+        let result = decode(codec, status, content.body(), arrived);
         buffers::give(std::mem::take(content).into_buffer());
         *answer = None; // Also returns its charge.
         result.map_err(|error| Error::Deserialize {

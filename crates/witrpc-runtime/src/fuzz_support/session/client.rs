@@ -170,7 +170,7 @@ impl Program {
                 self.begun += 1;
                 let outcome = crate::calls::outcome::outcome();
                 let mut question = Box::pin(
-                    self.remote.call_encoded(0, outcome, |codec, out| codec.serialize(&(), out)),
+                    self.remote.call_encoded(0, outcome, &|codec, out| codec.serialize(&(), out)),
                 );
                 if poll(question.as_mut()).is_pending() {
                     self.questions.push(question);
@@ -207,7 +207,7 @@ impl Program {
         self.largest = self.largest.max(len_u64(size));
         let outcome = crate::calls::outcome::outcome();
         let encode = |codec: &Codec, out: &mut Vec<u8>| codec.serialize(arguments, out);
-        let mut call = Box::pin(self.remote.call_encoded(0, outcome, encode));
+        let mut call = Box::pin(self.remote.call_encoded(0, outcome, &encode));
         if poll(call.as_mut()).is_pending() {
             self.calls.push(call);
         }
