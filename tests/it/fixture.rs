@@ -337,11 +337,18 @@ pub(crate) fn runtime(flavor: Flavor) -> tokio::runtime::Runtime {
 
 /// Runs a future, which may not hang, on a runtime of its own.
 pub(crate) fn block_on<T>(flavor: Flavor, future: impl Future<Output = T>) -> T {
+    let mut output = None;
+    let stores = Box::pin(async { output = Some(future.await) });
+    block_on_boxed(flavor, stores);
+    output.unwrap()
+}
+
+/// Apart from [`block_on`], so that the runtime is compiled once, and not for each test.
+fn block_on_boxed(flavor: Flavor, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
     watch();
-    let output = runtime(flavor)
+    runtime(flavor)
         .block_on(async { tokio::time::timeout(GUARD, future).await.expect("the test hangs") });
     no_rescues();
-    output
 }
 
 /// Polls a future once, with a waker that does nothing, and whatever is left of the task's budget.
