@@ -1,5 +1,6 @@
 //! Names that generated code must not mix up with its own.
 #![deny(warnings)]
+#![expect(clippy::too_many_arguments, reason = "one for each name")]
 #![expect(dead_code, reason = "never called")]
 #![expect(non_camel_case_types, reason = "names of primitives")]
 

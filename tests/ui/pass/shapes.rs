@@ -2,6 +2,7 @@
 #![deny(warnings, missing_docs, unreachable_pub, unnameable_types, unused, clippy::all)]
 #![deny(elided_lifetimes_in_paths, missing_debug_implementations)]
 #![expect(dead_code, reason = "a contract may be used on one side only")]
+#![expect(clippy::too_many_arguments, reason = "the macro takes that many")]
 
 use std::fmt::Debug;
 
@@ -65,13 +66,45 @@ pub trait Empty: Send + std::marker::Sync + 'static {}
 trait Private {
     async fn twenty(
         &self,
-        a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8,
-        k: u8, l: u8, m: u8, n: u8, o: u8, p: u8, q: u8, r: u8, s: u8, t: String,
+        a: u8,
+        b: u8,
+        c: u8,
+        d: u8,
+        e: u8,
+        f: u8,
+        g: u8,
+        h: u8,
+        i: u8,
+        j: u8,
+        k: u8,
+        l: u8,
+        m: u8,
+        n: u8,
+        o: u8,
+        p: u8,
+        q: u8,
+        r: u8,
+        s: u8,
+        t: String,
     ) -> witrpc::Result<u8>;
     async fn sixteen(
         &self,
-        a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8,
-        i: u8, j: u8, k: u8, l: u8, m: u8, n: u8, o: u8, p: u8,
+        a: u8,
+        b: u8,
+        c: u8,
+        d: u8,
+        e: u8,
+        f: u8,
+        g: u8,
+        h: u8,
+        i: u8,
+        j: u8,
+        k: u8,
+        l: u8,
+        m: u8,
+        n: u8,
+        o: u8,
+        p: u8,
     ) -> witrpc::Result<u8>;
 }
 
@@ -97,8 +130,11 @@ macro_rules! contract {
     ($name:ident, $ty:ty) => {
         #[witrpc::service]
         trait $name {
-            async fn echo(&self, service: $ty, request: std::option::Option<$ty>)
-            -> witrpc::Result<$ty>;
+            async fn echo(
+                &self,
+                service: $ty,
+                request: std::option::Option<$ty>,
+            ) -> witrpc::Result<$ty>;
         }
     };
 }

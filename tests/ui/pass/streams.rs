@@ -84,7 +84,8 @@ fn main() {
 
     let texts: Vec<_> =
         descriptor::<LogClient>().methods.iter().map(|m| (m.signature, m.types)).collect();
-    let both = "(Vec<Streaming<u8>>, Option<Streaming<()>>) -> Result<(Streaming<u8>, u8), Failure>";
+    let both =
+        "(Vec<Streaming<u8>>, Option<Streaming<()>>) -> Result<(Streaming<u8>, u8), Failure>";
     assert_eq!(texts[0].0, "tail(from: u64) -> Result<Streaming<String>>");
     assert_eq!(texts[1].1, "(Streaming<String>) -> Result<u64>");
     assert_eq!(texts[2].1, both);
