@@ -14,6 +14,8 @@
 
 mod victim;
 mod watched;
+#[cfg(target_os = "linux")]
+mod workers;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -66,7 +68,7 @@ fn whoever_is_killed_at_whatever_step_the_others_go_on() {
         let plan = runtime.block_on(stage.rehearse());
         reached.extend(plan.steps.iter().cloned());
         let tally = runtime.block_on(stage.rounds(&plan, rounds * share / 10, &mut random));
-        println!("{}", tally.row(who));
+        println!("{}", tally.row(&format!("{who:?}")));
     }
     // Whether a ring gets full before its reader comes is a matter of luck, on a busy machine.
     for _ in 0..20 {
@@ -154,24 +156,28 @@ fn a_client_that_reconnects_goes_on_with_the_server_that_was_started_again() {
     assert_eq!(files(&stage.meeting.directory), [""; 0]);
 }
 
+/// The steps that a file names.
+fn names_of_steps(text: &str) -> Vec<String> {
+    let calls = text.split("fail_point::at(").skip(1);
+    let arguments = calls.filter_map(|call| call.split_once(");")).map(|(a, _)| a.to_owned());
+    arguments
+        .flat_map(|a| a.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
 /// The steps that the library names.
 fn named() -> BTreeSet<String> {
-    let names = |text: &str| -> Vec<String> {
-        let calls = text.split("fail_point::at(").skip(1);
-        let arguments = calls.filter_map(|call| call.split_once(");")).map(|(a, _)| a.to_owned());
-        let quoted = arguments
-            .flat_map(|a| a.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
-        quoted.collect()
-    };
     // What other systems do is in folders of theirs.
     let elsewhere = if cfg!(unix) { "windows" } else { "unix" };
     let here = |name: &str| {
         let mut parts = name.split(['/', '.']);
         !parts.any(|part| part == elsewhere || (part == "fifo" && !cfg!(unix)))
     };
-    let library =
-        sources().into_iter().filter(|(name, _)| name.starts_with("crates") && here(name));
-    let mut named: BTreeSet<_> = library.flat_map(|(_, text)| names(&text)).collect();
+    // Those of workers are in `workers`.
+    let is_of_workers = |name: &str| name.starts_with("crates/witrpc-process");
+    let is_library = |name: &str| name.starts_with("crates") && !is_of_workers(name) && here(name);
+    let library = sources().into_iter().filter(|(name, _)| is_library(name));
+    let mut named: BTreeSet<_> = library.flat_map(|(_, text)| names_of_steps(&text)).collect();
     // No server here is full.
     assert!(named.remove("caller.waits"), "it is for who waits for a place");
     named
@@ -257,7 +263,7 @@ impl Tally {
         }
     }
 
-    fn row(mut self, who: Who) -> String {
+    fn row(mut self, who: &str) -> String {
         self.noticed.sort_unstable();
         let Self { rounds, at_a_step, outside, left, noticed } = self;
         let ms = |part: f64| match noticed.len() {
@@ -268,7 +274,7 @@ impl Tally {
             }
         };
         let times = [0.5, 0.99, 1.0].map(ms).join(" | ");
-        format!("| {who:?} | {rounds} | {at_a_step} | {outside} | {left} | {times} |")
+        format!("| {who} | {rounds} | {at_a_step} | {outside} | {left} | {times} |")
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTransport};
-use witrpc_core::{CloseReason, Error, WaitStrategy};
+use witrpc_core::{CloseReason, Error, WaitStrategy, fail_point};
 use witrpc_runtime::{Peer, Service, ServiceClient, WitServer, WitServerBuilder};
 
 use crate::sys::{self, Announced, Watch};
@@ -71,8 +71,10 @@ impl Agent {
     /// not what was announced.
     pub fn from_env() -> Result<Self, Error> {
         let (announced, watch) = sys::take()?;
+        fail_point::at("agent.took_over");
         let watchdog = Watchdog::start(watch)
             .map_err(|error| Error::io("starting the thread that watches the host", &error))?;
+        fail_point::at("agent.watches");
         Ok(Self {
             server: WitServerBuilder::new(),
             announced,
@@ -153,6 +155,7 @@ impl Agent {
             _ = &mut ended => return Err(closed(CloseReason::Failed("no connection to the host".to_owned()))),
             () = gone(&mut host_ended) => return Err(closed(CloseReason::PeerGone)),
         };
+        fail_point::at("agent.connected");
         Ok(Host { peer, ended, host_ended, _server: server })
     }
 }
@@ -202,6 +205,7 @@ impl Host {
             _ = &mut self.ended => {}
             () = gone(&mut self.host_ended) => {}
         }
+        fail_point::at("agent.was_left");
     }
 }
 
@@ -271,6 +275,7 @@ impl Listener for OneClient {
         Box::pin(async {
             match self.offered.take() {
                 Some((announced, lease)) => {
+                    fail_point::at("agent.opens");
                     announced.open(self.wait_strategy, Box::new(lease)).await
                 }
                 None => std::future::pending().await,

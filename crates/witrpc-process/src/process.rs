@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use witrpc_core::Error;
+use witrpc_core::{Error, fail_point};
 
 use crate::output::{self, Output, Stream, Tail};
 use crate::sys::{Killer, Leash, Offer, prepare};
@@ -143,14 +143,17 @@ pub(crate) async fn launch(
             Err(error) => return drop(told.send(Err(error))),
         };
         owner.own(&process);
+        fail_point::at("worker.owned");
         let (killer, process_id) = (Arc::clone(&process.killer), process.id);
         // If nobody waits for it any more, the owner has it.
         drop(told.send(Ok((process, offer))));
         let status = killer.wait(&mut child);
+        fail_point::at("worker.reaped");
         let stderr = tail.map(|tail| tail.take(LAST_WORDS)).unwrap_or_default();
         let ended = WorkerExit { process_id, status, stderr };
         exit.send_replace(Some(ended.clone()));
         owner.ended(&ended);
+        fail_point::at("worker.ended");
     };
     let thread = thread::Builder::new().name("witrpc-worker".to_owned()).stack_size(STACK);
     let spawned = thread.spawn(work);
@@ -173,6 +176,7 @@ fn start(order: Order) -> Result<Started, Error> {
     let (offer, leash) = made.map_err(|error| {
         Error::io(format!("making the connection to the worker {worker:?}"), &error)
     })?;
+    fail_point::at("worker.prepared");
     command.stdin(Stdio::null());
     if stdout != Output::Inherited {
         command.stdout(Stdio::piped());
@@ -185,6 +189,7 @@ fn start(order: Order) -> Result<Started, Error> {
         let program = command.get_program();
         Error::io(format!("starting the worker {worker:?}, the program {program:?}"), &error)
     })?;
+    fail_point::at("worker.started");
     // It has copies of all that the worker inherits.
     drop(command);
     let id = child.id();

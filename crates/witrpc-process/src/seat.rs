@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 use witrpc_core::transport::{BoxFuture, Channel, ClientTransport};
-use witrpc_core::{Error, WaitStrategy};
+use witrpc_core::{Error, WaitStrategy, fail_point};
 use witrpc_mmf::MemoryMappedFile;
 
 use crate::process::Process;
@@ -67,7 +67,9 @@ impl ClientTransport for Seat {
                 let offered = self.offered().take();
                 if let Some((process, offer)) = offered {
                     let (killer, wait) = (process.killer(), self.0.wait_strategy);
-                    return offer.open(process.id(), killer, wait, deadline).await;
+                    let opened = offer.open(process.id(), killer, wait, deadline).await;
+                    fail_point::at("worker.opened");
+                    return opened;
                 }
                 if tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
                     return Err(Error::NotRunning {

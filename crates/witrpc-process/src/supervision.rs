@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use witrpc_core::text::Escaped;
-use witrpc_core::{CloseReason, Error};
+use witrpc_core::{CloseReason, Error, fail_point};
 use witrpc_runtime::{ClientState, WitClient};
 
 use crate::output::Output;
@@ -243,6 +243,7 @@ impl Supervisor {
             exit = process.exited() => Err(self.exited(exit)),
         };
         let Err(error) = connected else {
+            fail_point::at("worker.ready");
             self.shared.show(WorkerState::Running { process_id: process.id() });
             tracing::info!(
                 worker = self.shared.worker,
@@ -291,6 +292,7 @@ impl Supervisor {
                 let state = match history.next(end.failed, Instant::now()) {
                     Next::Restart { delay, attempt } => {
                         self.shared.show(WorkerState::Restarting { attempt });
+                        fail_point::at("worker.restarting");
                         let stopped = timeout(delay, self.shared.stopped()).await;
                         if stopped.is_ok() { WorkerState::Exited } else { WorkerState::Starting }
                     }
@@ -355,6 +357,7 @@ impl Supervisor {
     /// Ends the worker: by a goodbye, then by a signal, then at once.
     async fn shut_down(&self, process: &Process, grace: Duration) {
         self.client.disconnect().await;
+        fail_point::at("worker.dismissed");
         let half = grace / 2;
         let exit = match timeout(half, process.exited()).await {
             Ok(exit) => exit,
@@ -387,6 +390,7 @@ impl Supervisor {
         self.shared.end();
         self.client.end_subscriptions(&CloseReason::PeerGone);
         self.shared.finish(exit, state);
+        fail_point::at("worker.over");
     }
 }
 

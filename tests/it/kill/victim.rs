@@ -68,6 +68,14 @@ impl Life {
     }
 }
 
+impl Life {
+    /// Waits until somebody asks it to end.
+    #[cfg(target_os = "linux")]
+    pub(super) async fn leaves(&self) {
+        self.leave.notified().await;
+    }
+}
+
 impl Mortal for Life {
     async fn note(&self, number: u64) -> witrpc::Result<u64> {
         if let Some(notes) = &self.notes {
@@ -186,16 +194,22 @@ pub(super) enum Fate {
 
 impl Victim {
     pub(super) fn start(part: &Part) -> Self {
-        drop(std::fs::remove_file(part.report.join("report")));
+        let part_as_json = serde_json::to_string(part).unwrap();
+        Self::start_by("kill::victim::a_victim_plays_its_part", PART, &part_as_json, &part.report)
+    }
+
+    /// Starts the test of this name in a process of its own, which finds its part in this variable.
+    pub(super) fn start_by(test: &str, variable: &str, part: &str, report: &Path) -> Self {
+        drop(std::fs::remove_file(report.join("report")));
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "kill::victim::a_victim_plays_its_part", "--nocapture"])
-            .env(PART, serde_json::to_string(part).unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(variable, part)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
         let child = system::started(|| command.spawn());
-        Self { child, report: part.report.join("report"), killed: None }
+        Self { child, report: report.join("report"), killed: None }
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -228,11 +242,8 @@ impl Victim {
             return Fate::Left;
         }
         assert!(system::was_killed(status), "the child failed: {status}");
-        let line = self.said().into_iter().find_map(|line| {
-            line.strip_prefix(KILLED).and_then(|line| line.split_once(' ')).map(|(at, step)| {
-                Fate::Killed { at: at.parse().unwrap(), step: Some(step.to_owned()) }
-            })
-        });
+        let killed = self.said().iter().find_map(|line| killed(line));
+        let line = killed.map(|(at, step)| Fate::Killed { at, step: Some(step) });
         line.unwrap_or_else(|| Fate::Killed { at: self.killed.unwrap(), step: None })
     }
 
@@ -242,8 +253,14 @@ impl Victim {
     }
 }
 
+/// When, and at which step, a line of a report says that its process was killed.
+pub(super) fn killed(line: &str) -> Option<(u64, String)> {
+    let (at, step) = line.strip_prefix(KILLED)?.split_once(' ')?;
+    Some((at.parse().unwrap(), step.to_owned()))
+}
+
 /// To be locked for each write: Wine lets threads that append at once overwrite each other.
-fn append(path: &Path) -> File {
+pub(super) fn append(path: &Path) -> File {
     File::options().append(true).create(true).open(path).unwrap()
 }
 
@@ -305,15 +322,20 @@ fn a_victim_plays_its_part() {
     assert!(matches!(&fate, Fate::Killed { step: Some(step), .. } if step == "door.opened"));
 }
 
-fn perform(part: &Part) {
+/// From now on this process dies as it is to, and reports.
+pub(super) fn install(end: &End, report: &Path) {
     let fatal = Fatal {
-        end: part.end.clone(),
-        report: Mutex::new(append(&part.report.join("report"))),
+        end: end.clone(),
+        report: Mutex::new(append(&report.join("report"))),
         hits: AtomicU64::new(0),
         passed: AtomicU64::new(0),
     };
     assert!(FATAL.set(fatal).is_ok(), "a process has one part");
     fail_point::install(reached);
+}
+
+fn perform(part: &Part) {
+    install(&part.end, &part.report);
     let forever = matches!(part.end, End::Outside);
     runtime(part.flavor).block_on(async {
         match part.role {
