@@ -74,7 +74,8 @@ pub use witrpc_mmf_server::{
 };
 #[cfg(feature = "process")]
 pub use witrpc_process::{
-    Agent, Host, Output, RestartPolicy, Worker, WorkerBuilder, WorkerExit, WorkerState,
+    Agent, CallUnderWay, HangDetection, Host, Output, RestartPolicy, Worker, WorkerBuilder,
+    WorkerEvent, WorkerExit, WorkerState,
 };
 #[doc(hidden)]
 pub use witrpc_runtime::__private;

@@ -13,7 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing_subscriber::layer::SubscriberExt as _;
 use witrpc::prelude::*;
 use witrpc::{
-    Agent, CloseReason, Error, Output, RestartPolicy, Worker, WorkerBuilder, WorkerState,
+    Agent, CloseReason, Error, HangDetection, Output, RestartPolicy, Worker, WorkerBuilder,
+    WorkerEvent, WorkerState,
 };
 
 use crate::fixture::{Flavor, GUARD, alone, block_on, eventually, poll_once, runtime};
@@ -501,6 +502,107 @@ fn a_shutdown_ends_a_worker_that_waits_for_its_restart() {
         let exit = worker.shutdown(GUARD).await;
         assert_eq!(exit.status.unwrap().code(), Some(4));
         assert_eq!(*worker.state().borrow(), WorkerState::Exited);
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_reported_killed_and_replaced() {
+    test(async || {
+        let (builder, bell) = with_bell("serves_on_one_thread");
+        let builder = builder.with_restart(restarts(RestartPolicy::on_failure()));
+        let detection = HangDetection::after(SHORT).with_kill();
+        let worker = builder.with_hang_detection(detection).spawn().await.unwrap();
+        let (mut events, hung) = (worker.events(), Watched::of(&worker));
+        let job: JobClient = worker.get_service();
+        let stuck = tokio::spawn(job.block());
+        eventually("it is stuck", || bell.rung.load(Ordering::SeqCst) == 1).await;
+        let event = events.recv().await.unwrap();
+        let WorkerEvent::Unresponsive { process_id, calls } = event else { panic!("{event:?}") };
+        assert_eq!((process_id, calls.len()), (hung.process_id, 1));
+        assert_eq!(calls[0].method, "Job.block");
+        assert!(calls[0].running_for >= SHORT, "{calls:?}");
+        let lost = stuck.await.unwrap().unwrap_err();
+        assert!(matches!(lost, Error::Closed { maybe_executed: true, .. }), "{lost}");
+        hung.is_reaped().await;
+        let ended = events.recv().await.unwrap();
+        let killed = |event: &WorkerEvent| matches!(event, WorkerEvent::Ended(exit) if exit.process_id == hung.process_id && !exit.success());
+        assert!(killed(&ended), "{ended:?}");
+        let ready = events.recv().await.unwrap();
+        assert!(
+            matches!(ready, WorkerEvent::Ready { process_id } if process_id != hung.process_id)
+        );
+        sums_up(&job).await;
+        assert!(worker.shutdown(GUARD).await.success());
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_only_reported_unless_it_is_to_be_killed() {
+    test(async || {
+        let (builder, bell) = with_bell("serves");
+        let builder = builder.with_hang_detection(HangDetection::after(SHORT));
+        let worker = builder.spawn().await.unwrap();
+        let (mut events, watched) = (worker.events(), Watched::of(&worker));
+        let job: JobClient = worker.get_service();
+        // A call that takes long is no hang.
+        let waiting = tokio::spawn(job.wait());
+        eventually("it is under way", || bell.rung.load(Ordering::SeqCst) == 1).await;
+        assert!(tokio::time::timeout(3 * SHORT, events.recv()).await.is_err());
+        watched.signal(Signal::STOP);
+        let event = events.recv().await.unwrap();
+        assert!(
+            matches!(&event, WorkerEvent::Unresponsive { calls, .. } if calls[0].method == "Job.wait"),
+            "{event:?}"
+        );
+        assert!(tokio::time::timeout(3 * SHORT, events.recv()).await.is_err(), "it is told once");
+        watched.signal(Signal::CONT);
+        let process_id = watched.process_id;
+        assert_eq!(events.recv().await.unwrap(), WorkerEvent::Responsive { process_id });
+        waiting.abort();
+        sums_up(&job).await;
+    });
+}
+
+#[test]
+fn a_worker_that_is_not_called_is_not_pinged() {
+    test(async || {
+        let detection = HangDetection::after(SHORT).with_kill();
+        let worker = worker("serves").with_hang_detection(detection).spawn().await.unwrap();
+        let (mut events, watched) = (worker.events(), Watched::of(&worker));
+        watched.signal(Signal::STOP);
+        assert!(tokio::time::timeout(4 * SHORT, events.recv()).await.is_err());
+        watched.signal(Signal::CONT);
+        sums_up(&worker.get_service()).await;
+        let none = HangDetection::after(Duration::ZERO);
+        let error = self::worker("serves").with_hang_detection(none).spawn().await.unwrap_err();
+        assert!(matches!(error, Error::Config { setting: "with_hang_detection", .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_worker_that_a_debugger_stops_is_spared_if_its_host_says_so() {
+    test(async || {
+        let detection = HangDetection::after(SHORT).with_kill().except_under_debugger();
+        let worker = worker("serves").with_hang_detection(detection).spawn().await.unwrap();
+        let (mut events, watched) = (worker.events(), Watched::of(&worker));
+        let process = watched.process_id.to_string();
+        let mut debugger = Command::new("strace");
+        debugger.args(["-f", "-o", "/dev/null", "-p", &process]).stderr(Stdio::null());
+        let mut debugger = debugger.spawn().expect("strace is installed");
+        let status = format!("/proc/{process}/status");
+        let is_traced = || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        };
+        eventually("it is traced", is_traced).await;
+        watched.signal(Signal::STOP);
+        let sum = tokio::spawn(worker.get_service::<JobClient>().add(20, 22));
+        assert!(tokio::time::timeout(4 * SHORT, events.recv()).await.is_err());
+        watched.signal(Signal::CONT);
+        assert_eq!(sum.await.unwrap().unwrap(), 42);
+        debugger.kill().unwrap();
+        debugger.wait().unwrap();
+        sums_up(&worker.get_service()).await;
     });
 }
 

@@ -8,6 +8,7 @@
 //!   worker ──▶ supervision ──▶ process ──▶ sys      a handle → the task that owns and replaces → one process → the system
 //!                  │              └──▶ output       what the worker prints
 //!                  ├──▶ restart                     whether, and when, another one is started
+//!                  ├──▶ hang                        when one is taken for hung
 //!                  └──▶ seat                        the client's transport: the connection of whichever process there is
 //!   agent  ─────────────────────────▶ sys           the worker's side
 //! ```
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod hang;
 mod output;
 mod process;
 mod restart;
@@ -32,8 +34,9 @@ mod sys;
 mod worker;
 
 pub use agent::{Agent, Host};
+pub use hang::{CallUnderWay, HangDetection};
 pub use output::Output;
 pub use process::WorkerExit;
 pub use restart::RestartPolicy;
-pub use supervision::WorkerState;
+pub use supervision::{WorkerEvent, WorkerState};
 pub use worker::{Worker, WorkerBuilder};

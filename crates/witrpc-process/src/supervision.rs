@@ -4,21 +4,26 @@
 //! process survives: one that is registered later is killed at once.
 
 use std::fmt;
+use std::pin::pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 use witrpc_core::text::Escaped;
 use witrpc_core::{CloseReason, Error, fail_point};
 use witrpc_runtime::{ClientState, WitClient};
 
+use crate::hang::{CallUnderWay, HangDetection, Seen};
 use crate::output::Output;
 use crate::process::{Order, Owner, Process, WorkerExit, launch};
 use crate::restart::{History, Next};
 use crate::seat::Seat;
+use crate::sys;
 
+/// Events that a subscriber may be behind.
+const EVENTS: usize = 64;
 /// How long a process may take to end once its connection has ended. Then it is killed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,31 @@ impl WorkerState {
     }
 }
 
+/// What happens to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerEvent {
+    /// A process can be called, after the first one.
+    Ready {
+        /// Its id.
+        process_id: u32,
+    },
+    /// A process has ended.
+    Ended(WorkerExit),
+    /// A process has not answered for as long as [`HangDetection::after`] says.
+    Unresponsive {
+        /// Its id.
+        process_id: u32,
+        /// The calls that were under way, the oldest first.
+        calls: Vec<CallUnderWay>,
+    },
+    /// A process that was unresponsive has answered.
+    Responsive {
+        /// Its id.
+        process_id: u32,
+    },
+}
+
 /// How to start a process of the worker.
 pub(crate) struct Plan {
     pub(crate) command: Box<dyn Fn() -> Command + Send + Sync>,
@@ -58,6 +88,7 @@ pub(crate) struct Plan {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) ready_timeout: Duration,
+    pub(crate) hang_detection: Option<HangDetection>,
 }
 
 impl fmt::Debug for Plan {
@@ -76,6 +107,7 @@ impl fmt::Debug for Plan {
 pub(crate) struct Shared {
     pub(crate) worker: String,
     state: watch::Sender<WorkerState>,
+    events: broadcast::Sender<WorkerEvent>,
     /// How the last process ended, once there will be no other.
     ended: watch::Sender<Option<WorkerExit>>,
     /// The time limit, once the worker is to be shut down.
@@ -100,6 +132,7 @@ impl Shared {
         Arc::new(Self {
             worker,
             state: watch::Sender::default(),
+            events: broadcast::Sender::new(EVENTS),
             ended: watch::Sender::default(),
             stop: watch::Sender::default(),
             inner: Mutex::new(inner),
@@ -113,6 +146,15 @@ impl Shared {
 
     pub(crate) fn state(&self) -> watch::Receiver<WorkerState> {
         self.state.subscribe()
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<WorkerEvent> {
+        self.events.subscribe()
+    }
+
+    fn tell(&self, event: WorkerEvent) {
+        // An error means that nobody listens.
+        drop(self.events.send(event));
     }
 
     fn show(&self, state: WorkerState) {
@@ -245,6 +287,7 @@ impl Supervisor {
         let Err(error) = connected else {
             fail_point::at("worker.ready");
             self.shared.show(WorkerState::Running { process_id: process.id() });
+            self.shared.tell(WorkerEvent::Ready { process_id: process.id() });
             tracing::info!(
                 worker = self.shared.worker,
                 process_id = process.id(),
@@ -289,6 +332,7 @@ impl Supervisor {
                     status = ?exit.status,
                     "the worker has ended"
                 );
+                self.shared.tell(WorkerEvent::Ended(exit.clone()));
                 let state = match history.next(end.failed, Instant::now()) {
                     Next::Restart { delay, attempt } => {
                         self.shared.show(WorkerState::Restarting { attempt });
@@ -329,16 +373,29 @@ impl Supervisor {
         let exited = tokio::select! {
             biased;
             exit = process.exited() => Some(exit),
-            () = self.is_lost() => timeout(LINGER, process.exited()).await.ok(),
+            () = self.is_lost() => {
+                let exited = timeout(LINGER, process.exited()).await;
+                if exited.is_err() {
+                    tracing::warn!(
+                        worker = self.shared.worker,
+                        process_id = process.id(),
+                        "the worker's connection has ended, and its process has not: it is killed"
+                    );
+                }
+                exited.ok()
+            }
+            () = self.hangs(process) => {
+                tracing::warn!(
+                    worker = self.shared.worker,
+                    process_id = process.id(),
+                    "the worker does not answer: it is killed"
+                );
+                None
+            }
         };
         let (exit, was_killed) = match exited {
             Some(exit) => (exit, false),
             None => {
-                tracing::warn!(
-                    worker = self.shared.worker,
-                    process_id = process.id(),
-                    "the worker's connection has ended, and its process has not: it is killed"
-                );
                 process.kill();
                 (process.exited().await, true)
             }
@@ -346,6 +403,50 @@ impl Supervisor {
         // Or the next connection would be taken for this one.
         drop(timeout(LINGER, self.is_lost()).await);
         End { failed: was_killed || !exit.success(), exit }
+    }
+
+    /// Completes when the process is to be killed because it does not answer.
+    async fn hangs(&self, process: &Process) {
+        let Some(detection) = self.plan.hang_detection else { return std::future::pending().await };
+        let (mut seen, process_id) = (Seen::default(), process.id());
+        loop {
+            tokio::time::sleep(detection.pause()).await;
+            let calls = self.client.calls_under_way();
+            if seen.look(calls, Instant::now()).is_empty() {
+                continue;
+            }
+            // One at a time: a worker that is stopped for a day must not find thousands.
+            let mut ping = pin!(self.client.ping().with_timeout(Duration::MAX));
+            let mut is_reported = false;
+            let answer = loop {
+                match timeout(detection.after, ping.as_mut()).await {
+                    Ok(answer) => break answer,
+                    Err(_) if detection.spares_debugged && sys::is_debugged(process_id) => {}
+                    Err(_) if is_reported => {}
+                    Err(_) => {
+                        is_reported = true;
+                        let calls = seen.look(self.client.calls_under_way(), Instant::now());
+                        tracing::warn!(
+                            worker = self.shared.worker,
+                            process_id,
+                            calls = calls.len(),
+                            "the worker does not answer"
+                        );
+                        self.shared.tell(WorkerEvent::Unresponsive { process_id, calls });
+                        if detection.kills {
+                            return;
+                        }
+                    }
+                }
+            };
+            if answer.is_err() {
+                // The connection has ended, which others notice.
+                return std::future::pending().await;
+            }
+            if is_reported {
+                self.shared.tell(WorkerEvent::Responsive { process_id });
+            }
+        }
     }
 
     /// Waits until the connection has ended.

@@ -5,17 +5,18 @@ use std::process::{ChildStderr, ChildStdout, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
 use witrpc_core::{Error, WaitStrategy};
 use witrpc_runtime::{Service, ServiceClient, WitClient, WitClientBuilder};
 
+use crate::hang::HangDetection;
 use crate::output::Output;
 use crate::process::WorkerExit;
 use crate::restart::{History, RestartPolicy};
 use crate::seat::Seat;
-use crate::supervision::{Plan, Shared, Supervisor, WorkerState};
+use crate::supervision::{Plan, Shared, Supervisor, WorkerEvent, WorkerState};
 
 /// As `MemoryMappedFile`'s: two rings of 510 KiB each.
 const DEFAULT_SIZE: u64 = 1 << 20;
@@ -75,6 +76,7 @@ impl Worker {
             client: WitClientBuilder::new(),
             restart: RestartPolicy::never(),
             ready_timeout: DEFAULT_READY_TIMEOUT,
+            hang_detection: None,
             size: DEFAULT_SIZE,
             wait_strategy: WaitStrategy::default(),
             output: [Output::default(); 2],
@@ -108,6 +110,12 @@ impl Worker {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<WorkerState> {
         self.shared.state()
+    }
+
+    /// Returns a receiver of what happens to the worker from now on. A receiver that is 64 events behind misses the oldest.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<WorkerEvent> {
+        self.shared.events()
     }
 
     /// Returns the id of the worker's process; `None` while there is none.
@@ -160,6 +168,7 @@ pub struct WorkerBuilder {
     client: WitClientBuilder,
     restart: RestartPolicy,
     ready_timeout: Duration,
+    hang_detection: Option<HangDetection>,
     size: u64,
     wait_strategy: WaitStrategy,
     /// Of standard output, and of standard error.
@@ -214,6 +223,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// Watches whether the worker answers. Off by default.
+    pub const fn with_hang_detection(mut self, detection: HangDetection) -> Self {
+        self.hang_detection = Some(detection);
+        self
+    }
+
     /// Sets the size of the connection's region in bytes, as `with_size` of a memory-mapped file does. Default 1 MiB.
     pub const fn with_size(mut self, bytes: u64) -> Self {
         self.size = bytes;
@@ -259,6 +274,10 @@ impl WorkerBuilder {
             let advice = "no worker is ready at once; give a longer time, for example 10 s";
             return Err(Error::config("with_ready_timeout", "0s", advice));
         }
+        if self.hang_detection.is_some_and(|detection| detection.after.is_zero()) {
+            let advice = "no worker answers at once; give a longer time, for example 5 s";
+            return Err(Error::config("with_hang_detection", "0s", advice));
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::NoRuntime { what: "spawn()" });
         }
@@ -275,6 +294,7 @@ impl WorkerBuilder {
             stdout,
             stderr,
             ready_timeout: self.ready_timeout,
+            hang_detection: self.hang_detection,
         };
         // Before the first start: dropping it ends whatever was started.
         let supervisor =

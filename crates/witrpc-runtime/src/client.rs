@@ -110,6 +110,13 @@ impl WitClient {
         self.core.disconnect(false).await;
     }
 
+    /// Returns the calls that wait for an answer: an id that is unique within the connection, and the name of the method. For `witrpc-process`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn calls_under_way(&self) -> Vec<(u64, String)> {
+        self.core.connection().map(|connection| connection.calls_under_way()).unwrap_or_default()
+    }
+
     /// Ends all subscriptions, for one who will not connect again. For `witrpc-process`.
     #[doc(hidden)]
     pub fn end_subscriptions(&self, reason: &CloseReason) {

@@ -170,6 +170,11 @@ impl Connection {
         Some(holdings)
     }
 
+    /// The calls that wait for an answer: their ids, and the names of their methods.
+    pub(crate) fn calls_under_way(&self) -> Vec<(u64, String)> {
+        self.calls.under_way()
+    }
+
     /// The current load, for tests and metrics.
     pub(crate) fn load(&self) -> Load {
         // One lock at a time: within one expression they would all be held to its end, in an order of their own.

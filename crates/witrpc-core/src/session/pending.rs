@@ -67,10 +67,13 @@ enum State {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    /// Waits for a pong, and has no permit.
-    is_ping: bool,
+    /// The method; or [`PING`] if it waits for a pong, and has no permit.
+    route: (u16, u16),
     state: State,
 }
+
+/// What stands in place of a method: there are never so many.
+const PING: (u16, u16) = (u16::MAX, u16::MAX);
 
 /// The table.
 #[derive(Debug, Default)]
@@ -157,13 +160,17 @@ impl Pending {
         self.queued -= 1;
     }
 
-    /// Takes a slot for a new call, and its waker out of `waker`; that is `None` if the caller checks for the answer before it waits.
-    /// The waker stays with the caller if the connection is closed.
+    /// Takes a slot for a new call of this method, and its waker out of `waker`; that is `None` if the caller checks for the answer before it
+    /// waits. The waker stays with the caller if the connection is closed.
     ///
     /// # Errors
     ///
     /// The reason if the connection is closed.
-    pub fn insert(&mut self, waker: &mut Option<Waker>) -> Result<CallId, CloseReason> {
+    pub fn insert(
+        &mut self,
+        route: (u16, u16),
+        waker: &mut Option<Waker>,
+    ) -> Result<CallId, CloseReason> {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
@@ -174,11 +181,11 @@ impl Pending {
             let State::Free { next } = slot.state else { unreachable!("P1: on the free list") };
             self.free = next;
             slot.state = state;
-            slot.is_ping = false;
+            slot.route = route;
             return Ok(CallId::new(index, slot.generation));
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot { generation: 0, is_ping: false, state });
+        self.slots.push(Slot { generation: 0, route, state });
         Ok(CallId::new(index, 0))
     }
 
@@ -189,17 +196,21 @@ impl Pending {
     /// The reason if the connection is closed.
     #[inline]
     pub fn insert_ping(&mut self, waker: &mut Option<Waker>) -> Result<CallId, CloseReason> {
-        let id = self.insert(waker)?;
-        if let Some(slot) = self.get(id) {
-            slot.is_ping = true;
-        }
-        Ok(id)
+        self.insert(PING, waker)
+    }
+
+    /// The calls that wait for an answer, and their methods.
+    pub fn waiting(&self) -> impl Iterator<Item = (CallId, (u16, u16))> {
+        self.slots.iter().zip(0..).filter_map(|(slot, index)| {
+            let waits = matches!(slot.state, State::Waiting { .. }) && slot.route != PING;
+            waits.then(|| (CallId::new(index, slot.generation), slot.route))
+        })
     }
 
     /// Whether this is a ping.
     #[inline]
     pub fn is_ping(&mut self, id: CallId) -> bool {
-        self.get(id).is_some_and(|slot| slot.is_ping)
+        self.get(id).is_some_and(|slot| slot.route == PING)
     }
 
     /// Delivers an answer. `wanted` is the call of the current task: its answer is put into `found`, and nothing is woken.
@@ -377,7 +388,7 @@ mod tests {
         }
         let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Count(AtomicUsize::new(0)))));
         let mut pending = Pending::default();
-        let id = pending.insert(&mut Some(first.clone())).unwrap();
+        let id = pending.insert((0, 1), &mut Some(first.clone())).unwrap();
         let mut clone = None;
         assert!(matches!(pending.poll(id, &first, &mut clone), Looked::Waits) && clone.is_none());
         assert!(matches!(pending.poll(id, &second, &mut clone), Looked::NeedsClone));
@@ -404,11 +415,11 @@ mod tests {
     #[test]
     fn a_slot_is_used_again_under_another_id() {
         let mut pending = Pending::default();
-        let first = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let first = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
         let mut found = None;
         let completed = pending.complete(first, answer(), Some(first), &mut found);
         assert!(matches!(completed, Ok(Completed::Wanted(Some(_)))) && found.is_some());
-        let second = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let second = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
         assert_eq!(pending.in_flight(), 1);
@@ -417,7 +428,7 @@ mod tests {
     #[test]
     fn an_abandoned_slot_waits_for_its_acknowledgement() {
         let mut pending = Pending::default();
-        let id = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let id = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert!(pending.abandon(id, false).answer.is_none());
         assert_eq!(pending.in_flight(), 1);
         assert!(matches!(
@@ -431,7 +442,8 @@ mod tests {
     #[test]
     fn who_was_woken_is_counted_until_it_comes_or_goes() {
         let mut pending = Pending::default();
-        let ids = [(); 3].map(|()| pending.insert(&mut Some(Waker::noop().clone())).unwrap());
+        let ids =
+            [(); 3].map(|()| pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap());
         let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
         assert!(matches!(completed, Ok(Completed::Wanted(_))) && !pending.has_woken_caller());
         for id in [ids[1], ids[2]] {
@@ -444,7 +456,7 @@ mod tests {
     #[test]
     fn nothing_is_answered_twice() {
         let mut pending = Pending::default();
-        let id = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let id = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert!(matches!(
             pending.complete(id, answer(), None, &mut None),
             Ok(Completed::Other(Some(_)))
@@ -455,10 +467,23 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_wait_are_listed_with_their_methods_and_pings_are_not() {
+        let mut pending = Pending::default();
+        let [first, second, gone] =
+            [(2, 1), (0, 3), (5, 5)].map(|route| pending.insert(route, &mut None).unwrap());
+        let ping = pending.insert_ping(&mut None).unwrap();
+        assert!(pending.is_ping(ping) && !pending.is_ping(first));
+        assert!(pending.abandon(gone, false).answer.is_none());
+        assert_eq!(pending.waiting().collect::<Vec<_>>(), [(first, (2, 1)), (second, (0, 3))]);
+        assert!(pending.complete(first, answer(), None, &mut None).is_ok());
+        assert_eq!(pending.waiting().collect::<Vec<_>>(), [(second, (0, 3))]);
+    }
+
+    #[test]
     fn closing_tells_sent_from_unsent() {
         let mut pending = Pending::default();
-        let sent = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
-        let unsent = pending.insert(&mut Some(Waker::noop().clone())).unwrap();
+        let sent = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let unsent = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent].into()).len(), 2);
         for (id, expected) in [(sent, true), (unsent, false)] {
             let Some(Err(Error::Closed { maybe_executed, .. })) = take(&mut pending, id) else {
@@ -468,7 +493,7 @@ mod tests {
         }
         let mut waker = Some(Waker::noop().clone());
         assert!(
-            pending.insert(&mut waker).is_err() && waker.is_some(),
+            pending.insert((0, 1), &mut waker).is_err() && waker.is_some(),
             "it is the caller's to drop"
         );
         assert!(pending.insert_ping(&mut waker).is_err() && waker.is_some());

@@ -116,6 +116,23 @@ const fn pidfd(_pid: Pid) -> Option<OwnedFd> {
     None
 }
 
+/// Whether a debugger is attached to this process.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_debugged(process_id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process_id}/status"));
+    let tracer = status.ok().and_then(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+        line.trim().parse::<u32>().ok()
+    });
+    tracer.is_some_and(|tracer| tracer != 0)
+}
+
+/// It cannot be told.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const fn is_debugged(_process_id: u32) -> bool {
+    false
+}
+
 /// What this process has inherited from its host.
 #[derive(Debug)]
 pub(crate) struct Announced(WorkerEnd);

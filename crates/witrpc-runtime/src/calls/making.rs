@@ -47,7 +47,7 @@ pub(crate) trait MakesCalls: CallHost {
         let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
         let is_left = !alone && clone.is_some();
         let mut none = None;
-        let inserted = pending.insert(if alone { &mut none } else { &mut clone });
+        let inserted = pending.insert(route, if alone { &mut none } else { &mut clone });
         drop(pending);
         drop(clone); // If it is not in the table.
         self.calls().note_crowded(!alone);

@@ -85,6 +85,15 @@ impl CallsMade {
         self.pending.count() >> 1
     }
 
+    /// The calls that wait for an answer: their ids, and the names of their methods.
+    pub(crate) fn under_way(&self) -> Vec<(u64, String)> {
+        let waiting: Vec<_> = self.pending.lock().waiting().collect();
+        let named = |(id, (service, method)): (CallId, _)| {
+            (id.0, self.catalog.method_name(service, method))
+        };
+        waiting.into_iter().map(named).collect()
+    }
+
     /// Whether a caller was woken for its answer, and has not run yet.
     pub(crate) fn has_woken_caller(&self) -> bool {
         self.pending.count() & 1 != 0

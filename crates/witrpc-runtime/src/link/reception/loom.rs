@@ -250,8 +250,8 @@ fn bounded(model: impl Fn() + Sync + Send + 'static) {
 fn two_callers(skips_lock: bool) {
     bounded(move || {
         let side = Side::new(skips_lock);
-        let [first, second] =
-            [0; 2].map(|_| side.pending.lock().insert(&mut Some(Waker::noop().clone())).unwrap());
+        let [first, second] = [0; 2]
+            .map(|_| side.pending.lock().insert((0, 0), &mut Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -310,7 +310,7 @@ fn one_caller(leaves: Leaves) {
                 return side.poll_answer(id, cx.waker());
             }
             let mut waker = (leaves == Leaves::First).then(|| cx.waker().clone());
-            let id = side.pending.lock().insert(&mut waker).unwrap();
+            let id = side.pending.lock().insert((0, 0), &mut waker).unwrap();
             begun = Some(id);
             let send = || {
                 *requested.lock() = Some(id);
@@ -356,8 +356,8 @@ fn two_callers_get_their_answers_whoever_leads() {
 fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
-        let [leaving, waiting] =
-            [0; 2].map(|_| side.pending.lock().insert(&mut Some(Waker::noop().clone())).unwrap());
+        let [leaving, waiting] = [0; 2]
+            .map(|_| side.pending.lock().insert((0, 0), &mut Some(Waker::noop().clone())).unwrap());
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
