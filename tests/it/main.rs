@@ -32,6 +32,7 @@ mod introspection;
 mod kill;
 mod lifetimes;
 mod load;
+mod nesting;
 mod peer;
 mod processes;
 mod raw;

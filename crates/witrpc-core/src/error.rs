@@ -181,6 +181,19 @@ pub enum Error {
         /// The time limit.
         after: Duration,
     },
+    /// A limit left no room for a call that must not wait, or for its answer.
+    ///
+    /// A call that is made by the handler of a call must not wait for calls that may wait for it. Calls that are nested twice or more
+    /// never wait: where a limit leaves no room for one, it was not sent.
+    #[error("{what}; raise {setting}{}", executed(*.maybe_executed))]
+    Limit {
+        /// What has reached the limit.
+        what: String,
+        /// The setting, by the name of its builder method, and whose it is.
+        setting: &'static str,
+        /// Whether the peer may have executed the call. `false` is certain.
+        maybe_executed: bool,
+    },
     /// The server has no free place: `with_max_clients` clients are connected.
     #[error(
         "the server {endpoint:?} is busy: it accepts {max_clients} client(s) at a time; wait longer, or raise the server's with_max_clients"
@@ -312,6 +325,7 @@ impl Error {
             Self::Panicked { .. } => "Panicked",
             Self::Cancelled => "Cancelled",
             Self::TimedOut { .. } => "TimedOut",
+            Self::Limit { .. } => "Limit",
             Self::Busy { .. } => "Busy",
             Self::NotRunning { .. } => "NotRunning",
             Self::NotResponding { .. } => "NotResponding",
@@ -326,7 +340,9 @@ impl Error {
     #[must_use]
     pub const fn is_surely_not_executed(&self) -> bool {
         match self {
-            Self::Closed { maybe_executed, .. } => !*maybe_executed,
+            Self::Closed { maybe_executed, .. } | Self::Limit { maybe_executed, .. } => {
+                !*maybe_executed
+            }
             Self::NotConnected { .. }
             | Self::NoRuntime { .. }
             | Self::Serialize { .. }

@@ -4,6 +4,7 @@ pub mod inbound;
 pub mod ledger;
 pub mod outbound;
 pub mod pending;
+pub mod places;
 #[cfg(test)]
 mod simulation;
 pub mod stream_receiver;

@@ -36,6 +36,7 @@ use witrpc_core::session::outbound::Outbound;
 use witrpc_core::session::pending::CallId;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::fields::u32_len;
+use witrpc_core::wire::frame::Nesting;
 use witrpc_core::{CloseReason, Error, fail_point};
 
 use self::peer::ConnectedPeer;
@@ -235,7 +236,7 @@ impl StreamHost for Connection {
     }
 
     fn handler_context(&self) -> CallContext {
-        self.context(None)
+        self.context(None, Nesting::Outer)
     }
 
     fn stream_host(&self) -> Weak<dyn StreamHost> {
@@ -317,8 +318,8 @@ impl ServeHost for Connection {
         deadline.checked_sub(clock()).filter(|left| *left > 0)
     }
 
-    fn context(&self, deadline: Option<Instant>) -> CallContext {
-        CallContext::new(self.peer.0.clone(), self.peer.1.clone(), deadline)
+    fn context(&self, deadline: Option<Instant>, nesting: Nesting) -> CallContext {
+        CallContext::new(self.peer.0.clone(), self.peer.1.clone(), deadline, nesting)
     }
 }
 
@@ -346,6 +347,10 @@ impl Driven for Connection {
         if !self.link.is_backed_up() {
             self.events.resume();
         }
+    }
+
+    fn end_turn_of_lines(&self) {
+        self.link.sending.queue.end_turn(|| self.calls.end_turn_of_lines());
     }
 
     fn awaits_more_than_an_answer(&self) -> bool {

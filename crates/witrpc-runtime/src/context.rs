@@ -6,6 +6,8 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 use witrpc_core::security::authorization::Identity;
+use witrpc_core::wire::frame::Nesting;
 
 use crate::locks::{self, Mutex, Rank};
 
@@ -39,6 +42,20 @@ thread_local! {
 /// Whether this is the first poll of a handler, on the driver, with a waker that does nothing.
 pub(crate) fn is_first_poll() -> bool {
     IN_PLACE.get()
+}
+
+thread_local! {
+    /// Whether this thread is polling a stream of the user's for the peer.
+    static POLLS_STREAM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Polls a stream of the user's for the peer. Whoever reads the stream may be a handler at whatever depth, so calls that are made meanwhile
+/// count as nested deepest, and wait for no other call.
+pub(crate) fn polling_stream<T>(poll: impl FnOnce() -> T) -> T {
+    let before = POLLS_STREAM.replace(true);
+    let polled = poll();
+    POLLS_STREAM.set(before);
+    polled
 }
 
 /// Runs a handler's first poll.
@@ -86,6 +103,8 @@ struct State {
     peer: Peer,
     identity: Option<Identity>,
     deadline: Option<Instant>,
+    /// Of the call that the handler answers.
+    nesting: Nesting,
     cancelled: AtomicBool,
     notify: Notify,
     /// The position in the event lane of the last event that this handler raised to the caller's connection.
@@ -145,7 +164,12 @@ thread_local! {
 }
 
 impl CallContext {
-    pub(crate) fn new(peer: Peer, identity: Option<Identity>, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(
+        peer: Peer,
+        identity: Option<Identity>,
+        deadline: Option<Instant>,
+        nesting: Nesting,
+    ) -> Self {
         let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
         let (last_event, waiting) = (AtomicU64::new(0), Mutex::new(Rank::Raised, HashMap::new()));
         let has_waiting = AtomicBool::new(false);
@@ -153,6 +177,7 @@ impl CallContext {
             peer,
             identity,
             deadline,
+            nesting,
             cancelled,
             notify,
             last_event,
@@ -162,13 +187,14 @@ impl CallContext {
     }
 
     /// The same value for another call of that peer, if no clone was kept.
-    pub(crate) fn renewed(mut self, deadline: Option<Instant>) -> Option<Self> {
+    pub(crate) fn renewed(mut self, deadline: Option<Instant>, nesting: Nesting) -> Option<Self> {
         let state = Arc::get_mut(&mut self.0)?;
         // A wait for the cancellation may have left state in `notify`.
         if *state.cancelled.get_mut() {
             return None;
         }
         state.deadline = deadline;
+        state.nesting = nesting;
         *state.last_event.get_mut() = 0;
         if std::mem::take(state.has_waiting.get_mut()) {
             state.waiting.get_mut().clear();
@@ -194,10 +220,46 @@ impl CallContext {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
     }
 
-    /// The deadline of the handler that is running, if one is and has one.
-    pub(crate) fn current_deadline() -> Option<Instant> {
-        let look = |current: &RefCell<Option<Self>>| current.borrow().as_ref()?.0.deadline;
-        CURRENT.try_with(look).ok().flatten()
+    /// What a call that is made now inherits of the handler that is running, if one is: its deadline, if it has one; and how far
+    /// the call is nested.
+    pub(crate) fn inherited() -> (Option<Instant>, Nesting) {
+        let look = |current: &RefCell<Option<Self>>| {
+            let current = current.borrow();
+            let state = &current.as_ref()?.0;
+            Some((state.deadline, state.nesting.within()))
+        };
+        let (deadline, nesting) = CURRENT.try_with(look).ok().flatten().unwrap_or_default();
+        (deadline, if POLLS_STREAM.get() { Nesting::Deeper } else { nesting })
+    }
+
+    /// Runs a future within this context, as the handler itself runs: for a task that the handler spawns.
+    ///
+    /// Calls that the future makes then have what is left of the handler's deadline, and count as made within the handler's call. A
+    /// handler that waits for a task which makes calls needs this: otherwise these calls may wait for a place that the handler's own call
+    /// holds.
+    ///
+    /// ```
+    /// use witrpc::{CallContext, Error, Result};
+    ///
+    /// # #[witrpc::service]
+    /// # trait Console {
+    /// #     async fn ask(&self, question: String) -> Result<bool>;
+    /// # }
+    /// async fn ask_in_a_task(question: String) -> Result<bool> {
+    ///     let call = CallContext::current();
+    ///     let console: ConsoleClient = call.peer().get_service();
+    ///     let task = tokio::spawn(call.scope(async move { console.ask(question).await }));
+    ///     task.await.map_err(Error::fault)?
+    /// }
+    /// ```
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| self.enter(|| future.as_mut().poll(cx))).await
+    }
+
+    /// How far the call is nested that the handler answers.
+    pub(crate) fn nesting(&self) -> Nesting {
+        self.0.nesting
     }
 
     /// Returns the caller.

@@ -25,6 +25,7 @@ pub(crate) mod halves;
 pub(crate) mod handshake;
 pub(crate) mod host;
 pub(crate) mod leading;
+pub(crate) mod places;
 pub(crate) mod poller;
 pub(crate) mod reception;
 pub(crate) mod reply;

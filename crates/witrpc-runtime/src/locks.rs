@@ -61,6 +61,8 @@ pub(crate) enum Rank {
     HeldBack,
     /// The sending half of a connection.
     Outbound,
+    /// Bytes of the sending queue, and the line for them.
+    QueueRoom,
     /// The table of the calls that a connection has made.
     Pending,
     /// The waker of the task that last yielded after many calls in a row.
@@ -341,7 +343,7 @@ impl Drop for Held {
 }
 
 impl Rank {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Value,
         Self::Connections,
         Self::ClientSubscriptions,
@@ -355,6 +357,7 @@ impl Rank {
         Self::Subscription,
         Self::HeldBack,
         Self::Outbound,
+        Self::QueueRoom,
         Self::Pending,
         Self::Yielded,
         Self::Streams,

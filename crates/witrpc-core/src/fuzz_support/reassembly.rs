@@ -229,7 +229,7 @@ impl Model {
 
     fn arrived(&mut self, key: (u8, u64), sent: &Message, incoming: Incoming) {
         let (kind, got, head, content, charge) = match incoming {
-            Incoming::Request { id, head, content, charge } => (0, id, head, content, charge),
+            Incoming::Request { id, head, content, charge, .. } => (0, id, head, content, charge),
             Incoming::Response { id, head, content, charge } => (1, id, head, content, charge),
             Incoming::Event { id, head, content, charge } => (2, id, head, content, charge),
             other => panic!("{other:?}"),
@@ -293,7 +293,7 @@ impl Model {
         (first, last): (bool, bool),
     ) -> Result<Option<Incoming>, Error> {
         let len = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        let header = Header { kind: KINDS[usize::from(kind)], first, last, len, id };
+        let header = Header { first, last, ..Header::whole(KINDS[usize::from(kind)], id, len) };
         lock(&self.pipe).push([&header.encode(), chunk].concat());
         self.next()
     }

@@ -234,11 +234,14 @@ impl Inbound {
             if header.last && message.is_plain() {
                 return self.take_plain(header, message, section, charge);
             }
-            Partial::new(message, section, charge)
+            Partial::new(header.nesting, message, section, charge)
         } else {
             let Some(mut partial) = self.partials.remove(&key) else {
                 return Err(protocol("a chunk of a message that had not begun"));
             };
+            if partial.nesting != header.nesting {
+                return Err(protocol("a chunk that is nested otherwise than its message"));
+            }
             let target = partial.section(u32_len(header.len), overhead, &*self.receiver)?;
             self.read(head, header, overhead, target)?;
             partial

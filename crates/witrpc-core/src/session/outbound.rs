@@ -244,7 +244,7 @@ impl Outbound {
     }
 
     /// Sends a message directly, past the lanes. This requires that nothing waits to be sent, that the message is one chunk without
-    /// attachments, and that there is credit and room for it. Returns whether it was sent; [`publish`](Self::publish) makes it
+    /// attachments, and that there is credit and room for it. The length of `header` is set here. Returns whether it was sent; [`publish`](Self::publish) makes it
     /// visible.
     ///
     /// # Errors
@@ -252,8 +252,7 @@ impl Outbound {
     /// [`Error`] if the connection cannot go on.
     pub fn push_through(
         &mut self,
-        kind: Kind,
-        id: u64,
+        header: Header,
         content: &mut Content,
         (selector, member, stamp): (u16, u16, u64),
     ) -> Result<bool, Error> {
@@ -267,7 +266,7 @@ impl Outbound {
             return Ok(false);
         }
         let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
-        if !self.link.push(&Header::whole(kind, id, len), message, 0)? {
+        if !self.link.push(&Header { len, ..header }, message, 0)? {
             return Ok(false); // The caller queues it next, and pumps, so O5 holds.
         }
         self.credit.left -= cost;

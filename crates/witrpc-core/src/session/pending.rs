@@ -1,6 +1,6 @@
 //! The calls of this side that the peer has not answered.
 //!
-//! Pure: a table of slots, and the free permits for calls in flight. An id consists of a slot and a generation. A slot is reused only after its
+//! Pure: a table of slots, and the places for calls in flight. An id consists of a slot and a generation. A slot is reused only after its
 //! answer, or the acknowledgement of its cancel, has arrived. So a late answer never reaches a later call.
 //!
 //! # Invariants
@@ -8,6 +8,10 @@
 //! - **P1** A slot is on the free list, or `Waiting`, `Done` or `Abandoned`; only `Waiting` and `Abandoned` may be
 //!   answered, and only once.
 //! - **P2** A slot's generation grows whenever the slot is freed.
+//! - **P3** A call never waits for a place that is held by a call which may wait for it. Outer calls wait for outer calls. Nested
+//!   calls have as many places of their own, and wait only for calls that have one of those. Calls that are nested deeper never wait:
+//!   they take a place of either kind, or fail. The handler of an outer call waits for nested calls at most, and the handler of a nested
+//!   call for calls that wait for nobody. So the calls that are nested deepest always end, then those that they are nested in.
 
 use std::collections::HashSet;
 use std::task::Waker;
@@ -16,7 +20,9 @@ use crate::error::{CloseReason, Error};
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::Held;
 use crate::session::ledger::Charge;
+use crate::session::places::{Places, Ticket};
 use crate::values::content::Content;
+use crate::wire::frame::Nesting;
 use crate::wire::status::Status;
 
 /// A call's id on the wire. [wire.call.id]
@@ -67,24 +73,33 @@ enum State {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    /// The method; or [`PING`] if it waits for a pong, and has no permit.
+    place: Place,
+    /// The method; of no meaning for a ping.
     route: (u16, u16),
     state: State,
 }
 
-/// What stands in place of a method: there are never so many.
-const PING: (u16, u16) = (u16::MAX, u16::MAX);
+/// What a slot in use holds of the places for calls in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// None: it waits for a pong.
+    Ping,
+    /// One of those that outer calls wait for.
+    Outer,
+    /// One of those that nested calls wait for.
+    Nested,
+}
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pending {
     slots: Vec<Slot>,
     free: Option<u32>,
     used: usize,
-    /// Free permits that nobody waits for; the others are in the semaphore.
-    permits: usize,
-    /// The number of callers that wait at the semaphore.
-    queued: usize,
+    /// For outer calls.
+    outer: Places,
+    /// For nested calls.
+    nested: Places,
     /// The number of `Done` slots: their callers were woken, and have not taken the answers yet.
     woken: usize,
     closed: Option<CloseReason>,
@@ -123,51 +138,97 @@ pub enum Completed {
 }
 
 impl Pending {
-    /// A table for a peer that accepts this many calls at a time.
+    /// A table for a peer that accepts this many outer calls at a time, and as many nested ones.
     #[inline]
-    pub fn new(permits: usize) -> Self {
-        Self { permits, ..Self::default() }
+    pub const fn new(max_in_flight: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: None,
+            used: 0,
+            outer: Places::new(max_in_flight),
+            nested: Places::new(max_in_flight),
+            woken: 0,
+            closed: None,
+        }
     }
 
-    /// Takes a permit, if there is one that nobody waits for.
+    /// The place that a call may take now (P3). `ticket` is its ticket, if it waits in the line.
     #[inline]
-    pub const fn take_permit(&mut self) -> bool {
-        let free = self.permits > 0;
-        self.permits -= free as usize;
-        free
+    pub fn free_place(&self, nesting: Nesting, ticket: Option<&Ticket>) -> Option<Place> {
+        match nesting {
+            Nesting::Outer => self.outer.may_take(ticket, 1).then_some(Place::Outer),
+            Nesting::Nested => self.nested.may_take(ticket, 1).then_some(Place::Nested),
+            Nesting::Deeper if self.nested.has(1) => Some(Place::Nested),
+            Nesting::Deeper => self.outer.has(1).then_some(Place::Outer),
+        }
     }
 
-    /// Returns a permit. Returns `true` if a caller waits: then the permit must be added to the semaphore.
-    #[must_use]
+    /// Takes a [free place](Self::free_place), and leaves the line. Returns the waker that was in it.
     #[inline]
-    pub const fn return_permit(&mut self) -> bool {
-        let wanted = self.queued > 0;
-        self.permits += !wanted as usize;
-        wanted
+    pub fn take_place(&mut self, place: Place, ticket: Option<Ticket>) -> Option<Waker> {
+        self.places(place)?.take_now(ticket, 1)
     }
 
-    /// Counts a caller that waits at the semaphore. Returns `true` if there is a free permit, which must be added to the semaphore.
-    #[must_use]
-    #[inline]
-    pub const fn join_queue(&mut self) -> bool {
-        self.queued += 1;
-        self.take_permit()
+    /// Joins the line for a place, or goes back to sleep in it. Returns the waker that was in it before. Not for calls that never wait (P3).
+    pub fn wait_for_place(
+        &mut self,
+        nesting: Nesting,
+        ticket: &mut Option<Ticket>,
+        waker: Waker,
+    ) -> Option<Waker> {
+        self.line(nesting).wait(ticket, 1, waker)
     }
 
-    /// A caller no longer waits at the semaphore. A permit that is left there goes to the next caller that waits.
-    #[inline]
-    pub const fn leave_queue(&mut self) {
-        self.queued -= 1;
+    /// Leaves the line for a place. Returns the waker that was in it.
+    pub fn leave_line(&mut self, nesting: Nesting, ticket: Ticket) -> Option<Waker> {
+        self.line(nesting).leave(ticket)
     }
 
-    /// Takes a slot for a new call of this method, and its waker out of `waker`; that is `None` if the caller checks for the answer before it
-    /// waits. The waker stays with the caller if the connection is closed.
+    /// The next waiter to be woken, after places were taken or given back, or somebody has left a line.
+    #[inline]
+    pub fn next_waiter(&mut self) -> Option<Waker> {
+        if !self.nested.has_sleepers() && !self.outer.has_sleepers() {
+            return None;
+        }
+        self.nested.next_waiter().or_else(|| self.outer.next_waiter())
+    }
+
+    /// A turn of the driver is over. Returns the next waiters to be woken.
+    pub fn end_turn(&mut self) -> [Option<Waker>; 2] {
+        [self.nested.end_turn(), self.outer.end_turn()]
+    }
+
+    const fn line(&mut self, nesting: Nesting) -> &mut Places {
+        match nesting {
+            Nesting::Outer => &mut self.outer,
+            Nesting::Nested | Nesting::Deeper => &mut self.nested,
+        }
+    }
+
+    const fn places(&mut self, place: Place) -> Option<&mut Places> {
+        match place {
+            Place::Ping => None,
+            Place::Outer => Some(&mut self.outer),
+            Place::Nested => Some(&mut self.nested),
+        }
+    }
+
+    /// The call with this slot counts as answered: gives back its place.
+    fn give_back(&mut self, place: Place) {
+        if let Some(places) = self.places(place) {
+            places.give(1);
+        }
+    }
+
+    /// Takes a slot for a new call of this method that has this place, and its waker out of `waker`; that is `None` if the caller checks for
+    /// the answer before it waits. The waker stays with the caller if the connection is closed.
     ///
     /// # Errors
     ///
     /// The reason if the connection is closed.
     pub fn insert(
         &mut self,
+        place: Place,
         route: (u16, u16),
         waker: &mut Option<Waker>,
     ) -> Result<CallId, CloseReason> {
@@ -181,28 +242,18 @@ impl Pending {
             let State::Free { next } = slot.state else { unreachable!("P1: on the free list") };
             self.free = next;
             slot.state = state;
-            slot.route = route;
+            (slot.place, slot.route) = (place, route);
             return Ok(CallId::new(index, slot.generation));
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot { generation: 0, route, state });
+        self.slots.push(Slot { generation: 0, place, route, state });
         Ok(CallId::new(index, 0))
-    }
-
-    /// The same for a ping.
-    ///
-    /// # Errors
-    ///
-    /// The reason if the connection is closed.
-    #[inline]
-    pub fn insert_ping(&mut self, waker: &mut Option<Waker>) -> Result<CallId, CloseReason> {
-        self.insert(PING, waker)
     }
 
     /// The calls that wait for an answer, and their methods.
     pub fn waiting(&self) -> impl Iterator<Item = (CallId, (u16, u16))> {
         self.slots.iter().zip(0..).filter_map(|(slot, index)| {
-            let waits = matches!(slot.state, State::Waiting { .. }) && slot.route != PING;
+            let waits = matches!(slot.state, State::Waiting { .. }) && slot.place != Place::Ping;
             waits.then(|| (CallId::new(index, slot.generation), slot.route))
         })
     }
@@ -210,10 +261,10 @@ impl Pending {
     /// Whether this is a ping.
     #[inline]
     pub fn is_ping(&mut self, id: CallId) -> bool {
-        self.get(id).is_some_and(|slot| slot.route == PING)
+        self.get(id).is_some_and(|slot| slot.place == Place::Ping)
     }
 
-    /// Delivers an answer. `wanted` is the call of the current task: its answer is put into `found`, and nothing is woken.
+    /// Delivers an answer, and gives back the place of its call. `wanted` is the call of the current task: its answer is put into `found`, and nothing is woken.
     pub fn complete(
         &mut self,
         id: CallId,
@@ -222,25 +273,28 @@ impl Pending {
         found: &mut Option<Answer>,
     ) -> Result<Completed, Unexpected> {
         let slot = self.get(id).ok_or(Unexpected)?;
-        match &mut slot.state {
+        let place = slot.place;
+        let completed = match &mut slot.state {
             State::Waiting { waker } if wanted == Some(id) => {
                 *found = Some(answer);
                 let waker = waker.take();
                 self.release(id);
-                Ok(Completed::Wanted(waker))
+                Completed::Wanted(waker)
             }
             State::Waiting { waker } => {
                 let waker = waker.take();
                 slot.state = State::Done(Ok(answer));
                 self.woken += 1;
-                Ok(Completed::Other(waker))
+                Completed::Other(waker)
             }
             State::Abandoned => {
                 self.release(id);
-                Ok(Completed::Nobody(answer))
+                Completed::Nobody(answer)
             }
-            State::Free { .. } | State::Done(_) => Err(Unexpected),
-        }
+            State::Free { .. } | State::Done(_) => return Err(Unexpected),
+        };
+        self.give_back(place);
+        Ok(completed)
     }
 
     /// Takes the answer if it is there, else stores `clone`, unless a waker is stored that wakes the same task as `waker`.
@@ -266,8 +320,8 @@ impl Pending {
         }
     }
 
-    /// The caller is gone. Returns its waker, and an answer that had arrived already. Without one the slot stays in use until the peer
-    /// answers or acknowledges, unless the call was `unsent`.
+    /// The caller is gone. Returns its waker, and an answer that had arrived already. Without one the slot and its place stay in use until
+    /// the peer answers or acknowledges, unless the call was `unsent`.
     #[inline]
     pub fn abandon(&mut self, id: CallId, unsent: bool) -> Left {
         let Some(slot) = self.get(id) else { return Left::default() };
@@ -279,7 +333,9 @@ impl Pending {
             }
             State::Waiting { waker } => {
                 if unsent {
+                    let place = slot.place;
                     self.release(id);
+                    self.give_back(place);
                 }
                 Left { answer: None, waker }
             }
@@ -291,7 +347,8 @@ impl Pending {
     #[inline]
     pub fn close(&mut self, reason: &CloseReason, unsent: &HashSet<CallId>) -> Vec<Waker> {
         self.closed = Some(reason.clone());
-        let mut wakers = Vec::new();
+        let mut wakers = self.nested.close();
+        wakers.extend(self.outer.close());
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let id = CallId::new(u32::try_from(index).unwrap_or(u32::MAX), slot.generation);
             if let State::Waiting { waker } = &mut slot.state {
@@ -305,10 +362,10 @@ impl Pending {
         wakers
     }
 
-    /// Whether calls are accepted.
+    /// Why no calls are accepted any more, if none are.
     #[inline]
-    pub const fn is_open(&self) -> bool {
-        self.closed.is_none()
+    pub const fn closed(&self) -> Option<&CloseReason> {
+        self.closed.as_ref()
     }
 
     /// Whether a caller was woken for its answer, and has not run yet.
@@ -356,9 +413,10 @@ mod tests {
     use super::Answer;
     use super::Completed;
     use super::Looked;
-    use super::Pending;
     use super::Unexpected;
+    use super::{Pending, Place};
     use crate::error::{CloseReason, Error};
+    use crate::wire::frame::Nesting;
     use crate::wire::status::Status;
 
     fn answer() -> Answer {
@@ -387,8 +445,8 @@ mod tests {
             }
         }
         let [first, second] = [(); 2].map(|()| Waker::from(Arc::new(Count(AtomicUsize::new(0)))));
-        let mut pending = Pending::default();
-        let id = pending.insert((0, 1), &mut Some(first.clone())).unwrap();
+        let mut pending = Pending::new(4);
+        let id = pending.insert(Place::Outer, (0, 1), &mut Some(first.clone())).unwrap();
         let mut clone = None;
         assert!(matches!(pending.poll(id, &first, &mut clone), Looked::Waits) && clone.is_none());
         assert!(matches!(pending.poll(id, &second, &mut clone), Looked::NeedsClone));
@@ -399,27 +457,57 @@ mod tests {
         assert!(left.waker.is_some_and(|waker| waker.will_wake(&second)));
     }
 
+    /// Takes a place and a slot, as a call that does not wait does.
+    fn begin(pending: &mut Pending, nesting: Nesting) -> Option<super::CallId> {
+        let place = pending.free_place(nesting, None)?;
+        assert!(pending.take_place(place, None).is_none());
+        Some(pending.insert(place, (0, 1), &mut None).unwrap())
+    }
+
     #[test]
-    fn places_are_never_lost_between_those_that_wait_and_those_that_do_not() {
-        let mut pending = Pending::new(2);
-        assert!(pending.take_permit() && pending.take_permit());
-        assert!(!pending.take_permit());
-        assert!(!pending.join_queue(), "there is none to hand over");
-        assert!(pending.return_permit(), "somebody waits for it");
-        pending.leave_queue();
-        assert!(!pending.return_permit());
-        assert!(pending.join_queue(), "the one that came back");
-        assert!(!pending.take_permit());
+    fn nested_calls_have_places_of_their_own_and_deeper_ones_take_either() {
+        let mut pending = Pending::new(1);
+        let outer = begin(&mut pending, Nesting::Outer).unwrap();
+        assert!(begin(&mut pending, Nesting::Outer).is_none());
+        let nested = begin(&mut pending, Nesting::Nested).unwrap();
+        for nesting in [Nesting::Outer, Nesting::Nested, Nesting::Deeper] {
+            assert!(begin(&mut pending, nesting).is_none(), "{nesting:?}");
+        }
+        assert!(pending.complete(outer, answer(), None, &mut None).is_ok());
+        assert!(begin(&mut pending, Nesting::Nested).is_none(), "it does not take an outer call's");
+        let deeper = begin(&mut pending, Nesting::Deeper).unwrap();
+        assert!(begin(&mut pending, Nesting::Outer).is_none());
+        for id in [nested, deeper] {
+            assert!(pending.abandon(id, true).answer.is_none());
+        }
+        assert!(begin(&mut pending, Nesting::Outer).is_some());
+        assert!(begin(&mut pending, Nesting::Nested).is_some());
+    }
+
+    #[test]
+    fn a_place_that_comes_back_goes_to_the_longest_waiter() {
+        let mut pending = Pending::new(1);
+        let first = begin(&mut pending, Nesting::Outer).unwrap();
+        let mut ticket = None;
+        let waker = Waker::noop().clone();
+        assert!(pending.wait_for_place(Nesting::Outer, &mut ticket, waker).is_none());
+        assert!(pending.next_waiter().is_none());
+        assert!(pending.complete(first, answer(), Some(first), &mut None).is_ok());
+        assert!(pending.next_waiter().is_some());
+        assert!(pending.free_place(Nesting::Outer, None).is_none(), "a newcomer does not get it");
+        assert_eq!(pending.free_place(Nesting::Outer, ticket.as_ref()), Some(Place::Outer));
+        assert!(pending.take_place(Place::Outer, ticket).is_none());
     }
 
     #[test]
     fn a_slot_is_used_again_under_another_id() {
-        let mut pending = Pending::default();
-        let first = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let mut pending = Pending::new(4);
+        let first = pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
         let mut found = None;
         let completed = pending.complete(first, answer(), Some(first), &mut found);
         assert!(matches!(completed, Ok(Completed::Wanted(Some(_)))) && found.is_some());
-        let second = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let second =
+            pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert_ne!(first, second);
         assert_eq!(pending.complete(first, answer(), None, &mut None).err(), Some(Unexpected));
         assert_eq!(pending.in_flight(), 1);
@@ -427,8 +515,8 @@ mod tests {
 
     #[test]
     fn an_abandoned_slot_waits_for_its_acknowledgement() {
-        let mut pending = Pending::default();
-        let id = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let mut pending = Pending::new(4);
+        let id = pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert!(pending.abandon(id, false).answer.is_none());
         assert_eq!(pending.in_flight(), 1);
         assert!(matches!(
@@ -441,9 +529,10 @@ mod tests {
 
     #[test]
     fn who_was_woken_is_counted_until_it_comes_or_goes() {
-        let mut pending = Pending::default();
-        let ids =
-            [(); 3].map(|()| pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap());
+        let mut pending = Pending::new(4);
+        let ids = [(); 3].map(|()| {
+            pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap()
+        });
         let completed = pending.complete(ids[0], answer(), Some(ids[0]), &mut None);
         assert!(matches!(completed, Ok(Completed::Wanted(_))) && !pending.has_woken_caller());
         for id in [ids[1], ids[2]] {
@@ -455,8 +544,8 @@ mod tests {
 
     #[test]
     fn nothing_is_answered_twice() {
-        let mut pending = Pending::default();
-        let id = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let mut pending = Pending::new(4);
+        let id = pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert!(matches!(
             pending.complete(id, answer(), None, &mut None),
             Ok(Completed::Other(Some(_)))
@@ -468,10 +557,10 @@ mod tests {
 
     #[test]
     fn calls_that_wait_are_listed_with_their_methods_and_pings_are_not() {
-        let mut pending = Pending::default();
-        let [first, second, gone] =
-            [(2, 1), (0, 3), (5, 5)].map(|route| pending.insert(route, &mut None).unwrap());
-        let ping = pending.insert_ping(&mut None).unwrap();
+        let mut pending = Pending::new(4);
+        let [first, second, gone] = [(2, 1), (0, 3), (5, 5)]
+            .map(|route| pending.insert(Place::Outer, route, &mut None).unwrap());
+        let ping = pending.insert(Place::Ping, (0, 0), &mut None).unwrap();
         assert!(pending.is_ping(ping) && !pending.is_ping(first));
         assert!(pending.abandon(gone, false).answer.is_none());
         assert_eq!(pending.waiting().collect::<Vec<_>>(), [(first, (2, 1)), (second, (0, 3))]);
@@ -481,9 +570,10 @@ mod tests {
 
     #[test]
     fn closing_tells_sent_from_unsent() {
-        let mut pending = Pending::default();
-        let sent = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
-        let unsent = pending.insert((0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let mut pending = Pending::new(4);
+        let sent = pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
+        let unsent =
+            pending.insert(Place::Outer, (0, 1), &mut Some(Waker::noop().clone())).unwrap();
         assert_eq!(pending.close(&CloseReason::PeerGone, &[unsent].into()).len(), 2);
         for (id, expected) in [(sent, true), (unsent, false)] {
             let Some(Err(Error::Closed { maybe_executed, .. })) = take(&mut pending, id) else {
@@ -493,9 +583,9 @@ mod tests {
         }
         let mut waker = Some(Waker::noop().clone());
         assert!(
-            pending.insert((0, 1), &mut waker).is_err() && waker.is_some(),
+            pending.insert(Place::Outer, (0, 1), &mut waker).is_err() && waker.is_some(),
             "it is the caller's to drop"
         );
-        assert!(pending.insert_ping(&mut waker).is_err() && waker.is_some());
+        assert!(pending.insert(Place::Ping, (0, 1), &mut waker).is_err() && waker.is_some());
     }
 }

@@ -133,6 +133,31 @@ impl Kind {
     }
 }
 
+/// How many calls a call is made within. The handler of a call waits for the calls that are nested in it, so these must not wait for
+/// it: `session::pending` says how that is kept. [wire.nesting]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nesting {
+    /// None: its caller serves no call.
+    #[default]
+    Outer,
+    /// One: the handler of an outer call makes it.
+    Nested,
+    /// More.
+    Deeper,
+}
+
+impl Nesting {
+    /// The nesting of a call that the handler of a call with this nesting makes.
+    #[must_use]
+    #[inline]
+    pub const fn within(self) -> Self {
+        match self {
+            Self::Outer => Self::Nested,
+            Self::Nested | Self::Deeper => Self::Deeper,
+        }
+    }
+}
+
 /// A frame's header. [wire.frame]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -141,6 +166,8 @@ pub struct Header {
     pub first: bool,
     /// The last chunk of a message.
     pub last: bool,
+    /// Of a request; otherwise `Outer`.
+    pub nesting: Nesting,
     /// Bytes of the payload before sealing.
     pub len: u32,
     /// The message: a call's id, a ping's, or a number that the kind gives a meaning to.
@@ -149,19 +176,26 @@ pub struct Header {
 
 const FIRST: u8 = 0b01;
 const LAST: u8 = 0b10;
+const NESTED: u8 = 0b0100;
+const DEEPER: u8 = 0b1000;
 
 impl Header {
     /// The header of a frame that is no chunk.
     #[inline]
     pub const fn whole(kind: Kind, id: u64, len: u32) -> Self {
-        Self { kind, first: true, last: true, len, id }
+        Self { kind, first: true, last: true, nesting: Nesting::Outer, len, id }
     }
 
     #[inline]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = self.kind.code();
-        bytes[1] = u8::from(self.first) * FIRST + u8::from(self.last) * LAST;
+        let nesting = match self.nesting {
+            Nesting::Outer => 0,
+            Nesting::Nested => NESTED,
+            Nesting::Deeper => DEEPER,
+        };
+        bytes[1] = u8::from(self.first) * FIRST + u8::from(self.last) * LAST + nesting;
         bytes[4..8].copy_from_slice(&self.len.to_le_bytes());
         bytes[8..].copy_from_slice(&self.id.to_le_bytes());
         bytes
@@ -173,7 +207,13 @@ impl Header {
         let kind = Kind::from_code(fields.u8("frame kind")?).ok_or(Malformed("frame kind"))?;
         let flags = fields.u8("frame flags")?;
         let reserved = fields.u16("frame header")?;
-        if flags & !(FIRST | LAST) != 0 || reserved != 0 {
+        let nesting = match flags & !(FIRST | LAST) {
+            0 => Nesting::Outer,
+            NESTED if kind == Kind::Request => Nesting::Nested,
+            DEEPER if kind == Kind::Request => Nesting::Deeper,
+            _ => return Err(Malformed("frame flags")),
+        };
+        if reserved != 0 {
             return Err(Malformed("frame flags"));
         }
         let (first, last) = (flags & FIRST != 0, flags & LAST != 0);
@@ -184,6 +224,7 @@ impl Header {
             kind,
             first,
             last,
+            nesting,
             len: fields.u32("frame length")?,
             id: fields.u64("frame id")?,
         })
@@ -193,7 +234,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::Header;
-    use super::Kind;
+    use super::{Kind, Nesting};
 
     const KINDS: [Kind; 24] = [
         Kind::Hello,
@@ -223,6 +264,23 @@ mod tests {
     ];
 
     #[test]
+    fn nested_request_is_frozen() {
+        let header = |kind, nesting| Header { nesting, ..Header::whole(kind, 1 << 32 | 2, 24) };
+        let bytes = header(Kind::Request, Nesting::Nested).encode();
+        assert_eq!(bytes, [0x10, 7, 0, 0, 24, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
+        for nesting in [Nesting::Nested, Nesting::Deeper] {
+            let request = header(Kind::Request, nesting);
+            assert_eq!(Header::decode(&request.encode()), Ok(request));
+            for kind in KINDS.into_iter().filter(|kind| *kind != Kind::Request) {
+                assert!(Header::decode(&header(kind, nesting).encode()).is_err(), "{kind:?}");
+            }
+        }
+        let mut both = bytes;
+        both[1] |= 0b1100;
+        assert!(Header::decode(&both).is_err());
+    }
+
+    #[test]
     fn every_kind_comes_back() {
         for kind in KINDS {
             let header = Header::whole(kind, 0x0102_0304_0506_0708, 9);
@@ -237,6 +295,7 @@ mod tests {
             kind: Kind::Response,
             first: true,
             last: false,
+            nesting: Nesting::Outer,
             len: 0x0A0B,
             id: 0x1_0000_0002,
         };

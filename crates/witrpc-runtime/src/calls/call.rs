@@ -8,7 +8,6 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::AcquireError;
 use tokio::task::coop;
 use tokio::time::Instant;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
@@ -20,13 +19,14 @@ use witrpc_core::values::attachments::{Arrived, Attachments, Written};
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::{Codec, SerializerError};
+use witrpc_core::wire::frame::Nesting;
 use witrpc_core::wire::status::{Status, status_error};
 use witrpc_core::{CloseReason, Error};
 
 use crate::calls::arguments::ArgumentsOf;
 use crate::calls::callee::Callee;
 use crate::calls::host::CallHost;
-use crate::calls::making::{BeginError, MakesCalls, Permits};
+use crate::calls::making::{BeginError, Lacks, MakesCalls, Needs};
 use crate::calls::outcome::OutcomeOf;
 use crate::calls::retry::{Delays, RetryPolicy};
 use crate::context::CallContext;
@@ -193,8 +193,8 @@ impl Remote {
             }
             _ => None,
         });
-        let inherited = CallContext::current_deadline();
-        UntypedCall { remote: self.clone(), method, stage, timer: None, inherited, again }
+        let (inherited, nesting) = CallContext::inherited();
+        UntypedCall { remote: self.clone(), method, stage, timer: None, inherited, nesting, again }
     }
 }
 
@@ -225,6 +225,8 @@ struct UntypedCall {
     timer: Option<Box<Timer>>,
     /// The deadline of the handler that makes the call.
     inherited: Option<Instant>,
+    /// How many calls it is made within.
+    nesting: Nesting,
     /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
 }
@@ -257,12 +259,11 @@ enum Stage {
     /// Its arguments could not be serialized.
     Failed(Box<Error>),
     New(Content),
-    /// It waits for a permit: for a call in flight, or of the sending queue.
+    /// It waits for a place among the calls in flight, or for room in the sending queue.
     Queued {
-        connection: Arc<dyn CallHost>,
+        line: InLine,
         route: (u16, u16),
         content: Content,
-        turn: BoxFuture<'static, Turn>,
     },
     Sent(InFlight),
     /// It failed, and will be retried.
@@ -270,8 +271,17 @@ enum Stage {
     Finished,
 }
 
-/// The permits of a call that has waited for its turn.
-type Turn = Result<Permits, AcquireError>;
+/// A call that waits for its places; leaves the lines when it is dropped.
+struct InLine {
+    connection: Arc<dyn CallHost>,
+    needs: Needs,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.connection.leave_lines(&mut self.needs);
+    }
+}
 
 /// A call in a connection's table; cancelled when dropped.
 struct InFlight {
@@ -424,14 +434,10 @@ impl UntypedCall {
             match std::mem::replace(&mut self.stage, Stage::Finished) {
                 Stage::Failed(error) => return Poll::Ready(Err(*error)),
                 Stage::New(mut content) => self.start(&mut content, cx.waker(), answer)?,
-                Stage::Queued { connection, route, mut content, mut turn } => {
-                    let Poll::Ready(permits) = turn.as_mut().poll(cx) else {
-                        self.stage = Stage::Queued { connection, route, content, turn };
-                        return Poll::Pending;
-                    };
-                    let permits = permits.map_err(|_| never_sent(&*connection))?;
-                    let turn = Some(permits);
-                    self.send(connection, route, &mut content, turn, cx.waker(), answer)?;
+                Stage::Queued { mut line, route, mut content } => {
+                    let connection = Arc::clone(&line.connection);
+                    let needs = std::mem::take(&mut line.needs);
+                    self.send(connection, route, &mut content, needs, cx.waker(), answer)?;
                 }
                 Stage::Paused(mut pause) => {
                     let Poll::Ready(over) = pause.as_mut().poll(cx) else {
@@ -458,8 +464,8 @@ impl UntypedCall {
             if answer.is_some() {
                 return Poll::Ready(Ok(()));
             }
-            if let Stage::Sent(_) = self.stage {
-                return Poll::Pending; // The answer was looked for already.
+            if let Stage::Sent(_) | Stage::Queued { .. } = self.stage {
+                return Poll::Pending; // The answer was looked for already, or the waker is in a line.
             }
         }
     }
@@ -532,15 +538,10 @@ impl UntypedCall {
             let what = format!("the arguments of {}", self.name());
             return Err(Error::TooLarge { what, size, limit });
         }
-        // Small messages need no permit of the sending queue, as the in-flight limit bounds them.
-        if size <= SMALL_SIZE {
-            return self.send(connection, route, content, None, waker, answer);
-        }
-        // A message larger than the whole queue waits until the queue is empty.
-        let bytes =
-            u32::try_from(size).unwrap_or(u32::MAX).min(connection.link().sending.queue_len);
-        self.stage = queue(connection, route, std::mem::take(content), Some(bytes));
-        Ok(())
+        // Small messages need no room in the sending queue, as the in-flight limit bounds them.
+        let bytes = if size <= SMALL_SIZE { 0 } else { size };
+        let needs = Needs::new(self.nesting, bytes);
+        self.send(connection, route, content, needs, waker, answer)
     }
 
     fn send(
@@ -548,12 +549,12 @@ impl UntypedCall {
         connection: Arc<dyn CallHost>,
         route: (u16, u16),
         content: &mut Content,
-        permits: Option<Permits>,
+        mut needs: Needs,
         waker: &Waker,
         answer: &mut Option<Answer>,
     ) -> Result<(), Error> {
         let deadline = self.deadline(&*connection);
-        match connection.begin_call(content, route, deadline, permits, waker, answer) {
+        match connection.begin_call(content, route, deadline, &mut needs, waker, answer) {
             Ok(id) => {
                 tracing::trace!(
                     service = self.remote.contract.service(),
@@ -567,13 +568,26 @@ impl UntypedCall {
                 Ok(())
             }
             Err(BeginError::NotYet) => {
-                self.stage = queue(connection, route, std::mem::take(content), None);
+                let line = InLine { connection, needs };
+                self.stage = Stage::Queued { line, route, content: std::mem::take(content) };
                 Ok(())
             }
+            Err(BeginError::Limit(lacks)) => Err(self.beyond_limit(lacks)),
             Err(BeginError::Failed(error)) => Err(error),
             Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
             Err(BeginError::TooManyStreams) => Err(self.not_serialized(&TooManyStreams)),
         }
+    }
+
+    /// The error of a call that must not wait.
+    fn beyond_limit(&self, lacks: Lacks) -> Error {
+        let (what, setting) = match lacks {
+            Lacks::Place => ("place among the calls in flight", "the peer's with_max_in_flight"),
+            Lacks::Room => ("room in the sending queue", "with_max_buffered"),
+        };
+        let what =
+            format!("there is no {what} for {}, which is nested too deeply to wait", self.name());
+        Error::Limit { what, setting, maybe_executed: false }
     }
 
     fn not_serialized(&self, reason: &dyn fmt::Display) -> Error {
@@ -599,7 +613,7 @@ impl UntypedCall {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = self.remote.timeout else { return Poll::Pending };
         let runtime = match &self.stage {
-            Stage::Queued { connection, .. } => &connection.link().runtime,
+            Stage::Queued { line, .. } => &line.connection.link().runtime,
             Stage::Sent(call) => &call.connection.link().runtime,
             Stage::Paused(_) => {
                 match self.again.as_ref().and_then(|again| again.runtime.as_ref()) {
@@ -654,31 +668,4 @@ impl UntypedCall {
     fn log(&self, error: &Error) {
         tracing::debug!(method = self.name(), error = %Escaped(&error), "the call failed");
     }
-}
-
-/// A call that waits for its permits: first for `bytes` of the sending queue, if any.
-fn queue(
-    connection: Arc<dyn CallHost>,
-    route: (u16, u16),
-    content: Content,
-    bytes: Option<u32>,
-) -> Stage {
-    let turn = Box::pin(wait_turn(Arc::clone(&connection), bytes));
-    Stage::Queued { connection, route, content, turn }
-}
-
-async fn wait_turn(connection: Arc<dyn CallHost>, bytes: Option<u32>) -> Turn {
-    // First the bytes: a call with a permit for calls in flight is sent at once.
-    let bytes = match bytes {
-        Some(bytes) => {
-            Some(Arc::clone(&connection.link().sending.bytes).acquire_many_owned(bytes).await?)
-        }
-        None => None,
-    };
-    Ok(Permits { call: connection.calls().wait_for_permit().await?, bytes })
-}
-
-fn never_sent(connection: &dyn CallHost) -> Error {
-    let reason = connection.link().closed().cloned().unwrap_or(CloseReason::Local);
-    Error::Closed { reason, maybe_executed: false }
 }

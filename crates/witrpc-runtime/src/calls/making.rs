@@ -2,23 +2,24 @@
 
 use std::task::Waker;
 
-use tokio::sync::OwnedSemaphorePermit;
-use witrpc_core::session::outbound::{Outgoing, TooManyStreams, Withdrawn};
-use witrpc_core::session::pending::{Answer, CallId, Completed};
+use witrpc_core::session::outbound::{Outgoing, Room, TooManyStreams, Withdrawn};
+use witrpc_core::session::pending::{Answer, CallId, Completed, Place};
+use witrpc_core::session::places::Ticket;
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
-use witrpc_core::wire::frame::Kind;
+use witrpc_core::wire::frame::{Header, Kind, Nesting};
 use witrpc_core::wire::status::Status;
 use witrpc_core::{CloseReason, Error, fail_point};
 
 use crate::calls::host::CallHost;
 use crate::link::host::{Drained, Handled, Wanted};
 use crate::link::leading::Leads;
+use crate::link::places;
 use crate::link::poller::Poll;
 use crate::link::sending::Sends;
-use crate::locks;
+use crate::locks::{self, with_clone};
 use crate::streams::producer::start_streams;
-use crate::streams::writing::{WritesStreams, room};
+use crate::streams::writing::WritesStreams;
 
 /// With this many calls in flight, more are likely to begin at once.
 const MANY_IN_FLIGHT: usize = 8;
@@ -26,46 +27,52 @@ const MANY_IN_FLIGHT: usize = 8;
 /// Operations on calls that this side makes.
 pub(crate) trait MakesCalls: CallHost {
     /// Takes a slot for a call, sends its request, and looks for the answer. If it has arrived, puts it into `found`; else `waker` is
-    /// woken later. Takes the content, unless the call has to wait for its turn.
+    /// woken later. Takes the content, unless the call has to wait for its places: then `waker` is woken when it may try again.
     fn begin_call(
         &self,
         content: &mut Content,
         route: (u16, u16),
         deadline: u64,
-        turn: Option<Permits>,
+        needs: &mut Needs,
         waker: &Waker,
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
         // Made with no lock held (L2).
         let mut clone = self.calls().is_crowded().then(|| waker.clone());
         let mut pending = self.calls().pending.lock();
-        if turn.is_none() && pending.is_open() && !pending.take_permit() {
-            return Err(BeginError::NotYet);
-        }
+        let newcomer = needs.bytes == 0 && needs.place.is_none();
+        let free = newcomer.then(|| pending.free_place(needs.nesting, None)).flatten();
+        let (place, room) = if let Some(place) = free {
+            pending.take_place(place, None);
+            (place, None)
+        } else {
+            drop(pending);
+            let taken = self.take_places(needs, waker)?;
+            pending = self.calls().pending.lock();
+            taken
+        };
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
         // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
         let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
         let is_left = !alone && clone.is_some();
         let mut none = None;
-        let inserted = pending.insert(route, if alone { &mut none } else { &mut clone });
+        let waker_in_table = if alone { &mut none } else { &mut clone };
+        let inserted = pending.insert(place, route, waker_in_table);
         drop(pending);
         drop(clone); // If it is not in the table.
         self.calls().note_crowded(!alone);
         let id = inserted.map_err(BeginError::Closed)?;
-        let permit = turn.and_then(|Permits { call, bytes }| {
-            call.forget();
-            bytes
-        });
         fail_point::at("call.begun");
         let fields = (route.0, route.1, deadline);
         let mut drained = Drained::default();
         if content.has_streams() {
-            self.send_streaming(id, std::mem::take(content), fields, permit)?;
+            self.send_streaming(id, needs.nesting, std::mem::take(content), fields, room)?;
             self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
         } else {
+            let header = Header { nesting: needs.nesting, ..Header::whole(Kind::Request, id.0, 0) };
             let send = || {
                 self.with_outbound(|outbound| {
-                    if outbound.push_through(Kind::Request, id.0, content, fields)? {
+                    if outbound.push_through(header, content, fields)? {
                         if among_many {
                             self.link().receiving.leave_unpublished();
                         } else {
@@ -75,13 +82,8 @@ pub(crate) trait MakesCalls: CallHost {
                         return Ok(false);
                     }
                     let content = std::mem::take(content);
-                    outbound.push(Outgoing::new(
-                        Kind::Request,
-                        id.0,
-                        content,
-                        fields,
-                        permit.map(room),
-                    ))?;
+                    let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
+                    outbound.push(request.nested(needs.nesting))?;
                     let pumped =
                         if alone { outbound.pump_at_length() } else { outbound.pump(true) };
                     self.after_pump(pumped)
@@ -98,6 +100,79 @@ pub(crate) trait MakesCalls: CallHost {
             *found = outcome.transpose().map_err(BeginError::Failed)?;
         }
         Ok(id)
+    }
+
+    /// Takes a place among the calls in flight, and room in the sending queue, both or neither. If the call has to wait, `waker` is in the line
+    /// for what it lacks.
+    fn take_places(
+        &self,
+        needs: &mut Needs,
+        waker: &Waker,
+    ) -> Result<(Place, Option<Room>), BeginError> {
+        let queue = &self.link().sending.queue;
+        let line = queue.of_calls(needs.nesting);
+        let (bytes, nesting) = (line.room_for(needs.bytes), needs.nesting);
+        with_clone(waker, |clone| {
+            let mut room = (bytes > 0).then(|| line.lock());
+            let mut pending = self.calls().pending.lock();
+            if let Some(reason) = pending.closed() {
+                return Some(Err(BeginError::Closed(reason.clone())));
+            }
+            let place = pending.free_place(nesting, needs.place.as_ref());
+            let has_room = room.as_ref().is_none_or(|room| match nesting {
+                Nesting::Deeper => room.places.has(bytes),
+                _ => room.places.may_take(needs.room.as_ref(), bytes),
+            });
+            let (taken, before) = match place {
+                Some(place) if has_room => {
+                    let room = room.as_mut();
+                    let taken =
+                        room.and_then(|room| room.places.take_now(needs.room.take(), bytes));
+                    (Ok(place), [pending.take_place(place, needs.place.take()), taken])
+                }
+                _ if nesting == Nesting::Deeper => {
+                    let lacks = if has_room { Lacks::Place } else { Lacks::Room };
+                    return Some(Err(BeginError::Limit(lacks)));
+                }
+                _ if has_room => {
+                    let waker = clone.take()?;
+                    let left = needs.room.take().zip(room.as_mut());
+                    let left = left.and_then(|(ticket, room)| room.places.leave(ticket));
+                    let before = pending.wait_for_place(nesting, &mut needs.place, waker);
+                    (Err(BeginError::NotYet), [before, left])
+                }
+                _ => {
+                    let (room, waker) = (room.as_mut()?, clone.take()?);
+                    let ticket = needs.place.take();
+                    let left = ticket.and_then(|ticket| pending.leave_line(nesting, ticket));
+                    let before = room.places.wait(&mut needs.room, bytes, waker);
+                    (Err(BeginError::NotYet), [before, left])
+                }
+            };
+            let next =
+                [pending.next_waiter(), room.as_mut().and_then(|room| room.places.next_waiter())];
+            drop(pending);
+            drop(room);
+            drop(before);
+            next.into_iter().for_each(|next| queue.wake(next));
+            Some(taken.map(|place| (place, (bytes > 0).then(|| line.taken(bytes)))))
+        })
+    }
+
+    /// The caller is gone that waits for its places.
+    fn leave_lines(&self, needs: &mut Needs) {
+        let queue = &self.link().sending.queue;
+        if let Some(ticket) = needs.room.take() {
+            places::leave(queue.of_calls(needs.nesting), ticket);
+        }
+        if let Some(ticket) = needs.place.take() {
+            let mut pending = self.calls().pending.lock();
+            let before = pending.leave_line(needs.nesting, ticket);
+            let next = pending.next_waiter();
+            drop(pending);
+            drop(before);
+            queue.wake(next);
+        }
     }
 
     /// Looks for the answer to `id`, and leads for the length of this step unless another task does. `polling` is the busy-poll that the
@@ -122,21 +197,17 @@ pub(crate) trait MakesCalls: CallHost {
     fn send_streaming(
         &self,
         id: CallId,
+        nesting: Nesting,
         mut content: Content,
         fields: (u16, u16, u64),
-        permit: Option<OwnedSemaphorePermit>,
+        room: Option<Room>,
     ) -> Result<(), BeginError> {
         let mut opened = Ok(Vec::new());
         self.with_outbound(|outbound| {
             opened = self.announce_streams(outbound, &mut content);
             if opened.is_ok() {
-                outbound.push(Outgoing::new(
-                    Kind::Request,
-                    id.0,
-                    content,
-                    fields,
-                    permit.map(room),
-                ))?;
+                let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
+                outbound.push(request.nested(nesting))?;
             }
             let pumped = outbound.pump(true);
             self.after_pump(pumped)
@@ -149,7 +220,9 @@ pub(crate) trait MakesCalls: CallHost {
             Err(TooManyStreams) => {
                 let mut pending = self.calls().pending.lock();
                 let left = pending.abandon(id, true);
-                self.calls().return_permit(pending);
+                let next = pending.next_waiter();
+                drop(pending);
+                self.link().sending.queue.wake(next);
                 locks::dispose(left);
                 Err(BeginError::TooManyStreams)
             }
@@ -159,7 +232,7 @@ pub(crate) trait MakesCalls: CallHost {
     /// Sends a ping whose pong completes the returned call.
     fn begin_ping(&self, waker: &Waker) -> Result<CallId, Error> {
         let mut clone = Some(waker.clone());
-        let id = self.calls().pending.lock().insert_ping(&mut clone);
+        let id = self.calls().pending.lock().insert(Place::Ping, (0, 0), &mut clone);
         let id = id.map_err(|reason| Error::Closed { reason, maybe_executed: false })?;
         self.send(|outbound| {
             outbound.push_control(Kind::Ping, id.0);
@@ -184,11 +257,9 @@ pub(crate) trait MakesCalls: CallHost {
         self.withdraw_streams(streams);
         let mut pending = self.calls().pending.lock();
         let left = pending.abandon(id, unsent);
-        if unsent {
-            self.calls().return_permit(pending);
-        } else {
-            drop(pending);
-        }
+        let next = pending.next_waiter();
+        drop(pending);
+        self.link().sending.queue.wake(next);
         locks::dispose(left);
     }
 
@@ -245,7 +316,7 @@ pub(crate) trait MakesCalls: CallHost {
         if is_queued { Err(not_sent()) } else { Ok(()) }
     }
 
-    /// Delivers an answer: to a call, which returns its permit, or to a ping, which has none.
+    /// Delivers an answer to a call or to a ping. An answered call gives back its place.
     fn complete(
         &self,
         id: CallId,
@@ -256,16 +327,14 @@ pub(crate) trait MakesCalls: CallHost {
     ) -> Result<Handled, Error> {
         let wanted = if let Wanted::Call(wanted) = wanted { Some(wanted) } else { None };
         let mut pending = self.calls().pending.lock();
-        // A pong must not answer a call, whose permit would not be returned; nor a response a ping.
+        // A pong must not answer a call, nor a response a ping.
         if pending.is_ping(id) == to_call {
             return Err(not_waiting());
         }
         let completed = pending.complete(id, answer, wanted, &mut drained.answer);
-        if to_call && completed.is_ok() {
-            self.calls().return_permit(pending);
-        } else {
-            drop(pending);
-        }
+        let next = pending.next_waiter();
+        drop(pending);
+        self.link().sending.queue.wake(next);
         match completed {
             Ok(Completed::Wanted(waker)) => {
                 if let Some(waker) = waker {
@@ -290,23 +359,43 @@ pub(crate) trait MakesCalls: CallHost {
 
 impl<H: CallHost + ?Sized> MakesCalls for H {}
 
-/// A permit for a call in flight, and, for a large message, a permit of the sending queue.
-#[derive(Debug)]
-pub(crate) struct Permits {
-    pub(crate) call: OwnedSemaphorePermit,
-    pub(crate) bytes: Option<OwnedSemaphorePermit>,
+/// What a call needs before it is sent, and its tickets in the lines for that. It takes everything at once, or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Needs {
+    pub(crate) nesting: Nesting,
+    /// Bytes of the sending queue; 0 for a small message.
+    pub(crate) bytes: u64,
+    /// For a place among the calls in flight.
+    place: Option<Ticket>,
+    /// For room in the sending queue.
+    room: Option<Ticket>,
+}
+
+impl Needs {
+    pub(crate) const fn new(nesting: Nesting, bytes: u64) -> Self {
+        Self { nesting, bytes, place: None, room: None }
+    }
 }
 
 /// Why a call could not begin.
 #[derive(Debug)]
 pub(crate) enum BeginError {
-    /// As many calls are in flight as the peer accepts; the call has to wait for its turn.
+    /// The call waits for its places.
     NotYet,
+    /// The call must not wait, and there is no place for it, or no room.
+    Limit(Lacks),
     Closed(CloseReason),
     /// It has failed already.
     Failed(Error),
     /// Its arguments have more streams than may be open.
     TooManyStreams,
+}
+
+/// What a call lacks that must not wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lacks {
+    Place,
+    Room,
 }
 
 fn not_waiting() -> Error {

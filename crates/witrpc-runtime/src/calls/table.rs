@@ -6,11 +6,10 @@
 //!   after it has put the waker there.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::contract::route::Route;
 #[cfg(feature = "json")]
@@ -19,16 +18,15 @@ use witrpc_core::contract::route::find_by_name;
 use witrpc_core::held::Held;
 use witrpc_core::session::pending::{Answer, CallId, Looked, Pending};
 use witrpc_core::wire::catalog::Catalog;
+use witrpc_core::wire::fields::len_u64;
 use witrpc_core::{CloseReason, Error};
 
-use crate::locks::{self, Counted, CountedGuard, CountedMutex, Mutex, Rank};
+use crate::locks::{self, Counted, CountedMutex, Mutex, Rank};
 
 /// The calls that a connection makes.
 #[derive(Debug)]
 pub(crate) struct CallsMade {
     pub(super) pending: CountedMutex<Pending>,
-    /// Where callers wait for a permit for a call in flight. Permits that nobody waits for are in `pending`.
-    permits: Arc<Semaphore>,
     /// The waker of a task that yielded after many calls in a row. If another task makes the next call, it does not busy-poll for its
     /// answer: there may be more such tasks, whose calls could all be in flight. Its lock is the innermost.
     yielded: Mutex<Option<Waker>>,
@@ -44,8 +42,7 @@ impl CallsMade {
     /// An empty table, for a peer that accepts `max_in_flight` calls at a time, and has this catalog.
     pub(crate) fn new(max_in_flight: usize, catalog: Catalog) -> Self {
         Self {
-            pending: CountedMutex::new(Rank::Pending, Pending::new(max_in_flight)),
-            permits: Arc::new(Semaphore::new(0)),
+            pending: CountedMutex::new(Rank::Pending, Pending::new(len_u64(max_in_flight))),
             yielded: Mutex::new(Rank::Yielded, None),
             has_yielded: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
@@ -107,38 +104,13 @@ impl CallsMade {
 
     /// The connection has ended: fails all calls. Requests with these ids have not left.
     pub(crate) fn close(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
-        self.permits.close();
         let wakers = self.pending.lock().close(reason, unsent);
         wakers.into_iter().for_each(locks::wake);
     }
 
-    /// Waits for a permit for a call in flight.
-    ///
-    /// # Errors
-    ///
-    /// The connection has ended.
-    pub(crate) async fn wait_for_permit(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
-        struct InQueue<'a>(&'a CallsMade);
-        impl Drop for InQueue<'_> {
-            fn drop(&mut self) {
-                self.0.pending.lock().leave_queue();
-            }
-        }
-        let free = self.pending.lock().join_queue();
-        let _queued = InQueue(self);
-        if free {
-            self.permits.add_permits(1);
-        }
-        Arc::clone(&self.permits).acquire_owned().await
-    }
-
-    /// Returns a permit for a call in flight.
-    pub(super) fn return_permit(&self, mut pending: CountedGuard<'_, Pending>) {
-        let wanted = pending.return_permit();
-        drop(pending);
-        if wanted {
-            locks::let_go(Arc::clone(&self.permits), |permits| permits.add_permits(1));
-        }
+    /// Whoever was woken for a place had the time to take it. Returns the next to be woken.
+    pub(crate) fn end_turn_of_lines(&self) -> [Option<Waker>; 2] {
+        self.pending.lock().end_turn()
     }
 
     /// Whether the next call is likely to find others in flight.

@@ -30,9 +30,9 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
 ) -> Result<Handled, Error> {
     match incoming {
         // Calls taken.
-        Incoming::Request { id, head, mut content, charge } => {
+        Incoming::Request { id, nesting, head, mut content, charge } => {
             connection.adopt_streams(&mut content)?;
-            drained.request = Some(Request { id, head, content, charge });
+            drained.request = Some(Request { id, nesting, head, content, charge });
             return Ok(Handled::Serve);
         }
         Incoming::Aborted { id, request: true } => connection.refuse_aborted(id)?,

@@ -92,22 +92,20 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
     let mut spare = D::Spare::default();
     while connection.link().closed().is_none() {
         if connection.link().receiving.has_unpublished() {
-            busy.let_others_run().await;
-            connection.link().receiving.take_unpublished();
+            busy.await_unpublished(&**connection).await;
         }
         let on_one_cpu = connection.link().peer_is_on_our_cpu();
         let frames = if on_one_cpu { TURN_FRAMES_ON_ONE_CPU } else { TURN_FRAMES };
         let turn = connection.turn(frames, &mut spare)?;
         // Pump first: it makes the room that the other two wait for.
-        let mut more = connection.pump_awake(false);
-        let mut pumps = 1;
-        while more && pumps < TURN_PUMPS && connection.keeps_nobody_waiting() {
-            more = connection.pump_awake(false);
-            pumps += 1;
-        }
+        let more = pump(&**connection);
         connection.resume_events();
         connection.serve_deferred(&mut spare);
-        if more || matches!(turn, Turn::More | Turn::Long | Turn::Woke) {
+        let turn_of_lines = connection.link().sending.queue.turn_is_due();
+        if turn_of_lines {
+            busy.end_turn_of_lines(&**connection).await;
+        }
+        if more || turn_of_lines || matches!(turn, Turn::More | Turn::Long | Turn::Woke) {
             polling = None;
             busy.let_others_run().await;
             if (more || turn == Turn::Long) && connection.has_woken_caller() {
@@ -150,6 +148,17 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
     Ok(())
 }
 
+/// Sends what waits, for as long as it keeps nobody waiting. Returns whether to call it again soon.
+fn pump<D: Driven>(connection: &D) -> bool {
+    let mut more = connection.pump_awake(false);
+    let mut pumps = 1;
+    while more && pumps < TURN_PUMPS && connection.keeps_nobody_waiting() {
+        more = connection.pump_awake(false);
+        pumps += 1;
+    }
+    more
+}
+
 /// Counts rounds that found work at once, since the last yield.
 #[derive(Default)]
 struct Busy {
@@ -166,6 +175,18 @@ impl Busy {
         }
         let now = Instant::now();
         now.saturating_duration_since(*self.since.get_or_insert(now)) >= BUSY_SLICE
+    }
+
+    /// A caller has pushed what the driver is to publish: gives others the time to push more.
+    async fn await_unpublished<D: Driven>(&mut self, connection: &D) {
+        self.let_others_run().await;
+        connection.link().receiving.take_unpublished();
+    }
+
+    /// Somebody was woken for a place: gives him the time to take it, and then wakes the next.
+    async fn end_turn_of_lines<D: Driven>(&mut self, connection: &D) {
+        self.let_others_run().await;
+        connection.end_turn_of_lines();
     }
 
     async fn let_others_run(&mut self) {
@@ -204,7 +225,12 @@ async fn until_woken<D: Driven>(
         if let Poll::Ready(wake) = waiter.poll_wake(cx)? {
             return Poll::Ready(Ok(Some(wake)));
         }
-        if work { Poll::Ready(Ok(None)) } else { Poll::Pending }
+        // Looked at after the waker was registered, as all work.
+        if work || connection.link().sending.queue.will_end_turn() {
+            Poll::Ready(Ok(None))
+        } else {
+            Poll::Pending
+        }
     })
     .await
 }

@@ -64,7 +64,7 @@ pub(crate) trait Ends: Host {
         // Everybody who waits is told, with no lock held (L2): whoever found that the connection cannot go on may hold some.
         locks::later(move || {
             let Some(this) = this.upgrade() else { return };
-            this.link().sending.bytes.close();
+            this.link().sending.queue.close();
             this.end_parts(&reason, &unsent);
         });
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use witrpc_core::limits::Limits;
 use witrpc_core::security::authorization::Identity;
 use witrpc_core::session::inbound::Inbound;
@@ -15,10 +15,10 @@ use witrpc_core::session::outbound::Outbound;
 use witrpc_core::transport::WaitStrategy;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::catalog::Catalog;
-use witrpc_core::wire::fields::u64_len;
 use witrpc_core::{CloseReason, Error};
 
 use crate::link::handshake::Opened;
+use crate::link::places::QueueRoom;
 use crate::link::poller::Poller;
 use crate::link::reception::{Half, Reception};
 use crate::link::reuse;
@@ -64,10 +64,8 @@ pub(crate) struct Sending {
     queue_bound: u64,
     /// Notified when the sending queue is within its bound again, for handlers that have not begun.
     room: Arc<Notify>,
-    /// Our bound on the sending queue: one permit per byte of messages that are not small, and of stream items.
-    pub(crate) bytes: Arc<Semaphore>,
-    /// The number of permits of `bytes`.
-    pub(crate) queue_len: u32,
+    /// Our bounds on the sending queue.
+    pub(crate) queue: QueueRoom,
 }
 
 impl Receiving {
@@ -118,7 +116,6 @@ impl Link {
             driver: Poller::new(wait_strategy),
             answers_in_parts: false,
         };
-        let bytes = u64_len(limits.max_buffered).min(Semaphore::MAX_PERMITS);
         let sending = Sending {
             outbound: Mutex::new(Rank::Outbound, Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
@@ -126,8 +123,7 @@ impl Link {
             // The peer's limit does not bound what we hold, as the peer may announce any value.
             queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
             room: Arc::new(Notify::new()),
-            bytes: Arc::new(Semaphore::new(bytes)),
-            queue_len: u32::try_from(bytes).unwrap_or(u32::MAX),
+            queue: QueueRoom::new(limits.max_buffered, &opened.ledger),
         };
         let link = Self {
             // Relaxed: only uniqueness matters.

@@ -11,6 +11,7 @@ use witrpc_core::session::ledger::Charge;
 use witrpc_core::session::outbound::Outbound;
 use witrpc_core::session::pending::{Answer, CallId};
 use witrpc_core::values::content::Content;
+use witrpc_core::wire::frame::Nesting;
 use witrpc_core::wire::message::Head;
 use witrpc_core::{CloseReason, Error};
 
@@ -80,6 +81,7 @@ pub(crate) enum Wanted {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: u64,
+    pub(crate) nesting: Nesting,
     pub(crate) head: Head,
     pub(crate) content: Content,
     pub(crate) charge: Charge,

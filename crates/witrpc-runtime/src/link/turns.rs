@@ -33,6 +33,9 @@ pub(crate) trait Driven: Host {
     /// Sends values of events that waited for room, once there is some.
     fn resume_events(&self);
 
+    /// Whoever was woken for a place had the time to take it: wakes the next.
+    fn end_turn_of_lines(&self);
+
     /// Whether there is more to poll for than the answer to one call, whose caller polls itself.
     fn awaits_more_than_an_answer(&self) -> bool;
 

@@ -1,6 +1,7 @@
 //! The interface by which serving uses its connection.
 
 use tokio::time::Instant;
+use witrpc_core::wire::frame::Nesting;
 
 use crate::context::CallContext;
 use crate::serving::table::CallsTaken;
@@ -14,5 +15,5 @@ pub(crate) trait ServeHost: StreamHost + Sized {
     fn time_left(&self, deadline: u64) -> Option<u64>;
 
     /// A context for a handler.
-    fn context(&self, deadline: Option<Instant>) -> CallContext;
+    fn context(&self, deadline: Option<Instant>, nesting: Nesting) -> CallContext;
 }

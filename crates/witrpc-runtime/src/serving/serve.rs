@@ -19,7 +19,7 @@ use witrpc_core::text::Escaped;
 use witrpc_core::user_code::{Guarded, catch};
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
-use witrpc_core::wire::frame::Kind;
+use witrpc_core::wire::frame::{Header, Kind, Nesting};
 use witrpc_core::wire::status::Status;
 
 use crate::context::{CallContext, first_poll};
@@ -52,8 +52,8 @@ pub(crate) trait Serves: ServeHost {
     /// # Errors
     ///
     /// [`Error::Protocol`] if it may not.
-    fn admit(&self, id: u64) -> Result<(), Error> {
-        self.serving().admit(id, self.link().unsent_responses())
+    fn admit(&self, id: u64, nesting: Nesting) -> Result<(), Error> {
+        self.serving().admit(id, nesting, self.link().unsent_responses())
     }
 
     /// Puts a request aside that was read by a caller and not by the driver.
@@ -73,9 +73,11 @@ pub(crate) trait Serves: ServeHost {
         publish: bool,
         spare: &mut Option<CallContext>,
     ) -> bool {
-        if let Err(error) =
-            self.serving().admit_in_place(request.id, self.link().unsent_responses())
-        {
+        if let Err(error) = self.serving().admit_in_place(
+            request.id,
+            request.nesting,
+            self.link().unsent_responses(),
+        ) {
             self.fail(&error);
             return false;
         }
@@ -101,7 +103,7 @@ pub(crate) trait Serves: ServeHost {
         publish: bool,
         spare: &mut Option<CallContext>,
     ) -> bool {
-        let Request { id, head, content, charge } = request;
+        let Request { id, nesting, head, content, charge } = request;
         let Some((entry, method, polls)) = self.serving().services.find(&head) else {
             self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0, publish);
             return true;
@@ -115,8 +117,8 @@ pub(crate) trait Serves: ServeHost {
         };
         let context = spare
             .take()
-            .and_then(|spare| spare.renewed(deadline))
-            .unwrap_or_else(|| self.context(deadline));
+            .and_then(|spare| spare.renewed(deadline, nesting))
+            .unwrap_or_else(|| self.context(deadline, nesting));
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
         let request = ServiceRequest { content, codec: self.link().codec.clone() };
@@ -260,7 +262,7 @@ pub(crate) trait Serves: ServeHost {
         let fields = (status.code(), 0, 0);
         self.with_outbound(|outbound| {
             // If nothing waits, `after_event` has been sent too.
-            if outbound.push_through(Kind::Response, id, &mut content, fields)? {
+            if outbound.push_through(Header::whole(Kind::Response, id, 0), &mut content, fields)? {
                 buffers::give(std::mem::take(&mut content).into_buffer());
                 if publish {
                     outbound.publish()?;
@@ -312,7 +314,8 @@ pub(crate) trait Serves: ServeHost {
 
     /// The rest of a request will not arrive: answers it as cancelled.
     fn refuse_aborted(&self, id: u64) -> Result<(), Error> {
-        self.admit(id)?;
+        // How far it was nested came with the chunks that were dropped: it counts as one of the calls with the wider limit.
+        self.admit(id, Nesting::Deeper)?;
         self.acknowledge_cancel(id);
         Ok(())
     }

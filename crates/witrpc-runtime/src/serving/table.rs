@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use witrpc_core::Error;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::{self, Held};
+use witrpc_core::wire::frame::Nesting;
 
 use crate::context::CallContext;
 use crate::events::remote_subscriber::EventSubscriber;
@@ -21,6 +22,7 @@ use crate::serving::services::Services;
 #[derive(Debug)]
 pub(crate) struct CallsTaken {
     pub(crate) services: Arc<Services>,
+    /// The number of outer calls that the peer may have in flight, and of nested ones.
     max_in_flight: usize,
     /// The request whose handler the driver polls in place, or [`NOTHING`]. Written by the driver: when it takes a request, under the lock
     /// of the receiving half or of the table, so that a cancel, which is read later, finds it; and when it is done.
@@ -41,6 +43,8 @@ struct Table {
     running: HashMap<u64, Running>,
     /// Requests that wait until the answers before them have left, by their ids.
     deferred: LinkedHashMap<u64, Request>,
+    /// How many of all of these are nested.
+    nested: usize,
     closed: bool,
 }
 
@@ -76,6 +80,7 @@ struct Running {
 }
 
 impl CallsTaken {
+    /// An empty table, for a peer that may have `max_in_flight` outer calls in flight, and as many nested ones.
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = witrpc_core::wire::fields::u32_len(max_in_flight);
         Self {
@@ -114,27 +119,32 @@ impl CallsTaken {
     }
 
     /// Checks that the request in place may be served, while `unsent` answers have not been sent.
-    pub(crate) fn admit_in_place(&self, id: u64, unsent: usize) -> Result<(), Error> {
+    pub(crate) fn admit_in_place(
+        &self,
+        id: u64,
+        nesting: Nesting,
+        unsent: usize,
+    ) -> Result<(), Error> {
         // Relaxed: ordered by the lock of the receiving half.
         if self.others.load(Ordering::Relaxed) == 0 && unsent < self.max_in_flight {
             return Ok(());
         }
-        self.check(&self.table.lock(), id, unsent)
+        self.check(&self.table.lock(), id, nesting, unsent)
     }
 
     /// Puts the request aside that was to be served in place.
     pub(crate) fn defer(&self, request: Request) {
         let mut table = self.table.lock();
         self.end_in_place();
-        table.deferred.insert(request.id, request);
+        table.defer(request);
         self.note(&table);
     }
 
     /// Puts a request aside for the driver.
     pub(crate) fn take_in(&self, request: Request, unsent: usize) -> Result<(), Error> {
         let mut table = self.table.lock();
-        self.check_all(&table, request.id, unsent)?;
-        table.deferred.insert(request.id, request);
+        self.check_all(&table, request.id, request.nesting, unsent)?;
+        table.defer(request);
         self.note(&table);
         Ok(())
     }
@@ -145,9 +155,10 @@ impl CallsTaken {
             return None;
         }
         let mut table = self.table.lock();
-        let request = table.deferred.pop_front();
+        let request = table.deferred.pop_front().map(|(_, request)| request);
+        table.forget(request.as_ref().map(|request| request.nesting));
         self.note(&table);
-        let (_, request) = request?;
+        let request = request?;
         self.begin_in_place(request.id);
         Some(request)
     }
@@ -187,6 +198,8 @@ impl CallsTaken {
         }
         let request = table.deferred.remove(&id);
         let running = table.running.remove(&id);
+        table.forget(request.as_ref().map(|request| request.nesting));
+        table.forget(running.as_ref().map(|running| running.context.nesting()));
         self.note(&table);
         drop(table);
         let found = request.is_some() || running.is_some();
@@ -203,6 +216,7 @@ impl CallsTaken {
         table.closed = true;
         let running = std::mem::take(&mut table.running);
         let deferred = std::mem::take(&mut table.deferred);
+        table.nested = 0;
         self.note(&table);
         drop(table);
         drop(deferred);
@@ -210,13 +224,16 @@ impl CallsTaken {
     }
 
     /// Checks that one more request may be served, while `unsent` answers have not been sent. [wire.in_flight]
-    pub(crate) fn admit(&self, id: u64, unsent: usize) -> Result<(), Error> {
-        self.check_all(&self.table.lock(), id, unsent)
+    pub(crate) fn admit(&self, id: u64, nesting: Nesting, unsent: usize) -> Result<(), Error> {
+        self.check_all(&self.table.lock(), id, nesting, unsent)
     }
 
     /// The same for all requests but the one in place.
-    fn check(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
-        if table.len() + unsent >= self.max_in_flight {
+    fn check(&self, table: &Table, id: u64, nesting: Nesting, unsent: usize) -> Result<(), Error> {
+        // Which of the unsent answers are to nested calls is not known here.
+        let outer = table.len() - table.nested;
+        let too_many = table.len() + unsent >= self.max_in_flight.saturating_mul(2);
+        if too_many || nesting == Nesting::Outer && outer >= self.max_in_flight {
             return Err(Error::Protocol(
                 "more calls in flight than max_in_flight allows".to_owned(),
             ));
@@ -228,12 +245,18 @@ impl CallsTaken {
     }
 
     /// Checks that one more request may be served in addition to the one in place.
-    fn check_all(&self, table: &Table, id: u64, unsent: usize) -> Result<(), Error> {
+    fn check_all(
+        &self,
+        table: &Table,
+        id: u64,
+        nesting: Nesting,
+        unsent: usize,
+    ) -> Result<(), Error> {
         if self.is_in_place(id) {
             return Err(Error::Protocol(TWO_WITH_ONE_ID.to_owned()));
         }
         let in_place = usize::from(!self.is_in_place(NOTHING));
-        self.check(table, id, unsent + in_place)
+        self.check(table, id, nesting, unsent + in_place)
     }
 
     /// Whether this is the request in place.
@@ -253,6 +276,7 @@ impl CallsTaken {
         if cancelled {
             return Continuation::Cancelled;
         }
+        table.nested += usize::from(context.nesting() != Nesting::Outer);
         table.running.insert(id, Running { context, task: None });
         self.note(&table);
         Continuation::Proceed
@@ -269,15 +293,27 @@ impl CallsTaken {
     /// Whether the handler's answer is still wanted.
     pub(crate) fn finish(&self, id: u64) -> bool {
         let mut table = self.table.lock();
-        let wanted = table.running.remove(&id).is_some();
+        let finished = table.running.remove(&id);
+        table.forget(finished.as_ref().map(|running| running.context.nesting()));
         self.note(&table);
-        wanted
+        drop(table);
+        finished.is_some()
     }
 }
 
 impl Table {
     fn len(&self) -> usize {
         self.running.len() + self.deferred.len()
+    }
+
+    fn defer(&mut self, request: Request) {
+        self.nested += usize::from(request.nesting != Nesting::Outer);
+        self.deferred.insert(request.id, request);
+    }
+
+    /// Counts a request, if there was one, that is not in the table any more.
+    fn forget(&mut self, nesting: Option<Nesting>) {
+        self.nested -= usize::from(nesting.is_some_and(|nesting| nesting != Nesting::Outer));
     }
 }
 
@@ -303,19 +339,20 @@ mod tests {
     use crate::serving::services::Services;
     use witrpc_core::session::ledger::Charge;
     use witrpc_core::values::content::Content;
+    use witrpc_core::wire::frame::Nesting;
     use witrpc_core::wire::message::Head;
 
     fn taken() -> CallsTaken {
-        CallsTaken::new(Arc::new(Services::default()), 2)
+        CallsTaken::new(Arc::new(Services::default()), 1)
     }
 
     fn request(id: u64) -> Request {
         let (head, content) = (Head::default(), Content::default());
-        Request { id, head, content, charge: Charge::none() }
+        Request { id, nesting: Nesting::Outer, head, content, charge: Charge::none() }
     }
 
     fn context() -> CallContext {
-        CallContext::new(Peer::new(1, None, Arc::new(())), None, None)
+        CallContext::new(Peer::new(1, None, Arc::new(())), None, None, Nesting::Outer)
     }
 
     #[test]
@@ -323,7 +360,7 @@ mod tests {
         let taken = taken();
         taken.begin_in_place(7);
         assert_eq!(taken.cancel(7), CancelOutcome::PollerAnswers, "before its handler is made");
-        taken.admit_in_place(7, 0).unwrap();
+        taken.admit_in_place(7, Nesting::Outer, 0).unwrap();
         assert!(matches!(taken.insert(7, context()), Continuation::Cancelled));
         assert_eq!(taken.cancel(7), CancelOutcome::NotRunning);
     }
@@ -348,9 +385,12 @@ mod tests {
         assert!(taken.take_in(request(9), 0).is_err(), "more than two");
         taken.end_in_place();
         taken.begin_in_place(8);
-        assert!(taken.admit_in_place(8, 0).is_err(), "one with this id was put aside");
+        assert!(
+            taken.admit_in_place(8, Nesting::Outer, 0).is_err(),
+            "one with this id was put aside"
+        );
         taken.begin_in_place(9);
-        taken.admit_in_place(9, 0).unwrap();
-        assert!(taken.admit_in_place(9, 1).is_err(), "an answer has not left");
+        taken.admit_in_place(9, Nesting::Outer, 0).unwrap();
+        assert!(taken.admit_in_place(9, Nesting::Outer, 1).is_err(), "an answer has not left");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use witrpc_core::session::outbound::Room;
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::{catch, dispose};
 use witrpc_core::values::attachments::OutgoingStream;
@@ -14,7 +15,8 @@ use witrpc_core::values::content::Content;
 use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::status::Status;
 
-use crate::context::CallContext;
+use crate::context::{CallContext, polling_stream};
+use crate::link::places::{Closed, Waiting};
 use crate::link::reply::Reply;
 use crate::locks::assert_none_is_held;
 use crate::streams::host::StreamHost;
@@ -136,8 +138,7 @@ impl Producer {
 
     /// Whether a batch with this many items and bytes takes no further item.
     fn is_full(&self, items: usize, bytes: u64) -> bool {
-        items >= BATCH
-            || bytes >= BATCH_BYTES.min(u64::from(self.connection.link().sending.queue_len))
+        items >= BATCH || bytes >= self.connection.link().sending.queue.items.room_for(BATCH_BYTES)
     }
 
     /// Polls for the next item; `Err` is the end of the stream.
@@ -145,7 +146,7 @@ impl Producer {
         assert_none_is_held("a stream of the user's is polled");
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
-        let mut poll = || catch(|| stream.poll_item(cx, codec));
+        let mut poll = || polling_stream(|| catch(|| stream.poll_item(cx, codec)));
         let polled = match &self.context {
             Some(context) => context.enter(poll),
             None => poll(),
@@ -179,16 +180,19 @@ async fn room(
     sender: &StreamSender,
     connection: &dyn StreamHost,
     bytes: u64,
-) -> Result<OwnedSemaphorePermit, Cancelled> {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    // A batch that is larger than the whole queue waits until the queue is empty.
-    let bytes = bytes.min(connection.link().sending.queue_len);
-    let queue = &connection.link().sending.bytes;
-    if let Ok(permit) = Arc::clone(queue).try_acquire_many_owned(bytes) {
-        return Ok(permit);
+) -> Result<Room, Cancelled> {
+    let line = &connection.link().sending.queue.items;
+    let bytes = line.room_for(bytes);
+    if let Some(room) = line.try_take(bytes) {
+        return Ok(room);
     }
     let _waiting = connection.streams().queue_waiters.enter();
-    acquire(sender, queue, bytes).await
+    let mut waiting = Waiting::new(line, bytes);
+    poll_fn(|cx| {
+        sender.poll_allowance(cx)?;
+        waiting.poll(cx).map_err(|_: Closed| Cancelled)
+    })
+    .await
 }
 
 /// Waits for these permits, unless the stream is cancelled.

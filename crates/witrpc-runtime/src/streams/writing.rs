@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use witrpc_core::Error;
 use witrpc_core::session::outbound::{Outbound, Room, TooManyStreams};
 use witrpc_core::values::attachments::OutgoingStream;
@@ -12,7 +11,6 @@ use witrpc_core::wire::fields::len_u64;
 
 use crate::link::reply::Reply;
 use crate::link::sending::Sends;
-use crate::locks;
 use crate::streams::host::StreamHost;
 use crate::streams::sender::StreamSender;
 
@@ -51,16 +49,16 @@ pub(crate) trait WritesStreams: StreamHost {
         sender: &StreamSender,
         first: u64,
         items: impl ExactSizeIterator<Item = Content>,
-        permit: OwnedSemaphorePermit,
+        room: Room,
     ) -> bool {
         let last = first + len_u64(items.len()) - 1;
-        let mut permit = Some(room(permit));
+        let mut room = Some(room);
         let mut sent = true;
         self.send(|outbound| {
             for (number, item) in (first..).zip(items) {
-                // The permit is released when the last item has been sent.
-                let permit = if number == last { permit.take() } else { None };
-                sent &= outbound.push_item(sender.id, number, item, permit);
+                // The room is given back when the last item has been sent.
+                let room = if number == last { room.take() } else { None };
+                sent &= outbound.push_item(sender.id, number, item, room);
             }
             #[cfg(all(feature = "json", any(test, fuzzing)))]
             sender.have_queued();
@@ -104,19 +102,3 @@ pub(crate) trait WritesStreams: StreamHost {
 }
 
 impl<H: StreamHost + ?Sized> WritesStreams for H {}
-
-/// Turns a permit of the sending queue into the [`Room`] that a message holds.
-pub(crate) fn room(permit: OwnedSemaphorePermit) -> Room {
-    Box::new(QueueRoom(Some(permit)))
-}
-
-/// Given back once no lock is held, as that wakes whoever waits for it.
-struct QueueRoom(Option<OwnedSemaphorePermit>);
-
-impl Drop for QueueRoom {
-    fn drop(&mut self) {
-        if let Some(permit) = self.0.take() {
-            locks::dispose(permit);
-        }
-    }
-}

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::session::ledger::Charge;
 use crate::session::window::Window;
 use crate::values::content::Content;
-use crate::wire::frame::{Header, Kind};
+use crate::wire::frame::{Header, Kind, Nesting};
 use crate::wire::message::Head;
 
 /// The content of a frame, or the message that it completes.
@@ -18,6 +18,7 @@ pub enum Incoming {
     },
     Request {
         id: u64,
+        nesting: Nesting,
         head: Head,
         content: Content,
         charge: Charge,
@@ -98,7 +99,7 @@ impl Incoming {
     pub(super) fn message(header: &Header, head: Head, content: Content, charge: Charge) -> Self {
         let id = header.id;
         match header.kind {
-            Kind::Request => Self::Request { id, head, content, charge },
+            Kind::Request => Self::Request { id, nesting: header.nesting, head, content, charge },
             Kind::Response => Self::Response { id, head, content, charge },
             Kind::Event => Self::Event { id, head, content, charge },
             Kind::StreamItem => Self::StreamItem { id, head, content, charge },

@@ -13,7 +13,7 @@ use crate::values::buffers;
 use crate::values::content::Content;
 use crate::values::spare;
 use crate::wire::fields::{Fields, Malformed, len_u64, u32_len, u64_len};
-use crate::wire::frame::Header;
+use crate::wire::frame::{Header, Nesting};
 use crate::wire::message::{
     HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
 };
@@ -65,6 +65,8 @@ impl Section {
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) head: Head,
+    /// All chunks say the same. [wire.nesting]
+    pub(super) nesting: Nesting,
     pub(super) first_len: u64,
     /// Head, body, tables.
     pub(super) first: Section,
@@ -77,10 +79,10 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    pub(super) fn new(head: Head, first: Section, charge: Charge) -> Self {
+    pub(super) fn new(nesting: Nesting, head: Head, first: Section, charge: Charge) -> Self {
         let first_len = head.first_section_len();
         let (blobs, blob) = (Vec::new(), Section::new(Vec::new(), false));
-        Self { head, first_len, first, blob_lens: None, blobs, blob, charge }
+        Self { head, nesting, first_len, first, blob_lens: None, blobs, blob, charge }
     }
 
     /// The buffer for the next `len` bytes, with room for them and for the seal.

@@ -12,7 +12,7 @@ use crate::values::buffers;
 use crate::values::content::{Content, Streams};
 use crate::values::spare;
 use crate::wire::fields::len_u64;
-use crate::wire::frame::{Header, Kind};
+use crate::wire::frame::{Header, Kind, Nesting};
 
 /// The maximum overhead of a chunk in the ring: its header, its seal, and what the transport adds.
 const CHUNK_COST: usize = 64;
@@ -29,6 +29,8 @@ pub type Room = Box<dyn Any + Send>;
 pub struct Outgoing {
     pub(super) kind: Kind,
     pub(super) id: u64,
+    /// Of a request.
+    pub(super) nesting: Nesting,
     /// Head, body and tables.
     pub(super) first: Vec<u8>,
     blobs: Vec<Bytes>,
@@ -80,6 +82,7 @@ impl Outgoing {
         Self {
             kind,
             id,
+            nesting: Nesting::Outer,
             first,
             blobs,
             section: 0,
@@ -97,6 +100,7 @@ impl Outgoing {
         Self {
             kind: Kind::EventLag,
             id: u64::from(subscription),
+            nesting: Nesting::Outer,
             first: number.to_le_bytes().to_vec(),
             blobs: Vec::new(),
             section: 0,
@@ -112,6 +116,14 @@ impl Outgoing {
     /// Takes the allocation of its first section for reuse, except that of a handshake message.
     pub(super) fn into_buffer(mut self) -> Vec<u8> {
         if self.kind.is_handshake() { Vec::new() } else { std::mem::take(&mut self.first) }
+    }
+
+    /// A request that is made within others.
+    #[must_use]
+    #[inline]
+    pub const fn nested(mut self, nesting: Nesting) -> Self {
+        self.nesting = nesting;
+        self
     }
 
     /// Holds this response back until that event was sent.
@@ -178,6 +190,7 @@ impl Outgoing {
             kind: self.kind,
             first: !self.started,
             last: payload.len() == rest.len() && self.next_section(self.section).is_none(),
+            nesting: self.nesting,
             // At most MAX_CHUNK.
             len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             id: self.id,

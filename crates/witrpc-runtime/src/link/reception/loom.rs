@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use loom::future::block_on;
 use loom::thread;
 use witrpc_core::session::ledger::Ledger;
-use witrpc_core::session::pending::{Answer, CallId, Completed, Looked, Pending};
+use witrpc_core::session::pending::{Answer, CallId, Completed, Looked, Pending, Place};
 use witrpc_core::sync::AtomicWaker;
 use witrpc_core::wire::status::Status;
 
@@ -140,7 +140,7 @@ impl Side {
         let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new(1));
         reception.skips_lock = skips_lock;
         let (pending, closed) =
-            (Mutex::new(Rank::Pending, Pending::default()), AtomicBool::new(false));
+            (Mutex::new(Rank::Pending, Pending::new(4)), AtomicBool::new(false));
         Arc::new(Self { ring, reception, pending, closed })
     }
 
@@ -250,8 +250,12 @@ fn bounded(model: impl Fn() + Sync + Send + 'static) {
 fn two_callers(skips_lock: bool) {
     bounded(move || {
         let side = Side::new(skips_lock);
-        let [first, second] = [0; 2]
-            .map(|_| side.pending.lock().insert((0, 0), &mut Some(Waker::noop().clone())).unwrap());
+        let [first, second] = [0; 2].map(|_| {
+            side.pending
+                .lock()
+                .insert(Place::Outer, (0, 0), &mut Some(Waker::noop().clone()))
+                .unwrap()
+        });
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
@@ -310,7 +314,7 @@ fn one_caller(leaves: Leaves) {
                 return side.poll_answer(id, cx.waker());
             }
             let mut waker = (leaves == Leaves::First).then(|| cx.waker().clone());
-            let id = side.pending.lock().insert((0, 0), &mut waker).unwrap();
+            let id = side.pending.lock().insert(Place::Outer, (0, 0), &mut waker).unwrap();
             begun = Some(id);
             let send = || {
                 *requested.lock() = Some(id);
@@ -356,8 +360,12 @@ fn two_callers_get_their_answers_whoever_leads() {
 fn a_caller_that_polls_once_and_goes_leaves_nobody_stuck() {
     bounded(|| {
         let side = Side::new(false);
-        let [leaving, waiting] = [0; 2]
-            .map(|_| side.pending.lock().insert((0, 0), &mut Some(Waker::noop().clone())).unwrap());
+        let [leaving, waiting] = [0; 2].map(|_| {
+            side.pending
+                .lock()
+                .insert(Place::Outer, (0, 0), &mut Some(Waker::noop().clone()))
+                .unwrap()
+        });
         let driver = thread::spawn({
             let side = Arc::clone(&side);
             move || side.drive()
