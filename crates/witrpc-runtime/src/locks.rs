@@ -30,59 +30,75 @@ use std::time::Duration;
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::catch;
 
-/// The ranks of the locks, in the order in which a thread takes them (L1). A thread holds at most one lock of each rank, except by
-/// `try_lock`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Rank {
-    /// The stream in a `Streaming` value.
-    Value,
-    /// A server's table of connections.
-    Connections,
-    /// A client's subscriptions, which outlive its connections.
-    ClientSubscriptions,
-    /// A client's current connection.
-    Current,
-    /// The receiving half of a connection. The thread that drains the ring holds it.
-    Receiving,
-    /// The table of the peer's calls that a connection serves.
-    Serving,
-    /// A table of a connection's subscriptions: one for those of this side, one for those of the peer.
-    Subscriptions,
-    /// Subscribers of the peer that are not attached to their event yet.
-    Attaching,
-    /// An event's list of subscribers.
-    Event,
-    /// In a handler's context: the caller's subscribers in whose backlogs values wait that the handler raised.
-    Raised,
-    /// One subscription, on the raising or on the subscribing side.
-    Subscription,
-    /// The ids of subscribers whose values wait for room in the sending queue.
-    HeldBack,
-    /// The sending half of a connection.
-    Outbound,
-    /// Bytes of the sending queue, and the line for them.
-    QueueRoom,
-    /// The table of the calls that a connection has made.
-    Pending,
-    /// The waker of the task that last yielded after many calls in a row.
-    Yielded,
-    /// A connection's table of streams.
-    Streams,
-    /// One stream.
-    Stream,
-    /// The bytes that the windows of all streams of a connection share.
-    Windows,
-    /// Ids of the peer's streams whose readers were dropped, and that are not cancelled yet.
-    Unread,
-    /// The transport's lease, which a connection holds until its end.
-    Lease,
-    /// How often room was made in the backlogs of an event.
-    Room,
-    /// The cache of allocations for long messages.
-    Spare,
-    /// The state of a connection's trace.
-    Trace,
+/// Declares the ranks, and lists them.
+macro_rules! ranks {
+    ($(#[$of_enum:meta])* $vis:vis enum $name:ident { $($(#[$of_rank:meta])* $rank:ident,)* }) => {
+        $(#[$of_enum])*
+        $vis enum $name {
+            $($(#[$of_rank])* $rank,)*
+        }
+
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$rank),*];
+        }
+    };
+}
+
+ranks! {
+    /// The ranks of the locks, in the order in which a thread takes them (L1). A thread holds at most one lock of each rank, except
+    /// by `try_lock`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub(crate) enum Rank {
+        /// The stream in a `Streaming` value.
+        Value,
+        /// A server's table of connections.
+        Connections,
+        /// A client's subscriptions, which outlive its connections.
+        ClientSubscriptions,
+        /// A client's current connection.
+        Current,
+        /// The receiving half of a connection. The thread that drains the ring holds it.
+        Receiving,
+        /// The table of the peer's calls that a connection serves.
+        Serving,
+        /// A table of a connection's subscriptions: one for those of this side, one for those of the peer.
+        Subscriptions,
+        /// Subscribers of the peer that are not attached to their event yet.
+        Attaching,
+        /// An event's list of subscribers.
+        Event,
+        /// In a handler's context: the caller's subscribers in whose backlogs values wait that the handler raised.
+        Raised,
+        /// One subscription, on the raising or on the subscribing side.
+        Subscription,
+        /// The ids of subscribers whose values wait for room in the sending queue.
+        HeldBack,
+        /// The sending half of a connection.
+        Outbound,
+        /// Bytes of the sending queue, and the line for them.
+        QueueRoom,
+        /// The table of the calls that a connection has made.
+        Pending,
+        /// The waker of the task that last yielded after many calls in a row.
+        Yielded,
+        /// A connection's table of streams.
+        Streams,
+        /// One stream.
+        Stream,
+        /// The bytes that the windows of all streams of a connection share.
+        Windows,
+        /// Ids of the peer's streams whose readers were dropped, and that are not cancelled yet.
+        Unread,
+        /// The transport's lease, which a connection holds until its end.
+        Lease,
+        /// How often room was made in the backlogs of an event.
+        Room,
+        /// The cache of allocations for long messages.
+        Spare,
+        /// The state of a connection's trace.
+        Trace,
+    }
 }
 
 /// Flags in `STATE`: `FIRST` has a deferred effect (`PUT_OFF`), and `REST` has more (`MORE`).
@@ -343,33 +359,6 @@ impl Drop for Held {
 }
 
 impl Rank {
-    const ALL: [Self; 24] = [
-        Self::Value,
-        Self::Connections,
-        Self::ClientSubscriptions,
-        Self::Current,
-        Self::Receiving,
-        Self::Serving,
-        Self::Subscriptions,
-        Self::Attaching,
-        Self::Event,
-        Self::Raised,
-        Self::Subscription,
-        Self::HeldBack,
-        Self::Outbound,
-        Self::QueueRoom,
-        Self::Pending,
-        Self::Yielded,
-        Self::Streams,
-        Self::Stream,
-        Self::Windows,
-        Self::Unread,
-        Self::Lease,
-        Self::Room,
-        Self::Spare,
-        Self::Trace,
-    ];
-
     const fn bit(self) -> u64 {
         1 << self as u8
     }
@@ -386,7 +375,7 @@ impl Rank {
 
 /// The names of the ranks in `bits`.
 fn ranks(bits: u64) -> String {
-    let held = Rank::ALL.into_iter().filter(|rank| bits & rank.bit() != 0);
+    let held = Rank::ALL.iter().filter(|rank| bits & rank.bit() != 0);
     held.map(|rank| format!("{rank:?}")).collect::<Vec<_>>().join(", ")
 }
 
