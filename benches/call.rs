@@ -1,18 +1,18 @@
-//! One call through generated client and server, between two processes: this one, and itself started once more.
+//! One call through the generated client and server, between two processes: this one, and a second instance of it.
 //!
-//! `null` has no arguments and no result; `echo` sends a text of that many bytes there and back, as JSON, and `blob` a blob.
-//! Ids begin with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores`
-//! each to one of its own; `_encrypted` is the same `with_encryption`, and `_postcard` the same `with_postcard`, of which
-//! only `null` is measured. `in_flight_1` is the time of one round trip, one call after the other; `in_flight_64` is the
-//! time per call with 64 tasks calling on one connection. Both sides run tokio's multi_thread runtime with two workers, and
-//! the calls are made from spawned tasks: the future given to `block_on` runs on a thread of its own, and pays for it.
-//! Before the figures of a placement, median and 99th percentile of single null calls are printed.
+//! `null` has no arguments and no result. `echo` sends a text of that many bytes there and back as JSON; `blob` sends a blob. An id
+//! begins with the placement, which has the largest effect: `one_core` pins both processes to one CPU, `two_cores` pins each to a CPU
+//! of its own. `_encrypted` adds `with_encryption`. `_postcard` adds `with_postcard`, and measures only `null`. `in_flight_1` is the
+//! time of one round trip, one call after the other. `in_flight_64` is the time per call with 64 tasks that call on one connection.
+//! Both sides run tokio's multi_thread runtime with two workers. The calls are made from spawned tasks, because the future given to
+//! `block_on` runs on a thread outside the workers, and pays for that. Before the figures of a placement, the bench prints the median
+//! and the 99th percentile of single null calls.
 //!
-//! The throughput of `blob` counts each byte once, though it crosses twice: four copies. The blob that is sent is the same
-//! each time, so the sender reads it from its cache as far as that goes.
+//! The throughput of `blob` counts each byte once, although it crosses twice, with four copies. The same blob is sent each time, so
+//! the sender reads it from its cache as far as it fits.
 //!
-//! It does not show calls with pauses between them, where waking a sleeping CPU is what counts, nor what values cost
-//! that are harder to serialize, nor several clients. On a machine with one CPU there is no `two_cores`.
+//! It does not show calls with pauses between them, where waking a sleeping CPU dominates; nor values that are harder to serialize;
+//! nor several clients. On a machine with one CPU there is no `two_cores`.
 
 #![expect(clippy::print_stdout, reason = "percentiles are no output of criterion")]
 

@@ -1,13 +1,13 @@
-//! What other clients of one server cost a client that calls: those that are connected and idle, and one that floods.
+//! How other clients of a server slow down a client that calls: clients that are connected and idle, and a client that floods.
 //!
-//! `idle/N` is a call without arguments and result by one client of N, the others of which are connected and silent. There is a
-//! server for each N, all of them at the same time, and they are called in turn, a slice each, so that what else the machine does
-//! falls on all alike; the ratio is to N = 1 of the same run. Beside it stands what the server's process holds of anonymous
-//! memory for each client. `flood` is the same call beside another client that calls from 64 tasks without a pause, small calls
-//! (`small`) or a mebibyte there and back as a blob (`blobs`); its ratio is to the same client without the flood.
+//! `idle/N` is a call without arguments and result by one client of N; the others are connected and send nothing. There is a server
+//! for each N. All servers run at the same time and are called in turn, one slice each, so that other work on the machine affects all
+//! of them alike. The ratio is to N = 1 of the same run. Beside it stands the anonymous memory of the server's process per client.
+//! `flood` is the same call beside another client that calls from 64 tasks without a pause: small calls (`small`), or a mebibyte there
+//! and back as a blob (`blobs`). Its ratio is to the same client without the flood.
 //!
-//! Client and servers are pinned to a CPU each, where there are two; idle and flooding processes are not, so a flood takes a part of
-//! both. It does not show the cost of connecting, nor many clients that call at the same time.
+//! Client and servers are pinned to a CPU each, where there are two. Idle and flooding processes are not pinned, so a flood takes
+//! time from both CPUs. It does not show the cost of connecting, nor many clients that call at the same time.
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 

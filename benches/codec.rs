@@ -1,13 +1,12 @@
-//! What bytes cost before and after the ring: frame headers, message heads, JSON, and sealing.
+//! What a message costs before and after the ring: frame headers, message heads, JSON, and sealing.
 //!
-//! `header` encodes and decodes the header of one frame. `message` serializes the arguments of a call behind the head
-//! of its message and reads them back: two numbers, and a text of 64 KiB; `json` is the serializer alone on the same
-//! values, so the difference is what the message adds.
-//! `seal` seals one frame of so many bytes, copied first; `open` opens one, timed alone, so at 64 bytes
-//! it shows the clock too.
+//! `header` encodes and decodes the header of one frame. `message` serializes the arguments of a call behind the head of its message
+//! and reads them back: two numbers, and a text of 64 KiB. `json` is the serializer alone on the same values, so the difference is
+//! the cost of the message. `seal` copies and seals one frame of so many bytes. `open` opens one frame and is timed alone, so at
+//! 64 bytes it includes the cost of the clock.
 //!
-//! It does not show chunks and reassembly, which happen in a session, nor anything of a ring. Everything is in the
-//! cache of one CPU, and the allocator has its free blocks at hand.
+//! It does not show chunks and reassembly, which happen in a session, nor anything of a ring. All data is in the cache of one CPU,
+//! and the allocator has its free blocks at hand.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

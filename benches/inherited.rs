@@ -1,11 +1,11 @@
 //! A call over an inherited region beside the same call over a named endpoint: what a `Worker` costs, or saves.
 //!
-//! There are two other processes: a server of an endpoint, and a worker. This process is the client of both, and calls them in turn, a slice of
-//! single calls each, so that what else the machine does falls on both alike. Every fourth slice is in the other order. The ratio is to the named
-//! endpoint of the same run. `two_cores` pins this process to one CPU and the others to another one; `one_core` pins all of them to one, where
-//! each call takes two wake-ups. `park` is `two_cores` without polling.
+//! There are two other processes: the server of an endpoint, and a worker. This process is the client of both. It calls them in turn, a
+//! slice of single calls each, so that other work on the machine affects both alike. Every fourth slice is in the other order. The
+//! ratio is to the named endpoint of the same run. `two_cores` pins this process to one CPU and the others to another; `one_core` pins
+//! all of them to one, where each call takes two wake-ups. `park` is `two_cores` without polling.
 //!
-//! It does not show what starting a worker or connecting takes, nor many calls at a time: the rings are the same.
+//! It does not show the cost of starting a worker or of connecting, nor many calls at a time: the rings are the same.
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 

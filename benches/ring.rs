@@ -1,12 +1,12 @@
-//! One ring, without events: nanoseconds per record, and bytes per second.
+//! One ring without events: nanoseconds per record, and bytes per second.
 //!
-//! `same_thread` pushes, publishes, peeks, copies out, consumes and releases one record after the other: the software
-//! cost of a record, with all lines in the cache of one CPU. `two_threads` has a thread of its own at each end, both
-//! polling: what the cache lines between two cores cost on top. `round_trip` is one small record there and one back.
+//! `same_thread` pushes, publishes, peeks, copies out, consumes and releases one record after the other. It shows the cost of the
+//! instructions for a record, with all lines in the cache of one CPU. `two_threads` has one thread at each end; both poll. It adds the
+//! cost of moving cache lines between two cores. `round_trip` is one small record there and one back.
 //!
-//! It does not show what a call costs (no frames, no futures), nor waking a sleeper, nor two processes: both ends lie
-//! in one process, though each has a mapping of its own, as two processes would. On a machine with fewer than two
-//! free CPUs the figures of `two_threads` and `round_trip` mean nothing.
+//! It does not show the cost of a call (no frames, no futures), nor of waking a sleeper, nor two processes: both ends are in one
+//! process, though each has a mapping of its own, as two processes would have. On a machine with fewer than two free CPUs the figures
+//! of `two_threads` and `round_trip` mean nothing.
 
 use std::{
     hint::{black_box, spin_loop},

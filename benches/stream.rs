@@ -1,13 +1,13 @@
-//! Items of one stream, between two processes: this one, and itself started once more; beside calls and events of one size.
+//! The items of one stream between two processes, this one and a second instance of it, beside calls and events of the same size.
 //!
-//! Ids begin with the placement, which decides everything: `one_core` has both processes pinned to one CPU, `two_cores` each
-//! to one of its own. `down` comes from the server, `up` goes to it. `items` are numbers as JSON, and their figure is the time
-//! per item; `blobs` are of 64 KiB. Each run is one stream with so many items, opened and read to its end, so what opening
-//! costs is spread over them; `short` opens a stream with one item for each. `call` is a call that takes a number and
-//! returns it, one after the other and from 64 tasks, and `event` a value that is raised and taken, with an event that waits for room.
-//! Both sides run tokio's multi_thread runtime with two workers.
+//! An id begins with the placement, which has the largest effect: `one_core` pins both processes to one CPU, `two_cores` pins each to
+//! a CPU of its own. `down` comes from the server, `up` goes to it. `items` are numbers as JSON, and the figure is the time per item;
+//! `blobs` are of 64 KiB. Each run is one stream with so many items, opened and read to its end, so the cost of opening is spread
+//! over them. `short` opens a stream for each item. `call` is a call that takes a number and returns it, one after the other and from
+//! 64 tasks. `event` is a value that is raised and received, with an event that waits for room. Both sides run tokio's multi_thread
+//! runtime with two workers.
 //!
-//! It does not show streams whose sender has to wait for something, nor many at a time.
+//! It does not show streams whose sender has to wait for its data, nor many streams at a time.
 
 #![expect(clippy::print_stdout, reason = "a placement that is missing is told")]
 

@@ -1,5 +1,5 @@
-//! Who is let in: tokens that both sides know, tokens that are sent and validated, encryption that both sides must
-//! have; and what those who are turned away are told.
+//! Which clients are admitted, and what a rejected client is told: access tokens that both sides know, tokens that are sent and
+//! validated, and encryption that both sides must have.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! Clients that serve: handlers call back, events go the other way, and calls cross without waiting for each other.
+//! Clients that serve: handlers call back, events go from client to server, and calls in opposite directions do not wait for each other.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

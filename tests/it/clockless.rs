@@ -1,4 +1,4 @@
-//! Two sides that share no clock, as on two machines: a deadline crosses as the time that is left. [wire.clock]
+//! Two sides that share no clock, as on two machines: a deadline is sent as the time that is left. [wire.clock]
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Code of the user's that comes back: a value's `Clone`, `Drop` and `Serialize`, the owner of a blob's bytes, each function of a waker.
-//! Each looks whether any lock of the library is held, and uses the event, the stream, the call and the subscription that it belongs to.
+//! User code that calls the library back: a value's `Clone`, `Drop` and `Serialize`, the owner of a blob's bytes, and each function of a
+//! waker. Each of them checks that no lock of the library is held, and uses the event, stream, call or subscription that it belongs to.
 
 #[expect(unsafe_code, reason = "a waker's functions")]
 mod waker;

@@ -1,5 +1,5 @@
-//! What can be read in a region while a connection lives: with encryption no argument, result, error, event or blob; and
-//! no token, encrypted or not. And what is left of a token in the memory of a process.
+//! What can be read in a region while a connection lives. With encryption, the region never holds an argument, result, error, event or
+//! blob; it never holds a token, encrypted or not. Also: what is left of a token in the memory of a process.
 
 #[cfg(target_os = "linux")]
 mod memory;

@@ -1,4 +1,4 @@
-//! What `WITRPC_TRACE` shows to whoever has a program and no subscriber. Each test runs a process of its own with the variable set.
+//! The output of `WITRPC_TRACE` in a program without a subscriber. Each test runs a process of its own with the variable set.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! What errors say, and to whom: hints that fit, names of settings, texts for people; and the limits on time of what asks for
-//! little.
+//! The texts of errors: they give the right hint, name the setting, and are readable. Also: time limits of operations that take little
+//! time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};

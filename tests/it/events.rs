@@ -1,4 +1,4 @@
-//! Events: who gets what, in which order, and what happens to those who do not keep up.
+//! Events: which subscriber gets which values, in which order, and what happens to a subscriber that is too slow.
 
 mod told;
 

@@ -1,4 +1,4 @@
-//! An endpoint of its own for every test, over one of the transports.
+//! An endpoint for each test, over one of the transports.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read};

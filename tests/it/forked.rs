@@ -1,5 +1,5 @@
-//! A process that forks without `exec` while it has clients and servers: in the child they are of no use, by errors that say so,
-//! and do no harm. That nothing of a region, a pipe or a file is touched is tested in `witrpc-mmf`.
+//! A process that forks without `exec` while it has clients and servers. In the child they cannot be used, return errors that say so, and
+//! do no harm. Tests in `witrpc-mmf` check that the child touches no region, pipe or file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

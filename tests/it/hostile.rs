@@ -1,9 +1,9 @@
-//! A process that asks to be let in like any other and scribbles over its live region, during the handshake and after;
-//! beside it an honest client. The scribbler can end its own connection and nothing else: the server, in a process of
-//! its own, neither panics nor hangs nor grows.
+//! A process that connects like any other and writes random bytes over its live region, during the handshake and after, beside an honest
+//! client. It can end its own connection and nothing else: the server, in a process of its own, neither panics nor hangs, and its
+//! memory does not grow.
 //!
-//! It goes on for `WITRPC_HOSTILE_SECS` seconds, 3 unless told otherwise, from the seed `WITRPC_HOSTILE_SEED`. The writes are
-//! drawn from the seed; when they meet what the others do is up to the machine.
+//! The test runs for `WITRPC_HOSTILE_SECS` seconds (default 3), from the seed `WITRPC_HOSTILE_SEED`. The writes are drawn from the
+//! seed; their timing relative to the other processes is not.
 
 #![expect(clippy::print_stdout, reason = "the record of a long run")]
 

@@ -1,7 +1,7 @@
 //! A connection without traffic costs nothing: neither process makes a system call or gets a time slice.
 //!
-//! Observed for `WITRPC_IDLE_SECS` seconds, 2 unless told otherwise (10 is what is promised), and twice: by the
-//! kernel's own counters, and by `strace` where that is there and may attach.
+//! It is observed for `WITRPC_IDLE_SECS` seconds (default 2; the promise is for 10), in two ways: by the kernel's counters, and by
+//! `strace` where that is installed and may attach.
 
 use std::fs;
 use std::path::Path;

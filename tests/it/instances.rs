@@ -1,4 +1,4 @@
-//! Every behaviour over every transport, runtime and serializer that is to have it.
+//! Runs each behaviour of the suite over every transport, runtime and serializer that must have it.
 
 /// Makes tests of `async fn name(fixture: Arc<Fixture>)`, one for each combination.
 macro_rules! instantiate {

@@ -1,9 +1,9 @@
-//! Clients and servers that are killed, at every step that the library names and at any moment, while calls are under way
-//! and every answer is checked. After each round the survivor is sound, the next connection works, no file is left but
-//! those of live endpoints, and the survivor has the descriptors and regions that it had before.
+//! Clients and servers that are killed, at every step that the library names and at random moments, while calls are under way and every
+//! answer is checked. After each round the survivor works, the next connection works, the only files left are those of live endpoints,
+//! and the survivor has as many descriptors and regions as before.
 //!
-//! `WITRPC_KILL_ROUNDS` says how many rounds there are in all; fewer than it takes to die once at each step are too few.
-//! What is random comes from `WITRPC_KILL_SEED`. When things meet is up to the machine.
+//! `WITRPC_KILL_ROUNDS` sets the number of rounds; it must be enough to be killed once at each step. Random choices come from
+//! `WITRPC_KILL_SEED`. Timing does not.
 
 #![expect(
     clippy::print_stdout,

@@ -1,4 +1,4 @@
-//! Ends that come at odd moments: of a runtime, of an attempt to connect, of a thread; and time limits of any length.
+//! Ends at unusual moments: of a runtime, of an attempt to connect, of a thread. Also: time limits of any length.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,5 +1,5 @@
-//! Many clients on one name, and more of everything than can be done at once: who waits, who does not notice, and what
-//! it may cost. What it does cost is told on standard error; `benches/clients.rs` measures.
+//! Many clients on one name, and more of everything than the limits allow: who waits, who is not affected, and upper bounds for the cost.
+//! The measured cost is printed to standard error; `benches/clients.rs` is the benchmark.
 
 use std::path::Path;
 use std::pin::pin;

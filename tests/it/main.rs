@@ -1,4 +1,4 @@
-//! Tests over the public API. The suite runs for every transport and runtime; what needs a second process has it.
+//! Tests over the public API. The suite runs for every transport and runtime; tests that need a second process start one.
 
 #![expect(
     clippy::unwrap_used,

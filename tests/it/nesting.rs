@@ -1,4 +1,4 @@
-//! Calls within calls, at and beyond the limits; and calls that are held without being polled.
+//! Calls within calls, at and beyond the limits; and calls that are kept without being polled.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

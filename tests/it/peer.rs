@@ -1,7 +1,7 @@
-//! Two processes that play one scenario: a client here and its server there, whichever of the two is the child.
+//! Two processes that run one scenario: a client in this process and its server in the other. Either of the two can be the child.
 //!
-//! A child is this test binary once more, running [`entry`] only. The side with the scenario sends [`Order`]s, one JSON
-//! line each, to the side with the servers; the end of its lines is the end of the play.
+//! A child is a second instance of this test binary that runs only [`entry`]. The side with the scenario sends [`Order`]s, one JSON
+//! line each, to the side with the servers. The scenario is over when its lines end.
 
 use std::collections::HashMap;
 use std::future::Future;

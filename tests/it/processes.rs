@@ -1,5 +1,5 @@
-//! Two real processes over the public API: every scenario with the server in the child and with the client in the
-//! child, on both runtimes; and what becomes of one process when the other is killed.
+//! Two real processes over the public API. Every scenario runs with the server in the child and with the client in the child, on both
+//! runtimes. Also: what happens to one process when the other is killed.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
-//! Peers that write their own bytes: a client, and a server, that break the rules of the wire one at a time.
+//! Peers that write their own bytes: a client and a server that break the rules of the wire, one at a time.
 //!
-//! A broken rule ends its own connection, and nothing else: others go on, and nothing is left. The bytes are written
-//! out here, as `docs/wire.md` has them, and not taken from the library.
+//! Breaking a rule ends the peer's own connection and nothing else: other connections go on, and nothing is left behind. The bytes are
+//! written out here, as `docs/wire.md` specifies them, and do not come from the library.
 
 use std::future::poll_fn;
 use std::task::Poll;

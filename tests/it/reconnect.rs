@@ -1,4 +1,4 @@
-//! What a client does when its server goes, and how a server goes in good order.
+//! What a client does when its server ends, and how a server shuts down in good order.
 
 use std::cell::RefCell;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Two runtimes in one process: one drives the connection, calls are made from the other.
+//! Two runtimes in one process: one drives the connection, the other makes the calls.
 
 use std::sync::{Arc, mpsc};
 use std::task::Poll;

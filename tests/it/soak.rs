@@ -1,9 +1,9 @@
-//! Everything at once, for as long as one likes: calls, blobs, events, cancelled calls, deadlines, reconnects, restarts
-//! of the server and killed clients, with every result checked, and what is held at the end.
+//! Everything at once, for any length of time: calls, blobs, events, cancelled calls, deadlines, reconnects, restarts of the server and
+//! killed clients. Every result is checked, and so is what is held at the end.
 //!
-//! Lasts `WITRPC_SOAK_SECS` seconds, 3 unless told otherwise, and tells once a minute how it goes. The traffic follows
-//! from `WITRPC_SOAK_SEED`, which is printed; when things happen does not. It is paced: it is to run beside other work.
-//! docs/reliability.md says how to run it for an hour, and what came of that.
+//! It runs for `WITRPC_SOAK_SECS` seconds (default 3), and reports its progress once a minute. The traffic follows from
+//! `WITRPC_SOAK_SEED`, which is printed; its timing does not. The traffic is paced, so that the test can run beside other work.
+//! docs/reliability.md says how to run it for an hour, and gives the results of such runs.
 
 mod service;
 mod worker;

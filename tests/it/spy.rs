@@ -1,5 +1,5 @@
-//! A client's transport that lets a test see and change what crosses: the records that it sends, the file that the
-//! connection's region lies in, and how often it is notified.
+//! A client's transport that lets a test see and change what is sent: the records of the client, the file that holds the connection's
+//! region, and the number of notifications.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,4 +1,4 @@
-//! Streams: what crosses, how far a writer runs ahead, and how a stream ends.
+//! Streams: which items arrive, how far a writer may run ahead, and how a stream ends.
 
 use std::pin::Pin;
 use std::sync::Arc;

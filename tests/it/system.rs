@@ -1,4 +1,4 @@
-//! What the tests ask of the system: directories, the death of a process, what a process holds. By the same names on each.
+//! What the tests need from the system, under the same names on each: directories, the death of a process, the resources of a process.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What documents and code say of each other: rule ids, where `unsafe` is, and which tests there are.
+//! Checks documents and code against each other: rule ids, the places of `unsafe`, and the names of tests.
 
 use std::collections::BTreeSet;
 use std::fs;

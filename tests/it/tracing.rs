@@ -1,4 +1,4 @@
-//! What is traced, and at which level.
+//! Which events are traced, and at which level.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};

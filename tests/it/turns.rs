@@ -1,4 +1,4 @@
-//! What polls for long, or is ready again and again, leaves its runtime's other tasks and timers their turn.
+//! Code that polls for long, or is ready again and again, lets the other tasks and timers of its runtime run.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What can cross: types of every shape, and blobs.
+//! Which values can be sent: types of every shape, and blobs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

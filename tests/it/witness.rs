@@ -1,5 +1,5 @@
-//! A subscriber of `tracing` that every test has, unless it has its own: nothing is logged while a lock of the library is held, as a
-//! user's subscriber may use the library.
+//! A `tracing` subscriber that every test installs, unless it has its own. It checks that nothing is logged while a lock of the library is
+//! held, because a user's subscriber may call the library.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
-//! Workers: launched, called, owned, replaced; and what becomes of them when they or their host end.
+//! Workers: launched, called, owned and replaced; and what happens when a worker or its host ends.
 //!
-//! A worker is this test binary once more, running [`roles::role`] only; so is a host that is killed.
+//! A worker is a second instance of this test binary that runs only [`roles::role`]. So is a host that is killed.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! A waker each of whose functions calls the test back.
+//! A waker whose functions all call back into the test.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What is left of an access token in the memory of the processes that it went through: nothing, on either side. Client and server
-//! are of one process here, which looks through all that it can write to: heap, what was freed there, stacks, regions.
+//! Nothing is left of an access token in the memory of the processes that it went through, on either side. Client and server are in one
+//! process here, which searches all of its writable memory: heap, freed blocks, stacks and regions.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

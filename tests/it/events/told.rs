@@ -1,4 +1,4 @@
-//! What a subscriber is told of values that it does not get, and what it has by the time of an answer, or of the end.
+//! What a subscriber is told about values that it does not get, and which values it has when an answer or the end arrives.
 
 use std::pin::pin;
 use std::sync::Arc;

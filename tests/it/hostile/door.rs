@@ -1,7 +1,7 @@
-//! Floods at the door of a server that clients of its user can write to: peers that queue and hang up at once, that write what
-//! is no ask, that fill it. Who is connected calls on, who comes gets in, and the server keeps nothing of it.
+//! Floods at the door of a server, where clients of the same user can write: peers that queue and hang up at once, that write bytes that
+//! are no ask, or that fill the door. Connected clients go on calling, new clients are admitted, and the server keeps nothing of the flood.
 //!
-//! It goes on as long as the run beside it, and has seven kinds of attack, drawn from the seed. On Unix, where the door is a file.
+//! It runs as long as the test beside it, and has seven kinds of attack, drawn from the seed. Only on Unix, where the door is a file.
 
 #![expect(clippy::print_stdout, reason = "the record of a long run")]
 

@@ -1,5 +1,5 @@
-//! A peer that closes all that the server would notice its death by, and lives on: it writes into the region, where more and more
-//! seems to have come. Some go on until the server has let everybody go.
+//! A peer that closes everything by which the server would notice its death, but lives on and writes into the region, so that more and
+//! more data seems to arrive. Some of these peers go on until the server has dropped all connections.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

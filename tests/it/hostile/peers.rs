@@ -1,8 +1,8 @@
-//! Peers that keep to the region and break the rules of the wire, or keep to those and take all that they can get: with
-//! streams, with subscriptions, and one that hangs up and goes on writing. Beside them ordinary clients call, subscribe and
-//! stream, and are served all the time; the server, in a process of its own, neither panics nor hangs nor grows.
+//! Peers that write whole frames, and break the rules of the wire, or keep to them and take all that they can get: with streams, with
+//! subscriptions, and one that hangs up and goes on writing. Beside them, ordinary clients call, subscribe and stream, and are served
+//! all the time. The server, in a process of its own, neither panics nor hangs, and its memory does not grow.
 //!
-//! It goes on as long as the runs beside it, and is drawn from the seed.
+//! It runs as long as the tests beside it, and is drawn from the seed.
 
 #![expect(clippy::print_stdout, reason = "the record of a long run")]
 

@@ -1,4 +1,4 @@
-//! Peers with streams: of the server's that they do not read, and of their own that they write as they like.
+//! Peers that abuse streams: they do not read the server's streams, and write their own without regard to credit.
 
 use std::collections::HashMap;
 

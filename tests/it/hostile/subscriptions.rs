@@ -1,4 +1,4 @@
-//! Peers with subscriptions to events of the server's third service, which its ordinary clients have raised.
+//! Peers that subscribe to events of the server's third service. The ordinary clients have these events raised.
 
 use super::peers::Visit;
 use crate::raw::{EVENT_ACK, SUBSCRIBE, UNSUBSCRIBE, WHOLE, call_to, frame};

@@ -1,7 +1,7 @@
-//! The process that is killed: a client or a server, in a child that is this test binary once more.
+//! The process that is killed: a client or a server, in a child that is a second instance of this test binary.
 //!
-//! Where it dies is told by [`End`]: at a step that the library names (`witrpc_core::fail_point`), at any moment from outside, or
-//! never. What it has to say it appends to a file, line by line, as it may be dead at the next instruction.
+//! [`End`] says where it dies: at a step that the library names (`witrpc_core::fail_point`), at any moment by a signal from outside, or
+//! never. It appends its output to a file line by line, because it may die at any instruction.
 
 use std::fs::{File, read_to_string};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! A server's transport that notes when its connections come and end, and whose they are.
+//! A server's transport that records when its connections begin and end, and which client each belongs to.
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! A client that is played by hand.
+//! A client whose bytes the test writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

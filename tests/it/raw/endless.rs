@@ -1,6 +1,6 @@
-//! A server's transport whose clients go on once they have hung up: there is always one more record to read.
+//! A server's transport whose clients seem to go on after they have hung up: there is always one more record to read.
 //!
-//! Where the peer's pace is up to the machine, a server that reads on as long as there is something looks as if it came to an end.
+//! With a real peer, the machine decides how fast it writes, so a server that reads as long as there is data would seem to stop in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

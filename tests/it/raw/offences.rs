@@ -1,4 +1,4 @@
-//! What breaks a rule of the wire once a session is open.
+//! Violations of the rules of the wire in an open session.
 
 use super::{
     ABORT_REQUEST, ABORT_RESPONSE, CONFIRM, FIRST, Head, LAST, MIDDLE, PING, PONG, REQUEST,

@@ -1,4 +1,4 @@
-//! What an earlier, successful connection sent, sent once more by somebody who knows no token.
+//! Records of an earlier, successful connection, sent again by a peer that knows no token.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A server that is played by hand.
+//! A server whose bytes the test writes.
 
 use std::pin::Pin;
 use std::sync::Arc;

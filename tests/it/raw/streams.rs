@@ -1,4 +1,4 @@
-//! Streams, read by a client that is played by hand.
+//! Streams, read by a client whose bytes the test writes.
 
 use std::sync::Arc;
 

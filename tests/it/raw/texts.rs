@@ -1,4 +1,4 @@
-//! Peers whose texts are no lines of text: what they say is shown, in errors and in the log, and does nothing there.
+//! Peers whose texts contain control characters. The texts are escaped in errors and in the log.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The server's part: a service whose answers can be checked, and an event that never stops.
+//! The server of the soak test: a service whose answers can be checked, and an event that is raised all the time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! The clients' part: operations at random, each with its result checked.
+//! The clients of the soak test: random operations, each with its result checked.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};

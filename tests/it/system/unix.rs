@@ -1,4 +1,4 @@
-//! Unix; what a process holds, as Linux tells it.
+//! The functions for Unix. The resources of a process are read as Linux reports them.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;

@@ -1,4 +1,4 @@
-//! Windows.
+//! The functions for Windows.
 
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::process::ExitStatus;

@@ -1,5 +1,4 @@
-//! What README, guide and documentation comments promise their readers: links that lead somewhere, every error explained, examples that
-//! can be pasted.
+//! Checks README, guide and documentation comments: links resolve, every error is explained, and examples can be pasted.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,7 +1,7 @@
-//! Which file uses which: no circles, and no folder uses one above it.
+//! Checks which file uses which: there are no circles, and no folder uses one above it.
 //!
-//! An arrow is a path in a file's code that leads to another file of its crate: in a `use`, or where it is used. What a parent only
-//! declares (`mod`) and passes on (`pub use`) of its children is none, and neither is what tests use.
+//! A file uses another file of its crate if its code has a path to it, in a `use` or elsewhere. Not counted: children that a parent
+//! only declares (`mod`) and re-exports (`pub use`), and what tests use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
