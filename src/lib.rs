@@ -72,6 +72,8 @@ pub use witrpc_mmf_client::{
 pub use witrpc_mmf_server::{
     MmfServerTransport, WithMemoryMappedFile as ServerWithMemoryMappedFile,
 };
+#[cfg(all(unix, feature = "process"))]
+pub use witrpc_process::Descriptor;
 #[cfg(feature = "process")]
 pub use witrpc_process::{
     Agent, CallUnderWay, HangDetection, Host, Output, RestartPolicy, Worker, WorkerBuilder,

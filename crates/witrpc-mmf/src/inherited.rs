@@ -32,6 +32,9 @@ use crate::sys::open::make_nameless_pipe;
 use crate::sys::{Access, memory_file};
 
 mod announcement;
+mod post;
+
+pub use post::{Inbox, Outbox, Received};
 
 /// Names the environment variable that announces the descriptors to the worker. It stays set: removing it is not sound once threads run.
 pub const VARIABLE: &str = "WITRPC_INHERITED";
@@ -270,6 +273,16 @@ impl fmt::Debug for Lifeline {
 }
 
 impl Lifeline {
+    /// Another handle to this end. It hangs up when all handles have been dropped.
+    ///
+    /// # Errors
+    ///
+    /// If there are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let host = self.host.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Self { socket: self.socket.try_clone()?, host })
+    }
+
     /// Blocks the thread until the other side has dropped its end, or has ended. `[seg.inherited.death]`
     ///
     /// # Errors

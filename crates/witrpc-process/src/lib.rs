@@ -10,6 +10,7 @@
 //!                  ├──▶ restart                     whether, and when, another one is started
 //!                  ├──▶ hang                        when one is taken for hung
 //!                  └──▶ seat                        the client's transport: the connection of whichever process there is
+//!   descriptor ──▶ courier ◀─────── sys             descriptors that cross
 //!   agent  ─────────────────────────▶ sys           the worker's side
 //! ```
 //!
@@ -24,6 +25,10 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+#[cfg(unix)]
+mod courier;
+#[cfg(unix)]
+mod descriptor;
 mod hang;
 mod output;
 mod process;
@@ -34,6 +39,8 @@ mod sys;
 mod worker;
 
 pub use agent::{Agent, Host};
+#[cfg(unix)]
+pub use descriptor::Descriptor;
 pub use hang::{CallUnderWay, HangDetection};
 pub use output::Output;
 pub use process::WorkerExit;

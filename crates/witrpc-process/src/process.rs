@@ -151,8 +151,9 @@ pub(crate) async fn launch(
         fail_point::at("worker.reaped");
         let stderr = tail.map(|tail| tail.take(LAST_WORDS)).unwrap_or_default();
         let ended = WorkerExit { process_id, status, stderr };
-        exit.send_replace(Some(ended.clone()));
+        // The owner first: whoever waits for the process finds it told.
         owner.ended(&ended);
+        exit.send_replace(Some(ended));
         fail_point::at("worker.ended");
     };
     let thread = thread::Builder::new().name("witrpc-worker".to_owned()).stack_size(STACK);

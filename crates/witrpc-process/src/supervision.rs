@@ -201,10 +201,20 @@ impl Shared {
         }
     }
 
-    /// There will be no other process.
+    /// There will be no other process. Only the first one to say so is heard.
     fn finish(&self, exit: WorkerExit, state: WorkerState) {
-        self.show(state);
-        self.ended.send_replace(Some(exit));
+        self.state.send_if_modified(|shown| {
+            let is_first = !shown.is_final();
+            if is_first {
+                *shown = state;
+            }
+            is_first
+        });
+        self.ended.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert(exit);
+            is_first
+        });
     }
 
     /// The task has gone.
@@ -214,9 +224,10 @@ impl Shared {
         inner.supervised = false;
         let (process, last) = (inner.process.clone(), inner.last.clone());
         drop(inner);
-        // Or the thread of the process says it.
-        let has_ended = process.is_none_or(|process| process.exit().is_some());
-        if let Some(last) = last.filter(|_| has_ended && !self.state.borrow().is_final()) {
+        // Or the thread of the process says it, which finds that nobody else does.
+        let process_id = process.map(|process| process.id());
+        let last = last.filter(|last| process_id.is_none_or(|id| id == last.process_id));
+        if let Some(last) = last {
             self.finish(last, WorkerState::Exited);
         }
     }

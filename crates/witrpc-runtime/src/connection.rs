@@ -43,7 +43,7 @@ use self::peer::ConnectedPeer;
 use crate::calls::callee::PeerCallee;
 use crate::calls::host::CallHost;
 use crate::calls::table::CallsMade;
-use crate::context::{CallContext, Peer};
+use crate::context::{CallContext, Peer, SharedLease, SideChannel};
 use crate::events::client_subscription::SubscriptionHost;
 use crate::events::host::EventHost;
 use crate::events::publishing::Publishes;
@@ -237,6 +237,12 @@ impl StreamHost for Connection {
 
     fn handler_context(&self) -> CallContext {
         self.context(None, Nesting::Outer)
+    }
+
+    fn side_channel(&self) -> Option<SideChannel> {
+        let lease = self.lease.lock();
+        let shared = lease.as_ref()?.downcast_ref::<SharedLease>()?;
+        Some(Arc::clone(&shared.side_channel))
     }
 
     fn stream_host(&self) -> Weak<dyn StreamHost> {

@@ -158,6 +158,37 @@ impl PartialEq for Peer {
 
 impl Eq for Peer {}
 
+/// What a transport gives a connection besides its records, for values of crates above this one.
+pub type SideChannel = Arc<dyn Any + Send + Sync>;
+
+/// A transport's lease with a side channel: values that are sent or received over the connection find it.
+#[derive(Debug)]
+pub struct SharedLease {
+    /// The side channel.
+    pub side_channel: SideChannel,
+    /// The lease proper.
+    pub lease: Box<dyn Any + Send + Sync>,
+}
+
+thread_local! {
+    /// The side channel of the connection whose stream this thread polls.
+    static SIDE_CHANNEL: RefCell<Option<SideChannel>> = const { RefCell::new(None) };
+}
+
+/// Returns the side channel of the connection over which the stream that is being polled is sent.
+#[must_use]
+pub fn side_channel() -> Option<SideChannel> {
+    SIDE_CHANNEL.try_with(|current| current.borrow().clone()).ok().flatten()
+}
+
+/// Polls a stream that is sent over the connection with this side channel. `poll` must not panic.
+pub(crate) fn with_side_channel<T>(side_channel: &SideChannel, poll: impl FnOnce() -> T) -> T {
+    let outer = SIDE_CHANNEL.with(|current| current.replace(Some(Arc::clone(side_channel))));
+    let polled = poll();
+    drop(SIDE_CHANNEL.with(|current| current.replace(outer)));
+    polled
+}
+
 thread_local! {
     /// The current handler's context. If the destructor of another thread-local runs after it was destroyed, there is none.
     static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };

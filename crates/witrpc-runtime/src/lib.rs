@@ -33,6 +33,8 @@ pub use client::WitClient;
 pub use client::reconnect::{ClientState, ReconnectOptions};
 pub use connection::Load;
 pub use context::{CallContext, Peer};
+#[doc(hidden)]
+pub use context::{SharedLease, SideChannel, side_channel};
 pub use events::backlog::Overflow;
 pub use events::error::EventError;
 pub use events::event::Event;

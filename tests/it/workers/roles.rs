@@ -2,15 +2,19 @@
 
 #![expect(clippy::print_stdout, reason = "what they print is for their hosts")]
 
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use witrpc::prelude::*;
-use witrpc::{Agent, CallContext, Worker};
+use witrpc::{Agent, CallContext, Descriptor, Error, Worker};
 
 use super::{MARK, worker};
 use crate::fixture::{Flavor, runtime, watch};
@@ -36,8 +40,52 @@ pub(super) trait Job {
     /// Closes the connection, and goes on.
     async fn break_off(&self) -> witrpc::Result<()>;
     async fn tick(&self, value: u32) -> witrpc::Result<()>;
+    /// Reads all of a file.
+    async fn read(&self, file: Descriptor) -> witrpc::Result<String>;
+    /// Returns a pipe from which these texts can be read, one each.
+    async fn pipes(&self, texts: Vec<String>) -> witrpc::Result<Vec<Descriptor>>;
+    /// Fails, with a file from which the text can be read.
+    async fn complain(&self, text: String) -> Result<(), Complaint>;
+    /// Has the host read a pipe with this text.
+    async fn show_host(&self, text: String) -> witrpc::Result<String>;
+    /// Takes a file, rings, and never answers.
+    async fn take_and_wait(&self, file: Descriptor) -> witrpc::Result<()>;
+    /// Rings, and never answers.
+    async fn hold(&self, file: Descriptor) -> witrpc::Result<()>;
+    /// Does nothing with it.
+    async fn ignore(&self, file: Descriptor) -> witrpc::Result<()>;
+    /// Leaves this process so many descriptors.
+    async fn leave_descriptors(&self, free: u64) -> witrpc::Result<()>;
+    /// The number of descriptors that the process has.
+    async fn descriptors(&self) -> witrpc::Result<usize>;
     #[event]
     fn ticked(&self) -> &Event<u32>;
+}
+
+/// An error that has a descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Complaint {
+    Written(Descriptor),
+    Rpc(String),
+}
+
+impl From<witrpc::Error> for Complaint {
+    fn from(error: witrpc::Error) -> Self {
+        Self::Rpc(error.to_string())
+    }
+}
+
+/// What a worker is not offered by its host, and a host not by its worker.
+#[witrpc::service]
+pub(super) trait Absent {
+    async fn take(&self, file: Descriptor) -> witrpc::Result<()>;
+}
+
+/// The reading end of a pipe with this text in it.
+fn pipe(text: &str) -> Descriptor {
+    let (reading, mut writing) = std::io::pipe().unwrap();
+    writing.write_all(text.as_bytes()).unwrap();
+    Descriptor::new(reading)
 }
 
 /// What hosts offer.
@@ -45,6 +93,8 @@ pub(super) trait Job {
 pub(super) trait Bell {
     /// Returns how often it has been rung.
     async fn ring(&self, times: u32) -> witrpc::Result<u32>;
+    /// Reads all of a file.
+    async fn read(&self, file: Descriptor) -> witrpc::Result<String>;
 }
 
 /// The host's implementation.
@@ -56,6 +106,11 @@ pub(super) struct Doorbell {
 impl Bell for Doorbell {
     async fn ring(&self, times: u32) -> witrpc::Result<u32> {
         Ok(self.rung.fetch_add(times, Ordering::SeqCst) + times)
+    }
+
+    async fn read(&self, file: Descriptor) -> witrpc::Result<String> {
+        let file = std::fs::File::from(file.take().await?);
+        std::io::read_to_string(file).map_err(Error::fault)
     }
 }
 
@@ -116,9 +171,57 @@ impl Job for Craft {
         self.ticked.raise(value)
     }
 
+    async fn read(&self, file: Descriptor) -> witrpc::Result<String> {
+        let file = std::fs::File::from(file.take().await?);
+        std::io::read_to_string(file).map_err(Error::fault)
+    }
+
+    async fn pipes(&self, texts: Vec<String>) -> witrpc::Result<Vec<Descriptor>> {
+        Ok(texts.iter().map(|text| pipe(text)).collect())
+    }
+
+    async fn complain(&self, text: String) -> Result<(), Complaint> {
+        Err(Complaint::Written(pipe(&text)))
+    }
+
+    async fn show_host(&self, text: String) -> witrpc::Result<String> {
+        let bell: BellClient = CallContext::current().peer().get_service();
+        bell.read(pipe(&text)).await
+    }
+
+    async fn take_and_wait(&self, file: Descriptor) -> witrpc::Result<()> {
+        let _file = file.take().await?;
+        self.wait().await
+    }
+
+    async fn hold(&self, _file: Descriptor) -> witrpc::Result<()> {
+        self.wait().await
+    }
+
+    async fn ignore(&self, _file: Descriptor) -> witrpc::Result<()> {
+        Ok(())
+    }
+
+    async fn leave_descriptors(&self, free: u64) -> witrpc::Result<()> {
+        // What it inherited has numbers of its host's, far above those that are free.
+        let lowest = std::fs::File::open("/dev/null").map_err(Error::fault)?.as_raw_fd();
+        let current = Some(u64::from(lowest.cast_unsigned()) + free);
+        let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
+        setrlimit(Resource::Nofile, limit).map_err(Error::fault)
+    }
+
+    async fn descriptors(&self) -> witrpc::Result<usize> {
+        Ok(crate::system::descriptors())
+    }
+
     fn ticked(&self) -> &Event<u32> {
         &self.ticked
     }
+}
+
+/// An implementation, for a server of another kind.
+pub(super) fn craft() -> impl Job {
+    Craft::default()
 }
 
 fn agent() -> Agent {

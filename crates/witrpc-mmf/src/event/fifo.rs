@@ -129,12 +129,12 @@ impl Pipe {
         Ok(usize::try_from(unread).unwrap_or(usize::MAX))
     }
 
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.here()?.poll_read_ready(cx)
     }
 
     /// Makes tokio forget that the pipe is readable. It reports the next write anew.
-    fn forget_ready(&self) -> io::Result<()> {
+    pub(crate) fn forget_ready(&self) -> io::Result<()> {
         let forgotten = self.here()?.try_io(|| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         debug_assert!(forgotten.is_err());
         Ok(())

@@ -14,10 +14,17 @@ use witrpc_core::text::Escaped;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
 use witrpc_mmf::inherited::{HostEnd, Lifeline, WorkerEnd, pair};
+use witrpc_runtime::SharedLease;
+
+use crate::courier::Courier;
 
 /// The host's end of a connection whose worker is being started.
 #[derive(Debug)]
-pub(crate) struct Offer(HostEnd);
+pub(crate) struct Offer {
+    end: HostEnd,
+    /// For the courier.
+    lifeline: Lifeline,
+}
 
 /// What tells a worker that its host is there. Dropping it ends the worker, if it serves as an agent.
 pub(crate) type Leash = Lifeline;
@@ -31,7 +38,7 @@ pub(crate) fn prepare(command: &mut Command, size: u64) -> io::Result<(Offer, Le
     let (end, lifeline, bequest) = pair(size)?;
     bequest.give(command)?;
     command.process_group(0);
-    Ok((Offer(end), lifeline))
+    Ok((Offer { end, lifeline: lifeline.try_clone()? }, lifeline))
 }
 
 impl Offer {
@@ -49,9 +56,19 @@ impl Offer {
         _deadline: Instant,
     ) -> Result<Channel, Error> {
         let watched = killer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
-        let opened = self.0.open(Some(process_id), watched, wait_strategy, Box::new(()));
-        opened.map_err(|error| Error::io("opening the connection to a worker", &error))
+        let failed = |error| Error::io("opening the connection to a worker", &error);
+        let lease = with_courier(&self.lifeline, Box::new(())).map_err(failed)?;
+        self.end.open(Some(process_id), watched, wait_strategy, lease).map_err(failed)
     }
+}
+
+/// A lease that also has the courier of its connection, which ends with it.
+fn with_courier(
+    lifeline: &Lifeline,
+    lease: Box<dyn Any + Send + Sync>,
+) -> io::Result<Box<dyn Any + Send + Sync>> {
+    let (courier, receiving) = Courier::start(lifeline)?;
+    Ok(Box::new(SharedLease { side_channel: courier, lease: Box::new((receiving, lease)) }))
 }
 
 /// Ends a process, as long as it has not been reaped.
@@ -135,7 +152,11 @@ pub(crate) const fn is_debugged(_process_id: u32) -> bool {
 
 /// What this process has inherited from its host.
 #[derive(Debug)]
-pub(crate) struct Announced(WorkerEnd);
+pub(crate) struct Announced {
+    end: WorkerEnd,
+    /// For the courier.
+    lifeline: Lifeline,
+}
 
 /// Whether a host has started this process as its worker, and its connection was not taken yet.
 pub(crate) fn is_announced() -> bool {
@@ -149,7 +170,12 @@ pub(crate) fn is_announced() -> bool {
 /// [`Error::Config`] if there is nothing; [`Error::Io`].
 pub(crate) fn take() -> Result<(Announced, Watch), Error> {
     match WorkerEnd::take() {
-        Ok((end, lifeline)) => Ok((Announced(end), Watch(lifeline))),
+        Ok((end, lifeline)) => {
+            let copy = lifeline.try_clone();
+            let copy =
+                copy.map_err(|error| Error::io("taking over the connection to the host", &error))?;
+            Ok((Announced { end, lifeline: copy }, Watch(lifeline)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let advice = "this process was not started by a Worker, or has taken its connection before: start it by \
                           Worker::new(…).spawn(), and call Agent::from_env() once";
@@ -171,8 +197,9 @@ impl Announced {
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
     ) -> Result<Channel, Error> {
-        let opened = self.0.open(wait_strategy, lease);
-        opened.map_err(|error| Error::io("opening the connection to the host", &error))
+        let failed = |error| Error::io("opening the connection to the host", &error);
+        let lease = with_courier(&self.lifeline, lease).map_err(failed)?;
+        self.end.open(wait_strategy, lease).map_err(failed)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::context::CallContext;
+use crate::context::{CallContext, SideChannel};
 use crate::link::host::Host;
 use crate::streams::table::Streams;
 
@@ -12,6 +12,9 @@ pub(crate) trait StreamHost: Host {
 
     /// A context like that of this connection's handlers, without a deadline.
     fn handler_context(&self) -> CallContext;
+
+    /// What the transport gives besides its records; `None` once the connection has ended.
+    fn side_channel(&self) -> Option<SideChannel>;
 
     /// A weak reference to the connection.
     fn stream_host(&self) -> Weak<dyn StreamHost>;

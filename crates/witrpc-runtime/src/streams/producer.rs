@@ -15,7 +15,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::status::Status;
 
-use crate::context::{CallContext, polling_stream};
+use crate::context::{CallContext, SideChannel, polling_stream, with_side_channel};
 use crate::link::places::{Closed, Waiting};
 use crate::link::reply::Reply;
 use crate::locks::assert_none_is_held;
@@ -50,7 +50,8 @@ async fn produce(
     context: Option<CallContext>,
 ) {
     let Some(Source(stream)) = source.into_inner() else { unreachable!("a message has no other") };
-    let mut producer = Producer { stream, connection, sender, context, number: 0 };
+    let side_channel = connection.side_channel();
+    let mut producer = Producer { stream, connection, sender, context, side_channel, number: 0 };
     if let Ok(end) = producer.run().await {
         producer.connection.end_stream(&producer.sender, end);
     }
@@ -66,6 +67,8 @@ struct Producer {
     connection: Arc<dyn StreamHost>,
     sender: Arc<StreamSender>,
     context: Option<CallContext>,
+    /// The connection's. Most have none.
+    side_channel: Option<SideChannel>,
     /// The number of the last item.
     number: u64,
 }
@@ -146,7 +149,14 @@ impl Producer {
         assert_none_is_held("a stream of the user's is polled");
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
-        let mut poll = || polling_stream(|| catch(|| stream.poll_item(cx, codec)));
+        let side_channel = &self.side_channel;
+        let mut poll = || {
+            let mut poll = || polling_stream(|| catch(|| stream.poll_item(cx, codec)));
+            match side_channel {
+                Some(side_channel) => with_side_channel(side_channel, poll),
+                None => poll(),
+            }
+        };
         let polled = match &self.context {
             Some(context) => context.enter(poll),
             None => poll(),

@@ -12,7 +12,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::{CloseReason, Error};
 
-use crate::context::is_first_poll;
+use crate::context::{SideChannel, is_first_poll};
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::leading::Leads;
 use crate::link::poller::Poll as Polling;
@@ -47,6 +47,11 @@ impl StreamReader {
         codec: Codec,
     ) -> Self {
         Self { receiver, connection, codec, wanted: 0, keep: None, polling: None }
+    }
+
+    /// The side channel of the connection, as long as that lasts.
+    pub(crate) fn side_channel(&self) -> Option<SideChannel> {
+        self.connection.upgrade()?.side_channel()
     }
 
     pub(crate) const fn codec(&self) -> &Codec {

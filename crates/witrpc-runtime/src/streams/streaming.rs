@@ -17,6 +17,7 @@ use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::status::Status;
 use witrpc_core::{Error, Result};
 
+use crate::context::SideChannel;
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::reply::Reply;
 use crate::locks::{Mutex, Rank};
@@ -153,6 +154,15 @@ impl<T> Streaming<T> {
     /// Within a tokio task it takes part in cooperative scheduling, as tokio's channels do: it can be pending once even if an item is there.
     pub async fn next(&mut self) -> Option<Result<T>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Returns the side channel of the connection over which it is received. For `witrpc-process`.
+    #[doc(hidden)]
+    pub fn side_channel(&mut self) -> Option<SideChannel> {
+        match self.inner.get_mut() {
+            Some(Inner::Remote { reader, .. }) => reader.side_channel(),
+            _ => None,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
