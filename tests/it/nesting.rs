@@ -15,6 +15,7 @@ crate::instances::instantiate![
     at_the_limit_what_is_nested_too_deeply_says_so,
     a_task_of_a_handler_has_a_place_of_its_own_within_its_scope,
     many_calls_back_at_once_wait_for_their_turns,
+    large_calls_that_come_back_with_large_ones_end,
     a_large_call_that_is_held_holds_up_nobody_else,
     a_call_that_is_held_for_its_place_holds_up_nobody_else,
     a_call_that_leaves_its_line_makes_way,
@@ -156,6 +157,26 @@ async fn many_calls_back_at_once_wait_for_their_turns(fixture: Arc<Fixture>) {
         assert_eq!(answer.unwrap(), 7 * 200);
     }
     is_free(&client).await;
+}
+
+async fn large_calls_that_come_back_with_large_ones_end(fixture: Arc<Fixture>) {
+    for depth in 0..5 {
+        let (_server, client) = sides(&fixture, 8, 8).await;
+        let side = client.get_service::<SideClient>().with_timeout(GUARD);
+        for size in [1, 5000, LARGE / 3, LARGE] {
+            let calls = (0..6).map(|_| side.descend(depth, size, vec![1; size].into()));
+            for call in join_all(calls).await {
+                match call {
+                    Ok(blob) => assert_eq!(blob.len(), size),
+                    Err(error) => {
+                        let text = error.to_string();
+                        assert!(text.contains("nested too deeply"), "{depth} {size}: {text}");
+                    }
+                }
+            }
+        }
+        is_free(&client).await;
+    }
 }
 
 async fn a_large_call_that_is_held_holds_up_nobody_else(fixture: Arc<Fixture>) {

@@ -13,6 +13,20 @@ pub struct Limits {
     pub max_in_flight: u32,
 }
 
+/// The two pools of credit in each direction. Handlers hold what their requests took, and may wait for answers: so answers have a pool that
+/// no handler holds. [wire.credit]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Requests, and what streams carry.
+    Requests,
+    /// Responses, and events: those that a handler raises leave before its response.
+    Answers,
+}
+
+impl Pool {
+    pub const ALL: [Self; 2] = [Self::Requests, Self::Answers];
+}
+
 /// 64 MiB: the default of `max_message_size`.
 const DEFAULT_MAX_MESSAGE_SIZE: u64 = 64 << 20;
 /// Enough to fill any ring many times over, and few enough to bound a table.
@@ -63,9 +77,39 @@ impl Limits {
         Ok(())
     }
 
-    /// The amount of consumed bytes after which credit is given back. The peer can always gather enough for one
-    /// message of the largest size: what we keep back and what that message needs fit `max_buffered` together.
-    pub fn credit_batch(&self) -> u64 {
-        (self.max_buffered / 8).min(self.max_buffered - self.max_message_size)
+    /// The credit with which the peer begins. It is never short of what the largest message needs, whatever we keep back of consumed
+    /// bytes. [wire.credit]
+    pub fn credit(&self, pool: Pool) -> u64 {
+        match pool {
+            Pool::Requests => self.max_buffered,
+            Pool::Answers => self.part().saturating_add(self.credit_batch(pool)),
+        }
+    }
+
+    /// What outer requests leave of the credit for requests. [wire.credit]
+    pub fn reserve(&self) -> u64 {
+        let rest = self.max_buffered.saturating_sub(self.max_message_size);
+        (self.max_buffered / 4).min(rest - self.credit_batch(Pool::Requests))
+    }
+
+    /// The largest nested request that may wait for credit: so much is left of the reserve, whatever we keep back.
+    pub fn most_nested(&self) -> u64 {
+        self.reserve().saturating_sub(self.credit_batch(Pool::Requests))
+    }
+
+    /// The amount of consumed bytes after which credit is given back.
+    pub fn credit_batch(&self, pool: Pool) -> u64 {
+        match pool {
+            Pool::Requests => {
+                let rest = self.max_buffered.saturating_sub(self.max_message_size);
+                (self.max_buffered / 8).min(rest)
+            }
+            Pool::Answers => self.part() / 16,
+        }
+    }
+
+    /// Half of `max_buffered`, or the largest message.
+    fn part(&self) -> u64 {
+        (self.max_buffered / 2).max(self.max_message_size)
     }
 }

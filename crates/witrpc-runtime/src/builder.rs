@@ -95,22 +95,25 @@ macro_rules! common_settings {
 
             /// Accepts at most `calls` unanswered calls per connection; further calls wait at the caller. Default 1024.
             ///
-            /// A call counts until its handler has returned, also while the handler waits for a nested call to its caller. If calls that
-            /// wait for each other reach this limit, none of them can continue until one reaches its deadline. Allow as many calls as
-            /// can be nested at a time, or give nested calls a deadline.
+            /// A call counts until its handler has returned, also while the handler waits for a nested call to its caller. Nested calls
+            /// have as many places of their own. A call that is made within a nested call takes a place of either kind, or fails with
+            /// [`Error::Limit`](crate::Error::Limit). So calls never wait for calls that wait for them.
             pub fn with_max_in_flight(mut self, calls: u32) -> Self {
                 self.common.limits.max_in_flight = calls;
                 self
             }
 
-            /// Holds at most `bytes` bytes of messages per connection and direction. At that limit, the sender waits. Must be at least
-            /// `with_max_message_size`. Default: twice `with_max_message_size`.
+            /// Holds at most `bytes` bytes of requests per connection. A request counts until its handler has answered. At that limit, the
+            /// sender waits. A quarter is left to nested requests, as far as `with_max_message_size` fits beside it; a nested request that
+            /// is larger than half of that quarter fails with [`Error::Limit`](crate::Error::Limit) if there is no room for it at once. Must
+            /// be at least `with_max_message_size`. Default: twice `with_max_message_size`.
+            ///
+            /// Responses and events that have not been taken yet may use another 53 %, or a little more than `with_max_message_size` if that
+            /// is more.
             ///
             /// Stream items that have not been read yet may use another 50 %: an eighth of that for the first stream, at most
             /// 1 MiB, and less for each further stream. Values that wait for subscriptions of the other side may use another
             /// 100 %; see [`Event::with_capacity`](crate::Event::with_capacity).
-            ///
-            /// The limit also applies to nested calls: the messages of all calls that wait for each other must fit at the same time.
             pub fn with_max_buffered(mut self, bytes: u64) -> Self {
                 self.common.limits.max_buffered = bytes;
                 self

@@ -110,7 +110,7 @@ fn record(data: &[u8], open: bool) {
     let mut pipe = Pipe::default();
     pipe.push(data.to_vec());
     let receiver = PipeReceiver { pipe: Arc::new(Mutex::new(pipe)), current: None };
-    let ledger = Ledger::new(1);
+    let ledger = Ledger::new([1; 2]);
     let mut inbound =
         Inbound::new(Box::new(receiver), Limits::default(), Arc::clone(&ledger), !open);
     if open {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::fuzz_support::input::Input;
-use crate::limits::Limits;
+use crate::limits::{Limits, Pool};
 use crate::session::inbound::{Inbound, Incoming};
 use crate::session::ledger::{Charge, Ledger};
 use crate::testing::lock;
@@ -91,7 +91,7 @@ struct Model {
     sending: HashMap<(u8, u64), Sending>,
     /// Charges of messages that have come.
     held: Vec<Charge>,
-    charged: u64,
+    charged: [u64; 2],
     /// Whether every rule has been kept so far, so that the model knows what happens.
     sound: bool,
     over: bool,
@@ -107,7 +107,7 @@ impl Model {
         let max_buffered = max_message_size * [2, 1, 8, 3][input.below(4)];
         let max_in_flight = [4, 1, 2, 100][input.below(4)];
         let limits = Limits { max_message_size, max_buffered, max_in_flight };
-        let ledger = Ledger::new(limits.credit_batch());
+        let ledger = Ledger::new(Pool::ALL.map(|pool| limits.credit_batch(pool)));
         let pipe = Arc::<Mutex<Pipe>>::default();
         let receiver = PipeReceiver { pipe: Arc::clone(&pipe), current: None };
         let mut inbound = Inbound::new(Box::new(receiver), limits, Arc::clone(&ledger), false);
@@ -119,7 +119,7 @@ impl Model {
             ledger,
             sending: HashMap::new(),
             held: Vec::new(),
-            charged: 0,
+            charged: [0; 2],
             sound: true,
             over: false,
         }
@@ -135,7 +135,11 @@ impl Model {
                     self.held.swap_remove(input.below(self.held.len()));
                 }
             }
-            0xD0..=0xDF => drop(self.ledger.take_due()),
+            0xD0..=0xDF => {
+                for pool in Pool::ALL {
+                    let _due = self.ledger.take_due(pool);
+                }
+            }
             0xE0..=0xEF => self.any_frame(input),
             _ => self.any_record(input),
         }
@@ -197,7 +201,8 @@ impl Model {
             }
             _ => {}
         }
-        let breaks_a_rule = self.sound && !self.charge(&mut sending, first, last);
+        let pool = KINDS[usize::from(key.0)].pool();
+        let breaks_a_rule = self.sound && !self.charge(pool, &mut sending, first, last);
         let outcome = self.feed(key, &chunk, (first, last));
         self.over = outcome.is_err();
         if self.sound {
@@ -211,19 +216,20 @@ impl Model {
     }
 
     /// Puts on the account what this chunk declares; returns whether everything is within the limits.
-    fn charge(&mut self, sending: &mut Sending, first: bool, last: bool) -> bool {
+    fn charge(&mut self, pool: Pool, sending: &mut Sending, first: bool, last: bool) -> bool {
         let entries = len_u64(sending.blobs.len()) * BLOB_COST;
         let (body, blobs) = (len_u64(sending.message.body.len()) + entries, sending.blob_bytes());
         let mut fine = true;
         if first {
-            self.charged += body;
+            self.charged[pool as usize] += body;
             fine &= body <= self.limits.max_message_size;
         }
         if (last || sending.section > 0) && !std::mem::replace(&mut sending.charged_blobs, true) {
-            self.charged += blobs;
+            self.charged[pool as usize] += blobs;
             fine &= body + blobs <= self.limits.max_message_size;
         }
-        fine &= self.charged - self.ledger.returned() <= self.limits.max_buffered;
+        let charged = self.charged[pool as usize] - self.ledger.returned(pool);
+        fine &= charged <= self.limits.credit(pool);
         fine && (last || self.sending.len() <= u32_len(self.limits.max_in_flight))
     }
 

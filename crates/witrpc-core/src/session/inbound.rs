@@ -9,7 +9,7 @@
 //!   bounds it. A [reused](crate::values::spare) allocation may be a fourth larger. The allocation takes up memory as the section
 //!   arrives: the system backs only pages that were written to. Each entry of a blob table that has arrived costs a length and a
 //!   [`Bytes`](bytes::Bytes).
-//! - **N2** The declared sizes of all messages that are being received, waiting or being handled are within `max_buffered`. An event or a
+//! - **N2** The declared sizes of all messages that are being received, waiting or being handled are within the credit of their pool. An event or a
 //!   stream item leaves that account when its window covers it.
 //! - **N3** Before the session is open, only handshake messages are accepted, one at a time and of bounded size.
 
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::error::Error;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::Held;
-use crate::limits::Limits;
+use crate::limits::{Limits, Pool};
 use crate::security::cipher::Opener;
 use crate::session::inbound::partial::{Partial, Section};
 use crate::session::ledger::{Charge, Ledger};
@@ -60,8 +60,8 @@ pub struct Inbound {
     partials: HashMap<(Kind, u64), Partial>,
     /// A long message has arrived since [`long_came`](Inbound::long_came) was last called.
     long_came: bool,
-    /// Bytes ever charged to the peer.
-    charged: u64,
+    /// Bytes ever charged to the peer, of each pool.
+    charged: [u64; 2],
     ledger: Arc<Ledger>,
 }
 
@@ -90,7 +90,7 @@ impl Inbound {
             limits,
             partials: HashMap::new(),
             long_came: false,
-            charged: 0,
+            charged: [0; 2],
             ledger,
         }
     }
@@ -124,7 +124,8 @@ impl Inbound {
     pub fn held(&self) -> (Held, u64) {
         self.check();
         let partial = self.partials.values().map(Partial::held).sum();
-        (partial, self.charged - self.ledger.returned() - self.ledger.untold())
+        let charged = |pool: Pool| self.charged[pool as usize] - self.ledger.returned(pool);
+        (partial, Pool::ALL.into_iter().map(charged).sum::<u64>() - self.ledger.untold())
     }
 
     /// Asserts N1.
@@ -185,7 +186,8 @@ impl Inbound {
         self.read(head, header, overhead, &mut payload)?;
         let incoming = match header.kind {
             Kind::Cancel => Incoming::Cancel(header.id),
-            Kind::Credit => Incoming::Credit(header.id),
+            Kind::Credit => Incoming::Credit(Pool::Requests, header.id),
+            Kind::AnswerCredit => Incoming::Credit(Pool::Answers, header.id),
             Kind::Ping => Incoming::Ping(header.id),
             Kind::Pong => Incoming::Pong(header.id),
             Kind::AbortRequest => self.abort(Kind::Request, header.id)?,
@@ -228,7 +230,7 @@ impl Inbound {
                 return Err(protocol("two handshake messages at a time"));
             }
             let (message, section) = self.begin(head, header, overhead)?;
-            let mut charge = Charge::new(&self.ledger);
+            let mut charge = Charge::new(&self.ledger, header.kind.pool());
             let size = message.size_without_blob_bytes();
             self.charge(&mut charge, size, size)?;
             if header.last && message.is_plain() {
@@ -332,8 +334,10 @@ impl Inbound {
         if size > self.limits.max_message_size {
             return Err(protocol("a message larger than max_message_size"));
         }
-        self.charged = self.charged.saturating_add(bytes);
-        if self.charged - self.ledger.returned() > self.limits.max_buffered {
+        let pool = charge.pool();
+        let charged = &mut self.charged[pool as usize];
+        *charged = charged.saturating_add(bytes);
+        if *charged - self.ledger.returned(pool) > self.limits.credit(pool) {
             return Err(protocol("more bytes of messages than the credit allows"));
         }
         charge.add(bytes);

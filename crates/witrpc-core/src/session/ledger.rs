@@ -7,17 +7,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::limits::Pool;
 use crate::sync::AtomicWaker;
 
 /// One connection's account, shared by its inbound half, its outbound half and its messages.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Returnable bytes: their messages have ended, and the peer has not got them back.
-    returnable: AtomicU64,
-    /// The total of returned bytes.
-    returned: AtomicU64,
-    /// The minimum number of bytes for a credit frame.
-    batch: u64,
+    /// Returnable bytes of each pool: their messages have ended, and the peer has not got them back.
+    returnable: [AtomicU64; 2],
+    /// The total of returned bytes of each pool.
+    returned: [AtomicU64; 2],
+    /// The minimum number of bytes for a credit frame, of each pool.
+    batch: [u64; 2],
     /// Answers in the sending queue that were not sent completely.
     unsent_responses: AtomicUsize,
     /// Requests in the sending queue.
@@ -28,10 +29,10 @@ pub struct Ledger {
 
 impl Ledger {
     #[inline]
-    pub fn new(batch: u64) -> Arc<Self> {
+    pub fn new(batch: [u64; 2]) -> Arc<Self> {
         Arc::new(Self {
-            returnable: AtomicU64::new(0),
-            returned: AtomicU64::new(0),
+            returnable: Default::default(),
+            returned: Default::default(),
             batch,
             unsent_responses: AtomicUsize::new(0),
             unsent_requests: AtomicUsize::new(0),
@@ -86,72 +87,83 @@ impl Ledger {
     /// Whether a credit frame is due.
     #[inline]
     pub fn is_due(&self) -> bool {
-        // Relaxed: the number orders no other data; the driver is woken after it was increased.
-        let returnable = self.returnable.load(Ordering::Relaxed);
-        returnable > 0 && returnable >= self.batch
+        Pool::ALL.into_iter().any(|pool| self.is_due_in(pool))
     }
 
-    /// Takes the bytes to return, if a credit frame is due.
+    fn is_due_in(&self, pool: Pool) -> bool {
+        // Relaxed: the number orders no other data; the driver is woken after it was increased.
+        let returnable = self.returnable[pool as usize].load(Ordering::Relaxed);
+        returnable > 0 && returnable >= self.batch[pool as usize]
+    }
+
+    /// Takes the bytes of this pool to return, if a credit frame is due.
     #[inline]
-    pub fn take_due(&self) -> Option<u64> {
-        if !self.is_due() {
+    pub fn take_due(&self, pool: Pool) -> Option<u64> {
+        if !self.is_due_in(pool) {
             return None;
         }
-        let due = self.returnable.swap(0, Ordering::Relaxed);
+        let due = self.returnable[pool as usize].swap(0, Ordering::Relaxed);
         // Counted before the frame can be sent, so the peer never uses credit that is not recorded here.
-        self.returned.fetch_add(due, Ordering::Release);
+        self.returned[pool as usize].fetch_add(due, Ordering::Release);
         Some(due)
     }
 
     /// Returnable bytes that are too few for a frame.
     #[cfg(test)]
-    pub fn returnable(&self) -> u64 {
-        self.returnable.load(Ordering::Relaxed)
+    pub fn returnable(&self, pool: Pool) -> u64 {
+        self.returnable[pool as usize].load(Ordering::Relaxed)
     }
 
     /// All returnable bytes, whether or not a frame is due.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn untold(&self) -> u64 {
-        self.returnable.load(Ordering::Relaxed)
+        self.returnable.iter().map(|returnable| returnable.load(Ordering::Relaxed)).sum()
     }
 
-    /// The total of returned bytes.
+    /// The total of returned bytes of this pool.
     #[inline]
-    pub fn returned(&self) -> u64 {
-        self.returned.load(Ordering::Acquire)
+    pub fn returned(&self, pool: Pool) -> u64 {
+        self.returned[pool as usize].load(Ordering::Acquire)
     }
 
-    fn add(&self, bytes: u64) {
-        let before = self.returnable.fetch_add(bytes, Ordering::Relaxed);
-        if before < self.batch.max(1) && before + bytes >= self.batch {
+    fn add(&self, pool: Pool, bytes: u64) {
+        let before = self.returnable[pool as usize].fetch_add(bytes, Ordering::Relaxed);
+        let batch = self.batch[pool as usize];
+        if before < batch.max(1) && before + bytes >= batch {
             self.driver.wake();
         }
     }
 }
 
 /// The charge for one received message; dropping it makes the bytes returnable.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Charge {
     bytes: u64,
+    pool: Pool,
     ledger: Option<Arc<Ledger>>,
 }
 
 impl Charge {
     #[inline]
-    pub fn new(ledger: &Arc<Ledger>) -> Self {
-        Self { bytes: 0, ledger: Some(Arc::clone(ledger)) }
+    pub fn new(ledger: &Arc<Ledger>, pool: Pool) -> Self {
+        Self { bytes: 0, pool, ledger: Some(Arc::clone(ledger)) }
     }
 
     /// A charge of nothing.
     #[inline]
     pub const fn none() -> Self {
-        Self { bytes: 0, ledger: None }
+        Self { bytes: 0, pool: Pool::Answers, ledger: None }
     }
 
     /// The number of charged bytes.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    #[inline]
+    pub const fn pool(&self) -> Pool {
+        self.pool
     }
 
     #[inline]
@@ -165,7 +177,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         if let Some(ledger) = &self.ledger {
             if self.bytes > 0 {
-                ledger.add(self.bytes);
+                ledger.add(self.pool, self.bytes);
             }
         }
     }
@@ -175,19 +187,20 @@ impl Drop for Charge {
 mod tests {
     use super::Charge;
     use super::Ledger;
+    use crate::limits::Pool;
 
     #[test]
     fn credit_is_given_back_in_batches_and_never_lost() {
-        let ledger = Ledger::new(100);
+        let ledger = Ledger::new([100, 1]);
         let charge = |bytes| {
-            let mut charge = Charge::new(&ledger);
+            let mut charge = Charge::new(&ledger, Pool::Requests);
             charge.add(bytes);
             charge
         };
         drop(charge(60));
-        assert_eq!(ledger.take_due(), None);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None]);
         drop(charge(60));
-        assert_eq!(ledger.take_due(), Some(120));
-        assert_eq!(ledger.take_due(), None);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [Some(120), None]);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None]);
     }
 }

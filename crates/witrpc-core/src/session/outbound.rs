@@ -11,7 +11,8 @@
 //!   have been sent. [wire.interleave]
 //! - **O2** Flows leave half of the ring free for the other lanes.
 //! - **O3** A message starts only when the peer's credit covers all of it, so every message that has started can be
-//!   finished, independent of all others.
+//!   finished, independent of all others. An outer request leaves the reserve for nested ones; a nested request that must not wait has
+//!   its credit before it is queued.
 //! - **O4** The number of messages of which some chunks were sent, and not all, is at most the peer's `max_in_flight`.
 //! - **O5** After a push has found no room, one of two things holds. Either the sender is armed, so the peer will notify us. Or the
 //!   task that pumped is awake and polls for room ([`Outbound::look_for_room`]); before it sleeps, it pumps once more, and that pump
@@ -35,10 +36,10 @@ use crate::error::Error;
 use crate::fail_point;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::{self, Held, Queued};
-use crate::limits::Limits;
+use crate::limits::{Limits, Pool};
 use crate::security::cipher::Sealer;
 use crate::session::ledger::Ledger;
-use crate::session::outbound::flows::{Flows, Key};
+use crate::session::outbound::flows::{Flows, Key, Left};
 pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
 use crate::session::outbound::link::Link;
 use crate::session::outbound::notices::Notices;
@@ -49,7 +50,7 @@ use crate::transport::RecordSender;
 use crate::values::buffers;
 use crate::values::content::Content;
 use crate::wire::fields::{len_u64, u32_len};
-use crate::wire::frame::{HEADER_LEN, Header, Kind};
+use crate::wire::frame::{HEADER_LEN, Header, Kind, Nesting};
 use crate::wire::message::HEAD_LEN;
 
 /// The largest payload that is sent as one chunk, ahead of the flows. Longer payloads are cut, so that the peer copies one chunk out
@@ -69,6 +70,9 @@ const SHORT_PUMP: u64 = 1;
 /// The maximum number of control frames that answer the peer and wait for room. Only a peer that asks for answers faster than it reads
 /// them reaches this limit. [wire.ping]
 pub const MAX_ANSWERS: usize = 4096;
+/// The frames that return credit, of each pool.
+const CREDIT_KINDS: [Kind; 2] = [Kind::Credit, Kind::AnswerCredit];
+
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pumped {
@@ -97,7 +101,7 @@ pub struct Outbound {
     control: Control,
     events: Events,
     notices: Notices,
-    small: LinkedHashMap<Key, Outgoing>,
+    small: Small,
     flows: Flows,
     credit: Credit,
     queued: Queue,
@@ -127,13 +131,58 @@ struct Events {
     last: u64,
 }
 
-/// Credit, in bytes.
+/// The lanes of small messages: responses, nested requests, outer requests. None waits behind another's credit.
+#[derive(Default)]
+struct Small([LinkedHashMap<Key, Outgoing>; 3]);
+
+impl Small {
+    const RESPONSES: usize = 0;
+    const NESTED: usize = 1;
+    const OUTER: usize = 2;
+
+    fn insert(&mut self, message: Outgoing) {
+        let lane = match (message.kind, message.nesting) {
+            (Kind::Request, Nesting::Outer) => Self::OUTER,
+            (Kind::Request, _) => Self::NESTED,
+            _ => Self::RESPONSES,
+        };
+        self.0[lane].insert((message.kind, message.id), message);
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.0.iter().any(|lane| !lane.is_empty() && lane.contains_key(key))
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Outgoing> {
+        self.0.iter_mut().find_map(|lane| lane.remove(key))
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Outgoing> {
+        self.0.iter().flat_map(LinkedHashMap::values)
+    }
+
+    fn fronts(&self) -> impl Iterator<Item = &Outgoing> {
+        self.0.iter().filter_map(|lane| lane.front().map(|(_, message)| message))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(LinkedHashMap::is_empty)
+    }
+
+    fn clear(&mut self) {
+        self.0.iter_mut().for_each(LinkedHashMap::clear);
+    }
+}
+
+/// Credit, in bytes of each pool.
 #[derive(Default)]
 struct Credit {
     /// How much the peer still accepts.
-    left: u64,
-    /// How much credit we have yet to return to the peer. It is sent as one frame, behind the control lane.
-    owed: u64,
+    left: Left,
+    /// How much credit we have yet to return to the peer. It is sent as a frame for each pool, behind the control lane.
+    owed: [u64; 2],
+    /// The largest nested request that may wait for credit.
+    most_nested: u64,
 }
 
 /// The queued bytes, plus a constant per message.
@@ -142,6 +191,25 @@ struct Queue {
     bytes: u64,
     /// The part that belongs to streams.
     of_streams: u64,
+    /// The part that belongs to requests.
+    of_requests: u64,
+}
+
+impl Queue {
+    /// Counts a message that joins the queue, and is not of a stream.
+    fn join(&mut self, message: &Outgoing) {
+        let cost = message.cost() + QUEUE_ENTRY;
+        self.bytes += cost;
+        self.of_requests += if message.kind == Kind::Request { cost } else { 0 };
+    }
+
+    /// Counts a message that leaves the queue.
+    fn leave(&mut self, kind: Kind, cost: u64) {
+        let cost = cost + QUEUE_ENTRY;
+        self.bytes -= cost;
+        self.of_requests -= if kind == Kind::Request { cost } else { 0 };
+        self.of_streams -= if kind.is_of_stream() { cost } else { 0 };
+    }
 }
 
 /// How much a pump sends before it pauses.
@@ -156,7 +224,7 @@ struct Pace {
 impl std::fmt::Debug for Outbound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbound")
-            .field("small", &self.small.len())
+            .field("small", &self.small.values().count())
             .field("flows", &self.flows)
             .field("credit", &self.credit.left)
             .finish_non_exhaustive()
@@ -171,7 +239,7 @@ impl Outbound {
             control: Control::default(),
             events: Events::default(),
             notices: Notices::default(),
-            small: LinkedHashMap::new(),
+            small: Small::default(),
             flows: Flows::new(),
             credit: Credit::default(),
             queued: Queue::default(),
@@ -192,14 +260,38 @@ impl Outbound {
     /// The handshake is over, and the peer's limits are known.
     #[inline]
     pub fn open(&mut self, peer_limits: &Limits) {
-        self.add_credit(peer_limits.max_buffered);
+        for pool in Pool::ALL {
+            self.add_credit(pool, peer_limits.credit(pool));
+        }
+        self.credit.left.reserve = peer_limits.reserve();
+        self.credit.most_nested = peer_limits.most_nested();
         self.flows.chunked.most = u32_len(peer_limits.max_in_flight);
     }
 
     /// Adds credit from the peer, in bytes.
     #[inline]
-    pub fn add_credit(&mut self, bytes: u64) {
-        self.credit.left = self.credit.left.saturating_add(bytes);
+    pub fn add_credit(&mut self, pool: Pool, bytes: u64) {
+        let left = self.credit.left.of_mut(pool);
+        *left = left.saturating_add(bytes);
+    }
+
+    /// Prepares a request that is nested: whether it may be queued. If it is nested deeper, or too large to wait, it takes its credit now,
+    /// and `false` means that there is none.
+    pub fn may_queue(&mut self, request: &mut Outgoing) -> bool {
+        let waits = match request.nesting {
+            Nesting::Outer => true,
+            Nesting::Nested => request.cost() <= self.credit.most_nested,
+            Nesting::Deeper => false,
+        };
+        if waits || self.control.closed {
+            return true;
+        }
+        if !self.credit.left.covers(request) {
+            return false;
+        }
+        self.credit.left.spend(request);
+        request.paid = true;
+        true
     }
 
     /// Sets whether the peer shares our CPU.
@@ -219,10 +311,10 @@ impl Outbound {
             return Ok(());
         }
         let key = (message.kind, message.id);
-        if self.small.contains_key(&key) || self.flows.has(&key) {
+        if self.small.has(&key) || self.flows.has(&key) {
             return Err(Error::Protocol("two calls with the same id".to_owned()));
         }
-        self.queued.bytes += message.cost() + QUEUE_ENTRY;
+        self.queued.join(&message);
         match message.kind {
             Kind::Response => self.ledger.queue_response(),
             Kind::Request => self.ledger.queue_request(),
@@ -237,7 +329,7 @@ impl Outbound {
         if !has_left(&self.events.waiting, message.event) {
             self.flows.hold(message);
         } else if message.is_small(self.whole_len()) {
-            self.small.insert((message.kind, message.id), message);
+            self.small.insert(message);
         } else {
             self.flows.push(message);
         }
@@ -262,14 +354,17 @@ impl Outbound {
         let whole = self.whole_len();
         let Some(message) = content.as_plain(selector, member, stamp) else { return Ok(false) };
         let cost = len_u64(message.len() - HEAD_LEN);
-        if message.len() > whole || cost > self.credit.left {
+        let (pool, nesting) = (header.kind.pool(), header.nesting);
+        if message.len() > whole
+            || self.credit.left.need(header.kind, nesting, cost) > self.credit.left.of(pool)
+        {
             return Ok(false);
         }
         let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
         if !self.link.push(&Header { len, ..header }, message, 0)? {
             return Ok(false); // The caller queues it next, and pumps, so O5 holds.
         }
-        self.credit.left -= cost;
+        *self.credit.left.of_mut(pool) -= cost;
         fail_point::at("message.pushed");
         Ok(true)
     }
@@ -280,7 +375,7 @@ impl Outbound {
         self.queued.bytes == 0
             && self.control.frames.is_empty()
             && self.notices.is_empty()
-            && self.credit.owed == 0
+            && self.credit.owed == [0; 2]
             && self.control.goodbye.is_none()
             && !self.control.closed
             && !self.wants_room()
@@ -295,7 +390,7 @@ impl Outbound {
         }
         self.events.last += 1;
         message.event = self.events.last;
-        self.queued.bytes += message.cost() + QUEUE_ENTRY;
+        self.queued.join(&message);
         self.events.waiting.insert(self.events.last, message);
         self.events.last
     }
@@ -320,7 +415,7 @@ impl Outbound {
         for event in events {
             if self.events.waiting.get(&event).is_some_and(|message| !message.started) {
                 if let Some(message) = self.events.waiting.remove(&event) {
-                    self.queued.bytes -= message.cost() + QUEUE_ENTRY;
+                    self.queued.leave(message.kind, message.cost());
                 }
             }
         }
@@ -442,17 +537,19 @@ impl Outbound {
         let key = (kind, id);
         let message = self.small.remove(&key).or_else(|| self.flows.remove(key));
         let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
-        self.queued.bytes -= message.cost() + QUEUE_ENTRY;
+        self.queued.leave(message.kind, message.cost());
         self.note_left(message.kind);
         let streams = message.streams.clone();
         self.flows.forget_streams(streams.clone());
+        let pool = kind.pool();
         if !message.started {
+            self.add_credit(pool, if message.paid { message.cost() } else { 0 });
             return Ok((Withdrawn::Unsent, streams));
         }
         self.flows.chunked.started -= 1;
         if message.section == 0 {
             // The peer has not seen the blob table, and so has not charged the blobs.
-            self.add_credit(message.blob_bytes());
+            self.add_credit(pool, message.blob_bytes());
         }
         match kind {
             Kind::Response => self.push_answer(abort, id, Vec::new())?,
@@ -478,8 +575,7 @@ impl Outbound {
         self.small.clear();
         self.notices.clear();
         self.flows.clear();
-        self.queued.bytes = 0;
-        self.queued.of_streams = 0;
+        self.queued = Queue::default();
         self.ledger.take_responses(self.ledger.unsent_responses());
         self.ledger.take_requests(self.ledger.unsent_requests());
         self.pace.paused = false;
@@ -499,7 +595,7 @@ impl Outbound {
     #[inline]
     pub fn has_request(&self, id: u64) -> bool {
         let key = (Kind::Request, id);
-        self.small.contains_key(&key) || self.flows.has(&key)
+        self.small.has(&key) || self.flows.has(&key)
     }
 
     /// Whether this ping waits.
@@ -515,10 +611,10 @@ impl Outbound {
         self.queued.bytes
     }
 
-    /// As [`queued`](Self::queued), without streams.
+    /// As [`queued`](Self::queued), without streams and requests: responses and events.
     #[inline]
     pub const fn backlog(&self) -> u64 {
-        self.queued.bytes - self.queued.of_streams
+        self.queued.bytes - self.queued.of_streams - self.queued.of_requests
     }
 
     /// The memory of the queue. Asserts that it matches the counters.
@@ -542,7 +638,8 @@ impl Outbound {
         };
         let counted = |held: Held| held.size + QUEUE_ENTRY * len_u64(held.entries);
         assert_eq!(self.queued.of_streams, counted(queued.of_streams));
-        assert_eq!(self.backlog(), counted(queued.events + queued.messages));
+        let others = self.backlog() + self.queued.of_requests;
+        assert_eq!(others, counted(queued.events + queued.messages));
         queued
     }
 
@@ -559,7 +656,7 @@ impl Outbound {
         let waits = !self.control.frames.is_empty()
             || !self.notices.is_empty()
             || may_send(self.events.waiting.front().map(|(_, m)| ((), m)))
-            || may_send(self.small.front().map(|(_, m)| ((), m)))
+            || self.small.fronts().any(|message| self.may_send(message))
             || self.flows.has_next(self.credit.left);
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
@@ -567,8 +664,8 @@ impl Outbound {
 
     /// The number of bytes that the peer still accepts.
     #[cfg(test)]
-    pub const fn credit(&self) -> u64 {
-        self.credit.left
+    pub const fn credit(&self, pool: Pool) -> u64 {
+        self.credit.left.of(pool)
     }
 
     /// Sends what can be sent, with at most one chunk of flows. If `publish` is false, the caller has to publish it. If the ring is
@@ -657,7 +754,9 @@ impl Outbound {
 
     fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
         // Due credit is taken even if there is no room for its frame. Otherwise the driver would find it due again and again.
-        self.credit.owed += self.ledger.take_due().unwrap_or_default();
+        for pool in Pool::ALL {
+            self.credit.owed[pool as usize] += self.ledger.take_due(pool).unwrap_or_default();
+        }
         while let Some((header, payload)) = self.control.frames.front() {
             if !self.link.push(header, payload, 0)? {
                 return Ok(Pumped::Full);
@@ -665,11 +764,13 @@ impl Outbound {
             self.control.answers -= usize::from(answers_the_peer(header.kind));
             self.control.frames.pop_front();
         }
-        if self.credit.owed > 0 && !self.control.closed {
-            if !self.link.push(&Header::whole(Kind::Credit, self.credit.owed, 0), &[], 0)? {
-                return Ok(Pumped::Full);
+        for (kind, owed) in CREDIT_KINDS.into_iter().zip(&mut self.credit.owed) {
+            if *owed > 0 && !self.control.closed {
+                if !self.link.push(&Header::whole(kind, *owed, 0), &[], 0)? {
+                    return Ok(Pumped::Full);
+                }
+                *owed = 0;
             }
-            self.credit.owed = 0;
         }
         while let Some((header, payload)) = self.notices.front() {
             if !self.link.push(&header, &payload, 0)? {
@@ -677,7 +778,7 @@ impl Outbound {
             }
             self.notices.pop();
         }
-        if !self.pump_small(Lane::Events)? || !self.pump_small(Lane::Small)? {
+        if !self.pump_small(Lane::Events)? || !self.pump_all_small()? {
             return Ok(Pumped::Full);
         }
         // Copying a chunk of a flow takes long, so the peer sees the small messages first.
@@ -693,30 +794,39 @@ impl Outbound {
         Ok(pumped)
     }
 
+    /// Sends the small messages. Returns `false` if the ring is full.
+    fn pump_all_small(&mut self) -> Result<bool, Error> {
+        self.release_held();
+        for lane in [Small::RESPONSES, Small::NESTED, Small::OUTER] {
+            if !self.small.0[lane].is_empty() && !self.pump_small(Lane::Small(lane))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Sends the small messages of a lane. Returns `false` if the ring is full.
     fn pump_small(&mut self, lane: Lane) -> Result<bool, Error> {
         let whole = self.whole_len();
-        if lane == Lane::Small {
-            self.release_held();
-        }
         loop {
             let front = match lane {
                 Lane::Events => self.events.waiting.values_mut().next(),
-                Lane::Small => self.small.values_mut().next(),
+                Lane::Small(lane) => self.small.0[lane].values_mut().next(),
             };
             let Some(message) = front else { return Ok(true) };
             let (kind, cost) = (message.kind, message.cost());
-            if cost > self.credit.left || message.started || !message.is_small(whole) {
+            if !self.credit.left.covers(message) || message.started || !message.is_small(whole) {
                 return Ok(true);
             }
+            let taken = if message.paid { 0 } else { cost };
             if !self.link.push_all(message)? {
                 return Ok(false);
             }
-            self.credit.left -= cost;
-            self.queued.bytes -= cost + QUEUE_ENTRY;
+            *self.credit.left.of_mut(kind.pool()) -= taken;
+            self.queued.leave(kind, cost);
             let sent = match lane {
                 Lane::Events => self.events.waiting.pop_front().map(|(_, message)| message),
-                Lane::Small => self.small.pop_front().map(|(_, message)| message),
+                Lane::Small(lane) => self.small.0[lane].pop_front().map(|(_, message)| message),
             };
             self.note_left(kind);
             fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
@@ -749,9 +859,7 @@ impl Outbound {
                     let Some(chunk) = chunk else { return Ok(Pumped::Full) };
                     sent += chunk;
                     // The events behind it can go on, and so can the responses that waited for it.
-                    if has_left
-                        && !(self.pump_small(Lane::Events)? && self.pump_small(Lane::Small)?)
-                    {
+                    if has_left && !(self.pump_small(Lane::Events)? && self.pump_all_small()?) {
                         return Ok(Pumped::Full);
                     }
                 }
@@ -784,7 +892,7 @@ impl Outbound {
     fn may_send(&self, message: &Outgoing) -> bool {
         let whole = message.is_one_chunk(self.whole_len());
         let may_start = whole || self.flows.chunked.started < self.flows.chunked.most;
-        message.started || (message.cost() <= self.credit.left && may_start)
+        message.started || (self.credit.left.covers(message) && may_start)
     }
 
     /// Sends one chunk. Returns its length, or `None` if the ring is full. Also returns the message, unless this was its last chunk.
@@ -808,16 +916,15 @@ impl Outbound {
             self.link.sender.publish()?;
         }
         if !message.started {
-            self.credit.left -= cost;
+            self.credit.left.spend(&message);
             self.flows.chunked.started += 1;
         }
         if !message.advance(len) {
             return Ok((Some(len_u64(len)), Some(message)));
         }
         self.flows.chunked.started -= 1;
-        self.queued.bytes -= cost + QUEUE_ENTRY;
+        self.queued.leave(message.kind, cost);
         self.note_left(message.kind);
-        self.queued.of_streams -= if message.kind.is_of_stream() { cost + QUEUE_ENTRY } else { 0 };
         buffers::give(message.into_buffer());
         Ok((Some(len_u64(len)), None))
     }
@@ -851,7 +958,7 @@ impl Outbound {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Events,
-    Small,
+    Small(usize),
 }
 
 /// Whether this event was sent. Events are sent in order, so every event before it was sent, too.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::limits::Limits;
+use crate::limits::{Limits, Pool};
 use crate::security::cipher::{CipherPair, Encryptor, NoiseEncryptor, Opener, Role};
 use crate::session::inbound::{Inbound, Incoming};
 use crate::session::ledger::{Charge, Ledger};
@@ -93,7 +93,7 @@ impl Peer {
         into: &Arc<Mutex<Pipe>>,
         limits: Limits,
     ) -> Self {
-        let ledger = Ledger::new(limits.credit_batch());
+        let ledger = Ledger::new(Pool::ALL.map(|pool| limits.credit_batch(pool)));
         let receiver = PipeReceiver { pipe: Arc::clone(into), current: None };
         let mut inbound = Inbound::new(Box::new(receiver), limits, Arc::clone(&ledger), false);
         inbound.open();
@@ -162,7 +162,7 @@ impl Peer {
                 let at = sender.aborted.iter().position(|aborted| *aborted == id);
                 sender.aborted.swap_remove(at.expect("it was aborted"));
             }
-            Incoming::Credit(bytes) => self.outbound.add_credit(bytes),
+            Incoming::Credit(pool, bytes) => self.outbound.add_credit(pool, bytes),
             Incoming::Ping(id) => self.outbound.push_answer(Kind::Pong, id, Vec::new()).unwrap(),
             Incoming::Pong(id) => {
                 assert_eq!(id, self.pongs, "pongs keep their order");
@@ -210,7 +210,10 @@ impl Peer {
 
     /// The credit that has not come back, if both sides are quiet.
     fn missing_credit(&self, receiver: &Self) -> u64 {
-        LIMITS.max_buffered - self.outbound.credit() - receiver.ledger.returnable()
+        let missing = |pool| {
+            LIMITS.credit(pool) - self.outbound.credit(pool) - receiver.ledger.returnable(pool)
+        };
+        Pool::ALL.into_iter().map(missing).sum()
     }
 }
 
@@ -313,11 +316,11 @@ fn credit_without_end_does_no_harm() {
     assert_eq!(a.outbound.pump_at_length().unwrap(), Pumped::Full);
     assert!(b.take(&mut a));
     for _ in 0..2 {
-        a.outbound.add_credit(u64::MAX);
+        a.outbound.add_credit(Pool::Requests, u64::MAX);
         a.ping();
     }
     a.withdraw(0);
-    assert_eq!(a.outbound.credit(), u64::MAX);
+    assert_eq!(a.outbound.credit(Pool::Requests), u64::MAX);
     settle(&mut a, &mut b);
     assert!(a.aborted.is_empty());
 }
@@ -328,7 +331,7 @@ fn nothing_follows_a_goodbye() {
     b.outbound.clear();
     b.outbound.push_goodbye("so long");
     b.outbound.pump(true).unwrap();
-    let mut charge = Charge::new(&b.ledger);
+    let mut charge = Charge::new(&b.ledger, Pool::Requests);
     charge.add(LIMITS.max_buffered);
     drop(charge);
     b.ping();
@@ -344,9 +347,9 @@ fn credit_that_finds_no_room_is_one_frame() {
     while b.outbound.pump(true).unwrap() != Pumped::Full {
         b.ping();
     }
-    let before = a.outbound.credit();
+    let before = a.outbound.credit(Pool::Requests);
     for _ in 0..10 {
-        let mut charge = Charge::new(&b.ledger);
+        let mut charge = Charge::new(&b.ledger, Pool::Requests);
         charge.add(LIMITS.max_buffered);
         drop(charge);
         assert_eq!(b.outbound.pump(true).unwrap(), Pumped::Full);
@@ -358,7 +361,7 @@ fn credit_that_finds_no_room_is_one_frame() {
         frames += 1;
     }
     assert_eq!(frames, b.pings + 1);
-    assert_eq!(a.outbound.credit(), before + 10 * LIMITS.max_buffered);
+    assert_eq!(a.outbound.credit(Pool::Requests), before + 10 * LIMITS.max_buffered);
 }
 
 #[test]
@@ -402,7 +405,7 @@ fn no_step_takes_longer_for_what_else_waits() {
     const STEPS: u64 = 200_000;
     let sender = PipeSender { pipe: Arc::default(), capacity: 65_536, batch: Vec::new() };
     // Without credit nothing but frames of the control lane leaves.
-    let mut outbound = Outbound::new(Box::new(sender), Ledger::new(1));
+    let mut outbound = Outbound::new(Box::new(sender), Ledger::new([1; 2]));
     let sources = (0..60_000).map(|_| OutgoingStream::new((), 0)).collect();
     let mut content = Content::default();
     content.set_streams(Streams::Outgoing(sources));
@@ -496,7 +499,7 @@ fn replay(records: &[Vec<u8>]) -> Outcome {
     lock(&pipe).records.extend(records.iter().cloned());
     lock(&pipe).used = records.iter().map(Vec::len).sum();
     let receiver = PipeReceiver { pipe, current: None };
-    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new(1), false);
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; 2]), false);
     inbound.open();
     let mut arrived = Vec::new();
     loop {
@@ -655,7 +658,7 @@ fn replay_sealed(records: &[Vec<u8>], opener: Box<dyn Opener>) -> Result<usize, 
     lock(&pipe).used = records.iter().map(Vec::len).sum();
     lock(&pipe).records.extend(records.iter().cloned());
     let receiver = PipeReceiver { pipe, current: None };
-    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new(1), false);
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; 2]), false);
     inbound.open();
     inbound.open_with(opener);
     for taken in 0.. {

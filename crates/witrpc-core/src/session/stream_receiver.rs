@@ -188,6 +188,7 @@ impl ReceiverState {
 #[cfg(test)]
 mod tests {
     use super::{Broken, ReceiverState};
+    use crate::limits::Pool;
     use crate::session::ledger::{Charge, Ledger};
     use crate::values::content::Content;
 
@@ -245,18 +246,18 @@ mod tests {
 
     #[test]
     fn only_what_exceeds_its_window_stays_on_the_messages_account() {
-        let ledger = Ledger::new(1);
+        let ledger = Ledger::new([1; 2]);
         let charge = || {
-            let mut charge = Charge::new(&ledger);
+            let mut charge = Charge::new(&ledger, Pool::Answers);
             charge.add(100);
             charge
         };
         let mut stream = stream(0);
         stream.open(10, 1500);
         assert_eq!(push(&mut stream, 1, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(), 100);
+        assert_eq!(ledger.returnable(Pool::Answers), 100);
         assert_eq!(push(&mut stream, 2, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(), 100);
+        assert_eq!(ledger.returnable(Pool::Answers), 100);
         assert!(push(&mut stream, 3, 1, Charge::none()).is_err(), "the window is used up");
     }
 }

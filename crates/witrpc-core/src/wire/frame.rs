@@ -3,6 +3,7 @@
 //! Pure: encodes to and decodes from bytes, and rejects what `docs/wire.md` does not allow. It does not know what a
 //! payload means.
 
+use crate::limits::Pool;
 use crate::wire::fields::{Fields, Malformed};
 
 /// Bytes of a frame header. [wire.frame]
@@ -37,6 +38,7 @@ pub enum Kind {
     StreamCancel,
     // The connection.
     Credit,
+    AnswerCredit,
     Ping,
     Pong,
     Goodbye,
@@ -66,6 +68,7 @@ impl Kind {
             Self::StreamCredit => 0x42,
             Self::StreamCancel => 0x43,
             Self::Credit => 0x20,
+            Self::AnswerCredit => 0x24,
             Self::Ping => 0x21,
             Self::Pong => 0x22,
             Self::Goodbye => 0x23,
@@ -95,6 +98,7 @@ impl Kind {
             0x42 => Self::StreamCredit,
             0x43 => Self::StreamCancel,
             0x20 => Self::Credit,
+            0x24 => Self::AnswerCredit,
             0x21 => Self::Ping,
             0x22 => Self::Pong,
             0x23 => Self::Goodbye,
@@ -118,6 +122,15 @@ impl Kind {
                 | Self::StreamItem
                 | Self::StreamEnd
         )
+    }
+
+    /// The pool from which messages of this kind take credit.
+    #[inline]
+    pub const fn pool(self) -> Pool {
+        match self {
+            Self::Response | Self::Event => Pool::Answers,
+            _ => Pool::Requests,
+        }
     }
 
     /// Whether these are the first messages of a connection.
@@ -236,7 +249,7 @@ mod tests {
     use super::Header;
     use super::{Kind, Nesting};
 
-    const KINDS: [Kind; 24] = [
+    const KINDS: [Kind; 25] = [
         Kind::Hello,
         Kind::Accept,
         Kind::Confirm,
@@ -258,6 +271,7 @@ mod tests {
         Kind::StreamCredit,
         Kind::StreamCancel,
         Kind::Credit,
+        Kind::AnswerCredit,
         Kind::Ping,
         Kind::Pong,
         Kind::Goodbye,

@@ -584,6 +584,7 @@ impl UntypedCall {
         let (what, setting) = match lacks {
             Lacks::Place => ("place among the calls in flight", "the peer's with_max_in_flight"),
             Lacks::Room => ("room in the sending queue", "with_max_buffered"),
+            Lacks::Credit => ("room at the peer", "the peer's with_max_buffered"),
         };
         let what =
             format!("there is no {what} for {}, which is nested too deeply to wait", self.name());

@@ -37,34 +37,11 @@ pub(crate) trait MakesCalls: CallHost {
         waker: &Waker,
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
-        // Made with no lock held (L2).
-        let mut clone = self.calls().is_crowded().then(|| waker.clone());
-        let mut pending = self.calls().pending.lock();
-        let newcomer = needs.bytes == 0 && needs.place.is_none();
-        let free = newcomer.then(|| pending.free_place(needs.nesting, None)).flatten();
-        let (place, room) = if let Some(place) = free {
-            pending.take_place(place, None);
-            (place, None)
-        } else {
-            drop(pending);
-            let taken = self.take_places(needs, waker)?;
-            pending = self.calls().pending.lock();
-            taken
-        };
-        let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
-        // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
-        let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
-        let is_left = !alone && clone.is_some();
-        let mut none = None;
-        let waker_in_table = if alone { &mut none } else { &mut clone };
-        let inserted = pending.insert(place, route, waker_in_table);
-        drop(pending);
-        drop(clone); // If it is not in the table.
-        self.calls().note_crowded(!alone);
-        let id = inserted.map_err(BeginError::Closed)?;
+        let Slot { id, room, alone, among_many, has_waker } =
+            self.take_slot(route, needs, waker)?;
         fail_point::at("call.begun");
         let fields = (route.0, route.1, deadline);
-        let mut drained = Drained::default();
+        let (mut drained, mut beyond) = (Drained::default(), None);
         if content.has_streams() {
             self.send_streaming(id, needs.nesting, std::mem::take(content), fields, room)?;
             self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
@@ -83,23 +60,67 @@ pub(crate) trait MakesCalls: CallHost {
                     }
                     let content = std::mem::take(content);
                     let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
-                    outbound.push(request.nested(needs.nesting))?;
+                    let mut request = request.nested(needs.nesting);
+                    if !outbound.may_queue(&mut request) {
+                        beyond = Some(request);
+                        return Ok(false);
+                    }
+                    outbound.push(request)?;
                     let pumped =
                         if alone { outbound.pump_at_length() } else { outbound.pump(true) };
                     self.after_pump(pumped)
                 });
             };
             self.lead_for_answer(id, alone, Some(send), &mut drained);
+            if beyond.take().is_some() {
+                return Err(self.beyond_credit(id));
+            }
         }
         // The busy-poll starts anew at the next call: it is longer by one slice.
         self.interrupted(&mut drained, waker);
         *found = drained.answer;
-        if !is_left && found.is_none() {
+        if !has_waker && found.is_none() {
             // The waker is not in the table: another task may have stored the answer (C2).
             let (outcome, _) = self.calls().look(id, waker, Some(waker.clone()));
             *found = outcome.transpose().map_err(BeginError::Failed)?;
         }
         Ok(id)
+    }
+
+    /// Takes a slot for a call.
+    #[inline]
+    fn take_slot(
+        &self,
+        route: (u16, u16),
+        needs: &mut Needs,
+        waker: &Waker,
+    ) -> Result<Slot, BeginError> {
+        // Made with no lock held (L2).
+        let mut clone = self.calls().is_crowded().then(|| waker.clone());
+        let mut pending = self.calls().pending.lock();
+        let newcomer = needs.bytes == 0 && needs.place.is_none();
+        let free = newcomer.then(|| pending.free_place(needs.nesting, None)).flatten();
+        let (place, room) = if let Some(place) = free {
+            pending.take_place(place, None);
+            (place, None)
+        } else {
+            drop(pending);
+            let taken = self.take_places(needs, waker)?;
+            pending = self.calls().pending.lock();
+            taken
+        };
+        let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
+        // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
+        let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
+        let has_waker = !alone && clone.is_some();
+        let mut none = None;
+        let waker_in_table = if alone { &mut none } else { &mut clone };
+        let inserted = pending.insert(place, route, waker_in_table);
+        drop(pending);
+        drop(clone); // If it is not in the table.
+        self.calls().note_crowded(!alone);
+        let id = inserted.map_err(BeginError::Closed)?;
+        Ok(Slot { id, room, alone, among_many, has_waker })
     }
 
     /// Takes a place among the calls in flight, and room in the sending queue, both or neither. If the call has to wait, `waker` is in the line
@@ -193,6 +214,17 @@ pub(crate) trait MakesCalls: CallHost {
         drained.answer.map(Ok)
     }
 
+    /// A request that must not wait has no credit: it was not queued.
+    fn beyond_credit(&self, id: CallId) -> BeginError {
+        let mut pending = self.calls().pending.lock();
+        let left = pending.abandon(id, true);
+        let next = pending.next_waiter();
+        drop(pending);
+        self.link().sending.queue.wake(next);
+        locks::dispose(left);
+        BeginError::Limit(Lacks::Credit)
+    }
+
     /// Sends a request that has streams, and starts them.
     fn send_streaming(
         &self,
@@ -202,16 +234,26 @@ pub(crate) trait MakesCalls: CallHost {
         fields: (u16, u16, u64),
         room: Option<Room>,
     ) -> Result<(), BeginError> {
-        let mut opened = Ok(Vec::new());
+        let (mut opened, mut beyond) = (Ok(Vec::new()), None);
         self.with_outbound(|outbound| {
             opened = self.announce_streams(outbound, &mut content);
             if opened.is_ok() {
                 let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
-                outbound.push(request.nested(nesting))?;
+                let mut request = request.nested(nesting);
+                let may_queue = outbound.may_queue(&mut request);
+                outbound.push(request)?;
+                if !may_queue {
+                    // Nothing of it was sent, as nothing was pumped.
+                    beyond = Some(outbound.withdraw_request(id)?.1);
+                }
             }
             let pumped = outbound.pump(true);
             self.after_pump(pumped)
         });
+        if let Some(streams) = beyond {
+            self.withdraw_streams(streams);
+            return Err(self.beyond_credit(id));
+        }
         match opened {
             Ok(opened) => {
                 start_streams(self, opened, false);
@@ -359,6 +401,20 @@ pub(crate) trait MakesCalls: CallHost {
 
 impl<H: CallHost + ?Sized> MakesCalls for H {}
 
+/// The slot that a call has got.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    id: CallId,
+    /// Room in the sending queue.
+    room: Option<Room>,
+    /// No other call is in flight, nor likely to be.
+    alone: bool,
+    /// Many others are.
+    among_many: bool,
+    /// The caller's waker is in the table.
+    has_waker: bool,
+}
+
 /// What a call needs before it is sent, and its tickets in the lines for that. It takes everything at once, or nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
@@ -396,6 +452,7 @@ pub(crate) enum BeginError {
 pub(crate) enum Lacks {
     Place,
     Room,
+    Credit,
 }
 
 fn not_waiting() -> Error {

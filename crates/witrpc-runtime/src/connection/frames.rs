@@ -75,8 +75,8 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         }
         Incoming::StreamCancel(id) => connection.handle_stream_cancel(id)?,
         // The link.
-        Incoming::Credit(bytes) => connection.send(|outbound| {
-            outbound.add_credit(bytes);
+        Incoming::Credit(pool, bytes) => connection.send(|outbound| {
+            outbound.add_credit(pool, bytes);
             Ok(())
         }),
         Incoming::Ping(id) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::locks;
 use tokio::time::timeout;
 use witrpc_core::fail_point;
-use witrpc_core::limits::Limits;
+use witrpc_core::limits::{Limits, Pool};
 use witrpc_core::security::authorization::{ClientAuthorization, Identity, ServerAuthorization};
 use witrpc_core::security::cipher::{Encryptor, KeyAgreement, Role};
 use witrpc_core::session::inbound::{Inbound, Incoming};
@@ -295,7 +295,7 @@ struct HandshakeDriver<'a> {
 
 impl<'a> HandshakeDriver<'a> {
     fn new(channel: ChannelHalves<'a>, limits: Limits, from_client: bool) -> Self {
-        let ledger = Ledger::new(limits.credit_batch());
+        let ledger = Ledger::new(Pool::ALL.map(|pool| limits.credit_batch(pool)));
         Self {
             inbound: Inbound::new(channel.receiver, limits, Arc::clone(&ledger), from_client),
             outbound: Outbound::new(channel.sender, Arc::clone(&ledger)),

@@ -214,7 +214,15 @@ impl Trace {
 
 /// Whether frames of this kind are shown at the level `messages`.
 const fn is_of_calls(kind: Kind) -> bool {
-    !matches!(kind, Kind::Credit | Kind::StreamCredit | Kind::EventAck | Kind::Ping | Kind::Pong)
+    !matches!(
+        kind,
+        Kind::Credit
+            | Kind::AnswerCredit
+            | Kind::StreamCredit
+            | Kind::EventAck
+            | Kind::Ping
+            | Kind::Pong
+    )
 }
 
 impl State {
@@ -273,7 +281,8 @@ impl State {
             | Kind::Confirm
             | Kind::Welcome
             | Kind::Refuse
-            | Kind::Credit => Ok(()),
+            | Kind::Credit
+            | Kind::AnswerCredit => Ok(()),
         }
     }
 
@@ -423,6 +432,7 @@ const fn word(kind: Kind) -> &'static str {
         Kind::StreamCredit => "stream credit",
         Kind::StreamCancel => "stream cancel",
         Kind::Credit => "credit",
+        Kind::AnswerCredit => "answer credit",
         Kind::Ping => "ping",
         Kind::Pong => "pong",
         Kind::Goodbye => "goodbye",

@@ -343,7 +343,7 @@ mod tests {
     use witrpc_core::wire::message::Head;
 
     fn taken() -> CallsTaken {
-        CallsTaken::new(Arc::new(Services::default()), 1)
+        CallsTaken::new(Arc::new(Services::default()), 2)
     }
 
     fn request(id: u64) -> Request {
@@ -379,18 +379,22 @@ mod tests {
     #[test]
     fn what_is_in_place_counts_for_everybody_else() {
         let taken = taken();
+        let nested = |id| Request { nesting: Nesting::Nested, ..request(id) };
         taken.begin_in_place(7);
         assert!(taken.take_in(request(7), 0).is_err(), "two with one id");
         taken.take_in(request(8), 0).unwrap();
-        assert!(taken.take_in(request(9), 0).is_err(), "more than two");
+        taken.take_in(request(9), 0).unwrap();
+        assert!(taken.take_in(request(10), 0).is_err(), "more than two outer calls");
+        taken.take_in(nested(10), 0).unwrap();
+        assert!(taken.take_in(nested(11), 0).is_err(), "with the one in place there are four");
         taken.end_in_place();
         taken.begin_in_place(8);
-        assert!(
-            taken.admit_in_place(8, Nesting::Outer, 0).is_err(),
-            "one with this id was put aside"
-        );
-        taken.begin_in_place(9);
-        taken.admit_in_place(9, Nesting::Outer, 0).unwrap();
-        assert!(taken.admit_in_place(9, Nesting::Outer, 1).is_err(), "an answer has not left");
+        assert!(taken.admit_in_place(8, Nesting::Nested, 0).is_err(), "one with this id waits");
+        taken.begin_in_place(11);
+        assert!(taken.admit_in_place(11, Nesting::Outer, 0).is_err(), "more than two outer calls");
+        taken.admit_in_place(11, Nesting::Nested, 0).unwrap();
+        assert!(taken.admit_in_place(11, Nesting::Nested, 1).is_err(), "an answer has not left");
+        assert!(taken.finish(12) || taken.cancel(10) == CancelOutcome::Stopped);
+        taken.take_in(nested(12), 0).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! [`Incoming`]: the decoded content of a frame, or the message that it completes.
 
 use crate::error::Error;
+use crate::limits::Pool;
 use crate::session::ledger::Charge;
 use crate::session::window::Window;
 use crate::values::content::Content;
@@ -36,7 +37,7 @@ pub enum Incoming {
         id: u64,
         request: bool,
     },
-    Credit(u64),
+    Credit(Pool, u64),
     Ping(u64),
     Pong(u64),
     Goodbye(String),

@@ -19,9 +19,10 @@ use std::ops::Range;
 
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::Held;
+use crate::limits::Pool;
 use crate::session::outbound::outgoing::Outgoing;
 use crate::wire::fields::len_u64;
-use crate::wire::frame::Kind;
+use crate::wire::frame::{Kind, Nesting};
 
 /// The maximum number of open streams of one side: each costs both sides an entry in a table. [wire.streams]
 pub const MAX_STREAMS: usize = 65_535;
@@ -37,33 +38,83 @@ pub(super) enum Flow {
     Stream(u64),
 }
 
+/// The credit that is left, in bytes of each pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    bytes: [u64; 2],
+    /// What outer requests leave of their pool for nested ones.
+    pub(super) reserve: u64,
+}
+
+impl Left {
+    pub(super) const fn of(&self, pool: Pool) -> u64 {
+        self.bytes[pool as usize]
+    }
+
+    pub(super) const fn of_mut(&mut self, pool: Pool) -> &mut u64 {
+        &mut self.bytes[pool as usize]
+    }
+
+    /// What has to be left for a message of this cost to begin.
+    pub(super) const fn need(&self, kind: Kind, nesting: Nesting, cost: u64) -> u64 {
+        match (kind, nesting) {
+            (Kind::Request, Nesting::Outer) => cost.saturating_add(self.reserve),
+            _ => cost,
+        }
+    }
+
+    /// What has to be left for this message to begin.
+    fn need_of(&self, message: &Outgoing) -> u64 {
+        if message.paid {
+            return 0;
+        }
+        self.need(message.kind, message.nesting, message.cost())
+    }
+
+    /// Whether this message can begin.
+    pub(super) fn covers(&self, message: &Outgoing) -> bool {
+        self.need_of(message) <= self.of(message.kind.pool())
+    }
+
+    /// This message begins.
+    pub(super) fn spend(&mut self, message: &Outgoing) {
+        if !message.paid {
+            *self.of_mut(message.kind.pool()) -= message.cost();
+        }
+    }
+}
+
 /// The position of a flow, with its key there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     Ready(u64),
-    Waiting(u64, u64),
+    Waiting(Pool, u64, u64),
     Parked(u64),
     Held(u64, u64),
 }
 
 /// What the next turn of a flow requires.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
-    /// Credit; 0 if the message has started.
+    pool: Pool,
+    /// Credit of that pool; 0 if the message has started.
     credit: u64,
     /// Whether it starts a message that is sent in chunks (O4).
     start: bool,
 }
 
 /// Flows, in the order of their turns.
+/// Many fields: a flow moves between the first four, and the others say when.
 #[derive(Debug)]
 pub(super) struct Flows {
     /// By turn.
     ready: BTreeMap<u64, (Flow, Needs)>,
-    /// The sum of the credit that ready flows need.
-    promised: u64,
-    /// By the credit that each needs, then by turn.
-    waiting: BTreeMap<(u64, u64), Flow>,
+    /// The sum of the credit that ready flows need, of each pool.
+    promised: [u64; 2],
+    /// Of each pool, by the credit that each needs, then by turn.
+    waiting: [BTreeMap<(u64, u64), Flow>; 2],
+    /// As in [`Left`].
+    reserve: u64,
     /// By turn.
     parked: BTreeMap<u64, Flow>,
     /// By event, then by id.
@@ -127,8 +178,9 @@ impl Flows {
     pub(super) fn new() -> Self {
         Self {
             ready: BTreeMap::new(),
-            promised: 0,
-            waiting: BTreeMap::new(),
+            promised: [0; 2],
+            waiting: Default::default(),
+            reserve: 0,
             parked: BTreeMap::new(),
             held: BTreeMap::new(),
             positions: HashMap::new(),
@@ -142,7 +194,7 @@ impl Flows {
     /// Drops all flows. Stream ids are not reused.
     pub(super) fn clear(&mut self) {
         let streams = StreamLanes { next: self.streams.next, ..StreamLanes::default() };
-        *self = Self { streams, whole: self.whole, ..Self::new() };
+        *self = Self { streams, whole: self.whole, reserve: self.reserve, ..Self::new() };
     }
 
     /// Queues a message behind the others.
@@ -176,14 +228,16 @@ impl Flows {
     }
 
     /// Takes the next flow that can be sent with this credit (F3).
-    pub(super) fn next(&mut self, credit: u64) -> Option<(u64, Flow)> {
+    pub(super) fn next(&mut self, left: Left) -> Option<(u64, Flow)> {
+        self.reserve = left.reserve;
         loop {
-            self.promote(credit);
+            self.promote(left);
             let (&turn, _) = self.ready.first_key_value()?;
             let (flow, needs) = self.take_ready(turn)?;
-            if needs.credit > credit {
-                self.set_position(&flow, Some(Position::Waiting(needs.credit, turn)));
-                self.waiting.insert((needs.credit, turn), flow);
+            if needs.credit > left.of(needs.pool) {
+                let position = Position::Waiting(needs.pool, needs.credit, turn);
+                self.set_position(&flow, Some(position));
+                self.waiting[needs.pool as usize].insert((needs.credit, turn), flow);
             } else if needs.start && self.chunked.started >= self.chunked.most {
                 self.set_position(&flow, Some(Position::Parked(turn)));
                 self.parked.insert(turn, flow);
@@ -195,8 +249,8 @@ impl Flows {
     }
 
     /// Whether a flow can be sent with this credit.
-    pub(super) fn has_next(&mut self, credit: u64) -> bool {
-        let next = self.next(credit);
+    pub(super) fn has_next(&mut self, left: Left) -> bool {
+        let next = self.next(left);
         next.map(|(turn, flow)| self.put(turn, flow)).is_some()
     }
 
@@ -215,7 +269,8 @@ impl Flows {
     /// The waiting messages, without those of streams.
     pub(super) fn messages(&self) -> impl Iterator<Item = &Outgoing> {
         let ready = self.ready.values().map(|(flow, _)| flow);
-        let flows = ready.chain(self.waiting.values()).chain(self.parked.values());
+        let flows =
+            ready.chain(self.waiting.iter().flat_map(BTreeMap::values)).chain(self.parked.values());
         let messages = flows.filter_map(|flow| match flow {
             Flow::Message(message) => Some(message),
             Flow::Stream(_) => None,
@@ -226,7 +281,7 @@ impl Flows {
     /// Whether no flow waits, wherever.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty()
-            && self.waiting.is_empty()
+            && self.waiting.iter().all(BTreeMap::is_empty)
             && self.parked.is_empty()
             && self.held.is_empty()
     }
@@ -238,14 +293,16 @@ impl Flows {
 
     /// Moves flows to `ready` that can be sent (F3), but no more than there is credit for. So a flow is moved only when credit has arrived that
     /// is enough for it.
-    fn promote(&mut self, credit: u64) {
-        while let Some(first) = self.waiting.first_entry() {
-            let (need, turn) = *first.key();
-            if need > credit.saturating_sub(self.promised) {
-                break;
+    fn promote(&mut self, left: Left) {
+        for pool in Pool::ALL {
+            while let Some(first) = self.waiting[pool as usize].first_entry() {
+                let (need, turn) = *first.key();
+                if need > left.of(pool).saturating_sub(self.promised[pool as usize]) {
+                    break;
+                }
+                let flow = first.remove();
+                self.put(turn, flow);
             }
-            let flow = first.remove();
-            self.put(turn, flow);
         }
         while self.chunked.started + self.chunked.starting < self.chunked.most {
             let Some((turn, flow)) = self.parked.pop_first() else { break };
@@ -254,7 +311,8 @@ impl Flows {
     }
 
     fn make_ready(&mut self, turn: u64, flow: Flow, needs: Needs) {
-        self.promised = self.promised.saturating_add(needs.credit);
+        let promised = &mut self.promised[needs.pool as usize];
+        *promised = promised.saturating_add(needs.credit);
         self.chunked.starting += usize::from(needs.start);
         self.set_position(&flow, Some(Position::Ready(turn)));
         self.ready.insert(turn, (flow, needs));
@@ -262,7 +320,8 @@ impl Flows {
 
     fn take_ready(&mut self, turn: u64) -> Option<(Flow, Needs)> {
         let (flow, needs) = self.ready.remove(&turn)?;
-        self.promised = self.promised.saturating_sub(needs.credit);
+        let promised = &mut self.promised[needs.pool as usize];
+        *promised = promised.saturating_sub(needs.credit);
         self.chunked.starting -= usize::from(needs.start);
         Some((flow, needs))
     }
@@ -271,7 +330,9 @@ impl Flows {
     fn take(&mut self, position: Position) -> Option<Flow> {
         match position {
             Position::Ready(turn) => self.take_ready(turn).map(|(flow, _)| flow),
-            Position::Waiting(need, turn) => self.waiting.remove(&(need, turn)),
+            Position::Waiting(pool, need, turn) => {
+                self.waiting[pool as usize].remove(&(need, turn))
+            }
             Position::Parked(turn) => self.parked.remove(&turn),
             Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
         }
@@ -295,8 +356,12 @@ impl Flows {
             Flow::Stream(id) => self.streams.open.get(id).and_then(|lane| lane.queue.front()),
         };
         match message {
-            Some(m) if !m.started => Needs { credit: m.cost(), start: !m.is_one_chunk(self.whole) },
-            _ => Needs::default(),
+            Some(m) if !m.started => Needs {
+                pool: m.kind.pool(),
+                credit: Left { reserve: self.reserve, ..Left::default() }.need_of(m),
+                start: !m.is_one_chunk(self.whole),
+            },
+            _ => Needs { pool: Pool::Answers, credit: 0, start: false },
         }
     }
 }
@@ -381,7 +446,7 @@ impl Flows {
 impl Position {
     const fn turn(self) -> u64 {
         match self {
-            Self::Ready(turn) | Self::Waiting(_, turn) | Self::Parked(turn) => turn,
+            Self::Ready(turn) | Self::Waiting(_, _, turn) | Self::Parked(turn) => turn,
             Self::Held(..) => 0,
         }
     }
@@ -397,7 +462,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::Flow;
-    use super::Flows;
+    use super::{Flows, Left};
     use crate::session::outbound::Outgoing;
     use crate::wire::frame::Kind;
 
@@ -414,8 +479,12 @@ mod tests {
         flows
     }
 
+    fn left(credit: u64) -> Left {
+        Left { bytes: [credit; 2], reserve: 0 }
+    }
+
     fn next(flows: &mut Flows, credit: u64) -> Option<u64> {
-        match flows.next(credit)? {
+        match flows.next(left(credit))? {
             (_, Flow::Message(message)) => Some(message.id),
             (_, Flow::Stream(_)) => panic!("a stream"),
         }
@@ -427,16 +496,16 @@ mod tests {
         for (id, cost) in [(1, 500), (2, 100), (3, 300), (4, 100), (5, 600)] {
             flows.push(message(id, cost));
         }
-        assert!(flows.has_next(100));
+        assert!(flows.has_next(left(100)));
         assert_eq!([next(&mut flows, 300), next(&mut flows, 200)], [Some(2), Some(4)]);
         assert_eq!(next(&mut flows, 299), None);
-        assert!(!flows.has_next(299) && flows.has_next(300));
+        assert!(!flows.has_next(left(299)) && flows.has_next(left(300)));
         assert!(
             flows.remove((Kind::Request, 1)).is_some()
                 && flows.remove((Kind::Request, 1)).is_none()
         );
         assert_eq!([next(&mut flows, 900), next(&mut flows, 600)], [Some(3), Some(5)]);
-        assert!(flows.is_empty() && flows.positions.is_empty() && flows.promised == 0);
+        assert!(flows.is_empty() && flows.positions.is_empty() && flows.promised == [0; 2]);
     }
 
     #[test]
@@ -531,7 +600,7 @@ mod tests {
                     |cost: u64| cost + crate::wire::message::HEAD_LEN as u64 > WHOLE as u64;
                 let fits = |cost: u64| cost <= credit && (!chunked(cost) || started < most);
                 let any = list.values().any(|cost| fits(*cost));
-                assert_eq!(flows.has_next(credit), any, "F3");
+                assert_eq!(flows.has_next(left(credit)), any, "F3");
                 if let Some(id) = next(&mut flows, credit) {
                     assert!(fits(list.remove(&id).unwrap()));
                 }

@@ -39,6 +39,8 @@ pub struct Outgoing {
     /// Bytes of that section already sent.
     offset: usize,
     pub(super) started: bool,
+    /// It has its credit already.
+    pub(super) paid: bool,
     /// The ids of its streams.
     pub(super) streams: Range<u64>,
     /// Of a response: the event that must be sent before it; 0 is none.
@@ -88,6 +90,7 @@ impl Outgoing {
             section: 0,
             offset: 0,
             started: false,
+            paid: false,
             streams: streams.unwrap_or_default(),
             event: 0,
             cost,
@@ -106,6 +109,7 @@ impl Outgoing {
             section: 0,
             offset: 0,
             started: false,
+            paid: false,
             streams: 0..0,
             event: 0,
             cost: 0,

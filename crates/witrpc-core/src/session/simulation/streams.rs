@@ -194,7 +194,7 @@ impl Side {
                 }
                 peer.outbound.cancel_stream(id);
             }
-            Incoming::Credit(bytes) => peer.outbound.add_credit(bytes),
+            Incoming::Credit(pool, bytes) => peer.outbound.add_credit(pool, bytes),
             Incoming::Aborted { .. } | Incoming::Part => {}
             unexpected => panic!("{unexpected:?}"),
         }
@@ -338,8 +338,8 @@ fn streams_take_turns_and_calls_pass_them() {
             None => drop(a.outbound.pump(true).unwrap()),
         }
         b.outbound.pump(true).unwrap();
-        while let Some(Incoming::Credit(bytes)) = a.inbound.receive().unwrap() {
-            a.outbound.add_credit(bytes);
+        while let Some(Incoming::Credit(pool, bytes)) = a.inbound.receive().unwrap() {
+            a.outbound.add_credit(pool, bytes);
         }
     }
     let ahead = ahead.expect("the call has come");

@@ -6,9 +6,9 @@
 //!
 //! | what | bytes, as the wire counts them | entries |
 //! |---|---|---|
-//! | received messages: partial, put aside, answers not taken, items larger than their windows | what was charged and not given back, at most *B* | *F* + 1 partial, *F* put aside, the calls that the program makes, an item for each stream |
+//! | received messages: partial, put aside, answers not taken, items larger than their windows | what was charged and not given back, at most what was given as credit | *F* + 1 partial, 2 · *F* put aside, the calls that the program makes, an item for each stream |
 //! | items of streams that are read | *B* / 2, and one for each stream | an item for 128 bytes of that, and one for each stream |
-//! | items of streams that are written, in the queue | *B*, and the last item; the ends have nothing in them | |
+//! | items of streams that are written, in the queue | *B* / 4, and the last item; the ends have nothing in them | |
 //! | the same, polled and waiting for the queue | a batch of the thread that polls, and one more ([`sender`](crate::streams::sender)) | |
 //! | requests, responses and events in the queue | *Q*; and what nothing holds back: the program's requests, *F* answers, of handlers that ran already, the backlogs of all subscribers with each of those answers, and an event | |
 //! | backlogs of subscribers | *B*, and a value for each | the event's capacity for each |
@@ -22,7 +22,7 @@
 //! In memory each of these is at most twice as much, and [`MESSAGE`] for each message: buffers grow by doubling.
 
 use witrpc_core::held::{Held, Holdings};
-use witrpc_core::limits::Limits;
+use witrpc_core::limits::{Limits, Pool};
 use witrpc_core::session::outbound::{MAX_ANSWERS, MAX_STREAMS};
 use witrpc_core::wire::fields::{len_u64, u32_len, u64_len};
 
@@ -90,14 +90,15 @@ pub(super) fn check_values(held: Held) {
 fn received(held: &Holdings, program: &Program) -> u64 {
     let (ours, in_flight) = (LIMITS.max_buffered, u32_len(LIMITS.max_in_flight));
     let streams = held.receivers.entries + program.streams;
-    assert!(held.charged <= ours, "{held:?}");
+    let credit = Pool::ALL.into_iter().map(|pool| LIMITS.credit(pool)).sum();
+    assert!(held.charged <= credit, "{held:?}");
     assert!(held.partial.entries <= in_flight + 1, "{held:?}");
-    assert!(held.requests.entries + held.handlers <= in_flight, "{held:?}");
-    let messages = 2 * in_flight + 1 + program.calls + streams;
+    assert!(held.requests.entries + held.handlers <= 2 * in_flight, "{held:?}");
+    let messages = 3 * in_flight + 1 + program.calls + streams;
     // Each has what was charged for it on its own account: so nothing is held that was given back.
     assert!(held.on_account().size <= held.charged, "{held:?}");
     let all = ours / 2 + len_u64(streams);
-    fits("messages", held.on_account(), messages, ours)
+    fits("messages", held.on_account(), messages, credit)
         + fits("items", held.items, u64_len(all / ITEM) + streams, all)
 }
 
@@ -112,7 +113,7 @@ fn sent(held: &Holdings, theirs: &Limits, program: &Program) -> u64 {
     assert!(backlog <= backlogs, "{held:?}");
     // With the answer of a handler, what waits for all subscribers.
     let values = subscribers * (ours / 8 + program.value) + QUEUED * len_u64(capacity);
-    let answers = (in_flight + 1) * (program.answer + QUEUED + values);
+    let answers = (2 * in_flight + 1) * (program.answer + QUEUED + values);
     let requests = len_u64(program.calls) * (program.request + QUEUED);
     let marks = QUEUED * subscribers;
     let queue = ours.min(theirs.max_buffered);
@@ -120,7 +121,7 @@ fn sent(held: &Holdings, theirs: &Limits, program: &Program) -> u64 {
     let all = queued.events + queued.messages;
     assert!(all.size + QUEUED * len_u64(all.entries) <= most, "{held:?}");
     let lanes = len_u64(queued.lanes.entries);
-    let of_streams = ours + program.item + QUEUED;
+    let of_streams = ours / 4 + program.item + QUEUED;
     let items = queued.of_streams.size + QUEUED * len_u64(queued.of_streams.entries);
     assert!(items <= of_streams + QUEUED * lanes, "{held:?}");
     let batch = BATCH_BYTES.min(ours) + program.item + QUEUED;

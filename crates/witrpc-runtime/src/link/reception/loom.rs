@@ -137,7 +137,7 @@ struct Side {
 impl Side {
     fn new(skips_lock: bool) -> Arc<Self> {
         let ring = Arc::new(Ring::default());
-        let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new(1));
+        let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new([1; 2]));
         reception.skips_lock = skips_lock;
         let (pending, closed) =
             (Mutex::new(Rank::Pending, Pending::new(4)), AtomicBool::new(false));
