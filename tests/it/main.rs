@@ -30,6 +30,7 @@ mod inherited;
 mod instances;
 mod introspection;
 mod kill;
+mod launching;
 mod lifetimes;
 mod load;
 mod nesting;
