@@ -225,6 +225,18 @@ fn a_process_without_a_host_is_no_agent() {
     assert!(matches!(&error, Error::Config { setting: "Agent::from_env", .. }), "{error}");
 }
 
+/// Its host is there, and does not connect.
+#[test]
+fn an_agent_to_which_nobody_comes_gives_up() {
+    let (_end, _lifeline, bequest) = witrpc_mmf::inherited::pair(64 << 10).unwrap();
+    let mut command = command("is_impatient");
+    bequest.give(&mut command).unwrap();
+    command.stdout(Stdio::null());
+    let mut agent = command.spawn().unwrap();
+    drop(command);
+    assert_eq!(agent.wait().unwrap().code(), Some(7));
+}
+
 /// Among them a program that a worker starts, which finds the same environment.
 #[test]
 fn a_connection_is_taken_once_and_by_no_other_program() {

@@ -247,6 +247,7 @@ fn role() {
         },
         "starts_another" => start_another(),
         "speaks_postcard" => speak_postcard(),
+        "is_impatient" => be_impatient(),
         "is_secret" => be_secret(),
         "hosts" => host(),
         _ => panic!("there is no role {role}"),
@@ -329,6 +330,14 @@ fn looks_for_a_host() {
         let missing = Agent::from_env().unwrap_err().to_string();
         assert!(missing.contains("was not started by a Worker"), "{missing}");
     }
+}
+
+/// Ends with 7 if nobody comes.
+fn be_impatient() {
+    let agent = agent().with_host_timeout(super::SHORT);
+    let nobody = runtime(Flavor::MultiThread).block_on(agent.run()).unwrap_err();
+    assert!(nobody.to_string().contains("no connection to the host"), "{nobody}");
+    std::process::exit(7);
 }
 
 fn be_secret() {
