@@ -135,6 +135,11 @@ pub(crate) trait MakesCalls: CallHost {
         let (bytes, nesting) = (line.room_for(needs.bytes), needs.nesting);
         with_clone(waker, |clone| {
             let mut room = (bytes > 0).then(|| line.lock());
+            // Its line is closed first: whoever joined it now would not be woken.
+            if room.as_ref().is_some_and(|room| room.closed) {
+                let reason = self.link().closed().cloned().unwrap_or(CloseReason::Local);
+                return Some(Err(BeginError::Closed(reason)));
+            }
             let mut pending = self.calls().pending.lock();
             if let Some(reason) = pending.closed() {
                 return Some(Err(BeginError::Closed(reason.clone())));
