@@ -230,3 +230,31 @@ async fn a_call_that_leaves_its_line_makes_way(fixture: Arc<Fixture>) {
     drop(first);
     assert_eq!(second.await.unwrap().unwrap(), 7);
 }
+
+/// Over one transport only: it waits for seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_taken_makes_way_for_others() {
+    let fixture = Fixture::mmf();
+    let (server, client) = sides(&fixture, 8, 8).await;
+    let side = client.get_service::<SideClient>().with_timeout(GUARD);
+    let answer = || side.descend(0, LARGE, Blob::default());
+    // Polled until they have been sent, and not again: the first answers to arrive hold what there is for answers.
+    let mut held: Vec<_> = (0..4).map(|_| Box::pin(answer())).collect();
+    held.retain_mut(|call| poll_once(call.as_mut()).is_pending());
+    assert_eq!(tokio::spawn(answer()).await.unwrap().unwrap().len(), LARGE);
+    let mut dropped = 0;
+    for call in held {
+        match call.await {
+            Ok(blob) => assert_eq!(blob.len(), LARGE),
+            Err(error) => {
+                assert!(matches!(error, Error::Limit { maybe_executed: true, .. }), "{error}");
+                dropped += 1;
+            }
+        }
+    }
+    assert!(dropped > 0, "there is room for one of them at a time");
+    is_free(&client).await;
+    drop(side);
+    drop(client);
+    server.stop_waiting_for_connection().await;
+}

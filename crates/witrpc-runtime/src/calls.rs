@@ -28,3 +28,4 @@ pub(crate) mod outcome;
 pub(crate) mod ping;
 pub(crate) mod retry;
 pub(crate) mod table;
+pub(crate) mod unread;

@@ -309,6 +309,10 @@ impl CallHost for Connection {
         };
         deadline.max(1)
     }
+
+    fn call_host(&self) -> Weak<dyn CallHost> {
+        Weak::clone(&self.this) as _
+    }
 }
 
 impl ServeHost for Connection {

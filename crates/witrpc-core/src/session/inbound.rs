@@ -188,6 +188,7 @@ impl Inbound {
             Kind::Cancel => Incoming::Cancel(header.id),
             Kind::Credit => Incoming::Credit(Pool::Requests, header.id),
             Kind::AnswerCredit => Incoming::Credit(Pool::Answers, header.id),
+            Kind::AnswerWaits => Incoming::AnswerWaits(header.id),
             Kind::Ping => Incoming::Ping(header.id),
             Kind::Pong => Incoming::Pong(header.id),
             Kind::AbortRequest => self.abort(Kind::Request, header.id)?,

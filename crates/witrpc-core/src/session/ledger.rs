@@ -5,7 +5,7 @@
 //! them in batches, as credit frames.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::limits::Pool;
 use crate::sync::AtomicWaker;
@@ -19,6 +19,8 @@ pub struct Ledger {
     returned: [AtomicU64; 2],
     /// The minimum number of bytes for a credit frame, of each pool.
     batch: [u64; 2],
+    /// The peer has a response that waits for credit: what there is, is returned without waiting for a batch.
+    answer_waits: AtomicBool,
     /// Answers in the sending queue that were not sent completely.
     unsent_responses: AtomicUsize,
     /// Requests in the sending queue.
@@ -34,6 +36,7 @@ impl Ledger {
             returnable: Default::default(),
             returned: Default::default(),
             batch,
+            answer_waits: AtomicBool::new(false),
             unsent_responses: AtomicUsize::new(0),
             unsent_requests: AtomicUsize::new(0),
             driver: AtomicWaker::new(),
@@ -93,7 +96,20 @@ impl Ledger {
     fn is_due_in(&self, pool: Pool) -> bool {
         // Relaxed: the number orders no other data; the driver is woken after it was increased.
         let returnable = self.returnable[pool as usize].load(Ordering::Relaxed);
-        returnable > 0 && returnable >= self.batch[pool as usize]
+        let is_batch = returnable >= self.batch[pool as usize];
+        returnable > 0 && (is_batch || pool == Pool::Answers && self.answer_waits())
+    }
+
+    /// Whether the peer has said that a response waits for credit, and has got none since.
+    #[inline]
+    pub fn answer_waits(&self) -> bool {
+        // SeqCst: see `calls::unread` of witrpc-runtime.
+        self.answer_waits.load(Ordering::SeqCst)
+    }
+
+    /// Notes that a response of the peer waits for credit. The caller wakes the driver.
+    pub fn note_answer_waits(&self) {
+        self.answer_waits.store(true, Ordering::SeqCst);
     }
 
     /// Takes the bytes of this pool to return, if a credit frame is due.
@@ -101,6 +117,9 @@ impl Ledger {
     pub fn take_due(&self, pool: Pool) -> Option<u64> {
         if !self.is_due_in(pool) {
             return None;
+        }
+        if pool == Pool::Answers && self.answer_waits() {
+            self.answer_waits.store(false, Ordering::Relaxed);
         }
         let due = self.returnable[pool as usize].swap(0, Ordering::Relaxed);
         // Counted before the frame can be sent, so the peer never uses credit that is not recorded here.
@@ -129,7 +148,8 @@ impl Ledger {
     fn add(&self, pool: Pool, bytes: u64) {
         let before = self.returnable[pool as usize].fetch_add(bytes, Ordering::Relaxed);
         let batch = self.batch[pool as usize];
-        if before < batch.max(1) && before + bytes >= batch {
+        let waits = pool == Pool::Answers && self.answer_waits();
+        if waits || before < batch.max(1) && before + bytes >= batch {
             self.driver.wake();
         }
     }
@@ -156,7 +176,7 @@ impl Charge {
     }
 
     /// The number of charged bytes.
-    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    #[inline]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -183,6 +183,8 @@ struct Credit {
     owed: [u64; 2],
     /// The largest nested request that may wait for credit.
     most_nested: u64,
+    /// The peer was told that a response waits, and has given no credit for it since.
+    told: bool,
 }
 
 /// The queued bytes, plus a constant per message.
@@ -273,6 +275,7 @@ impl Outbound {
     pub fn add_credit(&mut self, pool: Pool, bytes: u64) {
         let left = self.credit.left.of_mut(pool);
         *left = left.saturating_add(bytes);
+        self.credit.told &= pool != Pool::Answers;
     }
 
     /// Prepares a request that is nested: whether it may be queued. If it is nested deeper, or too large to wait, it takes its credit now,
@@ -788,10 +791,27 @@ impl Outbound {
         let pumped = self.pump_flows(most)?;
         let empty =
             self.events.waiting.is_empty() && self.small.is_empty() && self.flows.is_empty();
-        if pumped == Pumped::Done && empty {
-            return self.pump_goodbye();
+        match pumped {
+            Pumped::Done if empty => self.pump_goodbye(),
+            Pumped::Done if !self.credit.told => self.tell_what_waits(),
+            _ => Ok(pumped),
         }
-        Ok(pumped)
+    }
+
+    /// Tells the peer if a response waits for credit: answers that the peer's callers have not taken may hold it. [wire.credit]
+    fn tell_what_waits(&mut self) -> Result<Pumped, Error> {
+        let small = self.small.0[Small::RESPONSES].front().map(|(_, message)| message.cost());
+        let need = small.into_iter().chain(self.flows.need_of_waiting(Pool::Answers)).min();
+        let missing =
+            need.map_or(0, |need| need.saturating_sub(self.credit.left.of(Pool::Answers)));
+        if missing == 0 || self.control.closed {
+            return Ok(Pumped::Done);
+        }
+        if !self.link.push(&Header::whole(Kind::AnswerWaits, missing, 0), &[], 0)? {
+            return Ok(Pumped::Full);
+        }
+        self.credit.told = true;
+        Ok(Pumped::Done)
     }
 
     /// Sends the small messages. Returns `false` if the ring is full.

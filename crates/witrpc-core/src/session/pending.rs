@@ -65,7 +65,8 @@ enum State {
     Waiting {
         waker: Option<Waker>,
     },
-    Done(Result<Answer, Error>),
+    /// With the number of answers that had arrived then.
+    Done(Result<Answer, Error>, u64),
     /// The caller is gone; the peer has been told.
     Abandoned,
 }
@@ -102,6 +103,8 @@ pub struct Pending {
     nested: Places,
     /// The number of `Done` slots: their callers were woken, and have not taken the answers yet.
     woken: usize,
+    /// The number of answers that have ever arrived for a caller that was not polled at that moment.
+    arrived: u64,
     closed: Option<CloseReason>,
 }
 
@@ -148,6 +151,7 @@ impl Pending {
             outer: Places::new(max_in_flight),
             nested: Places::new(max_in_flight),
             woken: 0,
+            arrived: 0,
             closed: None,
         }
     }
@@ -272,6 +276,7 @@ impl Pending {
         wanted: Option<CallId>,
         found: &mut Option<Answer>,
     ) -> Result<Completed, Unexpected> {
+        let number = self.arrived + 1;
         let slot = self.get(id).ok_or(Unexpected)?;
         let place = slot.place;
         let completed = match &mut slot.state {
@@ -283,15 +288,15 @@ impl Pending {
             }
             State::Waiting { waker } => {
                 let waker = waker.take();
-                slot.state = State::Done(Ok(answer));
-                self.woken += 1;
+                slot.state = State::Done(Ok(answer), number);
+                (self.woken, self.arrived) = (self.woken + 1, number);
                 Completed::Other(waker)
             }
             State::Abandoned => {
                 self.release(id);
                 Completed::Nobody(answer)
             }
-            State::Free { .. } | State::Done(_) => return Err(Unexpected),
+            State::Free { .. } | State::Done(..) => return Err(Unexpected),
         };
         self.give_back(place);
         Ok(completed)
@@ -307,8 +312,8 @@ impl Pending {
                 std::mem::swap(old, clone);
                 Looked::Waits
             }
-            State::Done(_) => {
-                let State::Done(outcome) = std::mem::replace(&mut slot.state, State::Abandoned)
+            State::Done(..) => {
+                let State::Done(outcome, _) = std::mem::replace(&mut slot.state, State::Abandoned)
                 else {
                     unreachable!("matched above")
                 };
@@ -326,7 +331,7 @@ impl Pending {
     pub fn abandon(&mut self, id: CallId, unsent: bool) -> Left {
         let Some(slot) = self.get(id) else { return Left::default() };
         match std::mem::replace(&mut slot.state, State::Abandoned) {
-            State::Done(outcome) => {
+            State::Done(outcome, _) => {
                 self.woken -= 1;
                 self.release(id);
                 Left { answer: outcome.ok(), waker: None }
@@ -354,8 +359,8 @@ impl Pending {
             if let State::Waiting { waker } = &mut slot.state {
                 wakers.extend(waker.take());
                 let maybe_executed = !unsent.contains(&id);
-                slot.state =
-                    State::Done(Err(Error::Closed { reason: reason.clone(), maybe_executed }));
+                let closed = Error::Closed { reason: reason.clone(), maybe_executed };
+                slot.state = State::Done(Err(closed), self.arrived);
                 self.woken += 1;
             }
         }
@@ -374,6 +379,44 @@ impl Pending {
         self.woken > 0
     }
 
+    /// The number of answers that have ever arrived for a caller that was not polled at that moment.
+    #[inline]
+    pub const fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Makes way for other answers: of those that were there when `arrived` had arrived, and were not taken since, takes the oldest, until
+    /// they hold `enough` bytes. Their calls fail.
+    pub fn drop_unread(&mut self, arrived: u64, enough: u64) -> Vec<Answer> {
+        let mut unread: Vec<_> = (0..self.slots.len())
+            .filter_map(|slot| match &self.slots[slot].state {
+                State::Done(Ok(_), number) if *number <= arrived => Some((*number, slot)),
+                _ => None,
+            })
+            .collect();
+        unread.sort_unstable();
+        let (mut freed, mut dropped) = (0, Vec::new());
+        for (number, slot) in unread {
+            if freed >= enough {
+                break;
+            }
+            let error = Error::Limit {
+                what: "the answer was dropped, as it was not taken and others waited for its room"
+                    .to_owned(),
+                setting: "with_max_buffered",
+                maybe_executed: true,
+            };
+            let state = &mut self.slots[slot].state;
+            if let State::Done(Ok(answer), _) =
+                std::mem::replace(state, State::Done(Err(error), number))
+            {
+                freed += answer._charge.bytes();
+                dropped.push(answer);
+            }
+        }
+        dropped
+    }
+
     /// The number of slots in use.
     #[inline]
     pub const fn in_flight(&self) -> usize {
@@ -384,7 +427,7 @@ impl Pending {
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> (Held, Held) {
         let answers = self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Done(Ok(answer)) => Some(answer.content.held()),
+            State::Done(Ok(answer), _) => Some(answer.content.held()),
             _ => None,
         });
         (answers.sum(), Held::plain::<Slot>(self.slots.len()))
@@ -416,6 +459,8 @@ mod tests {
     use super::Unexpected;
     use super::{Pending, Place};
     use crate::error::{CloseReason, Error};
+    use crate::limits::Pool;
+    use crate::session::ledger::{Charge, Ledger};
     use crate::wire::frame::Nesting;
     use crate::wire::status::Status;
 
@@ -553,6 +598,33 @@ mod tests {
         assert_eq!(pending.complete(id, answer(), None, &mut None).err(), Some(Unexpected));
         assert!(take(&mut pending, id).is_some());
         assert_eq!(pending.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_oldest_answers_that_were_not_taken_make_way() {
+        let ledger = Ledger::new([1; 2]);
+        let sized = |bytes| {
+            let mut charge = Charge::new(&ledger, Pool::Answers);
+            charge.add(bytes);
+            Answer { _charge: charge, ..answer() }
+        };
+        let mut pending = Pending::new(4);
+        let ids = [(); 4].map(|()| pending.insert(Place::Outer, (0, 1), &mut None).unwrap());
+        for id in [ids[2], ids[0], ids[1]] {
+            assert!(pending.complete(id, sized(10), None, &mut None).is_ok());
+        }
+        let arrived = pending.arrived();
+        assert!(pending.complete(ids[3], sized(10), None, &mut None).is_ok());
+        assert!(matches!(take(&mut pending, ids[0]), Some(Ok(_))));
+        assert_eq!(pending.drop_unread(arrived, 1).len(), 1);
+        let dropped = take(&mut pending, ids[2]);
+        assert!(matches!(dropped, Some(Err(Error::Limit { maybe_executed: true, .. }))));
+        assert_eq!(pending.drop_unread(arrived, 100).len(), 1, "one came later");
+        assert!(matches!(take(&mut pending, ids[1]), Some(Err(Error::Limit { .. }))));
+        assert!(matches!(take(&mut pending, ids[3]), Some(Ok(_))));
+        assert!(!pending.has_woken_caller() && pending.in_flight() == 0);
+        drop(pending);
+        assert_eq!(ledger.returnable(Pool::Answers), 40);
     }
 
     #[test]

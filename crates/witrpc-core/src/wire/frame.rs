@@ -39,6 +39,7 @@ pub enum Kind {
     // The connection.
     Credit,
     AnswerCredit,
+    AnswerWaits,
     Ping,
     Pong,
     Goodbye,
@@ -69,6 +70,7 @@ impl Kind {
             Self::StreamCancel => 0x43,
             Self::Credit => 0x20,
             Self::AnswerCredit => 0x24,
+            Self::AnswerWaits => 0x25,
             Self::Ping => 0x21,
             Self::Pong => 0x22,
             Self::Goodbye => 0x23,
@@ -99,6 +101,7 @@ impl Kind {
             0x43 => Self::StreamCancel,
             0x20 => Self::Credit,
             0x24 => Self::AnswerCredit,
+            0x25 => Self::AnswerWaits,
             0x21 => Self::Ping,
             0x22 => Self::Pong,
             0x23 => Self::Goodbye,
@@ -249,7 +252,7 @@ mod tests {
     use super::Header;
     use super::{Kind, Nesting};
 
-    const KINDS: [Kind; 25] = [
+    const KINDS: [Kind; 26] = [
         Kind::Hello,
         Kind::Accept,
         Kind::Confirm,
@@ -272,6 +275,7 @@ mod tests {
         Kind::StreamCancel,
         Kind::Credit,
         Kind::AnswerCredit,
+        Kind::AnswerWaits,
         Kind::Ping,
         Kind::Pong,
         Kind::Goodbye,

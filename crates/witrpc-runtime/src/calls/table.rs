@@ -30,6 +30,8 @@ pub(crate) struct CallsMade {
     /// The waker of a task that yielded after many calls in a row. If another task makes the next call, it does not busy-poll for its
     /// answer: there may be more such tasks, whose calls could all be in flight. Its lock is the innermost.
     yielded: Mutex<Option<Waker>>,
+    /// Whether a task looks for answers that are not taken, as a response of the peer waits for their room.
+    pub(super) makes_way: AtomicBool,
     /// Whether `yielded` is set.
     has_yielded: AtomicBool,
     /// Whether the last call found others in flight: then the next is likely to, and has its waker ready.
@@ -44,6 +46,7 @@ impl CallsMade {
         Self {
             pending: CountedMutex::new(Rank::Pending, Pending::new(len_u64(max_in_flight))),
             yielded: Mutex::new(Rank::Yielded, None),
+            makes_way: AtomicBool::new(false),
             has_yielded: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
             catalog,

@@ -9,6 +9,7 @@ use witrpc_core::{CloseReason, Error};
 
 use crate::calls::host::CallHost;
 use crate::calls::making::MakesCalls;
+use crate::calls::unread::MakesWay;
 use crate::events::host::EventHost;
 use crate::events::publishing::Publishes;
 use crate::events::subscribing::Subscribes;
@@ -49,6 +50,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             let answer = Answer::empty(Status::Cancelled);
             return connection.handle_response(id, answer, wanted, drained);
         }
+        Incoming::AnswerWaits(missing) => connection.handle_answer_waits(missing),
         Incoming::Pong(id) => return connection.handle_pong(id, wanted, drained),
         // Events: of ours, and of the peer's.
         Incoming::Event { id, head, content, charge } => {

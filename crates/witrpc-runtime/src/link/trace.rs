@@ -218,6 +218,7 @@ const fn is_of_calls(kind: Kind) -> bool {
         kind,
         Kind::Credit
             | Kind::AnswerCredit
+            | Kind::AnswerWaits
             | Kind::StreamCredit
             | Kind::EventAck
             | Kind::Ping
@@ -282,7 +283,8 @@ impl State {
             | Kind::Welcome
             | Kind::Refuse
             | Kind::Credit
-            | Kind::AnswerCredit => Ok(()),
+            | Kind::AnswerCredit
+            | Kind::AnswerWaits => Ok(()),
         }
     }
 
@@ -433,6 +435,7 @@ const fn word(kind: Kind) -> &'static str {
         Kind::StreamCancel => "stream cancel",
         Kind::Credit => "credit",
         Kind::AnswerCredit => "answer credit",
+        Kind::AnswerWaits => "answer waits",
         Kind::Ping => "ping",
         Kind::Pong => "pong",
         Kind::Goodbye => "goodbye",

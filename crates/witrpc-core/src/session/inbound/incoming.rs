@@ -38,6 +38,8 @@ pub enum Incoming {
         request: bool,
     },
     Credit(Pool, u64),
+    /// A response of the peer waits for so much more credit.
+    AnswerWaits(u64),
     Ping(u64),
     Pong(u64),
     Goodbye(String),

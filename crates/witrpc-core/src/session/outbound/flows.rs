@@ -266,6 +266,11 @@ impl Flows {
         self.put(self.next_turn, flow);
     }
 
+    /// The least credit of this pool that a flow waits for.
+    pub(super) fn need_of_waiting(&self, pool: Pool) -> Option<u64> {
+        self.waiting[pool as usize].first_key_value().map(|((need, _), _)| *need)
+    }
+
     /// The waiting messages, without those of streams.
     pub(super) fn messages(&self) -> impl Iterator<Item = &Outgoing> {
         let ready = self.ready.values().map(|(flow, _)| flow);
