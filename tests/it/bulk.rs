@@ -99,8 +99,9 @@ fn memory_of_long_messages_is_used_again_and_given_back() {
         // The connection goes on, and nothing long comes.
         eventually("given back", || kept().0 == 0).await;
         assert_eq!(store.take(1, 1).await.unwrap(), [1][..].into());
-        let kib = anonymous_kib().saturating_sub(before);
-        assert!(kib < (LONG >> 10) as u64 / 2, "{kib} KiB have stayed");
+        // What is not kept any more is freed by another thread, which takes its time.
+        let stays = || anonymous_kib().saturating_sub(before);
+        eventually("nothing has stayed", || stays() < (LONG >> 10) as u64 / 2).await;
         client.disconnect().await;
         server.stop_waiting_for_connection().await;
     });
