@@ -4,6 +4,7 @@
 //! This process is the parent of the hosts, and becomes that of workers whose host has died: so it sees each process that is left, be it as a
 //! zombie. A host asks its worker to fail once, so that each round has a restart.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,17 +86,29 @@ fn whoever_of_a_host_and_its_worker_is_killed_nothing_is_left() {
 
 struct Stage {
     directory: tempfile::TempDir,
+    /// How many hosts were started: each has folders of its own.
+    starts: Cell<u32>,
 }
 
 impl Stage {
     fn new() -> Self {
-        Self { directory: private_directory() }
+        Self { directory: private_directory(), starts: Cell::new(0) }
+    }
+
+    /// The folder of this name for the host that was started last.
+    fn folder(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{}-{name}", self.starts.get()))
+    }
+
+    /// What the worker has reported of the host that was started last.
+    fn report_of_worker(&self) -> std::io::Result<String> {
+        fs::read_to_string(self.folder("worker").join("report"))
     }
 
     fn start(&self, host: End, (which, worker): (u32, End), flavor: Flavor) -> Victim {
+        self.starts.set(self.starts.get() + 1);
         let folder = |name: &str| {
-            let path = self.directory.path().join(name);
-            drop(fs::remove_dir_all(&path));
+            let path = self.folder(name);
             fs::create_dir(&path).unwrap();
             path
         };
@@ -113,8 +126,7 @@ impl Stage {
         assert!(matches!(host.ends().await, Fate::Left));
         let takes = began.elapsed();
         nothing_is_left("rehearsal").await;
-        let report = self.directory.path().join("worker").join("report");
-        let of_worker = fs::read_to_string(report).unwrap().lines().map(str::to_owned).collect();
+        let of_worker = self.report_of_worker().unwrap().lines().map(str::to_owned).collect();
         (Plan::new(host.said(), takes), Plan::new(of_worker, takes))
     }
 
@@ -175,8 +187,7 @@ impl Stage {
 
     /// What the worker that was to die has reported.
     fn fate_of_worker(&self, of_host: Fate) -> Fate {
-        let report = self.directory.path().join("worker").join("report");
-        let said = fs::read_to_string(report).unwrap_or_default();
+        let said = self.report_of_worker().unwrap_or_default();
         match said.lines().find_map(victim::killed) {
             Some((at, step)) => Fate::Killed { at, step: Some(step) },
             None => of_host,
