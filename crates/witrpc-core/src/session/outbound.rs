@@ -339,8 +339,8 @@ impl Outbound {
     }
 
     /// Sends a message directly, past the lanes. This requires that nothing waits to be sent, that the message is one chunk without
-    /// attachments, and that there is credit and room for it. The length of `header` is set here. Returns whether it was sent; [`publish`](Self::publish) makes it
-    /// visible.
+    /// attachments, and that there is credit and room for it. The length of `header` is set here. Returns whether it was sent;
+    /// [`publish`](Self::publish) makes it visible.
     ///
     /// # Errors
     ///
@@ -798,15 +798,18 @@ impl Outbound {
         }
     }
 
-    /// Tells the peer if a response waits for credit: answers that the peer's callers have not taken may hold it. [wire.credit]
+    /// Tells the peer if a response waits for credit, or an event, for which a response may wait: answers that the peer's callers have not
+    /// taken may hold that credit. [wire.credit]
     fn tell_what_waits(&mut self) -> Result<Pumped, Error> {
-        let small = self.small.0[Small::RESPONSES].front().map(|(_, message)| message.cost());
-        let need = small.into_iter().chain(self.flows.need_of_waiting(Pool::Answers)).min();
-        let missing =
-            need.map_or(0, |need| need.saturating_sub(self.credit.left.of(Pool::Answers)));
-        if missing == 0 || self.control.closed {
+        let event = self.events.waiting.front().map(|(_, message)| message);
+        let small = self.small.0[Small::RESPONSES].front().map(|(_, message)| message);
+        let fronts = [event, small].into_iter().flatten().filter(|message| !message.started);
+        let needs = fronts.map(Outgoing::cost).chain(self.flows.need_of_waiting(Pool::Answers));
+        let left = self.credit.left.of(Pool::Answers);
+        let missing = needs.filter(|need| *need > left).min().map(|need| need - left);
+        let Some(missing) = missing.filter(|_| !self.control.closed) else {
             return Ok(Pumped::Done);
-        }
+        };
         if !self.link.push(&Header::whole(Kind::AnswerWaits, missing, 0), &[], 0)? {
             return Ok(Pumped::Full);
         }

@@ -307,6 +307,55 @@ fn a_table_of_empty_blobs_costs_what_n1_says() {
     b.inbound.check();
 }
 
+/// Also if it is an event that waits, behind which a response is held.
+#[test]
+fn a_response_that_waits_for_credit_is_told_once_until_there_is_some() {
+    for event_waits in [false, true] {
+        let [mut a, mut b] = Peer::pair(65_536, LIMITS);
+        let left = LIMITS.credit(Pool::Answers);
+        let message = |kind, id, len| {
+            Outgoing::new(kind, id, Content::plain(Vec::new(), &vec![7; len]), (0, 0, 0), None)
+        };
+        b.outbound.push(message(Kind::Response, 1, 150_000)).unwrap();
+        // It has taken its credit.
+        assert_eq!(b.outbound.pump(true).unwrap(), Pumped::More);
+        if event_waits {
+            let event = b.outbound.push_event(message(Kind::Event, 1, 100_000));
+            b.outbound.push(message(Kind::Response, 2, 1).after_event(event)).unwrap();
+        } else {
+            b.outbound.push(message(Kind::Response, 2, 100_000)).unwrap();
+        }
+        // What has arrived is held, as by a caller that is not polled.
+        let (mut held, mut told) = (Vec::new(), Vec::new());
+        let mut quiet = false;
+        while !quiet {
+            quiet = b.outbound.pump(true).unwrap() == Pumped::Done;
+            while let Some(incoming) = a.inbound.receive().unwrap() {
+                quiet = false;
+                match incoming {
+                    Incoming::AnswerWaits(missing) => told.push(missing),
+                    Incoming::Response { charge, .. } => held.push(charge),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(
+            (held.len(), &told[..]),
+            (1, &[100_000 - (left - 150_000)][..]),
+            "{event_waits}"
+        );
+        held.clear();
+        a.ledger.note_answer_waits();
+        let returned = a.ledger.take_due(Pool::Answers).unwrap();
+        b.outbound.add_credit(Pool::Answers, returned);
+        while b.outbound.pump(true).unwrap() != Pumped::Done {
+            while a.inbound.receive().unwrap().is_some() {}
+        }
+        while a.inbound.receive().unwrap().is_some() {}
+        assert_eq!(b.outbound.queued(), 0);
+    }
+}
+
 /// A peer may give any credit, at any time.
 #[test]
 fn credit_without_end_does_no_harm() {
