@@ -16,10 +16,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use witrpc::prelude::*;
+
+#[path = "shared/placement.rs"]
+mod placement;
+
+use placement::{pin, runtime};
 
 #[witrpc::service]
 pub(crate) trait Echo {
@@ -73,17 +78,6 @@ fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
         .expect("up to the hard one");
-}
-
-/// Threads that start later inherit it.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).expect("a CPU that we may use");
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
 }
 
 fn file(endpoint: String) -> MemoryMappedFile {

@@ -13,9 +13,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use tokio::runtime::Runtime;
 use witrpc::prelude::*;
+
+#[path = "shared/placement.rs"]
+mod placement;
+
+use placement::{pin, runtime};
 
 #[witrpc::service]
 pub(crate) trait Echo {
@@ -49,17 +54,6 @@ fn main() {
         compare("two_cores", *other, WaitStrategy::Adaptive);
         compare("park", *other, WaitStrategy::Park);
     }
-}
-
-/// Threads that start later inherit it, and so do programs.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).expect("a CPU that we may use");
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
 }
 
 const fn waits(park: bool) -> WaitStrategy {

@@ -18,9 +18,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use tokio::runtime::Runtime;
+use rustix::thread::{CpuSet, sched_getaffinity};
 use witrpc::prelude::*;
+
+#[path = "shared/placement.rs"]
+mod placement;
+
+use placement::{pin, runtime};
 
 #[witrpc::service]
 pub(crate) trait Flow {
@@ -110,17 +114,6 @@ fn main() {
         None => println!("two_cores: not measured, there is one CPU"),
     }
     criterion.final_summary();
-}
-
-/// Threads that start later inherit it.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).expect("a CPU that we may use");
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one")
 }
 
 /// The second process; it ends when its standard input does.

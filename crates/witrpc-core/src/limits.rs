@@ -7,9 +7,9 @@ use crate::error::Error;
 pub struct Limits {
     /// The largest message taken from the peer: body and blobs, in bytes. At most `max_buffered`.
     pub max_message_size: u64,
-    /// Bytes of messages held for one peer and one direction: being received, waiting, or being handled.
+    /// Bytes of requests held for one peer: being received, waiting, or being handled. What else is held follows from it ([`credit`](Self::credit)).
     pub max_buffered: u64,
-    /// Calls of the peer that may be unanswered at a time.
+    /// Outer calls of the peer that may be unanswered at a time; and as many nested ones.
     pub max_in_flight: u32,
 }
 
@@ -31,7 +31,7 @@ impl Pool {
 const DEFAULT_MAX_MESSAGE_SIZE: u64 = 64 << 20;
 /// Enough to fill any ring many times over, and few enough to bound a table.
 const DEFAULT_MAX_IN_FLIGHT: u32 = 1024;
-/// Byte permits are counted in `u32` by the semaphore that bounds the sending queue.
+/// What the wire allows: a body has its length in a `u32`. [wire.limits]
 const LARGEST_MESSAGE_SIZE: u64 = (1 << 31) - 1;
 
 impl Default for Limits {
@@ -88,8 +88,7 @@ impl Limits {
 
     /// What outer requests leave of the credit for requests. [wire.credit]
     pub fn reserve(&self) -> u64 {
-        let rest = self.max_buffered.saturating_sub(self.max_message_size);
-        (self.max_buffered / 4).min(rest - self.credit_batch(Pool::Requests))
+        (self.max_buffered / 4).min(self.rest() - self.credit_batch(Pool::Requests))
     }
 
     /// The largest nested request that may wait for credit: so much is left of the reserve, whatever we keep back.
@@ -100,12 +99,14 @@ impl Limits {
     /// The amount of consumed bytes after which credit is given back.
     pub fn credit_batch(&self, pool: Pool) -> u64 {
         match pool {
-            Pool::Requests => {
-                let rest = self.max_buffered.saturating_sub(self.max_message_size);
-                (self.max_buffered / 8).min(rest)
-            }
+            Pool::Requests => (self.max_buffered / 8).min(self.rest()),
             Pool::Answers => self.part() / 16,
         }
+    }
+
+    /// What is left of `max_buffered` beside the largest message.
+    fn rest(&self) -> u64 {
+        self.max_buffered.saturating_sub(self.max_message_size)
     }
 
     /// Half of `max_buffered`, or the largest message.

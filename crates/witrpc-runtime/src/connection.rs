@@ -15,7 +15,8 @@
 //!
 //! # Locks
 //!
-//! [`locks`](crate::locks) says in which order they are taken. A lock is held for one bounded step. The longest is a leader's polling (see [`poller`](crate::link::poller)); others do not wait for it, but leave.
+//! [`locks`](crate::locks) says in which order they are taken. A lock is held for one bounded step. The longest is a leader's polling (see
+//! [`poller`](crate::link::poller)); others do not wait for it, but leave.
 
 mod frames;
 mod peer;

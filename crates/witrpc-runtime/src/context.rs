@@ -49,15 +49,6 @@ thread_local! {
     static POLLS_STREAM: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Polls a stream of the user's for the peer. Whoever reads the stream may be a handler at whatever depth, so calls that are made meanwhile
-/// count as nested deepest, and wait for no other call.
-pub(crate) fn polling_stream<T>(poll: impl FnOnce() -> T) -> T {
-    let before = POLLS_STREAM.replace(true);
-    let polled = poll();
-    POLLS_STREAM.set(before);
-    polled
-}
-
 /// Runs a handler's first poll.
 pub(crate) fn first_poll<T>(poll: impl FnOnce() -> T) -> T {
     IN_PLACE.set(true);
@@ -181,11 +172,17 @@ pub fn side_channel() -> Option<SideChannel> {
     SIDE_CHANNEL.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
-/// Polls a stream that is sent over the connection with this side channel. `poll` must not panic.
-pub(crate) fn with_side_channel<T>(side_channel: &SideChannel, poll: impl FnOnce() -> T) -> T {
-    let outer = SIDE_CHANNEL.with(|current| current.replace(Some(Arc::clone(side_channel))));
+/// Polls a stream of the user's that is sent over a connection, which may have a side channel. `poll` must not panic.
+///
+/// A handler at any depth may be reading the stream. So calls that are made meanwhile count as nested deepest, and wait for no other
+/// call.
+pub(crate) fn polling_stream<T>(side_channel: Option<&SideChannel>, poll: impl FnOnce() -> T) -> T {
+    let polled_before = POLLS_STREAM.replace(true);
+    let swap = |value| SIDE_CHANNEL.with(|current| current.replace(value));
+    let outer = side_channel.map(|side_channel| swap(Some(Arc::clone(side_channel))));
     let polled = poll();
-    drop(SIDE_CHANNEL.with(|current| current.replace(outer)));
+    drop(outer.map(swap));
+    POLLS_STREAM.set(polled_before);
     polled
 }
 

@@ -9,8 +9,8 @@
 //!   bounds it. A [reused](crate::values::spare) allocation may be a fourth larger. The allocation takes up memory as the section
 //!   arrives: the system backs only pages that were written to. Each entry of a blob table that has arrived costs a length and a
 //!   [`Bytes`](bytes::Bytes).
-//! - **N2** The declared sizes of all messages that are being received, waiting or being handled are within the credit of their pool. An event or a
-//!   stream item leaves that account when its window covers it.
+//! - **N2** The declared sizes of all messages that are being received, waiting or being handled are within the credit of their pool. An
+//!   event or a stream item leaves that account when its window covers it.
 //! - **N3** Before the session is open, only handshake messages are accepted, one at a time and of bounded size.
 
 mod incoming;

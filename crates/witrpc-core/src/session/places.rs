@@ -27,7 +27,6 @@ use std::task::Waker;
 #[derive(Debug)]
 pub struct Places {
     free: u64,
-    total: u64,
     /// Those who sleep, by their tickets: what they need, and whom to wake.
     asleep: BTreeMap<u64, (u64, Waker)>,
     /// Those who were woken and not polled since, by their tickets: the turn in which they were woken.
@@ -43,24 +42,17 @@ pub struct Places {
 pub struct Ticket(u64);
 
 impl Places {
-    /// `total` free places.
+    /// `total` free places. Nobody may need more.
     #[inline]
     pub const fn new(total: u64) -> Self {
         Self {
             free: total,
-            total,
             asleep: BTreeMap::new(),
             woken: BTreeMap::new(),
             fresh: 0,
             turn: 0,
             last_ticket: 0,
         }
-    }
-
-    /// The number of all places. Nobody can need more.
-    #[inline]
-    pub const fn total(&self) -> u64 {
-        self.total
     }
 
     /// Takes `need` places for a newcomer (W2).

@@ -248,16 +248,16 @@ mod tests {
     fn only_what_exceeds_its_window_stays_on_the_messages_account() {
         let ledger = Ledger::new([1; 2]);
         let charge = || {
-            let mut charge = Charge::new(&ledger, Pool::Answers);
+            let mut charge = Charge::new(&ledger, Pool::Requests);
             charge.add(100);
             charge
         };
         let mut stream = stream(0);
         stream.open(10, 1500);
         assert_eq!(push(&mut stream, 1, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Answers), 100);
+        assert_eq!(ledger.returnable(Pool::Requests), 100);
         assert_eq!(push(&mut stream, 2, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Answers), 100);
+        assert_eq!(ledger.returnable(Pool::Requests), 100);
         assert!(push(&mut stream, 3, 1, Charge::none()).is_err(), "the window is used up");
     }
 }

@@ -372,9 +372,7 @@ impl UntypedCall {
         let contract = &self.remote.contract;
         format!("{}.{}", contract.service(), contract.method(self.method))
     }
-}
 
-impl UntypedCall {
     fn poll(&mut self, cx: &mut Context<'_>, decode: &mut Decode<'_>) -> Poll<Result<(), Error>> {
         // An answer is often there at the first poll: a task that makes one call after the other has to yield.
         let counted =
@@ -521,7 +519,7 @@ impl UntypedCall {
         true
     }
 
-    /// Looks up the route, and sends the call if there is a permit.
+    /// Looks up the route, and sends the call if there is a place for it.
     fn start(
         &mut self,
         content: &mut Content,

@@ -3,7 +3,7 @@
 use std::task::Waker;
 
 use witrpc_core::session::outbound::{Outgoing, Room, TooManyStreams, Withdrawn};
-use witrpc_core::session::pending::{Answer, CallId, Completed, Place};
+use witrpc_core::session::pending::{Answer, CallId, Completed, Pending, Place};
 use witrpc_core::session::places::Ticket;
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
@@ -17,7 +17,7 @@ use crate::link::leading::Leads;
 use crate::link::places;
 use crate::link::poller::Poll;
 use crate::link::sending::Sends;
-use crate::locks::{self, with_clone};
+use crate::locks::{self, CountedGuard, with_clone};
 use crate::streams::producer::start_streams;
 use crate::streams::writing::WritesStreams;
 
@@ -123,8 +123,8 @@ pub(crate) trait MakesCalls: CallHost {
         Ok(Slot { id, room, alone, among_many, has_waker })
     }
 
-    /// Takes a place among the calls in flight, and room in the sending queue, both or neither. If the call has to wait, `waker` is in the line
-    /// for what it lacks.
+    /// Takes a place among the calls in flight, and room in the sending queue, both or neither. If the call has to wait, `waker` is in
+    /// the line for what it lacks.
     fn take_places(
         &self,
         needs: &mut Needs,
@@ -194,10 +194,8 @@ pub(crate) trait MakesCalls: CallHost {
         if let Some(ticket) = needs.place.take() {
             let mut pending = self.calls().pending.lock();
             let before = pending.leave_line(needs.nesting, ticket);
-            let next = pending.next_waiter();
-            drop(pending);
+            self.wake_next(pending);
             drop(before);
-            queue.wake(next);
         }
     }
 
@@ -221,12 +219,7 @@ pub(crate) trait MakesCalls: CallHost {
 
     /// A request that must not wait has no credit: it was not queued.
     fn beyond_credit(&self, id: CallId) -> BeginError {
-        let mut pending = self.calls().pending.lock();
-        let left = pending.abandon(id, true);
-        let next = pending.next_waiter();
-        drop(pending);
-        self.link().sending.queue.wake(next);
-        locks::dispose(left);
+        self.give_up(id, true);
         BeginError::Limit(Lacks::Credit)
     }
 
@@ -265,12 +258,7 @@ pub(crate) trait MakesCalls: CallHost {
                 Ok(())
             }
             Err(TooManyStreams) => {
-                let mut pending = self.calls().pending.lock();
-                let left = pending.abandon(id, true);
-                let next = pending.next_waiter();
-                drop(pending);
-                self.link().sending.queue.wake(next);
-                locks::dispose(left);
+                self.give_up(id, true);
                 Err(BeginError::TooManyStreams)
             }
         }
@@ -302,12 +290,22 @@ pub(crate) trait MakesCalls: CallHost {
             Ok(())
         });
         self.withdraw_streams(streams);
+        self.give_up(id, unsent);
+    }
+
+    /// The caller of `id` is gone, or has an error. An `unsent` call gives back its place.
+    fn give_up(&self, id: CallId, unsent: bool) {
         let mut pending = self.calls().pending.lock();
         let left = pending.abandon(id, unsent);
+        self.wake_next(pending);
+        locks::dispose(left);
+    }
+
+    /// Unlocks the table, after a place may have been given back, and wakes whoever waits for it.
+    fn wake_next(&self, mut pending: CountedGuard<'_, Pending>) {
         let next = pending.next_waiter();
         drop(pending);
         self.link().sending.queue.wake(next);
-        locks::dispose(left);
     }
 
     /// The caller of a ping is gone.
@@ -379,9 +377,7 @@ pub(crate) trait MakesCalls: CallHost {
             return Err(not_waiting());
         }
         let completed = pending.complete(id, answer, wanted, &mut drained.answer);
-        let next = pending.next_waiter();
-        drop(pending);
-        self.link().sending.queue.wake(next);
+        self.wake_next(pending);
         match completed {
             Ok(Completed::Wanted(waker)) => {
                 if let Some(waker) = waker {

@@ -56,7 +56,7 @@ impl QueueRoom {
     pub(crate) fn new(max_buffered: u64, ledger: &Arc<Ledger>) -> Self {
         let turns = Arc::new(Turns { is_due: AtomicBool::new(false), ledger: Arc::clone(ledger) });
         let line = |part: u64| Line::new((max_buffered / part).max(1), &turns);
-        Self { outer: line(2), nested: line(4), items: line(4), turns: Arc::clone(&turns) }
+        Self { outer: line(2), nested: line(4), items: line(4), turns }
     }
 
     /// The line for calls of this nesting.

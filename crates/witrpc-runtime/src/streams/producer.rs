@@ -15,7 +15,7 @@ use witrpc_core::values::content::Content;
 use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::status::Status;
 
-use crate::context::{CallContext, SideChannel, polling_stream, with_side_channel};
+use crate::context::{CallContext, SideChannel, polling_stream};
 use crate::link::places::{Closed, Waiting};
 use crate::link::reply::Reply;
 use crate::locks::assert_none_is_held;
@@ -91,10 +91,10 @@ impl Producer {
             };
             if !items.is_empty() {
                 let is_full = self.is_full(items.len(), bytes);
-                let permit = room(&self.sender, &*self.connection, bytes).await?;
+                let room = room(&self.sender, &*self.connection, bytes).await?;
                 let first = self.number + 1;
                 self.number += len_u64(items.len());
-                if !self.connection.send_items(&self.sender, first, items.drain(..), permit) {
+                if !self.connection.send_items(&self.sender, first, items.drain(..), room) {
                     return Err(Cancelled);
                 }
                 turn = None;
@@ -149,14 +149,8 @@ impl Producer {
         assert_none_is_held("a stream of the user's is polled");
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
-        let side_channel = &self.side_channel;
-        let mut poll = || {
-            let mut poll = || polling_stream(|| catch(|| stream.poll_item(cx, codec)));
-            match side_channel {
-                Some(side_channel) => with_side_channel(side_channel, poll),
-                None => poll(),
-            }
-        };
+        let side_channel = self.side_channel.as_ref();
+        let mut poll = || polling_stream(side_channel, || catch(|| stream.poll_item(cx, codec)));
         let polled = match &self.context {
             Some(context) => context.enter(poll),
             None => poll(),

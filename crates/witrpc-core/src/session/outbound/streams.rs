@@ -47,9 +47,9 @@ impl Outbound {
         id: u64,
         number: u64,
         content: Content,
-        permit: Option<Room>,
+        room: Option<Room>,
     ) -> bool {
-        let item = Outgoing::new(Kind::StreamItem, id, content, (0, 0, number), permit);
+        let item = Outgoing::new(Kind::StreamItem, id, content, (0, 0, number), room);
         self.push_of_stream(item)
     }
 
