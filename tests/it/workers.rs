@@ -194,6 +194,39 @@ fn settings_that_differ_are_named_and_the_worker_is_ended() {
     });
 }
 
+/// The host is so slow that the process has ended whenever it looks.
+#[test]
+fn what_a_process_has_said_before_it_ended_is_the_error() {
+    const SLOW: &str = "WITRPC_SLOW_HOST=1";
+    let marked = |entry: std::io::Result<std::fs::DirEntry>| {
+        let environ = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
+        environ.split(|byte| *byte == 0).any(|text| text == SLOW.as_bytes()).then_some(())
+    };
+    // A zombie has no environment: the thread that reaps it needs another moment, of which nothing tells.
+    let runs = || std::fs::read_dir("/proc").unwrap().any(|entry| marked(entry).is_some());
+    block_on(Flavor::CurrentThread, async {
+        let slow = || {
+            let mut command = command("speaks_postcard");
+            command.env("WITRPC_SLOW_HOST", "1");
+            command
+        };
+        let mut spawning = std::pin::pin!(Worker::new(slow).with_ready_timeout(GUARD).spawn());
+        let mut was_there = false;
+        let error = std::future::poll_fn(|cx| {
+            let polled = spawning.as_mut().poll(cx);
+            was_there |= runs();
+            for _ in 0..20 {
+                if polled.is_pending() && was_there && runs() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            polled
+        });
+        let error = error.await.unwrap_err();
+        assert!(was_there && matches!(&error, Error::Incompatible(_)), "{error}");
+    });
+}
+
 #[test]
 fn both_sides_may_encrypt_and_choose_a_serializer() {
     test(async || {

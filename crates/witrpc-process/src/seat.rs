@@ -20,31 +20,52 @@ struct Shared {
     worker: String,
     size: u64,
     wait_strategy: WaitStrategy,
-    offered: Mutex<Option<(Arc<Process>, Offer)>>,
+    offered: Mutex<Offered>,
     changed: Notify,
+}
+
+#[derive(Debug)]
+enum Offered {
+    /// Nothing yet, or what was offered is opened already: another process may follow.
+    Nothing,
+    /// The process has ended: who connects is told at once.
+    Closed,
+    Process(Arc<Process>, Offer),
 }
 
 impl Seat {
     pub(crate) fn new(worker: String, size: u64, wait_strategy: WaitStrategy) -> Self {
-        let (offered, changed) = (Mutex::new(None), Notify::new());
+        let (offered, changed) = (Mutex::new(Offered::Nothing), Notify::new());
         Self(Arc::new(Shared { worker, size, wait_strategy, offered, changed }))
     }
 
-    fn offered(&self) -> MutexGuard<'_, Option<(Arc<Process>, Offer)>> {
+    fn offered(&self) -> MutexGuard<'_, Offered> {
         self.0.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection of a process that was just started.
     pub(crate) fn put(&self, process: Arc<Process>, offer: Offer) {
-        let last = self.offered().replace((process, offer));
+        self.replace(Offered::Process(process, offer));
+    }
+
+    /// The process has ended: takes back its connection if nobody has opened it.
+    pub(crate) fn close(&self) {
+        self.replace(Offered::Closed);
+    }
+
+    fn replace(&self, offered: Offered) {
+        let last = std::mem::replace(&mut *self.offered(), offered);
         drop(last);
         self.0.changed.notify_waiters();
     }
 
-    /// Takes back what was put there and not opened.
-    pub(crate) fn clear(&self) {
-        let last = self.offered().take();
-        drop(last);
+    /// Takes what is offered; `Closed` stays.
+    fn take(&self) -> Offered {
+        let mut offered = self.offered();
+        match *offered {
+            Offered::Closed => Offered::Closed,
+            _ => std::mem::replace(&mut offered, Offered::Nothing),
+        }
     }
 }
 
@@ -64,14 +85,15 @@ impl ClientTransport for Seat {
             loop {
                 // Before the check, so that a process in between is not missed.
                 let changed = self.0.changed.notified();
-                let offered = self.offered().take();
-                if let Some((process, offer)) = offered {
+                let offered = self.take();
+                if let Offered::Process(process, offer) = offered {
                     let (killer, wait) = (process.killer(), self.0.wait_strategy);
                     let opened = offer.open(process.id(), killer, wait, deadline).await;
                     fail_point::at("worker.opened");
                     return opened;
                 }
-                if tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
+                let is_closed = matches!(offered, Offered::Closed);
+                if is_closed || tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
                     return Err(Error::NotRunning {
                         endpoint: self.0.worker.clone(),
                         place: "the workers of this process".to_owned(),

@@ -256,6 +256,19 @@ impl Owner for Shared {
     }
 }
 
+/// Whether a connection to a process that ends fails with such an error: it says nothing that the exit does not say better. All others
+/// are what the two processes have told each other.
+const fn is_of_an_end(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Closed { .. }
+            | Error::NotRunning { .. }
+            | Error::NotResponding { .. }
+            | Error::TimedOut { .. }
+            | Error::Io { .. }
+    )
+}
+
 /// The task's data. Dropping it ends the worker.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -290,10 +303,15 @@ impl Supervisor {
                 false => self.client.reconnect(ready_timeout).await,
             }
         };
+        let mut connecting = pin!(connecting);
         let connected = tokio::select! {
             biased;
-            connected = connecting => connected,
-            exit = process.exited() => Err(self.exited(exit)),
+            connected = &mut connecting => connected,
+            _ = process.exited() => {
+                // It may have said why before it ended: what it has sent is read first.
+                self.seat.close();
+                connecting.await
+            }
         };
         let Err(error) = connected else {
             fail_point::at("worker.ready");
@@ -306,19 +324,18 @@ impl Supervisor {
             );
             return Ok(process);
         };
-        self.seat.clear();
+        self.seat.close();
         let was_there = process.exit().is_none();
         process.kill();
         let exit = process.exited().await;
-        match error {
-            Error::Exited { .. } => Err(error),
-            // Whatever the connection says of a process that had ended.
-            _ if !was_there => Err(self.exited(exit)),
+        Err(match error {
+            error if !is_of_an_end(&error) => error,
+            _ if !was_there => self.exited(exit),
             Error::NotRunning { .. } | Error::TimedOut { .. } => {
-                Err(Error::TimedOut { after: ready_timeout })
+                Error::TimedOut { after: ready_timeout }
             }
-            error => Err(error),
-        }
+            error => error,
+        })
     }
 
     fn exited(&self, exit: WorkerExit) -> Error {
