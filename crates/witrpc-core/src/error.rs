@@ -83,6 +83,15 @@ pub enum Error {
         limit: u64,
     },
 
+    /// A value has something in it that this connection, or this system, cannot carry. It was not sent.
+    #[error("{what}: {advice}")]
+    Unsupported {
+        /// Which value: arguments, event.
+        what: String,
+        /// What is wrong, and what to do.
+        advice: &'static str,
+    },
+
     // The contract.
     /// The server has no service of this name.
     #[error("the server has no service {service:?}; its services: {offered}")]
@@ -313,6 +322,7 @@ impl Error {
             Self::Serialize { .. } => "Serialize",
             Self::Deserialize { .. } => "Deserialize",
             Self::TooLarge { .. } => "TooLarge",
+            Self::Unsupported { .. } => "Unsupported",
             Self::NoSuchService { .. } => "NoSuchService",
             Self::NoSuchMethod { .. } => "NoSuchMethod",
             Self::SignatureMismatch { .. } => "SignatureMismatch",
@@ -346,6 +356,7 @@ impl Error {
             Self::NotConnected { .. }
             | Self::NoRuntime { .. }
             | Self::Serialize { .. }
+            | Self::Unsupported { .. }
             | Self::NoSuchService { .. }
             | Self::NoSuchMethod { .. }
             | Self::NoSuchEvent { .. }

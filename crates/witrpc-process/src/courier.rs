@@ -1,7 +1,7 @@
 //! The courier of a connection: it sends and receives descriptors through the socket pair between a host and its worker.
 //!
-//! A descriptor has a ticket, a number that its sender chooses. It is sent only once its receiver has asked for it, by reading the stream that
-//! stands for it in a message; before that, the receiver has left a waiter with its ticket here.
+//! A descriptor crosses with the id of the stream that stands for it in a message. It is sent only once its receiver has asked for it, by
+//! reading that stream; before that, the receiver has left a waiter with the id here.
 //!
 //! # Invariants
 //!
@@ -25,7 +25,7 @@ pub(crate) struct Courier {
     waiting: Mutex<Waiting>,
 }
 
-/// Who waits for which ticket; `None` once the connection has ended.
+/// Who waits for the descriptor of which stream; `None` once the connection has ended.
 type Waiting = Option<HashMap<u64, oneshot::Sender<io::Result<OwnedFd>>>>;
 
 /// Ends the task that receives when it is dropped.
@@ -62,25 +62,25 @@ impl Courier {
     /// # Errors
     ///
     /// If the other side has ended; whatever else the system says.
-    pub(crate) fn try_send(&self, ticket: u64, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-        self.outbox.try_send(ticket, descriptor)
+    pub(crate) fn try_send(&self, stream: u64, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+        self.outbox.try_send(stream, descriptor)
     }
 
-    /// Waits for the descriptor with this ticket from now on, as long as the value lives. `None` if the connection has ended, or somebody waits for
+    /// Waits for the descriptor of this stream from now on, as long as the value lives. `None` if the connection has ended, or somebody waits for
     /// it already.
-    pub(crate) fn expect(self: &Arc<Self>, ticket: u64) -> Option<Expected> {
+    pub(crate) fn expect(self: &Arc<Self>, stream: u64) -> Option<Expected> {
         let (sender, arrival) = oneshot::channel();
         let mut waiting = self.waiting();
         let waiting = waiting.as_mut()?;
-        if waiting.contains_key(&ticket) {
+        if waiting.contains_key(&stream) {
             return None;
         }
-        waiting.insert(ticket, sender);
-        Some(Expected { courier: Arc::clone(self), ticket, arrival })
+        waiting.insert(stream, sender);
+        Some(Expected { courier: Arc::clone(self), stream, arrival })
     }
 
-    fn arrived(&self, ticket: u64, descriptor: io::Result<OwnedFd>) {
-        let waiter = self.waiting().as_mut().and_then(|waiting| waiting.remove(&ticket));
+    fn arrived(&self, stream: u64, descriptor: io::Result<OwnedFd>) {
+        let waiter = self.waiting().as_mut().and_then(|waiting| waiting.remove(&stream));
         // D1: it is closed here, or by the waiter that has just gone.
         if let Some(waiter) = waiter {
             drop(waiter.send(descriptor));
@@ -92,7 +92,7 @@ impl Courier {
 #[derive(Debug)]
 pub(crate) struct Expected {
     courier: Arc<Courier>,
-    ticket: u64,
+    stream: u64,
     arrival: oneshot::Receiver<io::Result<OwnedFd>>,
 }
 
@@ -106,7 +106,7 @@ impl Expected {
 impl Drop for Expected {
     fn drop(&mut self) {
         let waiter =
-            self.courier.waiting().as_mut().and_then(|waiting| waiting.remove(&self.ticket));
+            self.courier.waiting().as_mut().and_then(|waiting| waiting.remove(&self.stream));
         drop(waiter);
     }
 }
@@ -124,9 +124,9 @@ impl Drop for Ending {
 async fn receive(ending: Ending, mut inbox: Inbox) {
     loop {
         match inbox.receive().await {
-            Ok(Some((ticket, descriptor))) => {
+            Ok(Some((stream, descriptor))) => {
                 let limit = "this process has no descriptors left: raise its limit (ulimit -n)";
-                ending.0.arrived(ticket, descriptor.ok_or_else(|| io::Error::other(limit)));
+                ending.0.arrived(stream, descriptor.ok_or_else(|| io::Error::other(limit)));
             }
             Ok(None) => return,
             Err(error) => {

@@ -76,11 +76,24 @@ pub(crate) struct Connection {
     peer: (Peer, Option<Identity>),
     /// Our clock, and the offset to the peer's; `None` if the two share no clock.
     clock: (fn() -> u64, Option<u64>),
-    lease: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+    lease: Lease,
     /// Becomes true when everything has been released.
     ended: watch::Sender<bool>,
     /// A weak reference to this value.
     this: Weak<Self>,
+}
+
+/// The transport's lease, until the connection has ended.
+struct Lease {
+    has_side_channel: bool,
+    inner: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+}
+
+impl Lease {
+    fn new(lease: Box<dyn Any + Send + Sync>) -> Self {
+        let has_side_channel = lease.is::<SharedLease>();
+        Self { has_side_channel, inner: Mutex::new(Rank::Lease, Some(lease)) }
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -118,7 +131,7 @@ impl Connection {
                 streams: Streams::new(limits.max_buffered),
                 peer: (peer, identity),
                 clock,
-                lease: Mutex::new(Rank::Lease, Some(rest.lease)),
+                lease: Lease::new(rest.lease),
                 ended: watch::Sender::new(false),
                 this: Weak::clone(this),
             }
@@ -241,9 +254,13 @@ impl StreamHost for Connection {
     }
 
     fn side_channel(&self) -> Option<SideChannel> {
-        let lease = self.lease.lock();
+        let lease = self.lease.inner.lock();
         let shared = lease.as_ref()?.downcast_ref::<SharedLease>()?;
         Some(Arc::clone(&shared.side_channel))
+    }
+
+    fn has_side_channel(&self) -> bool {
+        self.lease.has_side_channel
     }
 
     fn stream_host(&self) -> Weak<dyn StreamHost> {
@@ -384,7 +401,7 @@ impl Driven for Connection {
         let outbound = self.link.sending.outbound.lock().take();
         drop((receiving, outbound));
         fail_point::at("connection.unmapped");
-        let lease = self.lease.lock().take();
+        let lease = self.lease.inner.lock().take();
         drop(lease);
         fail_point::at("connection.ended");
         self.ended.send_replace(true);

@@ -162,24 +162,29 @@ pub struct SharedLease {
 }
 
 thread_local! {
-    /// The side channel of the connection whose stream this thread polls.
-    static SIDE_CHANNEL: RefCell<Option<SideChannel>> = const { RefCell::new(None) };
+    /// The side channel of the connection whose stream this thread polls, and the id of that stream.
+    static SIDE_CHANNEL: RefCell<Option<(SideChannel, u64)>> = const { RefCell::new(None) };
 }
 
-/// Returns the side channel of the connection over which the stream that is being polled is sent.
+/// Returns the side channel of the connection over which the stream that is being polled is sent, and the stream's id, which both sides
+/// know.
 #[must_use]
-pub fn side_channel() -> Option<SideChannel> {
+pub fn side_channel() -> Option<(SideChannel, u64)> {
     SIDE_CHANNEL.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
-/// Polls a stream of the user's that is sent over a connection, which may have a side channel. `poll` must not panic.
+/// Polls the stream of the user's with this id that is sent over a connection, which may have a side channel. `poll` must not panic.
 ///
 /// A handler at any depth may be reading the stream. So calls that are made meanwhile count as nested deepest, and wait for no other
 /// call.
-pub(crate) fn polling_stream<T>(side_channel: Option<&SideChannel>, poll: impl FnOnce() -> T) -> T {
+pub(crate) fn polling_stream<T>(
+    side_channel: Option<&SideChannel>,
+    id: u64,
+    poll: impl FnOnce() -> T,
+) -> T {
     let polled_before = POLLS_STREAM.replace(true);
     let swap = |value| SIDE_CHANNEL.with(|current| current.replace(value));
-    let outer = side_channel.map(|side_channel| swap(Some(Arc::clone(side_channel))));
+    let outer = side_channel.map(|side_channel| swap(Some((Arc::clone(side_channel), id))));
     let polled = poll();
     drop(outer.map(swap));
     POLLS_STREAM.set(polled_before);

@@ -45,6 +45,8 @@ pub use link::{rescue, reuse};
 pub use server::WitServer;
 pub use serving::introspection::{MemberDescription, ServerDescription, ServiceDescription};
 pub use serving::service::{Service, ServiceClient};
+#[doc(hidden)]
+pub use streams::resource::{IncomingResource, Resource, resource, write_resource};
 pub use streams::streaming::Streaming;
 pub use witrpc_core::security::authorization::AccessTokenValidator;
 pub use witrpc_core::{

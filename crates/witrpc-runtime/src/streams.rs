@@ -15,6 +15,9 @@
 //! 6. The end is the last frame in the lane. The entry leaves the table when the end has left, and on the other side when it has come.
 //!    A cancel is answered by an end, too, so whatever crosses it is known to belong to a stream that existed.
 //!
+//! A *resource* crosses beside the messages, and is a stream within them ([`resource`]). Events and items of streams may have resources,
+//! and no other streams.
+//!
 //! # What is held
 //!
 //! At the reader, a stream's items are on the account of its window and not on that of the messages, so a stream that nobody reads stops
@@ -31,8 +34,10 @@ pub(crate) mod producer;
 pub(crate) mod reader;
 pub(crate) mod reading;
 pub(crate) mod receiver;
+pub(crate) mod resource;
 pub(crate) mod sender;
 pub(crate) mod streaming;
 pub(crate) mod table;
+pub(crate) mod unfetched;
 pub(crate) mod windows;
 pub(crate) mod writing;

@@ -2,9 +2,9 @@
 
 use super::{
     ABORT_REQUEST, ABORT_RESPONSE, CONFIRM, FIRST, Head, LAST, MIDDLE, PING, PONG, REQUEST,
-    RESPONSE, STREAM_CANCEL, STREAM_CREDIT, STREAM_ITEM, WAIT, WELCOME, WHOLE, begun, call,
-    call_with_streams, confirm_body, frame, framed, hello, message, stream_credit, stream_end,
-    stream_item,
+    RESPONSE, STREAM_CANCEL, STREAM_CREDIT, STREAM_END, STREAM_ITEM, WAIT, WELCOME, WHOLE, begun,
+    call, call_with_streams, confirm_body, frame, framed, hello, message, stream_credit,
+    stream_end, stream_item,
 };
 
 /// Records that break a rule, and a part of what their receiver says about it.
@@ -128,8 +128,12 @@ fn streams() -> Vec<Offence> {
     let twice = "two streams with the same id";
     let open = |streams: &[u64]| call_with_streams(3, WAIT, "null", streams);
     let cancel = |id| frame(STREAM_CANCEL, WHOLE, id, &[]);
-    let within = Head { stream_count: 1, ..Head::default() };
-    let within = frame(STREAM_ITEM, WHOLE, 5, &within.with(&[0; 20]));
+    let within = |kind, count: u16| {
+        let head = Head { stream_count: count, ..Head::default() };
+        let ids = (10..10 + u64::from(count)).map(u64::to_le_bytes);
+        let table: Vec<u8> = ids.flat_map(|id| [&id[..], &[0; 4]].concat()).collect();
+        frame(kind, WHOLE, 5, &head.with(&[&[0; 8], &table[..]].concat()))
+    };
     let other = call_with_streams(4, WAIT, "null", &[5]);
     let extended = |kind, extension: &[u8]| {
         let head = Head { extension_len: extension.len() as u16, ..Head::default() };
@@ -148,7 +152,9 @@ fn streams() -> Vec<Offence> {
         offence("stream credit", "half a credit", [frame(STREAM_CREDIT, WHOLE, 0, &[0; 11])]),
         offence("stream credit", "a credit and more", [frame(STREAM_CREDIT, WHOLE, 0, &[0; 13])]),
         offence("a payload", "a cancel with a payload", [frame(STREAM_CANCEL, WHOLE, 0, b"x")]),
-        offence("none", "a stream in an item", [within]),
+        offence("more streams", "65 streams in an item", [within(STREAM_ITEM, 65)]),
+        offence("more streams", "a stream in an end", [open(&[5]), within(STREAM_END, 1)]),
+        offence(not_open, "64 streams in an item of nothing", [within(STREAM_ITEM, 64)]),
         offence(
             "extension in a message",
             "an extension in an item",

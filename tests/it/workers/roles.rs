@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use witrpc::prelude::*;
-use witrpc::{Agent, CallContext, Descriptor, Error, Worker};
+use witrpc::{Agent, CallContext, Descriptor, Error, Overflow, Streaming, Worker};
 
-use super::{MARK, worker};
+use super::{GUARD, MARK, worker};
 use crate::fixture::{Flavor, runtime, watch};
 
 /// Tells a process its role.
@@ -58,8 +58,28 @@ pub(super) trait Job {
     async fn leave_descriptors(&self, free: u64) -> witrpc::Result<()>;
     /// The number of descriptors that the process has.
     async fn descriptors(&self) -> witrpc::Result<usize>;
+    /// Raises `opened` for each of these texts.
+    async fn publish(&self, texts: Vec<String>) -> witrpc::Result<()>;
+    /// Raises `many` with so many descriptors.
+    async fn publish_many(&self, count: usize) -> witrpc::Result<()>;
+    /// Raises `awaited` for each of these texts.
+    async fn publish_and_wait(&self, texts: Vec<String>) -> witrpc::Result<()>;
+    /// Raises `opened` with the writing end of a pipe, and returns what all that got it have written, once they have closed it.
+    async fn collect(&self) -> witrpc::Result<String>;
+    /// Pipes from which these texts can be read.
+    async fn stream_pipes(&self, texts: Vec<String>) -> witrpc::Result<Streaming<Descriptor>>;
+    /// Reads all of each file.
+    async fn read_stream(&self, files: Streaming<Descriptor>) -> witrpc::Result<Vec<String>>;
+    /// Gets so many items, rings, and never answers. It has them, and takes none of their descriptors.
+    async fn get_and_wait(&self, files: Streaming<Descriptor>, count: u32) -> witrpc::Result<()>;
     #[event]
     fn ticked(&self) -> &Event<u32>;
+    #[event]
+    fn opened(&self) -> &Event<(usize, Descriptor)>;
+    #[event]
+    fn awaited(&self) -> &Event<(usize, Descriptor)>;
+    #[event]
+    fn many(&self) -> &Event<Vec<Descriptor>>;
 }
 
 /// An error that has a descriptor.
@@ -115,10 +135,25 @@ impl Bell for Doorbell {
 }
 
 /// The worker's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Craft {
     ticked: Event<u32>,
+    opened: Event<(usize, Descriptor)>,
+    awaited: Event<(usize, Descriptor)>,
+    many: Event<Vec<Descriptor>>,
     break_off: Arc<Notify>,
+}
+
+impl Default for Craft {
+    fn default() -> Self {
+        Self {
+            ticked: Event::new(),
+            opened: Event::new(),
+            awaited: Event::new().with_overflow(Overflow::Block(GUARD)),
+            many: Event::new(),
+            break_off: Arc::default(),
+        }
+    }
 }
 
 async fn ring() -> witrpc::Result<()> {
@@ -214,8 +249,66 @@ impl Job for Craft {
         Ok(crate::system::descriptors())
     }
 
+    async fn publish(&self, texts: Vec<String>) -> witrpc::Result<()> {
+        texts.iter().enumerate().try_for_each(|(at, text)| self.opened.raise((at, pipe(text))))
+    }
+
+    async fn publish_many(&self, count: usize) -> witrpc::Result<()> {
+        self.many.raise((0..count).map(|_| pipe("")).collect())
+    }
+
+    async fn publish_and_wait(&self, texts: Vec<String>) -> witrpc::Result<()> {
+        for (at, text) in texts.iter().enumerate() {
+            self.awaited.raise_async((at, pipe(text))).await?;
+        }
+        Ok(())
+    }
+
+    async fn collect(&self) -> witrpc::Result<String> {
+        let (reading, writing) = std::io::pipe().map_err(Error::fault)?;
+        self.opened.raise((0, Descriptor::new(writing)))?;
+        let read = tokio::task::spawn_blocking(move || std::io::read_to_string(reading));
+        read.await.map_err(Error::fault)?.map_err(Error::fault)
+    }
+
+    async fn stream_pipes(&self, texts: Vec<String>) -> witrpc::Result<Streaming<Descriptor>> {
+        Ok(Streaming::iter(texts.into_iter().map(|text| pipe(&text))))
+    }
+
+    async fn read_stream(&self, mut files: Streaming<Descriptor>) -> witrpc::Result<Vec<String>> {
+        let mut texts = Vec::new();
+        while let Some(file) = files.next().await {
+            texts.push(self.read(file?).await?);
+        }
+        Ok(texts)
+    }
+
+    async fn get_and_wait(
+        &self,
+        mut files: Streaming<Descriptor>,
+        count: u32,
+    ) -> witrpc::Result<()> {
+        let mut kept = Vec::new();
+        for _ in 0..count {
+            kept.extend(files.next().await.transpose()?);
+        }
+        self.wait().await
+    }
+
     fn ticked(&self) -> &Event<u32> {
         &self.ticked
+    }
+
+    fn opened(&self) -> &Event<(usize, Descriptor)> {
+        &self.opened
+    }
+
+    fn awaited(&self) -> &Event<(usize, Descriptor)> {
+        &self.awaited
+    }
+
+    fn many(&self) -> &Event<Vec<Descriptor>> {
+        &self.many
     }
 }
 

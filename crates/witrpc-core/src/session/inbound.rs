@@ -35,7 +35,7 @@ use crate::values::buffers;
 use crate::values::content::Content;
 use crate::wire::fields::{Fields, len_u64, u32_len};
 use crate::wire::frame::{HEADER_LEN, Header, Kind};
-use crate::wire::message::{HEAD_LEN, Head};
+use crate::wire::message::{HEAD_LEN, Head, MAX_STREAMS_OF_VALUE};
 use crate::wire::status::text;
 
 /// The largest handshake message: a catalog of some thousand methods.
@@ -297,8 +297,13 @@ impl Inbound {
             return Err(protocol("a message's length differs from what it declared"));
         }
         // [wire.streams]
-        if message.stream_count > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
-            return Err(protocol("a stream in a message of a kind that has none"));
+        let most_streams = match header.kind {
+            Kind::Request | Kind::Response => u16::MAX,
+            Kind::Event | Kind::StreamItem => MAX_STREAMS_OF_VALUE,
+            _ => 0,
+        };
+        if message.stream_count > most_streams {
+            return Err(protocol("more streams than a message of its kind can have"));
         }
         // [wire.extension]
         if message.extension_len > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {

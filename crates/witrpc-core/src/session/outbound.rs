@@ -412,16 +412,21 @@ impl Outbound {
         self.push_event(Outgoing::mark(subscription, number))
     }
 
-    /// Drops the queued events at these positions, whose subscriber is gone. An event of which a chunk was sent stays.
+    /// Drops the queued events at these positions, whose subscriber is gone. An event of which a chunk was sent stays. Returns the ids of
+    /// the streams of those that were dropped, which end with them.
     #[inline]
-    pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) {
+    pub fn drop_events(&mut self, events: impl Iterator<Item = u64>) -> Vec<u64> {
+        let mut streams = Vec::new();
         for event in events {
             if self.events.waiting.get(&event).is_some_and(|message| !message.started) {
                 if let Some(message) = self.events.waiting.remove(&event) {
                     self.queued.leave(message.kind, message.cost());
+                    self.flows.forget_streams(message.streams.clone());
+                    streams.extend(message.streams.clone());
                 }
             }
         }
+        streams
     }
 
     /// Queues a frame of the control lane that has an id only.

@@ -14,8 +14,9 @@ use std::mem::ManuallyDrop;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serializer};
 
-pub use self::opaque::{IncomingStream, OutgoingStream};
+pub use self::opaque::{IncomingStream, OutgoingStream, Resource};
 use self::reference::{Kind, Marker, Notation, Reference};
+use crate::wire::message::MAX_STREAMS_OF_VALUE;
 
 /// The attachments that a serializer has found.
 #[derive(Debug, Default)]
@@ -231,14 +232,52 @@ pub fn write_stream<S: Serializer>(
     take: impl FnOnce() -> Option<OutgoingStream>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
+    let take = |streams: bool| match streams {
+        true => take().ok_or("a Streaming can be sent only once, and this one was already sent"),
+        false => Err("an event's value or a stream's item cannot contain a Streaming"),
+    };
+    let elsewhere =
+        "a Streaming can only be serialized as part of an argument or a result of a witrpc call";
+    write_outgoing(owner, take, elsewhere, serializer)
+}
+
+/// Writes the resource that `take` gives as a stream, which may also be within an event's value or a stream's item. `take(true)` is for a
+/// call, whose peer is the only one to get it: that takes it out of its owner. An event's value is written once for each serializer, so
+/// `take(false)` leaves it there.
+///
+/// # Errors
+///
+/// Why it cannot be there; the serializer's.
+pub fn write_resource<S: Serializer>(
+    owner: usize,
+    take: impl FnOnce(bool) -> Option<Resource>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let take = |streams: bool| {
+        let sent =
+            "a Descriptor can be sent only once, and this one was already sent: send a clone";
+        take(streams).map(OutgoingStream::from).ok_or(sent)
+    };
+    write_outgoing(
+        owner,
+        take,
+        "a Descriptor can only be serialized as part of a witrpc call, event or stream",
+        serializer,
+    )
+}
+
+fn write_outgoing<S: Serializer>(
+    owner: usize,
+    take: impl FnOnce(bool) -> Result<OutgoingStream, &'static str>,
+    elsewhere: &'static str,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let put = match MODE.get() {
         Mode::Writing { notation, streams } => {
             let put = fill(|tables| tables.written(notation).put_stream(owner, streams, take));
             put.map(|(marker, place)| (notation, marker, place))
         }
-        _ => Err(
-            "a Streaming can only be serialized as part of an argument or a result of a witrpc call",
-        ),
+        _ => Err(elsewhere),
     };
     write_reference(serializer, Kind::Stream, put.map_err(serde::ser::Error::custom)?)
 }
@@ -295,14 +334,14 @@ impl Written {
         &mut self,
         owner: usize,
         streams: bool,
-        take: impl FnOnce() -> Option<OutgoingStream>,
+        take: impl FnOnce(bool) -> Result<OutgoingStream, &'static str>,
     ) -> Result<(Marker, u32), &'static str> {
         let source = match self.earlier.remove(&owner) {
-            Some(source) => Ok(source),
-            None if streams => {
-                take().ok_or("a Streaming can be sent only once, and this one was already sent")
+            _ if !streams && self.outgoing.len() >= usize::from(MAX_STREAMS_OF_VALUE) => {
+                Err("an event's value or a stream's item can have at most 64 descriptors")
             }
-            None => Err("an event's value or a stream's item cannot contain a Streaming"),
+            Some(source) => Ok(source),
+            None => take(streams),
         };
         let place = source.and_then(|source| {
             self.outgoing.push(source);

@@ -82,19 +82,40 @@ impl Content {
         Ok(Self { body_end: buffer.len(), buffer, tables })
     }
 
-    /// Copies the message: the body is copied, the blobs are shared. Streams cannot be copied; see [`has_streams`](Self::has_streams).
+    /// Copies the message: the body is copied, blobs and resources are shared. Other streams cannot be copied; see
+    /// [`has_streams`](Self::has_streams).
     #[inline]
     pub fn copy(&self) -> Self {
         let mut buffer = crate::values::buffers::take_for(self.buffer.len());
         buffer.extend_from_slice(&self.buffer);
         let marker = self.tables.as_ref().map(|tables| tables.marker).unwrap_or_default();
-        let tables = Tables::new(marker, self.blobs().to_vec(), Streams::default());
+        let resources = self.outgoing().iter().filter_map(OutgoingStream::copy).collect();
+        let tables = Tables::new(marker, self.blobs().to_vec(), Streams::Outgoing(resources));
         Self { buffer, body_end: self.body_end, tables }
+    }
+
+    /// The streams, if they are still as the serializer found them.
+    fn outgoing(&self) -> &[OutgoingStream] {
+        match self.streams() {
+            Some(Streams::Outgoing(outgoing)) => outgoing,
+            _ => &[],
+        }
+    }
+
+    /// The number of its streams.
+    #[inline]
+    pub fn stream_count(&self) -> usize {
+        self.streams().map_or(0, Streams::len)
+    }
+
+    /// If it has a resource: what to tell whoever sends it over a connection that has nothing beside its messages.
+    pub fn advice(&self) -> Option<&'static str> {
+        self.outgoing().iter().find_map(OutgoingStream::advice)
     }
 
     #[inline]
     pub fn has_streams(&self) -> bool {
-        self.streams().is_some_and(|streams| streams.len() > 0)
+        self.stream_count() > 0
     }
 
     #[inline]
@@ -114,7 +135,7 @@ impl Content {
         self.tables.get_or_insert_default().streams = streams;
     }
 
-    /// The streams, if they are still as the serializer found them.
+    /// Takes the streams, if they are still as the serializer found them.
     #[inline]
     pub fn take_outgoing(&mut self) -> Vec<OutgoingStream> {
         match self.tables.as_mut().map(|tables| &mut tables.streams) {
@@ -132,6 +153,15 @@ impl Content {
     #[cfg(any(test, fuzzing, feature = "test-support"))]
     pub fn marker(&self) -> u64 {
         self.tables.as_ref().map_or(0, |tables| tables.marker.0)
+    }
+
+    /// The streams of a received message.
+    pub fn incoming_mut(&mut self) -> impl Iterator<Item = &mut IncomingStream> {
+        let incoming = match self.tables.as_mut().map(|tables| &mut tables.streams) {
+            Some(Streams::Incoming(incoming)) => &mut incoming[..],
+            _ => &mut [],
+        };
+        incoming.iter_mut().flatten()
     }
 
     /// Takes out what the values refer to.

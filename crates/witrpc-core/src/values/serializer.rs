@@ -385,8 +385,11 @@ mod tests {
     use super::Codec;
     use super::Serializer;
     use super::SerializerError;
-    use crate::values::attachments::{self, Arrived, Attachments, OutgoingStream, Written};
+    use crate::values::attachments::{
+        self, Arrived, Attachments, OutgoingStream, Resource, Written,
+    };
     use crate::values::blob::Blob;
+    use crate::values::content::Content;
 
     /// JSON with a mark in front.
     struct Marked;
@@ -606,6 +609,55 @@ mod tests {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             attachments::read_stream(deserializer).map(|_| Self::default())
         }
+    }
+
+    /// What crosses beside the messages: it can be sent to several peers.
+    #[derive(Debug)]
+    struct Fetched(std::sync::Arc<Cell<bool>>);
+
+    impl Serialize for Fetched {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let take = |once| (!self.0.replace(once)).then(|| Resource::new(|| 7_u8, "not there"));
+            attachments::write_resource(std::ptr::from_ref(self).addr(), take, serializer)
+        }
+    }
+
+    #[test]
+    fn values_and_items_have_resources_and_calls_take_them() {
+        let codec = Codec::Json;
+        let fetched = Fetched(std::sync::Arc::default());
+        let content = |value: &(&Fetched, u8)| {
+            Content::write(Vec::new(), |out| codec.serialize_item(value, out)).unwrap()
+        };
+        let (first, second) = (content(&(&fetched, 1)), content(&(&fetched, 1)));
+        for mut content in [first.copy(), first, second] {
+            assert_eq!((content.stream_count(), content.advice()), (1, Some("not there")));
+            let resource = content.take_outgoing().pop().unwrap();
+            assert_eq!((resource.window(), resource.into_inner::<u8>()), (1, Some(7)));
+        }
+        let write = || codec.serialize(&fetched, &mut Vec::new());
+        assert_eq!(write().unwrap().unwrap().outgoing.len(), 1);
+        let again = write().unwrap_err().to_string();
+        assert!(again.contains("was already sent"), "{again}");
+        // Of a stream there is one.
+        let written = Content::write(Vec::new(), |out| codec.serialize(&Stream::default(), out));
+        let written = written.unwrap();
+        assert_eq!((written.advice(), written.copy().stream_count()), (None, 0));
+    }
+
+    #[test]
+    fn a_value_has_so_many_resources_and_no_more() {
+        let codec = Codec::custom(Measured);
+        let resources = |count| (0..count).map(|_| Fetched(std::sync::Arc::default()));
+        let write = |count| {
+            let value: Vec<_> = resources(count).collect();
+            codec.serialize_item(&value, &mut Vec::new())
+        };
+        assert_eq!(write(64).unwrap().unwrap().outgoing.len(), 64);
+        let error = write(65).unwrap_err().to_string();
+        assert!(error.contains("at most 64 descriptors"), "{error}");
+        let mut many = Vec::new();
+        assert!(codec.serialize(&resources(65).collect::<Vec<_>>(), &mut many).is_ok());
     }
 
     #[test]

@@ -14,13 +14,16 @@ pub const STREAM_ENTRY_LEN: usize = 12;
 pub const BLOB_COST: u64 = 64;
 /// What a stream counts in the size of its message: at least what both sides keep for it. [wire.size]
 pub const STREAM_COST: u64 = 512;
+/// Streams that an event's value or a stream's item can have: its receiver asks for what they stand for as soon as it takes the value.
+/// [wire.streams]
+pub const MAX_STREAMS_OF_VALUE: u16 = 64;
 
 /// The fixed part in front of a message's body. [wire.head]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Bytes of the serialized body.
     pub body_len: u32,
-    /// Entries of the stream table behind the blob table. Requests and responses only.
+    /// Entries of the stream table behind the blob table.
     pub stream_count: u16,
     /// Bytes of the extension behind the tables. Requests and responses only. [wire.extension]
     pub extension_len: u16,

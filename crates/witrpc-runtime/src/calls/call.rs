@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 use tokio::task::coop;
 use tokio::time::Instant;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
-use witrpc_core::session::outbound::TooManyStreams;
 use witrpc_core::session::pending::{Answer, CallId};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::BoxFuture;
@@ -37,6 +36,7 @@ use crate::link::poller::Poll as Polling;
 use crate::link::timers::{Gone, Timer};
 use crate::locks::assert_none_is_held;
 use crate::streams::reader::StreamReader;
+use crate::streams::writing::Refused;
 
 /// A handle to a service on the other side, over the current connection. Generated clients wrap it.
 #[doc(hidden)]
@@ -573,7 +573,11 @@ impl UntypedCall {
             Err(BeginError::Limit(lacks)) => Err(self.beyond_limit(lacks)),
             Err(BeginError::Failed(error)) => Err(error),
             Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
-            Err(BeginError::TooManyStreams) => Err(self.not_serialized(&TooManyStreams)),
+            Err(BeginError::Refused(Refused::TooMany(reason))) => Err(self.not_serialized(&reason)),
+            Err(BeginError::Refused(Refused::NoSideChannel(advice))) => {
+                let what = format!("the arguments of {}", self.name());
+                Err(Error::Unsupported { what, advice })
+            }
         }
     }
 

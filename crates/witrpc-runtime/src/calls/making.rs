@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use witrpc_core::session::outbound::{Outgoing, Room, TooManyStreams, Withdrawn};
+use witrpc_core::session::outbound::{Outgoing, Room, Withdrawn};
 use witrpc_core::session::pending::{Answer, CallId, Completed, Pending, Place};
 use witrpc_core::session::places::Ticket;
 use witrpc_core::values::buffers;
@@ -19,7 +19,7 @@ use crate::link::poller::Poll;
 use crate::link::sending::Sends;
 use crate::locks::{self, CountedGuard, with_clone};
 use crate::streams::producer::start_streams;
-use crate::streams::writing::WritesStreams;
+use crate::streams::writing::{Refused, WritesStreams};
 
 /// With this many calls in flight, more are likely to begin at once.
 const MANY_IN_FLIGHT: usize = 8;
@@ -257,9 +257,9 @@ pub(crate) trait MakesCalls: CallHost {
                 start_streams(self, opened, false);
                 Ok(())
             }
-            Err(TooManyStreams) => {
+            Err(refused) => {
                 self.give_up(id, true);
-                Err(BeginError::TooManyStreams)
+                Err(BeginError::Refused(refused))
             }
         }
     }
@@ -322,6 +322,7 @@ pub(crate) trait MakesCalls: CallHost {
         wanted: Wanted,
         drained: &mut Drained,
     ) -> Result<Handled, Error> {
+        self.check_has_left(id)?;
         self.complete(CallId(id), answer, wanted, true, drained)
     }
 
@@ -444,8 +445,8 @@ pub(crate) enum BeginError {
     Closed(CloseReason),
     /// It has failed already.
     Failed(Error),
-    /// Its arguments have more streams than may be open.
-    TooManyStreams,
+    /// Its arguments have streams that cannot be sent.
+    Refused(Refused),
 }
 
 /// What a call lacks that must not wait.

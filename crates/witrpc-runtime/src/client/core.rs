@@ -642,4 +642,8 @@ impl Subscribable for ClientCore {
     fn remove_subscription(&self, subscription: &Arc<ClientSubscription>) {
         drop(self.subscriptions.lock().remove(&address(subscription)));
     }
+
+    fn kept_by_resources(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self)
+    }
 }

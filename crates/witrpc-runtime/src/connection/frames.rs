@@ -32,7 +32,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     match incoming {
         // Calls taken.
         Incoming::Request { id, nesting, head, mut content, charge } => {
-            connection.adopt_streams(&mut content)?;
+            connection.adopt_streams(&mut content, false)?;
             drained.request = Some(Request { id, nesting, head, content, charge });
             return Ok(Handled::Serve);
         }
@@ -40,20 +40,19 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         Incoming::Cancel(id) => connection.handle_cancel(id)?,
         // Calls made.
         Incoming::Response { id, head, mut content, charge } => {
-            connection.check_has_left(id)?;
-            connection.adopt_streams(&mut content)?;
+            connection.adopt_streams(&mut content, false)?;
             let answer = Answer { status: status(&head)?, content, _charge: charge };
             return connection.handle_response(id, answer, wanted, drained);
         }
         Incoming::Aborted { id, request: false } => {
-            connection.check_has_left(id)?;
             let answer = Answer::empty(Status::Cancelled);
             return connection.handle_response(id, answer, wanted, drained);
         }
         Incoming::AnswerWaits(missing) => connection.handle_answer_waits(missing),
         Incoming::Pong(id) => return connection.handle_pong(id, wanted, drained),
         // Events: of ours, and of the peer's.
-        Incoming::Event { id, head, content, charge } => {
+        Incoming::Event { id, head, mut content, charge } => {
+            connection.adopt_streams(&mut content, true)?;
             return connection.handle_event(id, &head, content, charge).map(|()| Handled::Woke);
         }
         Incoming::EventLag { id, number } => {
@@ -66,7 +65,8 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         Incoming::Unsubscribe(id) => connection.handle_unsubscribe(id),
         Incoming::EventAck { id, values } => connection.handle_event_ack(id, values)?,
         // Streams: read here, and written.
-        Incoming::StreamItem { id, head, content, charge } => {
+        Incoming::StreamItem { id, head, mut content, charge } => {
+            connection.adopt_streams(&mut content, true)?;
             return connection.handle_item(id, &head, content, charge, wanted);
         }
         Incoming::StreamEnd { id, head, content } => {

@@ -86,4 +86,8 @@ impl<C: EventHost + fmt::Debug> Subscribable for ConnectedPeer<C> {
     }
 
     fn remove_subscription(&self, _subscription: &Arc<ClientSubscription>) {}
+
+    fn kept_by_resources(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::locks::{Mutex, Rank, later};
+use crate::streams::unfetched::MOST;
 
 /// What happens when a value is raised and a subscriber's backlog is full: in values
 /// ([`Event::with_capacity`](crate::Event::with_capacity)) or in bytes. Other subscribers are not affected.
@@ -117,13 +118,15 @@ impl Account {
     }
 }
 
-/// Values that wait for a subscriber, with their numbers (V1). Bounded by their count and their total cost. One value may always wait;
-/// more are also bounded by what the connection's other subscribers have left of its account.
+/// Values that wait for a subscriber, with their numbers (V1). Bounded by their count, their total cost and their resources. One value may
+/// always wait; more are also bounded by what the connection's other subscribers have left of its account.
 #[derive(Debug)]
 pub(crate) struct Backlog<V> {
     waiting: VecDeque<Waiting<V>>,
     /// Their total cost, in bytes.
     cost: u64,
+    /// The number of their resources.
+    resources: usize,
     next: u64,
     overflow: Overflow,
     capacity: usize,
@@ -142,6 +145,7 @@ pub(crate) struct Waiting<V> {
     pub(crate) number: u64,
     pub(crate) value: V,
     cost: u64,
+    resources: usize,
 }
 
 /// The result of [`Backlog::push`].
@@ -156,7 +160,8 @@ pub(crate) enum Pushed {
 impl<V> Backlog<V> {
     pub(crate) const fn new(overflow: Overflow, capacity: usize, most_cost: u64) -> Self {
         let waiting = VecDeque::new();
-        Self { waiting, cost: 0, next: 0, overflow, capacity, most_cost, account: None }
+        let (cost, resources, next) = (0, 0, 0);
+        Self { waiting, cost, resources, next, overflow, capacity, most_cost, account: None }
     }
 
     /// Charges the backlog to an account that several backlogs share.
@@ -177,8 +182,14 @@ impl<V> Backlog<V> {
         self.next
     }
 
-    /// Queues a value of this cost, or drops one as the overflow policy says. Dropped values are moved into `dropped`.
-    pub(crate) fn push(&mut self, value: V, cost: u64, dropped: &mut Vec<V>) -> Pushed {
+    /// Queues a value of this cost in bytes, with so many resources, or drops one as the overflow policy says. Dropped values are moved into
+    /// `dropped`.
+    pub(crate) fn push(
+        &mut self,
+        value: V,
+        (cost, resources): (u64, usize),
+        dropped: &mut Vec<V>,
+    ) -> Pushed {
         let number = self.number();
         while self.is_full() {
             match self.overflow {
@@ -197,10 +208,11 @@ impl<V> Backlog<V> {
             }
         }
         self.cost += cost;
+        self.resources += resources;
         if let Some(account) = &self.account {
             account.used.fetch_add(cost, Ordering::Relaxed);
         }
-        self.waiting.push_back(Waiting { number, value, cost });
+        self.waiting.push_back(Waiting { number, value, cost, resources });
         Pushed::Kept
     }
 
@@ -209,9 +221,15 @@ impl<V> Backlog<V> {
         self.waiting.front().map(|waiting| waiting.number)
     }
 
+    /// The resources of the value that has waited longest.
+    pub(crate) fn front_resources(&self) -> usize {
+        self.waiting.front().map_or(0, |waiting| waiting.resources)
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Waiting<V>> {
         let first = self.waiting.pop_front()?;
         self.spend_less(first.cost);
+        self.resources -= first.resources;
         Some(first)
     }
 
@@ -231,12 +249,14 @@ impl<V> Backlog<V> {
     /// Takes all values: the subscriber is gone.
     pub(crate) fn take(&mut self) -> VecDeque<Waiting<V>> {
         self.spend_less(self.cost);
+        self.resources = 0;
         std::mem::take(&mut self.waiting)
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.waiting.len() >= self.capacity
             || self.cost >= self.most_cost
+            || self.resources >= MOST
             || (!self.waiting.is_empty() && self.account.as_ref().is_some_and(|a| a.is_full()))
     }
 
@@ -249,6 +269,7 @@ impl<V> Backlog<V> {
 mod tests {
     use super::Account;
     use super::Backlog;
+    use super::MOST;
     use super::Overflow;
     use super::Pushed;
 
@@ -260,20 +281,34 @@ mod tests {
             |overflow| Backlog::new(overflow, 100, 800).within(std::sync::Arc::clone(&account));
         let mut dropped = Vec::new();
         let mut first = backlog(Overflow::DropNewest);
-        assert_eq!(first.push(1, 800, &mut dropped), Pushed::Kept);
-        assert_eq!(first.push(2, 1, &mut dropped), Pushed::Dropped, "its share is used up");
+        assert_eq!(first.push(1, (800, 0), &mut dropped), Pushed::Kept);
+        assert_eq!(first.push(2, (1, 0), &mut dropped), Pushed::Dropped, "its share is used up");
         let mut second = backlog(Overflow::DropOldest);
         for value in 3..6 {
-            assert_eq!(second.push(value, 200, &mut dropped), Pushed::Kept);
+            assert_eq!(second.push(value, (200, 0), &mut dropped), Pushed::Kept);
         }
         assert_eq!(dropped, [2, 3, 4], "beyond the account, one value waits");
         let mut third = backlog(Overflow::Disconnect);
-        assert_eq!(third.push(6, 500, &mut dropped), Pushed::Kept);
-        assert_eq!(third.push(7, 1, &mut dropped), Pushed::Disconnect);
+        assert_eq!(third.push(6, (500, 0), &mut dropped), Pushed::Kept);
+        assert_eq!(third.push(7, (1, 0), &mut dropped), Pushed::Disconnect);
         drop(first);
-        assert_eq!(third.push(8, 100, &mut dropped), Pushed::Kept);
+        assert_eq!(third.push(8, (100, 0), &mut dropped), Pushed::Kept);
         assert_eq!(second.pop().map(|waiting| waiting.value), Some(5));
         assert_eq!(third.take().len(), 2);
         assert!(!account.is_full() && account.used.load(super::Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn a_backlog_is_full_once_its_values_have_the_most_resources() {
+        let mut dropped = Vec::new();
+        let mut backlog = Backlog::new(Overflow::DropOldest, 1000, 1000);
+        for value in 0..3 {
+            assert_eq!(backlog.push(value, (1, MOST - 1), &mut dropped), Pushed::Kept);
+            assert_eq!(backlog.push(value, (1, 0), &mut dropped), Pushed::Kept);
+        }
+        assert_eq!(dropped, [0, 0, 1], "two with resources are too many for a third value");
+        assert_eq!(backlog.front_resources(), 0);
+        while backlog.pop().is_some() {}
+        assert_eq!((backlog.resources, backlog.is_full()), (0, false));
     }
 }

@@ -1,5 +1,6 @@
 //! The client's side of a subscription. It belongs to the client, and is carried from one connection to the next.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -20,6 +21,7 @@ use crate::link::fairness::{Step, poll_counted};
 use crate::link::host::Host;
 use crate::link::sending::Sends;
 use crate::locks::{self, Mutex, Rank, WakerPlace};
+use crate::streams::reader::StreamReader;
 
 /// The window, in values: enough for a burst, and little memory.
 const WINDOW_VALUES: u32 = 256;
@@ -44,6 +46,9 @@ pub(crate) trait Subscribable: Send + Sync + fmt::Debug {
 
     /// Removes a subscription.
     fn remove_subscription(&self, subscription: &Arc<ClientSubscription>);
+
+    /// The client, which must live until the resources of its values have been fetched.
+    fn kept_by_resources(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>>;
 }
 
 /// A client's view of an event.
@@ -365,6 +370,11 @@ impl SubscriptionHandle {
     fn decode<T: EventValue>(&self, mut content: Content) -> Result<T, EventError> {
         locks::assert_none_is_held("a value is deserialized");
         let codec = self.callee.codec();
+        for resource in content.incoming_mut() {
+            if let Some(reader) = resource.inner_mut::<StreamReader>() {
+                reader.keep(Arc::clone(&self.callee).kept_by_resources());
+            }
+        }
         let arrived = content.take_arrived();
         codec.deserialize(content.body(), arrived).map_err(|reason| {
             EventError::Malformed(Error::Deserialize {

@@ -145,7 +145,8 @@ impl<T: EventValue> Event<T> {
     /// # Errors
     ///
     /// [`Error::RemoteEvent`] if the event comes from a client's handle: only the service can raise it. [`Error::Serialize`] if the
-    /// value cannot be serialized for one of the subscribers; the others receive it.
+    /// value cannot be serialized for one of the subscribers, [`Error::Unsupported`] if the connection to one of them cannot carry it; the
+    /// others receive it.
     pub fn raise(&self, value: T) -> Result<(), Error> {
         let local = self.local()?;
         if !local.has_subscribers() {
@@ -307,12 +308,13 @@ impl<T: EventValue> Local<T> {
         let codecs = Arc::clone(&subscribers.codecs);
         drop(subscribers);
         let (mut prepared, result) = Prepared::new(value, &codecs, local);
-        let subscribers = self.subscribers.lock();
+        let (subscribers, mut delivered) = (self.subscribers.lock(), Ok(()));
         for (_, subscriber) in subscribers.list.range(..next) {
-            subscriber.deliver(&mut prepared);
+            delivered = delivered.and(subscriber.deliver(&mut prepared));
         }
         drop(subscribers);
-        result
+        let what = || "an event's value".to_owned();
+        result.and(delivered.map_err(|advice| Error::Unsupported { what: what(), advice }))
     }
 
     fn add(self: &Arc<Self>, subscriber: Arc<dyn Subscriber<T>>) -> Registration {
@@ -343,10 +345,8 @@ impl<T: EventValue> Subscriber<T> for Typed {
         Some(self.0.codec())
     }
 
-    fn deliver(&self, prepared: &mut Prepared<T>) {
-        if let Some(content) = prepared.encoded(self.0.codec()) {
-            self.0.deliver(content);
-        }
+    fn deliver(&self, prepared: &mut Prepared<T>) -> Result<(), &'static str> {
+        prepared.encoded(self.0.codec()).map_or(Ok(()), |content| self.0.deliver(content))
     }
 
     fn is_full(&self) -> bool {

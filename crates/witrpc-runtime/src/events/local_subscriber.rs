@@ -78,20 +78,22 @@ impl<T: EventValue> Subscriber<T> for LocalSubscriber<T> {
         None
     }
 
-    fn deliver(&self, prepared: &mut Prepared<T>) {
-        let Some(value) = prepared.take() else { return };
+    fn deliver(&self, prepared: &mut Prepared<T>) -> Result<(), &'static str> {
+        let Some(value) = prepared.take() else { return Ok(()) };
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if state.disconnected {
             dropped.push(value); // Not here: the event's lock is held.
         } else {
-            state.disconnected = state.backlog.push(value, 0, &mut dropped) == Pushed::Disconnect;
+            state.disconnected =
+                state.backlog.push(value, (0, 0), &mut dropped) == Pushed::Disconnect;
         }
         state.waker.wake();
         drop(state);
         if !dropped.is_empty() {
             locks::dispose(dropped);
         }
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

@@ -13,6 +13,7 @@ use crate::events::remote_subscriber::{EventSubscriber, RemoteSubscriber};
 use crate::events::table::{Attaching, MAX_SUBSCRIPTIONS, MAX_WINDOW, too_many};
 use crate::link::sending::Sends;
 use crate::locks::assert_none_is_held;
+use crate::streams::writing::WritesStreams;
 
 /// Operations on the peer's subscriptions.
 pub(crate) trait Publishes: EventHost {
@@ -116,10 +117,12 @@ pub(crate) trait Publishes: EventHost {
             // The subscriber has ended, so it does not register again. Without this, a peer that subscribes again and again, and does
             // not read, would leave an entry behind each time.
             self.events().let_go(subscriber.id());
+            let mut resources = Vec::new();
             self.send(|outbound| {
-                outbound.drop_events(events);
+                resources = outbound.drop_events(events);
                 Ok(())
             });
+            self.withdraw_streams(resources.into_iter());
         }
     }
 

@@ -8,6 +8,9 @@
 //! call. And waiting values are sent before the connection is shut down in good order. In both cases the subscriber enforces a bound
 //! ([`Window::takes`]).
 //!
+//! Resources of values (`streams::resource`) are bounded by number, on their way and in the backlog: a value that has some waits while
+//! too many of those before it have not been fetched.
+//!
 //! A dropped value leaves a gap in the numbers. If no value follows the gap, a mark does: as soon as all waiting values were sent, the
 //! subscriber is told the number of the next value. [wire.event.lag]
 
@@ -30,21 +33,49 @@ use crate::events::backlog::{Account, Backlog, Overflow, Pushed, Room};
 use crate::events::subscriber::Registration;
 use crate::link::ending::Ends;
 use crate::link::halves::Link;
-use crate::link::host::Host;
 use crate::link::sending::Sends;
 use crate::locks::{self, Mutex, MutexGuard, Rank};
+use crate::streams::host::StreamHost;
+use crate::streams::producer::start_resources;
+use crate::streams::unfetched::{MOST, Sender};
+use crate::streams::writing::{Added, Refused, WritesStreams};
 
 /// The interface by which a subscriber uses its connection.
-pub(crate) trait SubscriberHost: Host {
+pub(crate) trait SubscriberHost: StreamHost {
     /// Notes that values of this subscriber wait for room in the sending queue only, and not for an acknowledgement. Called once until the
     /// subscriber is [resumed](RemoteSubscriber::resume).
     fn hold_back(&self, subscription: u32);
 }
 
-/// Queues a value for a subscriber of the peer. Returns its position in the event lane, which is valid while it waits.
-fn send_event(host: &dyn SubscriberHost, id: u32, number: u64, content: Content) -> u64 {
-    let event = Outgoing::new(Kind::Event, u64::from(id), content, (0, 0, number), None);
-    push_event(host, |outbound| outbound.push_event(event))
+/// Queues a value for a subscriber of the peer. Returns its position in the event lane, which is valid while it waits, and its resources.
+fn send_event(
+    host: &dyn SubscriberHost,
+    id: u32,
+    number: u64,
+    mut content: Content,
+) -> Result<(u64, Vec<Added>), Refused> {
+    if !content.has_streams() {
+        return Ok((
+            push_event(host, |outbound| event_at(outbound, id, number, content)),
+            Vec::new(),
+        ));
+    }
+    let mut announced = Ok(Vec::new());
+    let place = push_event(host, |outbound| {
+        announced = host.announce_streams(outbound, &mut content);
+        match announced {
+            Ok(_) => event_at(outbound, id, number, content),
+            Err(_) => {
+                locks::dispose(content);
+                0
+            }
+        }
+    });
+    announced.map(|added| (place, added))
+}
+
+fn event_at(outbound: &mut Outbound, id: u32, number: u64, content: Content) -> u64 {
+    outbound.push_event(Outgoing::new(Kind::Event, u64::from(id), content, (0, 0, number), None))
 }
 
 /// Queues a mark with the number of the subscriber's next value. `last` is the position of its last mark.
@@ -75,6 +106,8 @@ pub(crate) struct RemoteSubscriber {
     account: Arc<Account>,
     max_message_size: u64,
     state: Mutex<State>,
+    /// A weak reference to this value.
+    this: Weak<Self>,
 }
 
 struct State {
@@ -82,6 +115,8 @@ struct State {
     /// The values in flight, oldest first, and the sum of their sizes.
     under_way: VecDeque<UnderWay>,
     under_way_bytes: u64,
+    /// Resources of values that were sent, which the subscriber has not fetched.
+    unfetched: usize,
     /// The number of the next value, as the subscriber knows it once everything that was sent has arrived.
     told: u64,
     /// The position of the last mark in the event lane, until it was sent.
@@ -125,13 +160,14 @@ impl RemoteSubscriber {
             backlog: Backlog::new(Overflow::default(), 1, 1),
             under_way: VecDeque::new(),
             under_way_bytes: 0,
+            unfetched: 0,
             told: 0,
             mark: 0,
             ended: false,
             held_back: false,
             room: None,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             connection,
             codec: link.codec.clone(),
             id,
@@ -140,6 +176,7 @@ impl RemoteSubscriber {
             account: Arc::clone(account),
             max_message_size: link.peer_limits.max_message_size,
             state: Mutex::new(Rank::Subscription, state),
+            this: Weak::clone(this),
         })
     }
 
@@ -156,14 +193,22 @@ impl RemoteSubscriber {
     }
 
     /// Sends the value, or queues it, or drops one.
-    pub(crate) fn deliver(self: &Arc<Self>, content: &Content) {
-        let Some(connection) = self.connection.upgrade() else { return };
-        let size = content.size();
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the connection that cannot carry the value, and what to do.
+    pub(crate) fn deliver(self: &Arc<Self>, content: &Content) -> Result<(), &'static str> {
+        let Some(connection) = self.connection.upgrade() else { return Ok(()) };
+        let (size, resources) = (content.size(), content.stream_count());
+        let carried = connection.can_carry(content);
         let mut state = self.state.lock();
-        if size > self.max_message_size {
+        if size > self.max_message_size || carried.is_err() {
             let number = state.backlog.number();
             self.mark(&mut state, &*connection);
             drop(state);
+            if let Err(Refused::NoSideChannel(advice)) = carried {
+                return Err(advice);
+            }
             let limit = self.max_message_size;
             locks::later(move || {
                 tracing::warn!(
@@ -173,18 +218,33 @@ impl RemoteSubscriber {
                     "dropped an event value that is larger than the subscriber accepts"
                 );
             });
-            return;
+            return Ok(());
         }
         if state.backlog.is_empty()
             && state.may_send(self.window)
+            && state.has_room_for(resources)
             && !connection.link().is_backed_up()
         {
             let number = state.backlog.number();
-            state.send(&*connection, self.id, number, content.copy());
-            return;
+            self.send(&mut state, &connection, number, content.copy());
+            // If it could not be sent.
+            self.mark(&mut state, &*connection);
+            return Ok(());
         }
+        self.queue(state, connection, content);
+        Ok(())
+    }
+
+    /// Adds a value to the backlog, or drops one.
+    fn queue(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        connection: Arc<dyn SubscriberHost>,
+        content: &Content,
+    ) {
+        let cost = (content.size() + VALUE_COST, content.stream_count());
         let mut dropped = Vec::new();
-        let pushed = state.backlog.push(content.copy(), size + VALUE_COST, &mut dropped);
+        let pushed = state.backlog.push(content.copy(), cost, &mut dropped);
         if pushed == Pushed::Disconnect {
             drop(state);
             locks::let_go(connection, |connection| {
@@ -203,9 +263,43 @@ impl RemoteSubscriber {
         CallContext::note_subscriber(connection.link().id, &this);
     }
 
+    /// Sends a value, or drops it if its resources are beyond the limit of the connection. Called under the lock, so that numbers are sent in
+    /// order.
+    fn send(
+        &self,
+        state: &mut State,
+        connection: &Arc<dyn SubscriberHost>,
+        number: u64,
+        content: Content,
+    ) {
+        let size = content.size();
+        let (event, resources) = match send_event(&**connection, self.id, number, content) {
+            Ok(sent) => sent,
+            Err(refused) => {
+                let reason = refused.to_string();
+                locks::later(move || {
+                    tracing::warn!(number, reason, "dropped an event value that cannot be sent");
+                });
+                return;
+            }
+        };
+        state.under_way.push_back(UnderWay { size, event });
+        state.under_way_bytes += size;
+        state.told = number + 1;
+        // A mark that still waits is ahead of this value, and stays as it is: the next one gets its own place behind it.
+        state.mark = 0;
+        if resources.is_empty() {
+            return;
+        }
+        state.unfetched += resources.len();
+        let Some(this) = self.this.upgrade() else { return };
+        let connection = Arc::clone(connection);
+        locks::later(move || start_resources(&*connection, resources, &(this as Arc<dyn Sender>)));
+    }
+
     /// If values wait for room in the sending queue only, has the connection send them later.
     fn hold_back(&self, state: &mut State, connection: &dyn SubscriberHost) {
-        let waits = !state.backlog.is_empty() && state.may_send(self.window);
+        let waits = !state.backlog.is_empty() && state.may_send_first(self.window);
         if waits && !std::mem::replace(&mut state.held_back, true) {
             connection.hold_back(self.id);
         }
@@ -249,7 +343,7 @@ impl RemoteSubscriber {
             let value = state.under_way.pop_front().ok_or(TooManyAcks)?;
             state.under_way_bytes -= value.size;
         }
-        self.send_waiting(state, &*connection);
+        self.send_waiting(state, &connection);
         Ok(())
     }
 
@@ -258,28 +352,28 @@ impl RemoteSubscriber {
         let Some(connection) = self.connection.upgrade() else { return };
         let mut state = self.state.lock();
         state.held_back = false;
-        self.send_waiting(state, &*connection);
+        self.send_waiting(state, &connection);
     }
 
-    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &dyn SubscriberHost) {
-        while state.may_send(self.window) && !connection.link().is_backed_up() {
+    fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &Arc<dyn SubscriberHost>) {
+        while state.may_send_first(self.window) && !connection.link().is_backed_up() {
             let Some(waiting) = state.backlog.pop() else { break };
-            state.send(connection, self.id, waiting.number, waiting.value);
+            self.send(&mut state, connection, waiting.number, waiting.value);
         }
-        self.mark(&mut state, connection);
-        self.hold_back(&mut state, connection);
+        self.mark(&mut state, &**connection);
+        self.hold_back(&mut state, &**connection);
         self.made_room(state);
     }
 
     /// Sends waiting values, also beyond the window, up to the bound. Returns the position of the last one in the event lane, and
     /// whether all were sent.
-    fn flush_to(&self, connection: &dyn SubscriberHost) -> (u64, bool) {
+    fn flush_to(&self, connection: &Arc<dyn SubscriberHost>) -> (u64, bool) {
         let mut state = self.state.lock();
         while self.may_flush(&state) {
             let Some(waiting) = state.backlog.pop() else { break };
-            state.send(connection, self.id, waiting.number, waiting.value);
+            self.send(&mut state, connection, waiting.number, waiting.value);
         }
-        self.mark(&mut state, connection);
+        self.mark(&mut state, &**connection);
         let value = state.under_way.back().map_or(0, |value| value.event);
         let (last, done) = (value.max(state.mark), state.backlog.is_empty());
         self.made_room(state);
@@ -288,14 +382,16 @@ impl RemoteSubscriber {
 
     /// Sends waiting values up to the bound. Returns whether all were sent.
     pub(crate) fn flush_all(&self) -> bool {
-        self.connection.upgrade().is_none_or(|connection| self.flush_to(&*connection).1)
+        self.connection.upgrade().is_none_or(|connection| self.flush_to(&connection).1)
     }
 
     /// Whether one more value may be sent beyond the window. This is bounded by the share, too: each value in flight costs memory here, and
     /// the subscriber may have chosen any window.
     fn may_flush(&self, state: &State) -> bool {
         let most = Window { bytes: self.share, ..self.window };
-        state.may_send(self.window) || most.takes(state.under_way.len(), state.under_way_bytes)
+        let takes = most.takes(state.under_way.len(), state.under_way_bytes);
+        (takes || state.may_send(self.window))
+            && state.has_room_for(state.backlog.front_resources())
     }
 
     /// Stops sending. Drops the backlog, and returns the number of the next value, which the subscriber is told.
@@ -336,7 +432,17 @@ impl RaisedTo for RemoteSubscriber {
     }
 
     fn flush(&self) -> u64 {
-        self.connection.upgrade().map_or(0, |connection| self.flush_to(&*connection).0)
+        self.connection.upgrade().map_or(0, |connection| self.flush_to(&connection).0)
+    }
+}
+
+impl Sender for RemoteSubscriber {
+    fn was_fetched(&self) {
+        let mut state = self.state.lock();
+        state.unfetched -= 1;
+        if let Some(connection) = self.connection.upgrade() {
+            self.send_waiting(state, &connection);
+        }
     }
 }
 
@@ -345,15 +451,14 @@ impl State {
         window.is_open(self.under_way.len(), self.under_way_bytes)
     }
 
-    /// Called under the lock, so that numbers are sent in order.
-    fn send(&mut self, connection: &dyn SubscriberHost, id: u32, number: u64, content: Content) {
-        let size = content.size();
-        let event = send_event(connection, id, number, content);
-        self.under_way.push_back(UnderWay { size, event });
-        self.under_way_bytes += size;
-        self.told = number + 1;
-        // A mark that still waits is ahead of this value, and stays as it is: the next one gets its own place behind it.
-        self.mark = 0;
+    /// Whether a value with so many resources may be sent.
+    const fn has_room_for(&self, resources: usize) -> bool {
+        resources == 0 || self.unfetched < MOST
+    }
+
+    /// Whether the value that has waited longest may be sent.
+    fn may_send_first(&self, window: Window) -> bool {
+        self.may_send(window) && self.has_room_for(self.backlog.front_resources())
     }
 }
 

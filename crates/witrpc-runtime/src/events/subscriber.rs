@@ -28,7 +28,11 @@ pub(crate) trait Subscriber<T>: Send + Sync {
     fn codec(&self) -> Option<&Codec>;
 
     /// Takes a value, or drops one as the event's [`Overflow`](crate::events::backlog::Overflow) says. Never waits.
-    fn deliver(&self, prepared: &mut Prepared<T>);
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with its connection that cannot carry the value, and what to do.
+    fn deliver(&self, prepared: &mut Prepared<T>) -> Result<(), &'static str>;
 
     /// Whether the next value would overflow.
     fn is_full(&self) -> bool;

@@ -274,7 +274,7 @@ pub(crate) trait Serves: ServeHost {
                 Err(error) => {
                     status = Status::BadResult;
                     let reason = Content::plain(buffers::take(), error.to_string().as_bytes());
-                    refused = Some(std::mem::replace(&mut content, reason));
+                    refused = Some((std::mem::replace(&mut content, reason), error));
                 }
             }
             let content = std::mem::take(&mut content);
@@ -284,7 +284,9 @@ pub(crate) trait Serves: ServeHost {
             self.after_pump(pumped)
         });
         // The user's streams are dropped with no lock held.
-        drop(refused);
+        if let Some((_, error)) = refused {
+            tracing::warn!(id, reason = %Escaped(&error), "the result of a call cannot be sent");
+        }
         start_streams(self, opened, true);
     }
 

@@ -14,16 +14,17 @@ use crate::streams::receiver::StreamReceiver;
 
 /// Registers the streams of messages that arrive.
 pub(crate) trait AdoptsStreams: StreamHost {
-    /// Registers the streams of a message, whether they will be read or not. [wire.streams]
-    fn adopt_streams(&self, content: &mut Content) -> Result<(), Error> {
+    /// Registers the streams of a message, whether they will be read or not. `of_value` says whether it is an event's value or a stream's
+    /// item. [wire.streams]
+    fn adopt_streams(&self, content: &mut Content, of_value: bool) -> Result<(), Error> {
         let Some(StreamTable::Table(table)) = content.streams() else { return Ok(()) };
         if table.is_empty() {
             return Ok(());
         }
         let receivers = self.add_receivers(table)?;
-        // Created with no lock held: dropping a `StreamReader` takes the lock of `unread`.
-        let handle =
-            |receiver| StreamReader::new(receiver, self.stream_host(), self.link().codec.clone());
+        let handle = |receiver| {
+            StreamReader::new(receiver, self.stream_host(), self.link().codec.clone(), of_value)
+        };
         let handles = receivers
             .into_iter()
             .map(|receiver| Some(IncomingStream::new(handle(receiver))))
@@ -74,7 +75,7 @@ mod tests {
             move || {
                 let mut content = Content::default();
                 content.set_streams(StreamTable::Table(twice.to_vec()));
-                connection.adopt_streams(&mut content).unwrap_err()
+                connection.adopt_streams(&mut content, false).unwrap_err()
             }
         });
         let is_free =

@@ -16,6 +16,9 @@ pub(crate) trait StreamHost: Host {
     /// What the transport gives besides its records; `None` once the connection has ended.
     fn side_channel(&self) -> Option<SideChannel>;
 
+    /// Whether the transport gives anything besides its records.
+    fn has_side_channel(&self) -> bool;
+
     /// A weak reference to the connection.
     fn stream_host(&self) -> Weak<dyn StreamHost>;
 

@@ -10,7 +10,6 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use witrpc_core::session::outbound::Room;
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::{catch, dispose};
-use witrpc_core::values::attachments::OutgoingStream;
 use witrpc_core::values::content::Content;
 use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::status::Status;
@@ -23,35 +22,54 @@ use crate::streams::host::StreamHost;
 use crate::streams::sender::{
     BATCH, BATCH_BYTES, Cancelled, Produce, QUEUED_ITEM, Source, StreamSender,
 };
-use crate::streams::writing::WritesStreams;
+use crate::streams::unfetched::{OfStream, Sender, Unfetched};
+use crate::streams::writing::{Added, Refused, Unsent, WritesStreams};
 
 /// Spawns a task for each stream that a sent message announced; it waits for the first credit. A handler's stream is polled within a
 /// context like that of the handler.
-pub(crate) fn start_streams<H: StreamHost + ?Sized>(
+pub(crate) fn start_streams<H: StreamHost + ?Sized>(host: &H, added: Vec<Added>, of_handler: bool) {
+    if added.is_empty() {
+        return;
+    }
+    let Some(shared) = host.shared_stream_host() else { return };
+    for added in added {
+        let context = of_handler.then(|| host.handler_context());
+        host.link().runtime.spawn(produce(Arc::clone(&shared), added, context));
+    }
+}
+
+/// The same for the resources of an event's value, or of a stream's item. Whoever sends it is told as each of them is fetched.
+pub(crate) fn start_resources<H: StreamHost + ?Sized>(
     host: &H,
-    added: Vec<(Arc<StreamSender>, OutgoingStream)>,
-    of_handler: bool,
+    added: Vec<Added>,
+    sender: &Arc<dyn Sender>,
 ) {
     if added.is_empty() {
         return;
     }
     let Some(shared) = host.shared_stream_host() else { return };
-    for (sender, source) in added {
-        let context = of_handler.then(|| host.handler_context());
-        host.link().runtime.spawn(produce(Arc::clone(&shared), sender, source, context));
+    for added in added {
+        // Before the task is spawned, which may be dropped before its first poll.
+        let unfetched = Unfetched::new(sender);
+        let produce = produce(Arc::clone(&shared), added, None);
+        host.link().runtime.spawn(async move {
+            produce.await;
+            drop(unfetched);
+        });
     }
 }
 
 /// Polls a stream to its end and sends its items. `context` is the context for a stream that a handler returned.
 async fn produce(
     connection: Arc<dyn StreamHost>,
-    sender: Arc<StreamSender>,
-    source: OutgoingStream,
+    (sender, source): Added,
     context: Option<CallContext>,
 ) {
     let Some(Source(stream)) = source.into_inner() else { unreachable!("a message has no other") };
     let side_channel = connection.side_channel();
-    let mut producer = Producer { stream, connection, sender, context, side_channel, number: 0 };
+    let unfetched = OfStream::new();
+    let mut producer =
+        Producer { stream, connection, sender, context, side_channel, unfetched, number: 0 };
     if let Ok(end) = producer.run().await {
         producer.connection.end_stream(&producer.sender, end);
     }
@@ -69,6 +87,8 @@ struct Producer {
     context: Option<CallContext>,
     /// The connection's. Most have none.
     side_channel: Option<SideChannel>,
+    /// The resources of its items.
+    unfetched: Arc<OfStream>,
     /// The number of the last item.
     number: u64,
 }
@@ -94,8 +114,13 @@ impl Producer {
                 let room = room(&self.sender, &*self.connection, bytes).await?;
                 let first = self.number + 1;
                 self.number += len_u64(items.len());
-                if !self.connection.send_items(&self.sender, first, items.drain(..), room) {
-                    return Err(Cancelled);
+                let items = items.drain(..);
+                let (added, sent) = self.connection.send_items(&self.sender, first, items, room);
+                start_resources(&*self.connection, added, &(Arc::clone(&self.unfetched) as _));
+                match sent {
+                    Ok(()) => {}
+                    Err(Unsent::Cancelled) => return Err(Cancelled),
+                    Err(Unsent::Refused(refused)) => return Ok(unsent(&refused)),
                 }
                 turn = None;
                 if is_full && end.is_none() {
@@ -121,12 +146,18 @@ impl Producer {
             return Poll::Ready(Ok(Polled::OthersWait));
         }
         let (mut bytes, mut end) = (0, None);
-        while end.is_none() && !self.is_full(items.len(), bytes) && left.is_left() {
+        while end.is_none()
+            && !self.is_full(items.len(), bytes)
+            && left.is_left()
+            && self.unfetched.has_room(cx)
+        {
             match self.poll_item(cx) {
                 Poll::Ready(Ok(item)) => {
                     left.spend(item.size());
+                    self.unfetched.add(item.stream_count());
                     bytes += item.size() + QUEUED_ITEM;
                     items.push(item);
+                    end = self.stream.is_over().then(|| Reply::text(Status::Ok, ""));
                 }
                 Poll::Ready(Err(reply)) => end = Some(reply),
                 Poll::Pending => break,
@@ -149,8 +180,9 @@ impl Producer {
         assert_none_is_held("a stream of the user's is polled");
         let codec = &self.connection.link().codec;
         let stream = &mut self.stream;
-        let side_channel = self.side_channel.as_ref();
-        let mut poll = || polling_stream(side_channel, || catch(|| stream.poll_item(cx, codec)));
+        let (side_channel, id) = (self.side_channel.as_ref(), self.sender.id);
+        let mut poll =
+            || polling_stream(side_channel, id, || catch(|| stream.poll_item(cx, codec)));
         let polled = match &self.context {
             Some(context) => context.enter(poll),
             None => poll(),
@@ -161,7 +193,10 @@ impl Producer {
             Ok(Poll::Ready(Some(Ok(item)))) if item.size() > limit => {
                 Err(Reply::too_large(item.size(), limit))
             }
-            Ok(Poll::Ready(Some(item))) => item,
+            Ok(Poll::Ready(Some(Ok(item)))) => {
+                self.connection.can_carry(&item).map(|()| item).map_err(|refused| unsent(&refused))
+            }
+            Ok(Poll::Ready(Some(Err(end)))) => Err(end),
             Ok(Poll::Ready(None)) => Err(Reply::text(Status::Ok, "")),
             Err(message) => {
                 tracing::error!(panic = %Escaped(&message), "a stream panicked while it was polled");
@@ -169,6 +204,13 @@ impl Producer {
             }
         })
     }
+}
+
+/// How a stream ends whose item cannot be sent.
+fn unsent(refused: &Refused) -> Reply {
+    let reason = refused.to_string();
+    tracing::warn!(reason, "an item of a stream cannot be sent");
+    Reply::text(Status::BadResult, &reason)
 }
 
 /// The result of polling a stream.

@@ -20,14 +20,16 @@ use crate::locks;
 use crate::streams::host::StreamHost;
 use crate::streams::reading::ReadsStreams;
 use crate::streams::receiver::StreamReceiver;
+use crate::streams::windows::Width;
 
 /// The handle of the task that reads a stream. Dropping it cancels the stream.
 pub(crate) struct StreamReader {
     receiver: Arc<StreamReceiver>,
     connection: Weak<dyn StreamHost>,
     codec: Codec,
-    /// How many items the sender may be ahead, as the reader wants it; 0 is the default.
-    wanted: u32,
+    /// Whether an event's value or a stream's item has announced it.
+    of_value: bool,
+    width: Width,
     /// The client of the stream, which must live as long as the stream is read.
     keep: Option<Arc<dyn Any + Send + Sync>>,
     /// A busy-poll for an item that was interrupted.
@@ -45,13 +47,27 @@ impl StreamReader {
         receiver: Arc<StreamReceiver>,
         connection: Weak<dyn StreamHost>,
         codec: Codec,
+        of_value: bool,
     ) -> Self {
-        Self { receiver, connection, codec, wanted: 0, keep: None, polling: None }
+        let (width, keep, polling) = (Width::Items(0), None, None);
+        Self { receiver, connection, codec, of_value, width, keep, polling }
     }
 
-    /// The side channel of the connection, as long as that lasts.
-    pub(crate) fn side_channel(&self) -> Option<SideChannel> {
-        self.connection.upgrade()?.side_channel()
+    /// The side channel of the connection, as long as that lasts, and the id of the stream.
+    pub(crate) fn side_channel(&self) -> Option<(SideChannel, u64)> {
+        Some((self.connection.upgrade()?.side_channel()?, self.receiver.id))
+    }
+
+    /// Whether an event's value or a stream's item has announced it.
+    pub(crate) const fn is_of_value(&self) -> bool {
+        self.of_value
+    }
+
+    /// Sends the first credit, unless it was sent.
+    pub(crate) fn open(&self) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.open_stream(&self.receiver, self.width);
+        }
     }
 
     pub(crate) const fn codec(&self) -> &Codec {
@@ -60,7 +76,12 @@ impl StreamReader {
 
     /// Sets the window, in items. Has no effect once the stream has been polled.
     pub(crate) const fn set_window(&mut self, items: u32) {
-        self.wanted = items;
+        self.width = Width::Items(items);
+    }
+
+    /// Makes the window as small as one item needs. Has no effect once the stream has been polled.
+    pub(crate) const fn take_one_item(&mut self) {
+        self.width = Width::OneItem;
     }
 
     /// The items that were not taken, if the stream has ended.
@@ -85,7 +106,7 @@ impl StreamReader {
             return Poll::Ready(next);
         }
         if let Some(connection) = self.connection.upgrade() {
-            connection.open_stream(&self.receiver, self.wanted);
+            connection.open_stream(&self.receiver, self.width);
             // The first poll of a handler runs on the driver, which must not wait here.
             if !is_first_poll() {
                 connection.lead_for_stream(self.receiver.id, &mut self.polling, cx.waker());
@@ -113,8 +134,13 @@ impl StreamReader {
         drop(state);
         match next? {
             Next::End(error) => Some(error.map(Err)),
-            Next::Item(content, charge, credit) => {
+            Next::Item(mut content, charge, credit) => {
                 drop(charge);
+                for stream in content.incoming_mut() {
+                    if let Some(reader) = stream.inner_mut::<Self>() {
+                        reader.keep(self.keep.clone());
+                    }
+                }
                 if let Some((items, bytes)) = credit {
                     if let Some(connection) = self.connection.upgrade() {
                         connection.grant(self.receiver.id, items, bytes);
@@ -134,17 +160,26 @@ fn size(item: &Option<Result<Content, Error>>) -> u64 {
 }
 
 impl Drop for StreamReader {
+    /// Later, if a lock is held: it may be that of another stream, of whose items this one was a part.
     fn drop(&mut self) {
-        let mut state = self.receiver.state.lock();
-        let (unread, ended) = (state.stream.cancel(), state.stream.has_ended());
-        state.give_share_back();
-        let waker = state.waker.take();
-        drop(state);
-        locks::dispose((unread, waker));
-        if !ended {
-            if let Some(connection) = self.connection.upgrade() {
-                connection.leave_cancel(self.receiver.id);
-            }
+        let (receiver, connection) = (Arc::clone(&self.receiver), Weak::clone(&self.connection));
+        locks::let_go((receiver, connection), |(receiver, connection)| {
+            cancel(&receiver, &connection);
+        });
+    }
+}
+
+/// The stream has no reader any more.
+fn cancel(receiver: &StreamReceiver, connection: &Weak<dyn StreamHost>) {
+    let mut state = receiver.state.lock();
+    let (unread, ended) = (state.stream.cancel(), state.stream.has_ended());
+    state.give_share_back();
+    let waker = state.waker.take();
+    drop(state);
+    locks::dispose((unread, waker));
+    if !ended {
+        if let Some(connection) = connection.upgrade() {
+            connection.leave_cancel(receiver.id);
         }
     }
 }
@@ -186,7 +221,7 @@ mod tests {
             receiver.open(0, share.bytes());
             receiver.keep_share(share);
             assert_eq!(push(receiver, 1, 10, Charge::none()), Ok(()));
-            StreamReader::new(Arc::clone(receiver), Weak::<Connection>::new(), Codec::Json)
+            StreamReader::new(Arc::clone(receiver), Weak::<Connection>::new(), Codec::Json, false)
         };
         let whole = windows.take().bytes();
         let [read, dropped, cancelled] = [receiver(0), receiver(0), receiver(0)];
@@ -209,7 +244,7 @@ mod tests {
         let receiver = receiver(0);
         receiver.open(0, 2 << 20);
         (1..).take(ITEMS).for_each(|n| assert_eq!(push(&receiver, n, LEN, Charge::none()), Ok(())));
-        let mut handle = StreamReader::new(receiver, Weak::<Connection>::new(), Codec::Json);
+        let mut handle = StreamReader::new(receiver, Weak::<Connection>::new(), Codec::Json, false);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut read = 0;
         let reads = poll_fn(|cx| {

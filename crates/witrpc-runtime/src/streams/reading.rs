@@ -13,17 +13,21 @@ use crate::link::host::{Handled, Wanted};
 use crate::link::sending::Sends;
 use crate::streams::host::StreamHost;
 use crate::streams::receiver::StreamReceiver;
+use crate::streams::windows::Width;
 
 /// Operations on streams that the peer sends.
 pub(crate) trait ReadsStreams: StreamHost {
     /// Sends a stream's first credit, unless it was sent already. [wire.stream.credit]
-    fn open_stream(&self, receiver: &StreamReceiver, wanted: u32) {
+    fn open_stream(&self, receiver: &StreamReceiver, width: Width) {
         let streams = self.streams().table.lock();
         if receiver.is_opened() || !streams.receivers.contains_key(&receiver.id) {
             return;
         }
-        let share = streams.windows.take();
-        let window = receiver.open(wanted, share.bytes());
+        let (share, items) = match width {
+            Width::Items(items) => (streams.windows.take(), items),
+            Width::OneItem => (streams.windows.take_little(), 1),
+        };
+        let window = receiver.open(items, share.bytes());
         receiver.keep_share(share);
         drop(streams);
         self.grant(receiver.id, window.values, window.bytes);

@@ -41,6 +41,11 @@ pub(crate) trait Produce: Send {
         cx: &mut Context<'_>,
         codec: &Codec,
     ) -> Poll<Option<Result<Content, Reply>>>;
+
+    /// Whether it is known that nothing follows the last item. Then the stream ends without credit for another one.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// A user's stream within a message that has not been queued yet.

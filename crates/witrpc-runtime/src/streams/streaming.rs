@@ -17,7 +17,6 @@ use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::status::Status;
 use witrpc_core::{Error, Result};
 
-use crate::context::SideChannel;
 use crate::link::fairness::{Step, poll_counted};
 use crate::link::reply::Reply;
 use crate::locks::{Mutex, Rank};
@@ -156,15 +155,6 @@ impl<T> Streaming<T> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Returns the side channel of the connection over which it is received. For `witrpc-process`.
-    #[doc(hidden)]
-    pub fn side_channel(&mut self) -> Option<SideChannel> {
-        match self.inner.get_mut() {
-            Some(Inner::Remote { reader, .. }) => reader.side_channel(),
-            _ => None,
-        }
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
         let inner = self.inner.get_mut();
         let Some(inner) = inner else { return Poll::Ready(None) };
@@ -271,7 +261,13 @@ impl<'de, T: DeserializeOwned + 'static> Deserialize<'de> for Streaming<T> {
 }
 
 /// Serializes the items of a stream.
-struct Encode<T>(Inner<T>);
+pub(super) struct Encode<T>(Inner<T>);
+
+impl<T> Encode<T> {
+    pub(super) fn of(stream: Pin<Box<dyn Stream<Item = Result<T>> + Send>>) -> Self {
+        Self(Inner::Local(stream))
+    }
+}
 
 impl<T: Serialize> Produce for Encode<T> {
     fn poll_item(

@@ -11,6 +11,18 @@ const MOST: u64 = 1 << 20;
 /// The window of a stream for which no bytes are left: one item at a time, charged to the connection's account for messages.
 const NOTHING: u64 = 1;
 
+/// The window of a stream with one short item: a word, in any serializer.
+const LITTLE: u64 = 64;
+
+/// The window that a reader wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// How many items the sender may be ahead; 0 is the default.
+    Items(u32),
+    /// There is only one item, a short one.
+    OneItem,
+}
+
 /// The bytes that shares are taken from. Its lock is the innermost.
 #[derive(Debug)]
 pub(crate) struct Windows(Mutex<State>);
@@ -19,7 +31,7 @@ pub(crate) struct Windows(Mutex<State>);
 struct State {
     /// Bytes that are in no share.
     free: u64,
-    /// The number of shares.
+    /// The number of shares, but for little ones.
     shares: u64,
 }
 
@@ -27,6 +39,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Share {
     bytes: u64,
+    is_little: bool,
     of: Arc<Windows>,
 }
 
@@ -43,7 +56,15 @@ impl Windows {
         let bytes = if bytes <= NOTHING { 0 } else { bytes };
         state.shares += 1;
         state.free -= bytes;
-        Share { bytes, of: Arc::clone(self) }
+        Share { bytes, is_little: false, of: Arc::clone(self) }
+    }
+
+    /// Takes a share for one short item. It makes no other share noticeably smaller.
+    pub(crate) fn take_little(self: &Arc<Self>) -> Share {
+        let mut state = self.0.lock();
+        let bytes = if state.free < LITTLE { 0 } else { LITTLE };
+        state.free -= bytes;
+        Share { bytes, is_little: true, of: Arc::clone(self) }
     }
 }
 
@@ -57,7 +78,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut state = self.of.0.lock();
-        state.shares -= 1;
+        state.shares -= u64::from(!self.is_little);
         state.free += self.bytes;
     }
 }
@@ -81,7 +102,13 @@ mod tests {
         }
         let sum = shares.iter().map(super::Share::bytes).sum::<u64>();
         assert!(sum <= ALL / 2 + 60_000, "{sum}");
+        shares.extend((0..60_000).map(|_| windows.take_little()));
+        let sum = shares.iter().map(super::Share::bytes).sum::<u64>();
+        assert!(sum <= ALL / 2 + 120_000, "{sum}");
         drop(shares);
+        let little: Vec<_> = (0..1000).map(|_| windows.take_little()).collect();
+        assert_eq!(windows.take().bytes(), MOST, "they leave enough for others");
+        drop(little);
         let state = windows.0.lock();
         assert_eq!((state.free, state.shares), (ALL / 2, 0));
     }

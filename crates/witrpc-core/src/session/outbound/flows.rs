@@ -399,11 +399,16 @@ impl Flows {
     }
 
     /// Removes streams whose message was withdrawn: the peer never sees them.
-    pub(super) fn forget_streams(&mut self, ids: Range<u64>) {
+    pub(super) fn forget_streams(&mut self, ids: impl Iterator<Item = u64>) {
         for id in ids {
             let position = self.streams.open.remove(&id).and_then(|lane| lane.position);
             position.map(|position| self.take(position));
         }
+    }
+
+    /// Whether a stream is open, and has not ended.
+    pub(super) fn takes_items(&self, id: u64) -> bool {
+        self.streams.open.get(&id).is_some_and(|lane| !lane.ended)
     }
 
     /// Queues an item or the end of a stream; returns `false`, and drops it, if the stream has ended.

@@ -41,6 +41,11 @@ impl Outbound {
         self.flows.stream_count()
     }
 
+    /// Whether more items of this stream can be queued.
+    pub fn takes_items(&self, id: u64) -> bool {
+        self.flows.takes_items(id)
+    }
+
     /// Queues an item; returns `false` if the stream has ended or been cancelled.
     pub fn push_item(
         &mut self,
@@ -69,16 +74,20 @@ impl Outbound {
         pushed
     }
 
-    /// The peer takes nothing more of this stream: drops what has not begun to leave, and queues its end.
-    pub fn cancel_stream(&mut self, id: u64) {
+    /// The peer takes nothing more of this stream: drops what has not begun to leave, and queues its end. Returns the ids of the streams of
+    /// items that were dropped, which end with them.
+    pub fn cancel_stream(&mut self, id: u64) -> Vec<u64> {
         let (status, nothing) = ((Status::Cancelled.code(), 0, 0), Content::default());
         let end = Outgoing::new(Kind::StreamEnd, id, nothing, status, None);
         let end_cost = end.cost() + QUEUE_ENTRY;
-        let (dropped, is_new) = self.flows.cancel_stream(id, end);
-        let dropped = dropped.iter().map(|m| m.cost() + QUEUE_ENTRY).sum::<u64>();
+        let (items, is_new) = self.flows.cancel_stream(id, end);
+        let streams: Vec<_> = items.iter().flat_map(|item| item.streams.clone()).collect();
+        self.flows.forget_streams(streams.iter().copied());
+        let dropped = items.iter().map(|m| m.cost() + QUEUE_ENTRY).sum::<u64>();
         let added = if is_new { end_cost } else { 0 };
         self.queued.bytes = self.queued.bytes + added - dropped;
         self.queued.of_streams = self.queued.of_streams + added - dropped;
+        streams
     }
 
     pub(super) fn take_turn(&mut self, flow: Flow) -> Result<Turn, Error> {

@@ -345,3 +345,34 @@ fn streams_take_turns_and_calls_pass_them() {
     let ahead = ahead.expect("the call has come");
     assert!(ahead[0] + ahead[1] <= 8, "{ahead:?} items were ahead");
 }
+
+/// The peer never sees them, so nobody else would end them.
+#[test]
+fn the_streams_of_values_and_items_that_are_dropped_go_with_them() {
+    let [mut a, _b] = Peer::pair(4080, LIMITS);
+    let content = |a: &mut Peer, count| {
+        let mut content = Content::plain(Vec::new(), b"1");
+        let sources = (0..count).map(|_| OutgoingStream::new((), 0)).collect();
+        content.set_streams(Streams::Outgoing(sources));
+        let opened = a.outbound.open_streams(&mut content).unwrap();
+        (content, opened.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
+    };
+    let (request, outer) = content(&mut a, 1);
+    a.outbound.push(Outgoing::new(Kind::Request, 0, request, (0, 0, 0), None)).unwrap();
+    let (first, ids_of_first) = content(&mut a, 2);
+    let (second, ids_of_second) = content(&mut a, 3);
+    for (number, item) in [(1, first), (2, second)] {
+        assert!(a.outbound.takes_items(outer[0]));
+        assert!(a.outbound.push_item(outer[0], number, item, None));
+    }
+    let (value, ids_of_value) = content(&mut a, 4);
+    let event = Outgoing::new(Kind::Event, 5, value, (0, 0, 0), None);
+    let place = a.outbound.push_event(event);
+    assert_eq!(a.outbound.open_stream_count(), 1 + 2 + 3 + 4);
+    assert_eq!(a.outbound.cancel_stream(outer[0]), [ids_of_first, ids_of_second].concat());
+    assert!(!a.outbound.takes_items(outer[0]));
+    assert_eq!(a.outbound.drop_events([place].into_iter()), ids_of_value);
+    assert_eq!(a.outbound.open_stream_count(), 1, "the end of the outer one has not left");
+    assert!(a.outbound.cancel_stream(outer[0]).is_empty());
+    assert!(a.outbound.drop_events([place].into_iter()).is_empty());
+}
