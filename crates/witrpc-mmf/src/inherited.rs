@@ -1,7 +1,7 @@
 //! Connections without a name, for a process and a program that it starts: the program inherits the descriptors. `[seg.inherited]`
 //!
 //! The host makes a [`pair`]: its own [`HostEnd`], and a [`Bequest`], which it [gives](Bequest::give) to the command that starts its
-//! worker. The worker takes it over as a [`WorkerEnd`]. Each end opens one [`Channel`], over the same rings as those of a named endpoint. There
+//! worker. The worker takes it over as [`Inherited`], which becomes a [`WorkerEnd`]. Each end opens one [`Channel`], over the same rings as those of a named endpoint. There
 //! is no rendezvous: everything is complete before the worker exists. The host is the client of the connection, the worker its server. Each side
 //! also has a [`Lifeline`], which shows the other's end whatever becomes of the connection.
 //!
@@ -60,7 +60,7 @@ pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let descriptors = [file.into(), worker_waits, notifies_host, theirs.into()];
     let descriptors = descriptors.into_iter().chain(own_process()?);
     let descriptors = descriptors.map(above_standard_streams).collect::<io::Result<Vec<_>>>()?;
-    Ok((host, lifeline, Bequest { nonce, descriptors }))
+    Ok((host, lifeline, Bequest { nonce, descriptors, extras: Vec::new() }))
 }
 
 /// A pidfd of this process, where there are such.
@@ -121,9 +121,20 @@ impl HostEnd {
 pub struct Bequest {
     nonce: Instance,
     descriptors: Vec<OwnedFd>,
+    extras: Vec<OwnedFd>,
 }
 
 impl Bequest {
+    /// Adds a descriptor that is no part of the connection: [`Inherited::extras`]. `[seg.inherited.extras]`
+    ///
+    /// # Errors
+    ///
+    /// If there are no descriptors left.
+    pub fn add(&mut self, descriptor: OwnedFd) -> io::Result<()> {
+        self.extras.push(above_standard_streams(descriptor)?);
+        Ok(())
+    }
+
     /// Gives it to the program of this command: the descriptors stay open there, all others of this process but the standard streams are
     /// closed, and [`VARIABLE`] announces them.
     ///
@@ -134,11 +145,18 @@ impl Bequest {
     ///
     /// Whatever the system says.
     pub fn give(self, command: &mut Command) -> io::Result<()> {
-        let announced = self.descriptors.iter().map(Announced::of).collect::<io::Result<_>>()?;
-        let process_id = std::process::id();
-        let announcement = Announcement { nonce: self.nonce, process_id, descriptors: announced };
+        let Self { nonce, descriptors: mut all, extras } = self;
+        let announce =
+            |list: &[OwnedFd]| list.iter().map(Announced::of).collect::<io::Result<Vec<_>>>();
+        let announcement = Announcement {
+            nonce,
+            process_id: std::process::id(),
+            descriptors: announce(&all)?,
+            extras: announce(&extras)?,
+        };
         command.env(VARIABLE, announcement.to_string());
-        inheriting::pass_on(command, self.descriptors);
+        all.extend(extras);
+        inheriting::pass_on(command, all);
         Ok(())
     }
 
@@ -149,6 +167,51 @@ impl Bequest {
     /// As [`WorkerEnd::take`].
     pub fn keep(self) -> io::Result<(WorkerEnd, Lifeline)> {
         WorkerEnd::of(&self.nonce, std::process::id(), self.descriptors)
+    }
+}
+
+/// What this process has inherited, before anything of it is read.
+#[derive(Debug)]
+pub struct Inherited {
+    nonce: Instance,
+    process_id: u32,
+    descriptors: Vec<OwnedFd>,
+    extras: Vec<OwnedFd>,
+}
+
+impl Inherited {
+    /// Takes over what the host of this process has given it. Possible once.
+    ///
+    /// Each descriptor must be what is announced: its number stands for a file of that inode. From now on all are closed on exec.
+    /// `[seg.inherited.take]`
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if nothing was announced, if the descriptors are not here, or if they were taken before; whatever else the system says.
+    pub fn take() -> io::Result<Self> {
+        let announcement = announced().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "nothing is announced in the environment")
+        })?;
+        let Announcement { nonce, process_id, descriptors, extras } = announcement;
+        let connection = descriptors.len();
+        let mut descriptors = inheriting::take_over(&[descriptors, extras].concat())?;
+        let extras = descriptors.split_off(connection);
+        Ok(Self { nonce, process_id, descriptors, extras })
+    }
+
+    /// What the host has [added](Bequest::add), in that order. It is taken away from here.
+    pub fn extras(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.extras)
+    }
+
+    /// Opens the connection: each descriptor must be of the expected type; the region must be sealed, and be that of this connection.
+    /// `[seg.inherited.take]`
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if they are something else; whatever else the system says.
+    pub fn connection(self) -> io::Result<(WorkerEnd, Lifeline)> {
+        WorkerEnd::of(&self.nonce, self.process_id, self.descriptors)
     }
 }
 
@@ -167,24 +230,19 @@ impl WorkerEnd {
     /// Whether a host has given a connection to this process, and it was not taken yet.
     #[must_use]
     pub fn is_here() -> bool {
-        announced().is_some_and(|announcement| inheriting::are_here(&announcement.descriptors))
+        announced().is_some_and(|announcement| {
+            let Announcement { descriptors, extras, .. } = announcement;
+            inheriting::are_here(&descriptors) && inheriting::are_here(&extras)
+        })
     }
 
-    /// Takes over what the host of this process has given it. Possible once.
-    ///
-    /// Each descriptor must be what is announced: its number stands for a file of that inode, of the expected type; the region is sealed, and
-    /// is that of this connection. From now on all are closed on exec. `[seg.inherited.take]`
+    /// Takes over what the host of this process has given it, and opens the connection.
     ///
     /// # Errors
     ///
-    /// `NotFound` if nothing was announced, if the descriptors are not here, or if they were taken before; `InvalidData` if they are something
-    /// else; whatever else the system says.
+    /// As [`Inherited::take`] and [`Inherited::connection`].
     pub fn take() -> io::Result<(Self, Lifeline)> {
-        let announcement = announced().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "nothing is announced in the environment")
-        })?;
-        let descriptors = inheriting::take_over(&announcement.descriptors)?;
-        Self::of(&announcement.nonce, announcement.process_id, descriptors)
+        Inherited::take()?.connection()
     }
 
     fn of(

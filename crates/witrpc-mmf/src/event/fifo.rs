@@ -310,10 +310,19 @@ impl Notifier {
 
 impl Notify for Notifier {
     /// Notifies also if the pipe is full: the waiter may have seen all notifications in it, and left them there.
+    ///
+    /// An end that is for writing only cannot make room, and need not: a waiter leaves fewer notifications than fill a pipe, so it has not seen
+    /// the last ones. Nor does it matter to such an end that nobody reads: the peer's end is noticed by the waiter.
     fn notify(&self) -> io::Result<()> {
         loop {
             match self.write(&[1]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.make_room()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.make_room() {
+                    Err(error) if Errno::from_io_error(&error) == Some(Errno::BADF) => {
+                        return Ok(());
+                    }
+                    made => made?,
+                },
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 done => return done,
             }
         }
@@ -604,5 +613,23 @@ mod tests {
         drop(waiter);
         let hold = tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap().unwrap();
         assert!(!hold.is_read());
+    }
+
+    /// As where `/proc` is not mounted.
+    #[tokio::test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    async fn an_end_that_only_writes_notifies_a_full_pipe_and_one_without_a_reader() {
+        use rustix::pipe::{PipeFlags, pipe_with};
+
+        let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut waiter = FifoWaiter::new(register(reading).unwrap(), None);
+        let notifier = Notifier::of(writing);
+        for _ in 0..70_000 {
+            notifier.notify().unwrap();
+        }
+        let wake = poll_fn(|cx| waiter.poll_wake(cx)).await.unwrap();
+        assert_eq!(wake, Wake::Rung);
+        drop(waiter);
+        notifier.notify().unwrap();
     }
 }

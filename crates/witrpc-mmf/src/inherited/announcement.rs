@@ -6,7 +6,9 @@ use crate::layout::Instance;
 use crate::sys::inheriting::Announced;
 
 /// `[seg.inherited.variable]` Raised by every change of the descriptors or of this text.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+/// In front of what is no part of the connection.
+const EXTRA: char = '+';
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Announcement {
@@ -16,6 +18,8 @@ pub(super) struct Announcement {
     pub(super) process_id: u32,
     /// In the order of `[seg.inherited.descriptors]`.
     pub(super) descriptors: Vec<Announced>,
+    /// What the host has added.
+    pub(super) extras: Vec<Announced>,
 }
 
 impl fmt::Display for Announcement {
@@ -23,7 +27,8 @@ impl fmt::Display for Announcement {
         write!(f, "{VERSION} ")?;
         self.nonce.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         write!(f, " {}", self.process_id)?;
-        self.descriptors.iter().try_for_each(|one| write!(f, " {}:{}", one.number, one.inode))
+        self.descriptors.iter().try_for_each(|one| write!(f, " {}:{}", one.number, one.inode))?;
+        self.extras.iter().try_for_each(|one| write!(f, " {EXTRA}{}:{}", one.number, one.inode))
     }
 }
 
@@ -40,11 +45,16 @@ impl Announcement {
             *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
         }
         let process_id = words.next()?.parse().ok()?;
-        let descriptors = words.map(|word| {
+        let (mut descriptors, mut extras) = (Vec::new(), Vec::new());
+        for word in words {
+            let (word, list) = match word.strip_prefix(EXTRA) {
+                Some(word) => (word, &mut extras),
+                None => (word, &mut descriptors),
+            };
             let (number, inode) = word.split_once(':')?;
-            Some(Announced { number: number.parse().ok()?, inode: inode.parse().ok()? })
-        });
-        Some(Self { nonce, process_id, descriptors: descriptors.collect::<Option<_>>()? })
+            list.push(Announced { number: number.parse().ok()?, inode: inode.parse().ok()? });
+        }
+        Some(Self { nonce, process_id, descriptors, extras })
     }
 }
 
@@ -57,9 +67,16 @@ mod tests {
     fn an_announcement_is_what_the_document_says() {
         let descriptors =
             vec![Announced { number: 3, inode: 1042 }, Announced { number: 17, inode: u64::MAX }];
-        let announcement = Announcement { nonce: [0xab; 16], process_id: 4711, descriptors };
+        let nonce = [0xab; 16];
+        let mut announcement =
+            Announcement { nonce, process_id: 4711, descriptors, extras: Vec::new() };
         let text = announcement.to_string();
-        assert_eq!(text, format!("1 {} 4711 3:1042 17:18446744073709551615", "ab".repeat(16)));
+        assert_eq!(text, format!("2 {} 4711 3:1042 17:18446744073709551615", "ab".repeat(16)));
+        assert_eq!(Announcement::parse(&text).as_ref(), Some(&announcement));
+        announcement.extras = vec![Announced { number: 18, inode: 7 }];
+        let text = announcement.to_string();
+        let expected = format!("2 {} 4711 3:1042 17:18446744073709551615 +18:7", "ab".repeat(16));
+        assert_eq!(text, expected);
         assert_eq!(Announcement::parse(&text), Some(announcement));
     }
 
@@ -68,15 +85,15 @@ mod tests {
         let nonce = "0".repeat(32);
         for text in [
             String::new(),
-            "1".to_owned(),
-            format!("2 {nonce} 1 3:1"),
-            format!("1 {nonce}"),
-            format!("1 {nonce} -1 3:1"),
-            format!("1 {} 1 3:1", "0".repeat(31)),
-            format!("1 {} 1 3:1", "x".repeat(32)),
-            format!("1 {nonce} 1 3"),
-            format!("1 {nonce} 1 3:1 4:x"),
-            format!("1 {nonce} 1 3:1  4:2"),
+            "2".to_owned(),
+            format!("1 {nonce} 1 3:1"),
+            format!("2 {nonce}"),
+            format!("2 {nonce} -1 3:1"),
+            format!("2 {} 1 3:1", "0".repeat(31)),
+            format!("2 {} 1 3:1", "x".repeat(32)),
+            format!("2 {nonce} 1 3"),
+            format!("2 {nonce} 1 3:1 4:x"),
+            format!("2 {nonce} 1 3:1  4:2"),
         ] {
             assert_eq!(Announcement::parse(&text), None, "{text:?}");
         }

@@ -105,19 +105,25 @@ pub(crate) fn make_pipe(path: &Path, access: Access) -> io::Result<OwnedFd> {
 /// Makes a pipe without a name: its reading end, and another end for reading and writing, which nobody has to wait for and whose use
 /// never raises `SIGPIPE`. The two have nothing in common but the pipe: whoever gets one of them cannot make the other one block.
 ///
+/// Where `/proc` is not mounted, the other end is for writing only. Then a program that does not ignore `SIGPIPE` (Rust's do) gets it when
+/// it notifies a peer that has just ended.
+///
 /// # Errors
 ///
-/// `NotFound` if `/proc` is not mounted; whatever else the system says.
+/// Whatever the system says.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn make_nameless_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::pipe::{PipeFlags, pipe_with};
     use std::os::fd::AsRawFd as _;
 
-    let (reading, _writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     // The name of a descriptor of ours is no link that others could change.
     let name = format!("/proc/self/fd/{}", reading.as_raw_fd());
-    let both = open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    if is_same(&reading, &both)? { Ok((reading, both)) } else { Err(Errno::NOENT.into()) }
+    match open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(both) if is_same(&reading, &both)? => Ok((reading, both)),
+        Ok(_) | Err(Errno::NOENT) => Ok((reading, writing)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The same, by a named pipe whose name is removed at once.
