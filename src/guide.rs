@@ -13,6 +13,7 @@
 //! | | [`streams`] | sequences of values with backpressure, as arguments and results |
 //! | | [`blobs`] | raw bytes, without serialization |
 //! | | [`workers`] | a host that launches a program, calls it, owns it and replaces it |
+//! | | [`sandbox`] | a worker that the kernel confines to what its host grants (Linux) |
 //! | | [`testing`] | testing a service without a second process |
 //! | **Running it** | [`deadlines`] | deadlines, and cancelling a call |
 //! | | [`reconnecting`] | automatic reconnection, and retrying calls |
@@ -68,6 +69,9 @@ pub mod migrating {}
 
 #[doc = include_str!("guide/reconnecting.md")]
 pub mod reconnecting {}
+
+#[doc = include_str!("guide/sandbox.md")]
+pub mod sandbox {}
 
 #[doc = include_str!("guide/security.md")]
 pub mod security {}

@@ -57,6 +57,7 @@
 //! # Features
 //!
 //! `json` (default), `message-pack` and `postcard`: the [serializers](guide::serializers). `process` (default): [workers](guide::workers).
+//! `sandbox`: workers that the kernel [confines](guide::sandbox).
 
 #![forbid(unsafe_code)]
 
@@ -79,6 +80,8 @@ pub use witrpc_process::{
     Agent, CallUnderWay, HangDetection, Host, Output, RestartPolicy, Worker, WorkerBuilder,
     WorkerEvent, WorkerExit, WorkerState,
 };
+#[cfg(feature = "sandbox")]
+pub use witrpc_process::{Restriction, Sandbox};
 #[doc(hidden)]
 pub use witrpc_runtime::__private;
 pub use witrpc_runtime::{

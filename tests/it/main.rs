@@ -39,6 +39,8 @@ mod processes;
 mod raw;
 mod reconnect;
 mod runtimes;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod sandbox;
 mod soak;
 mod spy;
 mod streams;

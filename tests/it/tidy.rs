@@ -111,7 +111,10 @@ fn crates_without_unsafe_forbid_it_and_the_transport_denies_it() {
         ("crates/witrpc-macros/src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-mmf-client/src/lib.rs", "#![forbid(unsafe_code)]"),
         ("crates/witrpc-mmf-server/src/lib.rs", "#![forbid(unsafe_code)]"),
-        ("crates/witrpc-process/src/lib.rs", "#![forbid(unsafe_code)]"),
+        (
+            "crates/witrpc-process/src/lib.rs",
+            "#![cfg_attr(not(feature = \"sandbox\"), forbid(unsafe_code))]\n#![deny(unsafe_code)]",
+        ),
         ("crates/witrpc-mmf/src/lib.rs", "#![deny(unsafe_code)]"),
     ] {
         assert!(read(&root().join(file)).contains(attribute), "{file} lacks {attribute}");
@@ -311,8 +314,11 @@ fn locks_have_ranks() {
 /// A clock that somebody sets back changes no deadline: nothing reads one that can be set.
 #[test]
 fn nothing_reads_the_time_of_day() {
-    let library =
-        |(name, _): &(String, String)| name.starts_with("crates/") || name.starts_with("src/");
+    // What a worker may call is no call of ours.
+    let library = |(name, _): &(String, String)| {
+        (name.starts_with("crates/") || name.starts_with("src/"))
+            && !name.ends_with("sandbox/linux/filter/lists.rs")
+    };
     for (name, text) in sources().into_iter().filter(library) {
         for clock in ["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "gettimeofday"] {
             assert!(!text.contains(clock), "{name} reads {clock}");

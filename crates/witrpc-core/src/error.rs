@@ -83,13 +83,14 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A value has something in it that this connection, or this system, cannot carry. It was not sent.
+    /// This connection cannot carry something that is in a value, or this system cannot do what a setting asks for. Nothing was sent, nor
+    /// started.
     #[error("{what}: {advice}")]
     Unsupported {
-        /// Which value: arguments, event.
+        /// Which value (arguments, event), or which setting.
         what: String,
         /// What is wrong, and what to do.
-        advice: &'static str,
+        advice: String,
     },
 
     // The contract.

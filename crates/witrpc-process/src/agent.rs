@@ -65,10 +65,13 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// Takes over the connection that this process has from its host, and begins to watch the host. Needs no runtime. Works once per process.
     ///
+    /// If the host confines this process (`with_sandbox`), this is where the process gives up what only its start needed: from then on it
+    /// executes nothing and reads no libraries. Call it first in a plain `fn main` then, before other threads run.
+    ///
     /// # Errors
     ///
-    /// [`Error::Config`] if this process was not started by a [`Worker`](crate::Worker), or has called it before. [`Error::Io`] if what it was given is
-    /// not what was announced.
+    /// [`Error::Config`] if this process was not started by a [`Worker`](crate::Worker), or has called it before, or is to be confined and has
+    /// other threads. [`Error::Io`] if what it was given is not what was announced.
     pub fn from_env() -> Result<Self, Error> {
         let (announced, watch) = sys::take()?;
         fail_point::at("agent.took_over");

@@ -10,6 +10,7 @@
 //!                  ├──▶ restart                     whether, and when, another one is started
 //!                  ├──▶ hang                        when one is taken for hung
 //!                  └──▶ seat                        the client's transport: the connection of whichever process there is
+//!                  ├──▶ sandbox                    what the process may do
 //!   descriptor ──▶ courier ◀─────── sys             descriptors that cross
 //!   agent  ─────────────────────────▶ sys           the worker's side
 //! ```
@@ -22,7 +23,8 @@
 //!   host ends: then its lifeline hangs up.
 //! - **W3** A forked child of the host, which has copies of all this, signals nobody.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "sandbox"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 
 mod agent;
 #[cfg(unix)]
@@ -33,6 +35,7 @@ mod hang;
 mod output;
 mod process;
 mod restart;
+mod sandbox;
 mod seat;
 mod supervision;
 mod sys;
@@ -45,5 +48,7 @@ pub use hang::{CallUnderWay, HangDetection};
 pub use output::Output;
 pub use process::WorkerExit;
 pub use restart::RestartPolicy;
+#[cfg(feature = "sandbox")]
+pub use sandbox::{Restriction, Sandbox};
 pub use supervision::{WorkerEvent, WorkerState};
 pub use worker::{Worker, WorkerBuilder};

@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use witrpc_core::{Error, fail_point};
 
 use crate::output::{self, Output, Stream, Tail};
+use crate::sandbox::{Confinement, Sandbox};
 use crate::sys::{Killer, Leash, Offer, prepare};
 
 /// How long the last lines of a process that has ended are waited for, if a program that it has started still has its standard error.
@@ -42,6 +43,7 @@ impl WorkerExit {
 pub(crate) struct Order {
     pub(crate) worker: String,
     pub(crate) command: Command,
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) size: u64,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
@@ -131,7 +133,7 @@ impl Drop for Process {
 ///
 /// # Errors
 ///
-/// [`Error::Io`], which names the program if it cannot be started.
+/// [`Error::Io`], which names the program if it cannot be started; what its sandbox says.
 pub(crate) async fn launch(
     order: Order,
     owner: Arc<dyn Owner>,
@@ -163,6 +165,16 @@ pub(crate) async fn launch(
     launched.await.map_err(panicked).map_err(|error| Error::io("starting a worker", &error))?
 }
 
+/// A standard input from which nothing can be read.
+fn nothing() -> Stdio {
+    #[cfg(unix)]
+    if !std::path::Path::new("/dev/null").exists() {
+        // In a container with no such file: a pipe at its end, if there can be one.
+        return rustix::pipe::pipe().map_or_else(|_| Stdio::null(), |(reading, _)| reading.into());
+    }
+    Stdio::null()
+}
+
 struct Started {
     child: Child,
     process: Arc<Process>,
@@ -172,13 +184,14 @@ struct Started {
 }
 
 fn start(order: Order) -> Result<Started, Error> {
-    let Order { worker, mut command, size, stdout, stderr } = order;
-    let made = prepare(&mut command, size);
+    let Order { worker, mut command, sandbox, size, stdout, stderr } = order;
+    let confinement = Confinement::of(&worker, sandbox.as_ref(), &command)?;
+    let made = prepare(&mut command, size, confinement);
     let (offer, leash) = made.map_err(|error| {
         Error::io(format!("making the connection to the worker {worker:?}"), &error)
     })?;
     fail_point::at("worker.prepared");
-    command.stdin(Stdio::null());
+    command.stdin(nothing());
     if stdout != Output::Inherited {
         command.stdout(Stdio::piped());
     }

@@ -19,6 +19,7 @@ use crate::hang::{CallUnderWay, HangDetection, Seen};
 use crate::output::Output;
 use crate::process::{Order, Owner, Process, WorkerExit, launch};
 use crate::restart::{History, Next};
+use crate::sandbox::Sandbox;
 use crate::seat::Seat;
 use crate::sys;
 
@@ -84,6 +85,7 @@ pub enum WorkerEvent {
 /// How to start a process of the worker.
 pub(crate) struct Plan {
     pub(crate) command: Box<dyn Fn() -> Command + Send + Sync>,
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) size: u64,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
@@ -94,6 +96,7 @@ pub(crate) struct Plan {
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan")
+            .field("sandbox", &self.sandbox)
             .field("size", &self.size)
             .field("stdout", &self.stdout)
             .field("stderr", &self.stderr)
@@ -294,7 +297,8 @@ impl Supervisor {
         self.shared.show(WorkerState::Starting);
         let Plan { size, stdout, stderr, ready_timeout, .. } = self.plan;
         let (worker, command) = (self.shared.worker.clone(), (self.plan.command)());
-        let order = Order { worker, command, size, stdout, stderr };
+        let sandbox = self.plan.sandbox.clone();
+        let order = Order { worker, command, sandbox, size, stdout, stderr };
         let (process, offer) = launch(order, Arc::clone(&self.shared) as Arc<dyn Owner>).await?;
         self.seat.put(Arc::clone(&process), offer);
         let connecting = async {

@@ -15,6 +15,7 @@ use crate::hang::HangDetection;
 use crate::output::Output;
 use crate::process::WorkerExit;
 use crate::restart::{History, RestartPolicy};
+use crate::sandbox::Sandbox;
 use crate::seat::Seat;
 use crate::supervision::{Plan, Shared, Supervisor, WorkerEvent, WorkerState};
 
@@ -72,6 +73,7 @@ impl Worker {
     pub fn new(command: impl Fn() -> Command + Send + Sync + 'static) -> WorkerBuilder {
         WorkerBuilder {
             command: Box::new(command),
+            sandbox: None,
             name: None,
             client: WitClientBuilder::new(),
             restart: RestartPolicy::never(),
@@ -164,6 +166,7 @@ impl Drop for Worker {
 #[must_use = "call spawn()"]
 pub struct WorkerBuilder {
     command: Box<dyn Fn() -> Command + Send + Sync>,
+    sandbox: Option<Sandbox>,
     name: Option<String>,
     client: WitClientBuilder,
     restart: RestartPolicy,
@@ -181,6 +184,7 @@ impl fmt::Debug for WorkerBuilder {
             .field("name", &self.name)
             .field("client", &self.client)
             .field("restart", &self.restart)
+            .field("sandbox", &self.sandbox)
             .finish_non_exhaustive()
     }
 }
@@ -229,6 +233,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Confines each process of the worker: what it may do, enforced by the kernel. Default: what the host may do. Linux only; feature `sandbox`.
+    #[cfg(feature = "sandbox")]
+    pub fn with_sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Sets the size of the connection's region in bytes, as `with_size` of a memory-mapped file does. Default 1 MiB.
     pub const fn with_size(mut self, bytes: u64) -> Self {
         self.size = bytes;
@@ -264,6 +275,7 @@ impl WorkerBuilder {
     /// * [`Error::TimedOut`] if it is not ready in time.
     /// * [`Error::Incompatible`] or [`Error::Unauthorized`] if one side refuses the other; [`Error::Protocol`] if it is no agent.
     /// * [`Error::Config`] if a setting is invalid; [`Error::NoRuntime`] outside of a tokio runtime with timers and I/O.
+    /// * [`Error::Unsupported`] if the kernel cannot enforce the sandbox. Nothing is started.
     pub async fn spawn(self) -> Result<Worker, Error> {
         let name = self.name.unwrap_or_else(|| {
             let command = (self.command)();
@@ -290,6 +302,7 @@ impl WorkerBuilder {
         let [stdout, stderr] = self.output;
         let plan = Plan {
             command: self.command,
+            sandbox: self.sandbox,
             size: self.size,
             stdout,
             stderr,

@@ -13,10 +13,11 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
-use witrpc_mmf::inherited::{HostEnd, Lifeline, WorkerEnd, pair};
+use witrpc_mmf::inherited::{HostEnd, Inherited, Lifeline, WorkerEnd, pair};
 use witrpc_runtime::SharedLease;
 
 use crate::courier::Courier;
+use crate::sandbox::{self, Confinement};
 
 /// The host's end of a connection whose worker is being started.
 #[derive(Debug)]
@@ -34,9 +35,15 @@ pub(crate) type Leash = Lifeline;
 /// # Errors
 ///
 /// Whatever the system says.
-pub(crate) fn prepare(command: &mut Command, size: u64) -> io::Result<(Offer, Leash)> {
-    let (end, lifeline, bequest) = pair(size)?;
+pub(crate) fn prepare(
+    command: &mut Command,
+    size: u64,
+    mut confinement: Confinement,
+) -> io::Result<(Offer, Leash)> {
+    let (end, lifeline, mut bequest) = pair(size)?;
+    confinement.orders().into_iter().try_for_each(|descriptor| bequest.add(descriptor))?;
     bequest.give(command)?;
+    confinement.bind(command);
     command.process_group(0);
     Ok((Offer { end, lifeline: lifeline.try_clone()? }, lifeline))
 }
@@ -163,26 +170,25 @@ pub(crate) fn is_announced() -> bool {
     WorkerEnd::is_here()
 }
 
-/// Takes what this process has inherited.
+/// Takes what this process has inherited. If its host confines it, that comes first.
 ///
 /// # Errors
 ///
-/// [`Error::Config`] if there is nothing; [`Error::Io`].
+/// [`Error::Config`] if there is nothing, or if it cannot be confined; [`Error::Io`].
 pub(crate) fn take() -> Result<(Announced, Watch), Error> {
-    match WorkerEnd::take() {
-        Ok((end, lifeline)) => {
-            let copy = lifeline.try_clone();
-            let copy =
-                copy.map_err(|error| Error::io("taking over the connection to the host", &error))?;
-            Ok((Announced { end, lifeline: copy }, Watch(lifeline)))
+    let failed = |error: io::Error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Error::io("taking over the connection to the host", &error);
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let advice = "this process was not started by a Worker, or has taken its connection before: start it by \
-                          Worker::new(…).spawn(), and call Agent::from_env() once";
-            Err(Error::config("Agent::from_env", error, advice))
-        }
-        Err(error) => Err(Error::io("taking over the connection to the host", &error)),
-    }
+        let advice = "this process was not started by a Worker, or has taken its connection before: start it by \
+                      Worker::new(…).spawn(), and call Agent::from_env() once";
+        Error::config("Agent::from_env", error, advice)
+    };
+    let mut inherited = Inherited::take().map_err(failed)?;
+    sandbox::obey(inherited.extras())?;
+    let (end, lifeline) = inherited.connection().map_err(failed)?;
+    let copy = lifeline.try_clone().map_err(failed)?;
+    Ok((Announced { end, lifeline: copy }, Watch(lifeline)))
 }
 
 impl Announced {

@@ -12,6 +12,8 @@ use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
 use witrpc_mmf::{ClientSlots, Door, Job, MemoryMappedFile, connect, unique_name};
 
+use crate::sandbox::Confinement;
+
 /// Names the environment variable that announces the endpoint to the worker: the size of its region, a space, and its name.
 const VARIABLE: &str = "WITRPC_WORKER_ENDPOINT";
 /// An interrupt from the console is for the host.
@@ -33,7 +35,11 @@ pub(crate) struct Leash;
 /// # Errors
 ///
 /// If the system has no random bytes.
-pub(crate) fn prepare(command: &mut Command, size: u64) -> io::Result<(Offer, Leash)> {
+pub(crate) fn prepare(
+    command: &mut Command,
+    size: u64,
+    _nothing: Confinement,
+) -> io::Result<(Offer, Leash)> {
     let name = unique_name("worker").map_err(|error| io::Error::other(error.to_string()))?;
     command.env(VARIABLE, format!("{size} {name}")).creation_flags(CREATE_NEW_PROCESS_GROUP);
     Ok((Offer(MemoryMappedFile::new(name)), Leash))

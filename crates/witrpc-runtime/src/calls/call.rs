@@ -576,7 +576,7 @@ impl UntypedCall {
             Err(BeginError::Refused(Refused::TooMany(reason))) => Err(self.not_serialized(&reason)),
             Err(BeginError::Refused(Refused::NoSideChannel(advice))) => {
                 let what = format!("the arguments of {}", self.name());
-                Err(Error::Unsupported { what, advice })
+                Err(Error::Unsupported { what, advice: advice.to_owned() })
             }
         }
     }

@@ -314,7 +314,9 @@ impl<T: EventValue> Local<T> {
         }
         drop(subscribers);
         let what = || "an event's value".to_owned();
-        result.and(delivered.map_err(|advice| Error::Unsupported { what: what(), advice }))
+        let unsupported =
+            |advice: &'static str| Error::Unsupported { what: what(), advice: advice.to_owned() };
+        result.and(delivered.map_err(unsupported))
     }
 
     fn add(self: &Arc<Self>, subscriber: Arc<dyn Subscriber<T>>) -> Registration {
