@@ -2,13 +2,13 @@
 //!
 //! The worker is a program of its own (`sandbox/worker.rs`), as it calls its agent before it has threads.
 
-use std::io::{Seek as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 use witrpc::prelude::*;
@@ -449,6 +449,27 @@ fn settings_that_make_no_sense_are_named_and_a_missing_program_is_the_systems_er
         assert_eq!(*kind, std::io::ErrorKind::NotFound);
         assert_eq!(Sandbox::compute().missing(), [] as [Restriction; 0]);
     });
+}
+
+/// Its standard output is its host's: that ends when both have ended. A signal to itself is what ends it, as its threads are busy.
+#[test]
+fn a_confined_worker_ends_with_a_host_that_is_killed() {
+    let mut host = Command::new(program());
+    let mut host = host.env(ROLE, "is_killed").stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(host.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("worker ") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "the host has ended by itself");
+    }
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let (ended, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        ended.send(output.read_to_end(&mut rest).map(drop)).unwrap();
+    });
+    waiting.recv_timeout(GUARD).expect("the worker goes on").unwrap();
 }
 
 /// What a host prints in other surroundings.

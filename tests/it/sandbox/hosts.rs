@@ -3,17 +3,18 @@
 #![expect(clippy::print_stdout, reason = "what they print is for the tests")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::process::Command;
 use std::time::Duration;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
-use witrpc::{Error, Result, Sandbox, Worker};
+use witrpc::{Error, Output, Result, Sandbox, Worker};
 
 use super::contract::{Aim, CaptiveClient, Outcome};
 
 pub(super) fn main(role: &str) -> Result<()> {
     match role {
-        "in_a_container" => {}
+        "in_a_container" | "is_killed" => {}
         "without_landlock" => {
             take_away(&[libc::SYS_landlock_create_ruleset, libc::SYS_landlock_restrict_self])?;
         }
@@ -41,6 +42,9 @@ async fn host() -> Result<()> {
     println!("missing to read {:?}", compute.clone().with_read("/").missing());
     // Where there is no `/proc`, there is no other way.
     let program = std::env::args_os().next().unwrap_or_default();
+    if std::env::var(super::contract::ROLE).is_ok_and(|role| role == "is_killed") {
+        return be_killed(&program).await;
+    }
     let start = |sandbox: Sandbox| {
         let program = program.clone();
         let worker = Worker::new(move || {
@@ -56,6 +60,25 @@ async fn host() -> Result<()> {
             println!("error {error}");
             visit(&start(compute.best_effort()).await?).await?;
         }
+    }
+    Ok(())
+}
+
+/// A host with a confined worker whose threads are busy. It says so, and waits to be killed.
+async fn be_killed(program: &OsStr) -> Result<()> {
+    let program = program.to_owned();
+    let worker = Worker::new(move || {
+        let mut command = Command::new(&program);
+        command.env_remove(super::contract::ROLE);
+        command
+    });
+    let worker = worker.with_stdout(Output::Inherited).with_sandbox(Sandbox::compute());
+    let worker = worker.spawn().await?;
+    let captive: CaptiveClient = worker.get_service();
+    let busy: Vec<_> = (0..4).map(|_| tokio::spawn(captive.burn())).collect();
+    println!("worker {}", captive.process().await?);
+    for one in busy {
+        one.await.map_err(Error::fault)??;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ use super::super::settings::Sandbox;
 
 /// Addresses that are reserved and not used, such as those of allocators: more than this would cost memory for page tables.
 const RESERVED: u64 = 4 << 30;
+/// In bytes. Less than a page, so no file is written; and a program that the kernel would pipe it to gets none for exactly this number.
+const NO_CORE: u64 = 1;
 
 /// Made before fork.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Limits {
         let memory = sandbox.max_memory;
         Self([
             // What a worker knows must not be in a file that it cannot write itself.
-            Some(at_most(Resource::Core, 0)),
+            Some(at_most(Resource::Core, NO_CORE)),
             // Private memory that can be written: the filter refuses all other that is of no file.
             memory.map(|bytes| at_most(Resource::Data, bytes)),
             memory.map(|bytes| at_most(Resource::As, bytes.saturating_add(RESERVED))),
@@ -77,13 +79,13 @@ mod tests {
             let limits = Limits::of(sandbox).0.into_iter().flatten();
             limits.map(|limit| (limit.resource, limit.current, limit.maximum)).collect()
         };
-        assert_eq!(some(&Sandbox::compute()), [(Resource::Core, 0, 0)]);
+        assert_eq!(some(&Sandbox::compute()), [(Resource::Core, 1, 1)]);
         let all = Sandbox::compute()
             .with_max_memory(1 << 30)
             .with_cpu_time(Duration::from_millis(1500))
             .with_max_descriptors(64);
         let expected = [
-            (Resource::Core, 0, 0),
+            (Resource::Core, 1, 1),
             (Resource::Data, 1 << 30, 1 << 30),
             (Resource::As, 5 << 30, 5 << 30),
             (Resource::Stack, 1 << 30, 1 << 30),
