@@ -18,7 +18,7 @@ use crate::fixture::{Flavor, GUARD, block_on};
 
 mod contract;
 
-use contract::{Aim, Calculator, CalculatorServer, CaptiveClient, Outcome, ROLE};
+use contract::{Aim, Calculator, CalculatorServer, CaptiveClient, Outcome, READS, ROLE};
 
 /// Of confined workers, where it matters.
 const MEMORY: u64 = 256 << 20;
@@ -105,12 +105,16 @@ impl Targets {
     }
 }
 
-/// A library that no worker has: beside one that this process has.
-fn library() -> PathBuf {
+/// A library that every worker has.
+fn c_library() -> PathBuf {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let line = maps.lines().find(|line| line.contains("/libc.so")).expect("a C library");
-    let folder = Path::new(&line[line.find('/').unwrap()..]).parent().unwrap();
-    folder.join("libresolv.so.2")
+    PathBuf::from(&line[line.find('/').unwrap()..])
+}
+
+/// One that no worker has.
+fn library() -> PathBuf {
+    c_library().with_file_name("libresolv.so.2")
 }
 
 fn is_root() -> bool {
@@ -158,6 +162,28 @@ fn whatever_a_confined_worker_tries_is_refused_and_its_twin_succeeds() {
         // It is alive and well.
         assert_eq!(captive.add(20, 22).await.unwrap(), 42);
         assert!(confined.shutdown(GUARD).await.success());
+    });
+}
+
+/// Stage two: a worker reads the libraries that it has been started with before it calls its agent, and not from then on.
+#[test]
+fn what_only_the_start_needed_is_given_up() {
+    block_on(Flavor::MultiThread, async {
+        let library = c_library();
+        let aim = |file: &Path| Aim { file: file.to_str().unwrap().to_owned(), ..Aim::default() };
+        let role = format!("{READS}{}", library.display());
+        let worker = with_role(role).with_sandbox(Sandbox::compute()).spawn().await.unwrap();
+        let captive: CaptiveClient = worker.get_service();
+        let early = captive.early().await.unwrap();
+        assert_eq!(early, [("read a file".to_owned(), Outcome::Succeeded)]);
+        let outcome = attempt(&captive, "read a file", &aim(&library)).await;
+        assert_eq!(outcome, Outcome::Refused(libc::EACCES));
+        let outcome = attempt(&captive, "execute itself", &Aim::default()).await;
+        assert_eq!(outcome, Outcome::Refused(libc::EPERM));
+        // For backtraces.
+        let outcome = attempt(&captive, "read a file", &aim(Path::new(program()))).await;
+        assert_eq!(outcome, Outcome::Succeeded);
+        assert!(worker.shutdown(GUARD).await.success());
     });
 }
 
@@ -544,5 +570,13 @@ fn a_host_in_a_container_with_nothing_but_its_program_has_confined_workers() {
     expect(&printed, &ALWAYS);
     expect(&printed, &["process 1", "missing []", "fork: refused", "open a socket: refused"]);
     expect(&printed, &["list a directory: refused", "signal the host: refused"]);
+    assert!(!printed.contains("error"), "{printed}");
+}
+
+#[test]
+fn a_host_that_is_confined_itself_confines_its_workers_further() {
+    let printed = surroundings(&mut Command::new(program()), "behind_landlock");
+    expect(&printed, &ALWAYS);
+    expect(&printed, &["missing []", "fork: refused", "list a directory: refused"]);
     assert!(!printed.contains("error"), "{printed}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use witrpc::{Agent, CallContext, Descriptor, Error, Result};
 
-use super::contract::{Aim, CalculatorClient, Captive, CaptiveServer, Outcome, ROLE};
+use super::contract::{Aim, CalculatorClient, Captive, CaptiveServer, Outcome, READS, ROLE};
 use super::{escapes, hosts};
 
 pub(super) fn main() -> Result<()> {
@@ -16,6 +16,10 @@ pub(super) fn main() -> Result<()> {
     let mut early = Vec::new();
     match &*role {
         "" => {}
+        role if role.starts_with(READS) => {
+            let aim = Aim { file: role[READS.len()..].to_owned(), ..Aim::default() };
+            early.push(("read a file".to_owned(), escapes::attempt("read a file", &aim)));
+        }
         "starts_a_thread" => drop(std::thread::spawn(std::thread::park)),
         // Nobody else knows what it is to aim at.
         aim => {

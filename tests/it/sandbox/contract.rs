@@ -6,6 +6,9 @@ use witrpc::{Descriptor, Result};
 /// Tells a worker what it does before it calls its agent.
 pub(super) const ROLE: &str = "WITRPC_IT_SANDBOXED";
 
+/// In front of a path: a worker reads it before it calls its agent.
+pub(super) const READS: &str = "reads ";
+
 /// What attempts are aimed at.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Aim {

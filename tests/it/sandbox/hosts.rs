@@ -18,6 +18,7 @@ pub(super) fn main(role: &str) -> Result<()> {
         "without_landlock" => {
             take_away(&[libc::SYS_landlock_create_ruleset, libc::SYS_landlock_restrict_self])?;
         }
+        "behind_landlock" => bind()?,
         "without_filters" => take_away(&[libc::SYS_seccomp])?,
         // Executed by an attempt.
         _ => return Ok(()),
@@ -33,6 +34,24 @@ fn take_away(calls: &[libc::c_long]) -> Result<()> {
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, architecture);
     let filter: BpfProgram = filter.and_then(TryInto::try_into).map_err(Error::fault)?;
     apply_filter_all_threads(&filter).map_err(Error::fault)
+}
+
+/// Binds this host itself: it reads and executes what it likes, writes nothing, and signals nobody else.
+fn bind() -> Result<()> {
+    use landlock::{
+        ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated,
+        RulesetCreatedAttr as _, Scope,
+    };
+
+    let bound = || {
+        let top = PathFd::new("/").map_err(Error::fault)?;
+        let rules = Ruleset::default().handle_access(AccessFs::from_all(ABI::V5));
+        let rules = rules.and_then(|rules| rules.scope(Scope::from_all(ABI::V6)));
+        let rules = rules.and_then(Ruleset::create).map_err(Error::fault)?;
+        let rules = rules.add_rule(PathBeneath::new(top, AccessFs::from_read(ABI::V5)));
+        rules.and_then(RulesetCreated::restrict_self).map_err(Error::fault)
+    };
+    bound().map(drop)
 }
 
 async fn host() -> Result<()> {

@@ -212,6 +212,10 @@ const CONTROLS: [u32; 5] = [
     0x541b, // FIONREAD
     0x5401, // TCGETS
 ];
+/// Requests for the large registers of newer processors: `ARCH_GET_XCOMP_SUPP`, `ARCH_GET_XCOMP_PERM`, `ARCH_REQ_XCOMP_PERM`. (A start may
+/// request more.)
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: [u32; 3] = [0x1021, 0x1022, 0x1023];
 /// Locks of files.
 const LOCKS: [c_int; 6] = [
     libc::F_GETLK,
@@ -267,7 +271,12 @@ fn computing(rules: &mut Rules) -> Result<(), BackendError> {
     // Limits can be read.
     allow_if(rules, libc::SYS_prlimit64, &[&[Is(0, 0), IsZero(2)]])?;
     let names = [Is(0, bits(libc::PR_SET_NAME)), Is(0, bits(libc::PR_GET_NAME))];
-    allow_if(rules, libc::SYS_prctl, &[&names[..1], &names[1..]])
+    allow_if(rules, libc::SYS_prctl, &[&names[..1], &names[1..]])?;
+    #[cfg(target_arch = "x86_64")]
+    for request in REGISTERS {
+        allow_if(rules, libc::SYS_arch_prctl, &[&[Is(0, request)]])?;
+    }
+    Ok(())
 }
 
 /// What can be asked of a descriptor.

@@ -353,6 +353,16 @@ fn sockets_are_pairs_and_what_is_given() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
+fn large_registers_can_be_had_and_no_segments() {
+    let ask = |stage, request| {
+        decide(&filter(stage, Opening::ForReading), libc::SYS_arch_prctl, &[request, 18])
+    };
+    assert_eq!((ask(Stage::Two, 0x1023), ask(Stage::Two, 0x1002)), (ALLOW, EPERM));
+    assert_eq!((ask(Stage::One, 0x1023), ask(Stage::One, 0x1002)), (ALLOW, ALLOW));
+}
+
+#[test]
 fn a_filter_is_short_enough() {
     for opening in [Opening::None, Opening::ForReading, Opening::ForWriting] {
         let filter = filter(Stage::One, opening);
