@@ -165,6 +165,39 @@ fn whatever_a_confined_worker_tries_is_refused_and_its_twin_succeeds() {
     });
 }
 
+/// What newer versions of Landlock add, the filters enforce: the oldest one suffices. (Here it is asked for no more than that.)
+#[test]
+fn older_versions_of_landlock_suffice() {
+    block_on(Flavor::MultiThread, async {
+        for version in [1, 2, 3, 5, 6] {
+            let targets = Targets::new();
+            let readable = targets.path("readable");
+            std::fs::create_dir(&readable).unwrap();
+            std::fs::write(format!("{readable}/short"), "x").unwrap();
+            let sandbox = Sandbox::compute().with_max_memory(MEMORY).with_landlock_at_most(version);
+            assert_eq!(sandbox.missing(), []);
+            let worker = confined(sandbox.with_read(&readable)).spawn().await.unwrap();
+            let captive: CaptiveClient = worker.get_service();
+            for (what, _) in captive.attempts().await.unwrap() {
+                let outcome = attempt(&captive, &what, &targets.aim).await;
+                assert!(is_refusal(&outcome), "version {version}: {what}: {outcome:?}");
+            }
+            // Before version 3, whoever can read can truncate, as far as Landlock knows.
+            let aim = Aim { folder: readable.clone(), ..targets.aim.clone() };
+            let outcome = attempt(&captive, "truncate while opening for reading", &aim).await;
+            assert!(is_refusal(&outcome), "version {version}: {outcome:?}");
+            let kept = captive.read_path(format!("{readable}/short")).await.unwrap();
+            assert_eq!(kept, "x");
+            assert!(worker.shutdown(GUARD).await.success());
+        }
+        let none = Sandbox::compute().with_landlock_at_most(0);
+        assert_eq!(none.missing(), [Restriction::FilesAtStart]);
+        let error = confined(none.clone()).spawn().await.unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        confined(none.best_effort()).spawn().await.unwrap();
+    });
+}
+
 /// Stage two: a worker reads the libraries that it has been started with before it calls its agent, and not from then on.
 #[test]
 fn what_only_the_start_needed_is_given_up() {

@@ -29,7 +29,7 @@ mod system;
 
 /// What the kernel cannot enforce.
 pub(crate) fn missing(sandbox: &Sandbox) -> Vec<Restriction> {
-    Kernel::here().missing(sandbox)
+    Kernel::here(sandbox).missing(sandbox)
 }
 
 /// What confines one process; nothing if there is no sandbox.
@@ -53,7 +53,7 @@ impl Confinement {
     ) -> Result<Self, Error> {
         let Some(sandbox) = sandbox else { return Ok(Self::default()) };
         sandbox.validate()?;
-        let kernel = Kernel::here();
+        let kernel = Kernel::here(sandbox);
         sandbox.accept(worker, &kernel.missing(sandbox))?;
         let [first, second] = rules_of(sandbox, command, kernel)?;
         let filters = filters_of(sandbox, kernel);
@@ -104,12 +104,12 @@ fn rules_of(
         grants.read("with_read", &sandbox.readable)?;
         grants.write("with_write", &sandbox.writable)
     };
-    let mut first = Grants::new()?;
+    let mut first = Grants::new(kernel.landlock)?;
     granted(&mut first)?;
     first.execute("with_execute", &sandbox.executable)?;
     first.execute_found(&programs.executables)?;
     first.read_found(&programs.libraries)?;
-    let mut second = Grants::new()?;
+    let mut second = Grants::new(kernel.landlock)?;
     granted(&mut second)?;
     // For backtraces.
     second.read_found(programs.executables.iter().filter(|path| !programs.is_loader(path)))?;

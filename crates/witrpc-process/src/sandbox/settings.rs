@@ -48,6 +48,7 @@ pub struct Sandbox {
     pub(super) max_memory: Option<u64>,
     pub(super) cpu_time: Option<Duration>,
     pub(super) max_descriptors: Option<u64>,
+    pub(super) landlock_at_most: u32,
     best_effort: bool,
 }
 
@@ -61,8 +62,16 @@ impl Sandbox {
             max_memory: None,
             cpu_time: None,
             max_descriptors: None,
+            landlock_at_most: u32::MAX,
             best_effort: false,
         }
+    }
+
+    /// Makes do with this version of Landlock, as on a kernel that has no newer one; 0 is none. For tests.
+    #[doc(hidden)]
+    pub const fn with_landlock_at_most(mut self, version: u32) -> Self {
+        self.landlock_at_most = version;
+        self
     }
 
     /// Permits reading this file, or all files and directories below this directory. May be repeated. The path must exist when the worker is started.

@@ -17,9 +17,10 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// This one.
-    pub(super) fn here() -> Self {
-        Self { landlock: system::landlock_version(), filters: system::has_filters() }
+    /// This one, as far as the sandbox makes use of it.
+    pub(super) fn here(sandbox: &Sandbox) -> Self {
+        let landlock = system::landlock_version().min(sandbox.landlock_at_most);
+        Self { landlock, filters: system::has_filters() }
     }
 
     /// What it cannot enforce of a sandbox.

@@ -13,8 +13,8 @@ use landlock::{
 use rustix::fs::{FileType, fstat};
 use witrpc_core::Error;
 
-/// What of Landlock is used.
-const TRIED: ABI = ABI::V7;
+/// The newest version of Landlock that is used.
+const TRIED: u32 = 7;
 
 /// Rights to a directory and what is below it. A file gets those of them that are for files.
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
@@ -25,23 +25,33 @@ const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
 
 /// Rules that are being made.
 #[derive(Debug)]
-pub(super) struct Grants(RulesetCreated);
+pub(super) struct Grants {
+    rules: RulesetCreated,
+    /// What is taken away, and can be granted.
+    version: ABI,
+}
 
 impl Grants {
-    /// Grants nothing.
+    /// Grants nothing, by a Landlock of this version, or an older one.
     ///
     /// # Errors
     ///
     /// Whatever the system says.
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(super) fn new(landlock: u32) -> Result<Self, Error> {
+        let version = ABI::from(i32::try_from(landlock.min(TRIED)).unwrap_or_default());
         let nothing = || {
-            Ruleset::default()
-                .handle_access(AccessFs::from_all(TRIED))?
-                .handle_access(AccessNet::from_all(TRIED))?
-                .scope(Scope::from_all(TRIED))?
-                .create()
+            let mut rules = Ruleset::default().handle_access(AccessFs::from_all(version))?;
+            // What an older one does not know at all must not be asked for.
+            if version >= ABI::V4 {
+                rules = rules.handle_access(AccessNet::from_all(version))?;
+            }
+            if version >= ABI::V6 {
+                rules = rules.scope(Scope::from_all(version))?;
+            }
+            rules.create()
         };
-        nothing().map(Self).map_err(|error| failed(&error))
+        let rules = nothing().map_err(|error| failed(&error))?;
+        Ok(Self { rules, version })
     }
 
     /// Grants reading paths of the user's, by this setting.
@@ -125,10 +135,10 @@ impl Grants {
     fn add(&mut self, path: PathFd, rights: BitFlags<AccessFs>) -> Result<(), Error> {
         let kind = fstat(path.as_fd()).map(|stat| FileType::from_raw_mode(stat.st_mode));
         let rights = match kind {
-            Ok(FileType::Directory) => rights,
-            _ => rights & AccessFs::from_file(TRIED),
+            Ok(FileType::Directory) => rights & AccessFs::from_all(self.version),
+            _ => rights & AccessFs::from_file(self.version),
         };
-        (&mut self.0)
+        (&mut self.rules)
             .add_rule(PathBeneath::new(path, rights))
             .map(|_| ())
             .map_err(|error| failed(&error))
@@ -136,7 +146,7 @@ impl Grants {
 
     /// The rules, as a process is bound to them.
     pub(super) fn rules(self) -> Option<OwnedFd> {
-        self.0.into()
+        self.rules.into()
     }
 }
 
