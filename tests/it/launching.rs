@@ -135,6 +135,24 @@ fn a_worker_is_called_calls_back_is_replaced_and_shut_down() {
     }
 }
 
+/// There is nothing that another program could find or open.
+#[test]
+fn a_worker_has_no_endpoint() {
+    block_on(Flavor::MultiThread, async {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().to_owned();
+        let worker = Worker::new(move || {
+            let mut command = command("works");
+            command.env("WITRPC_DIR", &place);
+            command
+        });
+        let worker = worker.with_service(HelpServer::new(Helper)).spawn().await.unwrap();
+        assert_eq!(worker.get_service::<TaskClient>().double(4).await.unwrap(), 8);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(witrpc::endpoints().unwrap().iter().all(|found| !found.name.starts_with("worker")));
+    });
+}
+
 #[test]
 fn a_worker_that_ends_too_early_or_is_not_there_is_an_error_at_once() {
     block_on(Flavor::MultiThread, async {

@@ -16,7 +16,7 @@
 //! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork`, `sys/unix/inheriting`, `sys/unix/pages` and `sys/windows`, and in
 //! `ring/heap`, which only tests use.
 //!
-//! Code that differs between systems is in folders of its own: `sys`, and `unix` and `windows` below `endpoint` and `event`.
+//! Code that differs between systems is in folders of its own: `sys`, and `unix` and `windows` below `endpoint`, `event` and `inherited`.
 
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -38,7 +38,7 @@ mod event;
 #[cfg(all(not(loom), any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzz_support;
-#[cfg(all(unix, not(loom)))]
+#[cfg(not(loom))]
 pub mod inherited;
 #[cfg(any(not(loom), test))]
 mod layout;

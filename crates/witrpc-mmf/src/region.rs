@@ -18,7 +18,7 @@
 
 use std::{fs::File, io, mem::ManuallyDrop, ops::Deref, path::Path, sync::Arc, thread};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
 use witrpc_core::fail_point;
 
 use crate::copying;
@@ -28,7 +28,9 @@ use crate::layout::{
 };
 use crate::ring::{Consumer, Memory, Producer};
 use crate::sync::{AtomicU32, AtomicU64};
-use crate::sys::{Access, Owner, region_file};
+#[cfg(windows)]
+use crate::sys::windows::section::Section;
+use crate::sys::{Access, Map, Owner, region_file};
 
 /// Regions up to 4 MiB get all their pages mapped at once: a page fault costs as much as a small call, and there would be one every few
 /// calls until the ring has been filled once. For larger regions this would make connecting too slow.
@@ -43,21 +45,21 @@ const STACK: usize = 64 << 10;
 /// large one is unmapped on another thread.
 #[derive(Debug)]
 struct Mapping {
-    map: ManuallyDrop<MmapRaw>,
+    map: ManuallyDrop<Map>,
     owner: Owner,
 }
 
 impl Mapping {
-    fn new(map: MmapRaw) -> Self {
+    fn new(map: Map) -> Self {
         Self { map: ManuallyDrop::new(map), owner: Owner::here() }
     }
 }
 
 impl Deref for Mapping {
-    type Target = MmapRaw;
+    type Target = Map;
 
     #[inline]
-    fn deref(&self) -> &MmapRaw {
+    fn deref(&self) -> &Map {
         &self.map
     }
 }
@@ -152,13 +154,51 @@ impl Region {
         let Some(geometry) = Geometry::of(size) else {
             return Err(invalid("the size of its file is out of bounds")); // [seg.header.size]
         };
-        let mut region = Self::map(file, geometry, NamedEvent::default())?;
-        let events =
-            layout::check_header(&region.read_header(), size, instance).map_err(invalid)?;
-        region.events = NamedEvent::of_code(events)
+        Self::map(file, geometry, NamedEvent::default())?.checked(instance)
+    }
+
+    /// Maps a new section, and writes the header. `[seg.windows.inherited]`
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    #[cfg(windows)]
+    pub(crate) fn fill_section(
+        section: &Section,
+        geometry: Geometry,
+        instance: &Instance,
+    ) -> io::Result<Self> {
+        let region = Self::of(section.map(len(&geometry)?)?, geometry, NamedEvent::RawSync);
+        region.write_header(&layout::encode_header(&geometry, instance, region.events.code()));
+        Ok(region)
+    }
+
+    /// Maps a section of this size that the peer made. `[seg.windows.inherited]`
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if it is not a region, or not this connection's; whatever else the system says.
+    #[cfg(windows)]
+    pub(crate) fn attach_section(
+        section: &Section,
+        size: u64,
+        instance: &Instance,
+    ) -> io::Result<Self> {
+        let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
+        let geometry = Geometry::of(size).ok_or_else(|| invalid("its size is out of bounds"))?;
+        let map = section.map(len(&geometry)?)?;
+        Self::of(map, geometry, NamedEvent::default()).checked(instance)
+    }
+
+    /// The same, if its header says that it is a region of this size, and of this connection.
+    fn checked(mut self, instance: &Instance) -> io::Result<Self> {
+        let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
+        let (header, size) = (self.read_header(), self.geometry.region);
+        let events = layout::check_header(&header, size, instance).map_err(invalid)?;
+        self.events = NamedEvent::of_code(events)
             .filter(|events| events.is_here())
             .ok_or_else(|| invalid("its kind of named event does not exist on this system"))?;
-        Ok(region)
+        Ok(self)
     }
 
     /// The kind of named event that its two sides use. `[seg.header.events]`
@@ -188,15 +228,21 @@ impl Region {
     }
 
     fn map(file: &File, geometry: Geometry, events: NamedEvent) -> io::Result<Self> {
-        let len = usize::try_from(geometry.region)
-            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut options = MmapOptions::new();
-        options.len(len);
+        options.len(len(&geometry)?);
         if geometry.region <= POPULATED {
             options.populate();
         }
-        let map = Arc::new(Mapping::new(options.map_raw(file)?));
-        Ok(Self { map, geometry, events })
+        #[cfg_attr(
+            unix,
+            expect(clippy::useless_conversion, reason = "on Windows there are other maps, too")
+        )]
+        Ok(Self::of(options.map_raw(file)?.into(), geometry, events))
+    }
+
+    /// M1: so much is mapped.
+    fn of(map: Map, geometry: Geometry, events: NamedEvent) -> Self {
+        Self { map: Arc::new(Mapping::new(map)), geometry, events }
     }
 
     fn write_header(&self, fields: &[u8; HEADER_FIELDS]) {
@@ -212,6 +258,11 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(from, fields.as_mut_ptr(), fields.len()) };
         fields
     }
+}
+
+/// The length of a mapping.
+fn len(geometry: &Geometry) -> io::Result<usize> {
+    usize::try_from(geometry.region).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 /// The memory of one ring of a region.

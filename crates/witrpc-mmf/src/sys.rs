@@ -14,10 +14,14 @@ use unix as os;
 use windows as os;
 
 #[cfg(unix)]
+pub(crate) use memmap2::MmapRaw as Map;
+#[cfg(unix)]
 pub(crate) use os::access::{TO_DIRECTORIES, TO_FILES};
 pub(crate) use os::fork::Owner;
 #[cfg(unix)]
 pub(crate) use os::fork::close_inherited;
+#[cfg(windows)]
+pub(crate) use os::section::Map;
 pub(crate) use os::{
     Access, back_by_large_pages, current_cpu, largest_file, monotonic_nanoseconds, region_file,
 };

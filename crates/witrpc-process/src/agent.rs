@@ -63,7 +63,8 @@ impl fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// Takes over the connection that this process has from its host, and begins to watch the host. Needs no runtime. Works once per process.
+    /// Takes over the connection that this process has from its host, and begins to watch the host. Needs no runtime. Works once per process. On
+    /// Windows nothing may have read the standard input before.
     ///
     /// If the host confines this process (`with_sandbox`), this is where the process gives up what only its start needed: from then on it
     /// executes nothing and reads no libraries. Call it first in a plain `fn main` then, before other threads run.
@@ -279,7 +280,7 @@ impl Listener for OneClient {
             match self.offered.take() {
                 Some((announced, lease)) => {
                     fail_point::at("agent.opens");
-                    announced.open(self.wait_strategy, Box::new(lease)).await
+                    announced.open(self.wait_strategy, Box::new(lease))
                 }
                 None => std::future::pending().await,
             }

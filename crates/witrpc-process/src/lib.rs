@@ -1,7 +1,7 @@
 //! Workers: processes that a host launches, calls, owns and replaces.
 //!
 //! A [`Worker`] is the host's side: it starts a program, connects to it, hands out handles to its services, and ends it. An [`Agent`] is the
-//! program's side: it finds what it inherited from its host, and serves. On Unix the connection has no name and no file: see
+//! program's side: it finds what it inherited from its host, and serves. The connection has no name and no file: see
 //! `witrpc_mmf::inherited`. Most users get both from the crate `witrpc`, by its default feature `process`.
 //!
 //! ```text

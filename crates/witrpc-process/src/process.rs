@@ -11,7 +11,7 @@ use witrpc_core::{Error, fail_point};
 
 use crate::output::{self, Output, Stream, Tail};
 use crate::sandbox::{Confinement, Sandbox};
-use crate::sys::{Killer, Leash, Offer, prepare};
+use crate::sys::{Killer, Leash, Offer, hand_over, prepare};
 
 /// How long the last lines of a process that has ended are waited for, if a program that it has started still has its standard error.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -186,12 +186,12 @@ struct Started {
 fn start(order: Order) -> Result<Started, Error> {
     let Order { worker, mut command, sandbox, size, stdout, stderr } = order;
     let confinement = Confinement::of(&worker, sandbox.as_ref(), &command)?;
+    command.stdin(nothing());
     let made = prepare(&mut command, size, confinement);
-    let (offer, leash) = made.map_err(|error| {
+    let (offer, mut leash) = made.map_err(|error| {
         Error::io(format!("making the connection to the worker {worker:?}"), &error)
     })?;
     fail_point::at("worker.prepared");
-    command.stdin(nothing());
     if stdout != Output::Inherited {
         command.stdout(Stdio::piped());
     }
@@ -207,7 +207,11 @@ fn start(order: Order) -> Result<Started, Error> {
     // It has copies of all that the worker inherits.
     drop(command);
     let id = child.id();
-    let killer = Killer::of(&child).map_err(|error| {
+    let owned = Killer::of(&child).and_then(|killer| {
+        fail_point::at("worker.bound");
+        hand_over(&mut leash, &child).map(|()| killer)
+    });
+    let killer = owned.map_err(|error| {
         drop(child.kill());
         drop(child.wait());
         Error::io(format!("owning the process of the worker {worker:?}"), &error)

@@ -88,7 +88,7 @@ impl ClientTransport for Seat {
                 let offered = self.take();
                 if let Offered::Process(process, offer) = offered {
                     let (killer, wait) = (process.killer(), self.0.wait_strategy);
-                    let opened = offer.open(process.id(), killer, wait, deadline).await;
+                    let opened = offer.open(process.id(), killer, wait);
                     fail_point::at("worker.opened");
                     return opened;
                 }

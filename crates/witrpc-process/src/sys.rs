@@ -11,6 +11,6 @@ use unix as os;
 use windows as os;
 
 pub(crate) use os::{
-    Announced, ENDS_WITH_HOST, Killer, Leash, Offer, Watch, is_announced, is_debugged, prepare,
-    take,
+    Announced, ENDS_WITH_HOST, Killer, Leash, Offer, Watch, hand_over, is_announced, is_debugged,
+    prepare, take,
 };

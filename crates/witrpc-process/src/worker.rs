@@ -65,7 +65,8 @@ impl Worker {
     /// Begins to build a worker whose processes `command` starts. It is called for every start, so each process may get arguments of its own.
     ///
     /// The process gets an empty standard input, and a process group of its own, so that Ctrl-C in a terminal reaches the host only. On Unix it
-    /// inherits its connection, its standard streams, and no other descriptor.
+    /// inherits its connection, its standard streams, and no other descriptor. On Windows it is told of its connection through its standard
+    /// input, which is empty once the agent has read that.
     #[expect(
         clippy::new_ret_no_self,
         reason = "a worker begins with its command; `spawn` makes it"

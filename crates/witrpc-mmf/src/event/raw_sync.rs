@@ -21,6 +21,8 @@
 //! - **T1** Both ends of a connection's side are dropped in bounded time, without a system call that can block.
 //! - **T2** The waiting thread ends at once when its [`Bridge`] is dropped, unless the event is stuck.
 
+#[cfg(windows)]
+use std::os::windows::io::OwnedHandle;
 use std::{
     fmt, io,
     sync::Arc,
@@ -77,6 +79,16 @@ impl Events {
     pub(crate) fn open(region: &Region) -> io::Result<Self> {
         let peer = Signal::open(region.event_memory(Side::Server))?;
         Self::start(peer, Signal::open(region.event_memory(Side::Client))?)
+    }
+
+    /// Events without names, of which the two sides have handles. `[seg.windows.inherited]`
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    #[cfg(windows)]
+    pub(crate) fn of_handles(peer: OwnedHandle, own: OwnedHandle) -> io::Result<Self> {
+        Self::start(Signal::of(peer), Signal::of(own))
     }
 
     fn start(peer: Signal, own: Signal) -> io::Result<Self> {

@@ -33,9 +33,11 @@ use windows_sys::Win32::System::Threading::{
 };
 
 pub(crate) mod fork;
+pub(crate) mod handing;
 pub(crate) mod job;
 pub(crate) mod region_file;
 pub(crate) mod sddl;
+pub(crate) mod section;
 
 /// The users that share an endpoint: one user only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,8 @@ mod environment;
 mod fake;
 #[cfg(target_os = "linux")]
 mod forked;
+#[cfg(windows)]
+mod handed;
 #[cfg(target_os = "linux")]
 mod inherited;
 mod listing;

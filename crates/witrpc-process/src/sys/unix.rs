@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -48,19 +47,23 @@ pub(crate) fn prepare(
     Ok((Offer { end, lifeline: lifeline.try_clone()? }, lifeline))
 }
 
+/// The program has inherited everything already.
+#[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
+pub(crate) const fn hand_over(_leash: &mut Leash, _child: &Child) -> io::Result<()> {
+    Ok(())
+}
+
 impl Offer {
     /// Opens the host's channel to this process.
     ///
     /// # Errors
     ///
     /// If there is no tokio runtime with I/O.
-    #[expect(clippy::unused_async, reason = "on other systems it has to wait")]
-    pub(crate) async fn open(
+    pub(crate) fn open(
         self,
         process_id: u32,
         killer: &Killer,
         wait_strategy: WaitStrategy,
-        _deadline: Instant,
     ) -> Result<Channel, Error> {
         let watched = killer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
         let failed = |error| Error::io("opening the connection to a worker", &error);
@@ -197,8 +200,7 @@ impl Announced {
     /// # Errors
     ///
     /// If there is no tokio runtime with I/O.
-    #[expect(clippy::unused_async, reason = "on other systems it has to wait")]
-    pub(crate) async fn open(
+    pub(crate) fn open(
         self,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,

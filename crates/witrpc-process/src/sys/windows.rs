@@ -1,64 +1,73 @@
-//! Windows: a named endpoint whose name nobody can guess, and a job object.
+//! Windows: handles that the worker is given once it runs, and a job object.
 
 use std::any::Any;
 use std::io;
 use std::os::windows::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
-use witrpc_mmf::{ClientSlots, Door, Job, MemoryMappedFile, connect, unique_name};
+use witrpc_mmf::Job;
+use witrpc_mmf::inherited::{Bequest, HostEnd, WorkerEnd, pair};
 
 use crate::sandbox::Confinement;
 
-/// Names the environment variable that announces the endpoint to the worker: the size of its region, a space, and its name.
-const VARIABLE: &str = "WITRPC_WORKER_ENDPOINT";
 /// An interrupt from the console is for the host.
 const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
 
-/// Whether this process has taken its endpoint.
-static TAKEN: AtomicBool = AtomicBool::new(false);
-
-/// The endpoint of a worker that is being started.
+/// The host's end of a connection whose worker is being started.
 #[derive(Debug)]
-pub(crate) struct Offer(MemoryMappedFile);
+pub(crate) struct Offer(HostEnd);
 
-/// What tells a worker that its host is there: nothing, as its job ends it.
+/// What the worker is to be given. Nothing tells it that its host is there, as its job ends it.
 #[derive(Debug)]
-pub(crate) struct Leash;
+pub(crate) struct Leash(Option<Bequest>);
 
-/// Tells the program of this command of an endpoint.
+/// Announces a connection to the program of this command.
 ///
 /// # Errors
 ///
-/// If the system has no random bytes.
+/// Whatever the system says.
 pub(crate) fn prepare(
     command: &mut Command,
     size: u64,
     _nothing: Confinement,
 ) -> io::Result<(Offer, Leash)> {
-    let name = unique_name("worker").map_err(|error| io::Error::other(error.to_string()))?;
-    command.env(VARIABLE, format!("{size} {name}")).creation_flags(CREATE_NEW_PROCESS_GROUP);
-    Ok((Offer(MemoryMappedFile::new(name)), Leash))
+    let (end, mut bequest) = pair(size)?;
+    bequest.give(command)?;
+    command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+    Ok((Offer(end), Leash(Some(bequest))))
+}
+
+/// Hands its connection over to a program that has been started, and is in its job.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn hand_over(leash: &mut Leash, child: &Child) -> io::Result<()> {
+    let Some(bequest) = leash.0.take() else { return Ok(()) };
+    match bequest.hand_over(child).map_err(|error| (error.kind(), error)) {
+        // It has ended already, or has closed its standard input, which others notice.
+        Ok(()) | Err((io::ErrorKind::PermissionDenied | io::ErrorKind::BrokenPipe, _)) => Ok(()),
+        Err((_, error)) => Err(error),
+    }
 }
 
 impl Offer {
-    /// Opens the host's channel, once the worker listens.
+    /// Opens the host's channel to this process.
     ///
     /// # Errors
     ///
-    /// As those of `connect`.
-    pub(crate) async fn open(
+    /// If there is no tokio runtime with I/O.
+    pub(crate) fn open(
         self,
-        _process_id: u32,
+        process_id: u32,
         _killer: &Killer,
         wait_strategy: WaitStrategy,
-        deadline: Instant,
     ) -> Result<Channel, Error> {
-        connect(&self.0.with_wait_strategy(wait_strategy), deadline.into()).await
+        let opened = self.0.open(Some(process_id), wait_strategy, Box::new(()));
+        opened.map_err(|error| Error::io("opening the connection to a worker", &error))
     }
 }
 
@@ -102,53 +111,45 @@ pub(crate) const fn is_debugged(_process_id: u32) -> bool {
     false
 }
 
-/// The endpoint that the host of this process has announced.
+/// What this process was given by its host.
 #[derive(Debug)]
-pub(crate) struct Announced(MemoryMappedFile);
-
-fn announced() -> Option<MemoryMappedFile> {
-    let text = std::env::var(VARIABLE).ok()?;
-    let (size, name) = text.split_once(' ')?;
-    Some(MemoryMappedFile::new(name).with_size(size.parse().ok()?))
-}
+pub(crate) struct Announced(WorkerEnd);
 
 /// Whether a host has started this process as its worker, and its connection was not taken yet.
 pub(crate) fn is_announced() -> bool {
-    !TAKEN.load(Ordering::Relaxed) && announced().is_some()
+    WorkerEnd::is_here()
 }
 
-/// Takes what was announced to this process.
+/// Takes what this process was given.
 ///
 /// # Errors
 ///
-/// [`Error::Config`] if there is nothing, or it was taken before.
+/// [`Error::Config`] if there is nothing, or it was taken before; [`Error::Io`].
 pub(crate) fn take() -> Result<(Announced, Watch), Error> {
-    match announced().filter(|_| !TAKEN.swap(true, Ordering::Relaxed)) {
-        Some(file) => Ok((Announced(file), Watch)),
-        None => {
+    match WorkerEnd::take() {
+        Ok(end) => Ok((Announced(end), Watch)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let advice = "this process was not started by a Worker, or has taken its connection before: start it by \
-                          Worker::new(…).spawn(), and call Agent::from_env() once";
-            Err(Error::config("Agent::from_env", "no endpoint", advice))
+                          Worker::new(…).spawn(), and call Agent::from_env() once, before anything reads its standard input";
+            Err(Error::config("Agent::from_env", error, advice))
         }
+        Err(error) => Err(Error::io("taking over the connection to the host", &error)),
     }
 }
 
 impl Announced {
-    /// Waits for the host, and opens the worker's channel.
+    /// Opens the worker's channel.
     ///
     /// # Errors
     ///
-    /// As those of a server's endpoint; [`Error::NameInUse`] if this process has inherited the variable of a worker that lives.
-    pub(crate) async fn open(
+    /// If there is no tokio runtime with I/O.
+    pub(crate) fn open(
         self,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
     ) -> Result<Channel, Error> {
-        let file = self.0.with_wait_strategy(wait_strategy);
-        let mut door = Door::open(&file, &ClientSlots::of(&file)).await?;
-        let mut channel = door.accept().await?;
-        channel.lease = Box::new((channel.lease, lease));
-        Ok(channel)
+        let opened = self.0.open(wait_strategy, lease);
+        opened.map_err(|error| Error::io("opening the connection to the host", &error))
     }
 }
 

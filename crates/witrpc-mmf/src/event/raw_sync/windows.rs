@@ -1,20 +1,27 @@
-//! An event of raw_sync on Windows: an object of the kernel, found by a number in the region. `[seg.windows.event]`
+//! An event of raw_sync on Windows: an object of the kernel, found by a number in the region. `[seg.windows.event]` An inherited connection
+//! has events without names, and raw_sync has none of those: they are the system's own.
 //!
 //! raw_sync would open an event that exists already where it is to create one. So the event is created here, with a number that is
 //! not in use, and for this user alone. raw_sync then opens it by that number, while our handle keeps it in existence.
 
-use std::{io, sync::Arc, sync::atomic::Ordering};
+use std::{io, os::windows::io::OwnedHandle, sync::Arc, sync::atomic::Ordering};
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit as _, EventState};
 use witrpc_core::text::Escaped;
 
 use crate::region::EventMemory;
-use crate::sys::windows::create_event;
+use crate::sys::windows::{create_event, handing};
 
 /// One event.
 pub(super) struct Signal {
-    event: Box<dyn EventImpl>,
+    event: Kind,
+}
+
+enum Kind {
+    RawSync(Box<dyn EventImpl>),
+    /// Without a name.
+    Own(OwnedHandle),
 }
 
 // SAFETY: it is a handle, which every thread of the process may use.
@@ -60,16 +67,30 @@ impl Signal {
             let advice = "both processes must be in one session";
             io::Error::other(format!("{error}; {advice}"))
         })?;
-        Ok(Self { event })
+        Ok(Self { event: Kind::RawSync(event) })
+    }
+
+    /// One without a name.
+    pub(super) const fn of(event: OwnedHandle) -> Self {
+        Self { event: Kind::Own(event) }
     }
 
     /// Until it is notified; `false` if it cannot be waited for.
     pub(super) fn wait(&self) -> bool {
-        self.event.wait(Timeout::Infinite).is_ok()
+        match &self.event {
+            Kind::RawSync(event) => event.wait(Timeout::Infinite).is_ok(),
+            Kind::Own(event) => handing::wait(event),
+        }
     }
 
     fn set(&self) -> io::Result<()> {
-        self.event.set(EventState::Signaled).map_err(|error| io::Error::other(error.to_string()))
+        match &self.event {
+            Kind::RawSync(event) => {
+                let set = event.set(EventState::Signaled);
+                set.map_err(|error| io::Error::other(error.to_string()))
+            }
+            Kind::Own(event) => handing::set(event),
+        }
     }
 
     /// Sets it without waiting for anything.
