@@ -229,6 +229,10 @@ impl Host for Connection {
         self.take_in(request)
     }
 
+    fn has_more_to_pump(&self) -> bool {
+        self.streams.has_unread()
+    }
+
     fn before_pump(&self, outbound: &mut Outbound) {
         self.cancel_unread(outbound);
     }

@@ -457,13 +457,16 @@ impl Effect {
 fn do_what_was_put_off() {
     let more = STATE.get() & MORE != 0;
     STATE.set(0);
-    let first = FIRST.with(|first| first.take());
+    let Some(first) = FIRST.with(|first| first.take()) else { return };
     let rest = if more { REST.with(|rest| rest.take()) } else { Vec::new() };
-    for effect in first.into_iter().chain(rest) {
-        // A panic in one effect must not prevent the others: tasks may wait to be woken by them.
-        if let Err(message) = catch(|| effect.take_place()) {
-            tracing::error!(panic = %Escaped(&message), "a waker or destructor of the user's panicked");
-        }
+    do_one(first);
+    rest.into_iter().for_each(do_one);
+}
+
+/// Runs an effect. A panic in it must not prevent the others: tasks may wait to be woken by them.
+fn do_one(effect: Effect) {
+    if let Err(message) = catch(|| effect.take_place()) {
+        tracing::error!(panic = %Escaped(&message), "a waker or destructor of the user's panicked");
     }
 }
 

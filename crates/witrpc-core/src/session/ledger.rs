@@ -19,6 +19,8 @@ pub struct Ledger {
     returned: [AtomicU64; 2],
     /// The minimum number of bytes for a credit frame, of each pool.
     batch: [u64; 2],
+    /// A credit frame may be due: set when one has become due, and cleared by whoever is about to look for all.
+    due: AtomicBool,
     /// The peer has a response that waits for credit: what there is, is returned without waiting for a batch.
     answer_waits: AtomicBool,
     /// Answers in the sending queue that were not sent completely.
@@ -36,6 +38,7 @@ impl Ledger {
             returnable: Default::default(),
             returned: Default::default(),
             batch,
+            due: AtomicBool::new(false),
             answer_waits: AtomicBool::new(false),
             unsent_responses: AtomicUsize::new(0),
             unsent_requests: AtomicUsize::new(0),
@@ -87,10 +90,19 @@ impl Ledger {
         self.unsent_responses.load(Ordering::Relaxed)
     }
 
-    /// Whether a credit frame is due.
+    /// Whether a credit frame may be due.
     #[inline]
     pub fn is_due(&self) -> bool {
-        Pool::ALL.into_iter().any(|pool| self.is_due_in(pool))
+        // Relaxed: the driver is woken after it was set.
+        self.due.load(Ordering::Relaxed)
+    }
+
+    /// The same, for whoever calls [`take_due`](Self::take_due) for all pools next.
+    #[inline]
+    pub fn begin_taking(&self) -> bool {
+        // Acquire: DUE(ledger), pairs with the release in `add` and `note_answer_waits`: what was added before is seen. What becomes due
+        // from here on sets it again.
+        self.is_due() && self.due.swap(false, Ordering::Acquire)
     }
 
     fn is_due_in(&self, pool: Pool) -> bool {
@@ -110,6 +122,12 @@ impl Ledger {
     /// Notes that a response of the peer waits for credit. The caller wakes the driver.
     pub fn note_answer_waits(&self) {
         self.answer_waits.store(true, Ordering::SeqCst);
+        // SeqCst: in the order of all such accesses, either this load comes after `add`'s addition, or the load there after the store
+        // above. So one of the two finds that credit is due.
+        if self.returnable[Pool::Answers as usize].load(Ordering::SeqCst) > 0 {
+            // Release: DUE(ledger).
+            self.due.store(true, Ordering::Release);
+        }
     }
 
     /// Takes the bytes of this pool to return, if a credit frame is due.
@@ -146,10 +164,13 @@ impl Ledger {
     }
 
     fn add(&self, pool: Pool, bytes: u64) {
-        let before = self.returnable[pool as usize].fetch_add(bytes, Ordering::Relaxed);
+        // SeqCst: see `note_answer_waits`.
+        let before = self.returnable[pool as usize].fetch_add(bytes, Ordering::SeqCst);
         let batch = self.batch[pool as usize];
         let waits = pool == Pool::Answers && self.answer_waits();
         if waits || before < batch.max(1) && before + bytes >= batch {
+            // Release: DUE(ledger).
+            self.due.store(true, Ordering::Release);
             self.driver.wake();
         }
     }

@@ -375,14 +375,23 @@ impl Outbound {
     /// Whether nothing waits to be sent.
     #[inline]
     pub fn is_clear(&self) -> bool {
+        self.is_empty() && !self.control.closed && !self.ledger.is_due()
+    }
+
+    /// Whether everything was sent and published, but for credit that is due.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.is_empty() && !self.link.has_unpublished()
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
         self.queued.bytes == 0
             && self.control.frames.is_empty()
             && self.notices.is_empty()
             && self.credit.owed == [0; 2]
             && self.control.goodbye.is_none()
-            && !self.control.closed
             && !self.wants_room()
-            && !self.ledger.is_due()
     }
 
     /// Queues an event. Returns its position in the event lane.
@@ -651,9 +660,9 @@ impl Outbound {
         queued
     }
 
-    /// Whether a frame waits although it fits (O5). A sender that is armed asks for room for its record and its spare, and for at
-    /// least a quarter of the ring. So this counts only if the largest record fits and leaves half of the ring free, which is more
-    /// than any of these.
+    /// Whether a frame waits although it fits (O5), or was pushed and not published. A sender that is armed asks for room for its record and
+    /// its spare, and for at least a quarter of the ring. So a frame that waits counts only if the largest record fits and leaves half of
+    /// the ring free, which is more than any of these.
     ///
     /// # Errors
     ///
@@ -666,6 +675,9 @@ impl Outbound {
             || may_send(self.events.waiting.front().map(|(_, m)| ((), m)))
             || self.small.fronts().any(|message| self.may_send(message))
             || self.flows.has_next(self.credit.left);
+        if self.link.has_unpublished() {
+            return Ok(true);
+        }
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
@@ -747,6 +759,15 @@ impl Outbound {
     /// [`Error`] if the connection cannot go on.
     #[inline]
     pub fn publish(&mut self) -> Result<(), Error> {
+        self.link.publish()
+    }
+
+    /// Lets the transport say whether it still works: that of a connection which a forked child has inherited does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the connection cannot go on.
+    pub fn probe(&mut self) -> Result<(), Error> {
         Ok(self.link.sender.publish()?)
     }
 
@@ -762,8 +783,10 @@ impl Outbound {
 
     fn pump_lanes(&mut self, most: u64) -> Result<Pumped, Error> {
         // Due credit is taken even if there is no room for its frame. Otherwise the driver would find it due again and again.
-        for pool in Pool::ALL {
-            self.credit.owed[pool as usize] += self.ledger.take_due(pool).unwrap_or_default();
+        if self.ledger.begin_taking() {
+            for pool in Pool::ALL {
+                self.credit.owed[pool as usize] += self.ledger.take_due(pool).unwrap_or_default();
+            }
         }
         while let Some((header, payload)) = self.control.frames.front() {
             if !self.link.push(header, payload, 0)? {
@@ -941,7 +964,7 @@ impl Outbound {
         }
         fail_point::at("chunk.pushed");
         if len == chunk && !self.pace.peer_is_near {
-            self.link.sender.publish()?;
+            self.link.publish()?;
         }
         if !message.started {
             self.credit.left.spend(&message);

@@ -16,6 +16,7 @@ use crate::link::host::{Drained, Handled, Wanted};
 use crate::link::leading::Leads;
 use crate::link::places;
 use crate::link::poller::Poll;
+use crate::link::reception::Leader;
 use crate::link::sending::Sends;
 use crate::locks::{self, CountedGuard, with_clone};
 use crate::streams::producer::start_streams;
@@ -37,14 +38,14 @@ pub(crate) trait MakesCalls: CallHost {
         waker: &Waker,
         found: &mut Option<Answer>,
     ) -> Result<CallId, BeginError> {
-        let Slot { id, room, alone, among_many, has_waker } =
+        let Slot { id, room, leader, among_many, has_waker } =
             self.take_slot(route, needs, waker)?;
         fail_point::at("call.begun");
         let fields = (route.0, route.1, deadline);
         let (mut drained, mut beyond) = (Drained::default(), None);
         if content.has_streams() {
             self.send_streaming(id, needs.nesting, std::mem::take(content), fields, room)?;
-            self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
+            self.lead_for_answer(id, leader, None::<fn()>, &mut drained);
         } else {
             let header = Header { nesting: needs.nesting, ..Header::whole(Kind::Request, id.0, 0) };
             let send = || {
@@ -66,12 +67,15 @@ pub(crate) trait MakesCalls: CallHost {
                         return Ok(false);
                     }
                     outbound.push(request)?;
-                    let pumped =
-                        if alone { outbound.pump_at_length() } else { outbound.pump(true) };
+                    let pumped = if leader == Leader::IfReady {
+                        outbound.pump(true)
+                    } else {
+                        outbound.pump_at_length()
+                    };
                     self.after_pump(pumped)
                 });
             };
-            self.lead_for_answer(id, alone, Some(send), &mut drained);
+            self.lead_for_answer(id, leader, Some(send), &mut drained);
             if beyond.take().is_some() {
                 return Err(self.beyond_credit(id));
             }
@@ -79,6 +83,7 @@ pub(crate) trait MakesCalls: CallHost {
         // The busy-poll starts anew at the next call: it is longer by one slice.
         self.interrupted(&mut drained, waker);
         *found = drained.answer;
+        self.calls().note_late(found.is_none());
         if !has_waker && found.is_none() {
             // The waker is not in the table: another task may have stored the answer (C2).
             let (outcome, _) = self.calls().look(id, waker, Some(waker.clone()));
@@ -95,8 +100,9 @@ pub(crate) trait MakesCalls: CallHost {
         needs: &mut Needs,
         waker: &Waker,
     ) -> Result<Slot, BeginError> {
-        // Made with no lock held (L2).
-        let mut clone = self.calls().is_crowded().then(|| waker.clone());
+        // Made with no lock held (L2). A caller whose answer comes at once needs none in the table.
+        let late = self.calls().is_late();
+        let mut clone = (late || self.calls().is_crowded()).then(|| waker.clone());
         let mut pending = self.calls().pending.lock();
         let newcomer = needs.bytes == 0 && needs.place.is_none();
         let free = newcomer.then(|| pending.free_place(needs.nesting, None)).flatten();
@@ -112,15 +118,20 @@ pub(crate) trait MakesCalls: CallHost {
         let alone = pending.in_flight() == 0 && !self.calls().another_yielded(waker);
         // A peer on our CPU that is notified of the first request would run before the tasks that are about to send more.
         let among_many = pending.in_flight() >= MANY_IN_FLIGHT && self.link().peer_is_on_our_cpu();
-        let has_waker = !alone && clone.is_some();
+        let has_waker = (late || !alone) && clone.is_some();
         let mut none = None;
-        let waker_in_table = if alone { &mut none } else { &mut clone };
+        let waker_in_table = if has_waker { &mut clone } else { &mut none };
         let inserted = pending.insert(place, route, waker_in_table);
         drop(pending);
         drop(clone); // If it is not in the table.
         self.calls().note_crowded(!alone);
         let id = inserted.map_err(BeginError::Closed)?;
-        Ok(Slot { id, room, alone, among_many, has_waker })
+        let leader = match (alone, late) {
+            (false, _) => Leader::IfReady,
+            (true, true) => Leader::IfWorth,
+            (true, false) => Leader::MayPoll,
+        };
+        Ok(Slot { id, room, leader, among_many, has_waker })
     }
 
     /// Takes a place among the calls in flight, and room in the sending queue, both or neither. If the call has to wait, `waker` is in
@@ -212,7 +223,8 @@ pub(crate) trait MakesCalls: CallHost {
             return outcome;
         }
         let mut drained = Drained { polling: polling.take(), ..Drained::default() };
-        self.lead_for_answer(id, alone, None::<fn()>, &mut drained);
+        let leader = if alone { Leader::MayPoll } else { Leader::IfReady };
+        self.lead_for_answer(id, leader, None::<fn()>, &mut drained);
         *polling = self.interrupted(&mut drained, waker);
         drained.answer.map(Ok)
     }
@@ -409,8 +421,8 @@ pub(crate) struct Slot {
     id: CallId,
     /// Room in the sending queue.
     room: Option<Room>,
-    /// No other call is in flight, nor likely to be.
-    alone: bool,
+    /// Whether it may wait for its answer at once: if no other call is in flight, nor likely to be.
+    leader: Leader,
     /// Many others are.
     among_many: bool,
     /// The caller's waker is in the table.

@@ -36,6 +36,8 @@ pub(crate) struct CallsMade {
     has_yielded: AtomicBool,
     /// Whether the last call found others in flight: then the next is likely to, and has its waker ready.
     crowded: AtomicBool,
+    /// Whether the last call was not answered at its first poll: then the next is likely not to be either, and has its waker in the table.
+    late: AtomicBool,
     catalog: Catalog,
     routes: Routes,
 }
@@ -49,6 +51,7 @@ impl CallsMade {
             makes_way: AtomicBool::new(false),
             has_yielded: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
+            late: AtomicBool::new(false),
             catalog,
             routes: Routes::default(),
         }
@@ -126,6 +129,18 @@ impl CallsMade {
     pub(super) fn note_crowded(&self, crowded: bool) {
         if crowded != self.is_crowded() {
             self.crowded.store(crowded, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the next call is likely not to be answered at its first poll.
+    pub(super) fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// A call was not answered at its first poll, or was.
+    pub(super) fn note_late(&self, late: bool) {
+        if late != self.is_late() {
+            self.late.store(late, Ordering::Relaxed);
         }
     }
 

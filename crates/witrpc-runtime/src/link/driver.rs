@@ -1,7 +1,7 @@
 //! The one task per connection that sleeps: it waits for a notification of the peer, handles what arrives, and releases everything
 //! when the connection ends.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -115,23 +115,12 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
             continue;
         }
         if turn == Turn::Empty {
-            let mut poll = match polling.take() {
-                Some(poll) => poll,
-                None => connection.driver_poll()?,
-            };
-            match connection.poll_slice(&mut poll, POLL_SLICE)? {
-                Polled::Ready => {
-                    if busy.is_over() {
-                        busy.let_others_run().await;
-                    }
-                    continue;
-                }
-                Polled::Again => {
-                    polling = Some(poll);
-                    busy.let_others_run().await;
-                    continue;
-                }
-                Polled::GaveUp => {}
+            let polled = poll_more(&**connection, &mut polling)?;
+            if polled == Polled::Again || polled == Polled::Ready && busy.is_over() {
+                busy.let_others_run().await;
+            }
+            if polled != Polled::GaveUp {
+                continue;
             }
         }
         polling = None;
@@ -140,12 +129,31 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
         if connection.link().wants_room() && connection.pump() {
             continue;
         }
-        if sleep(&**connection, waiter).await? == Some(Wake::PeerGone) {
+        let sleep = until_woken(&**connection, waiter);
+        let woken = match rescue::interval() {
+            None => sleep.await,
+            Some(interval) => {
+                let overlooked = || connection.overlooked();
+                rescue::watched(sleep, interval, overlooked).await.unwrap_or(Ok(None))
+            }
+        };
+        if woken? == Some(Wake::PeerGone) {
             connection.drain_last(&mut spare).await?;
             connection.close(CloseReason::PeerGone);
         }
     }
     Ok(())
+}
+
+/// Polls for a slice of the driver's time. `polling` is the poll of this idle period, if that goes on.
+fn poll_more<D: Driven>(connection: &D, polling: &mut Option<Polling>) -> Result<Polled, Error> {
+    let mut poll = match polling.take() {
+        Some(poll) => poll,
+        None => connection.driver_poll()?,
+    };
+    let polled = connection.poll_slice(&mut poll, POLL_SLICE)?;
+    *polling = (polled == Polled::Again).then_some(poll);
+    Ok(polled)
 }
 
 /// Sends what waits, for as long as it keeps nobody waiting. Returns whether to call it again soon.
@@ -196,23 +204,12 @@ impl Busy {
 }
 
 /// Sleeps until the peer notifies this side, or something on this side wakes the driver (`None`).
-async fn sleep<D: Driven>(connection: &D, waiter: &mut dyn Waiter) -> Result<Option<Wake>, Error> {
-    let sleep = until_woken(connection, waiter);
-    match rescue::interval() {
-        None => sleep.await,
-        Some(interval) => {
-            let woken = rescue::watched(sleep, interval, || connection.overlooked()).await;
-            woken.unwrap_or(Ok(None))
-        }
-    }
-}
-
-async fn until_woken<D: Driven>(
+fn until_woken<D: Driven>(
     connection: &D,
     waiter: &mut dyn Waiter,
-) -> Result<Option<Wake>, Error> {
+) -> impl Future<Output = Result<Option<Wake>, Error>> {
     let mut asleep = false;
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         if asleep {
             // Whatever woke us, the next round finds out.
             return match waiter.poll_wake(cx)? {
@@ -232,5 +229,4 @@ async fn until_woken<D: Driven>(
             Poll::Pending
         }
     })
-    .await
 }

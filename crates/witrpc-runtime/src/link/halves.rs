@@ -60,6 +60,8 @@ pub(crate) struct Sending {
     wants_room: AtomicBool,
     /// Whether more than `queue_bound` waits to be sent; changed under `outbound` only.
     backed_up: AtomicBool,
+    /// Whether everything was sent and published, but for credit that is due; changed under `outbound` only.
+    idle: AtomicBool,
     /// Bytes in the sending queue beyond which nothing is started that would add to it.
     queue_bound: u64,
     /// Notified when the sending queue is within its bound again, for handlers that have not begun.
@@ -84,6 +86,10 @@ impl Half for Receiving {
 
     fn is_ready(&mut self) -> Result<bool, Error> {
         Ok(self.inbound.receiver.is_ready()?)
+    }
+
+    fn may_poll(&self) -> bool {
+        self.caller.may_poll(|| self.inbound.receiver.worth_polling())
     }
 
     fn arm(&mut self) -> Result<bool, Error> {
@@ -120,6 +126,7 @@ impl Link {
             outbound: Mutex::new(Rank::Outbound, Some(opened.outbound)),
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             // The peer's limit does not bound what we hold, as the peer may announce any value.
             queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
             room: Arc::new(Notify::new()),
@@ -178,6 +185,13 @@ impl Link {
         }
     }
 
+    /// Whether there is nothing to send. Read without the lock.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Relaxed: it is false when a step begins. If that step leaves something to the driver, it wakes the driver afterwards, or asks the
+        // peer to; either way the driver sees the step's end, or finds it false and waits for the lock.
+        self.sending.idle.load(Ordering::Relaxed) && !self.ledger.is_due()
+    }
+
     /// Whether a frame waits for room in the ring. Read without the lock: the caller checks again later.
     pub(crate) fn wants_room(&self) -> bool {
         // Relaxed: it only decides whether to take the lock now.
@@ -227,9 +241,14 @@ impl Link {
         let mut guard = sending.outbound.lock();
         let Some(outbound) = guard.as_mut() else { return Ok(false) };
         outbound.set_peer_near(self.peer_is_on_our_cpu());
+        // Before the step, which may wake the driver: then the driver waits for the lock.
+        sending.idle.store(false, Ordering::Relaxed);
         let more = step(outbound)?;
         if outbound.wants_room() != self.wants_room() {
             sending.wants_room.store(outbound.wants_room(), Ordering::Relaxed);
+        }
+        if outbound.is_idle() {
+            sending.idle.store(true, Ordering::Relaxed);
         }
         let backed_up = outbound.backlog() > sending.queue_bound;
         if backed_up != self.is_backed_up() {

@@ -36,6 +36,9 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Puts a request aside that was read by a caller and not by the driver.
     fn put_aside(&self, request: Request) -> Result<(), Error>;
 
+    /// Whether the features have left something for the next pump.
+    fn has_more_to_pump(&self) -> bool;
+
     /// Queues what the features have left for the next pump.
     fn before_pump(&self, outbound: &mut Outbound);
 

@@ -26,12 +26,12 @@ pub(crate) trait Leads: Host {
     fn lead_for_answer(
         &self,
         id: CallId,
-        alone: bool,
+        leader: Leader,
         send: Option<impl FnOnce()>,
         drained: &mut Drained,
     ) {
         // An error ends the connection, and thereby the call.
-        if let Err(error) = self.lead(Wanted::Call(id), alone, send, drained) {
+        if let Err(error) = self.lead(Wanted::Call(id), leader, send, drained) {
             self.fail(&error);
         }
     }
@@ -40,7 +40,9 @@ pub(crate) trait Leads: Host {
     /// becomes the one that this call interrupts.
     fn lead_for_stream(&self, id: u64, polling: &mut Option<Poll>, waker: &Waker) {
         let mut drained = Drained { polling: polling.take(), ..Drained::default() };
-        if let Err(error) = self.lead(Wanted::Stream(id), true, None::<fn()>, &mut drained) {
+        if let Err(error) =
+            self.lead(Wanted::Stream(id), Leader::MayPoll, None::<fn()>, &mut drained)
+        {
             self.fail(&error);
         }
         *polling = self.interrupted(&mut drained, waker);
@@ -54,22 +56,22 @@ pub(crate) trait Leads: Host {
         Some(polling)
     }
 
-    /// Leads for `wanted`. If `alone` is false, other calls are in flight or expected. Then the caller only takes the frames that are
-    /// there, and leaves polling to the driver: polling for its own answer would block the thread on which the tasks that wait for
-    /// other answers may run.
+    /// Leads for `wanted`. The leader is [`IfReady`](Leader::IfReady) if other calls are in flight or expected. Then the caller only takes
+    /// the frames that are there, and leaves polling to the driver: polling for its own answer would block the thread on which the tasks
+    /// that wait for other answers may run.
     ///
-    /// If the caller is alone and the peer last ran on our CPU, `send` is called while it leads, with the half disarmed: the peer may
+    /// If the caller [may poll](Leader::MayPoll) and the peer last ran on our CPU, `send` is called while it leads, with the half disarmed: the peer may
     /// answer before we run again, and then need not notify us. Otherwise `send` is called first, so that a peer on another CPU gets
     /// the request sooner.
     fn lead(
         &self,
         wanted: Wanted,
-        alone: bool,
+        leader: Leader,
         mut send: Option<impl FnOnce()>,
         drained: &mut Drained,
     ) -> Result<(), Error> {
-        let leader = if alone { Leader::MayPoll } else { Leader::IfReady };
-        if !(alone && self.link().peer_is_on_our_cpu()) {
+        let alone = leader != Leader::IfReady;
+        if !(leader == Leader::MayPoll && self.link().peer_is_on_our_cpu()) {
             if let Some(send) = send.take() {
                 send();
             }

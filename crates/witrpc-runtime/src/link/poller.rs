@@ -58,6 +58,15 @@ impl Poller {
         }
     }
 
+    /// Whether it ever polls while `worth` holds: whether the peer runs on another CPU.
+    pub(crate) fn may_poll(&self, worth: impl FnOnce() -> bool) -> bool {
+        match self.strategy {
+            WaitStrategy::Park => false,
+            WaitStrategy::Spin(duration) => !duration.is_zero(),
+            _ => worth(),
+        }
+    }
+
     /// Whether it polls at the moment, given that it is worth it.
     pub(crate) fn is_willing(&self) -> bool {
         match self.strategy {

@@ -27,6 +27,9 @@ pub(crate) trait Half {
     /// Whether something is there.
     fn is_ready(&mut self) -> Result<bool, Self::Error>;
 
+    /// Whether a leader might poll for something to come.
+    fn may_poll(&self) -> bool;
+
     /// Asks the peer to notify us; `true` if something is there already.
     fn arm(&mut self) -> Result<bool, Self::Error>;
 
@@ -66,6 +69,8 @@ pub(crate) struct State<H> {
 pub(crate) enum Leader {
     /// It runs its step, which may poll.
     MayPoll,
+    /// It runs its step if the half [may be polled](Half::may_poll). Otherwise as [`IfReady`](Self::IfReady).
+    IfWorth,
     /// It leaves the half at once. That satisfies C1: nothing has changed since another task left it.
     IfReady,
 }
@@ -92,8 +97,8 @@ impl<H: Half> Reception<H> {
         }
     }
 
-    /// Leads for the length of this step. `None` if another task holds the half, the connection has ended, or the leader is
-    /// [`IfReady`](Leader::IfReady) and nothing is there.
+    /// Leads for the length of this step. `None` if another task holds the half, the connection has ended, or nothing is there and the
+    /// leader leaves then.
     pub(crate) fn lead<T>(
         &self,
         leader: Leader,
@@ -102,7 +107,12 @@ impl<H: Half> Reception<H> {
         let mut guard = self.state.try_lock()?;
         let State { half, driver_is_awake } = &mut *guard;
         let half = half.as_mut()?;
-        if leader == Leader::IfReady {
+        let waits = match leader {
+            Leader::MayPoll => true,
+            Leader::IfWorth => half.may_poll(),
+            Leader::IfReady => false,
+        };
+        if !waits {
             match half.is_ready() {
                 Ok(true) => {}
                 Ok(false) => return None,

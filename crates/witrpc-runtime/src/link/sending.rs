@@ -30,6 +30,9 @@ pub(crate) trait Sends: Host {
     }
 
     fn pump_with(&self, pump: impl FnOnce(&mut Outbound) -> Result<Pumped, Error>) -> bool {
+        if self.link().is_idle() && !self.has_more_to_pump() {
+            return false;
+        }
         self.with_outbound(|outbound| {
             self.before_pump(outbound);
             if outbound.is_clear() {
@@ -63,7 +66,7 @@ pub(crate) trait Sends: Host {
 
     /// Whether the connection is alive. Ends it if the transport fails, as that of an inherited connection does in a forked child.
     fn is_open(&self) -> bool {
-        self.send(|_| Ok(()));
+        self.send(Outbound::probe);
         self.link().closed().is_none()
     }
 }

@@ -61,6 +61,17 @@ pub(crate) enum Turn {
     CallerLeads,
 }
 
+/// A frame that the driver has taken.
+struct Taken {
+    handled: Handled,
+    /// It was a part of a long message.
+    long: bool,
+    /// Another frame is there.
+    ready: bool,
+    /// The same, and it is a small one.
+    more: bool,
+}
+
 /// The driver's operations on a connection.
 pub(crate) trait Turns: Driven {
     /// One step of the driver: handles the frames that have arrived.
@@ -90,12 +101,13 @@ pub(crate) trait Turns: Driven {
                 if let Some(request) = &drained.request {
                     self.note_next_request(request.id);
                 }
+                let ready = receiving.is_ready()?;
                 // The caller of an answer must not wait while a chunk of a long message is copied.
-                let more = receiving.is_ready()? && receiving.inbound.partial_count() == 0;
-                Ok(Some((handled, long, more)))
+                let more = ready && receiving.inbound.partial_count() == 0;
+                Ok(Some(Taken { handled, long, ready, more }))
             })?;
             turn = match visit {
-                Visit::Done(Some((handled, long, more))) => {
+                Visit::Done(Some(Taken { handled, long, ready, more })) => {
                     woke |= handled == Handled::Woke;
                     // Made visible here unless more answers are to follow at once.
                     self.attach_subscribers();
@@ -113,14 +125,13 @@ pub(crate) trait Turns: Driven {
                         turn = Turn::Long; // The woken task runs first.
                         break;
                     }
-                    continue;
+                    if ready {
+                        continue;
+                    }
+                    // Its room is released before the driver polls or sleeps.
+                    self.found_nothing(woke)?
                 }
-                Visit::Done(None) => {
-                    let would_poll = |receiving: &mut Receiving| Ok(receiving.driver_would_poll());
-                    let woke = woke
-                        && matches!(self.link().receiving.visit(would_poll)?, Visit::Done(true));
-                    if woke { Turn::Woke } else { Turn::Empty }
-                }
+                Visit::Done(None) => self.found_nothing(woke)?,
                 Visit::Ended => Turn::Empty,
                 Visit::CallerLeads => Turn::CallerLeads,
             };
@@ -131,6 +142,13 @@ pub(crate) trait Turns: Driven {
             self.link().receiving.visit(Half::release)?;
         }
         Ok(turn)
+    }
+
+    /// How a turn ends that has taken all frames; `woke` tells whether one of them has woken a task.
+    fn found_nothing(&self, woke: bool) -> Result<Turn, Error> {
+        let would_poll = |receiving: &mut Receiving| Ok(receiving.driver_would_poll());
+        let woke = woke && matches!(self.link().receiving.visit(would_poll)?, Visit::Done(true));
+        Ok(if woke { Turn::Woke } else { Turn::Empty })
     }
 
     /// Whether nothing waits for the driver's thread: no frame, and no woken caller.
@@ -153,10 +171,13 @@ pub(crate) trait Turns: Driven {
 
     /// Polls for frames and for room, for one slice of the driver's budget.
     fn poll_slice(&self, poll: &mut Poll, slice: Duration) -> Result<Polled, Error> {
+        if !poll.has_budget() {
+            return Ok(Polled::GaveUp);
+        }
         let visit = self.link().receiving.visit(|receiving| {
-            if poll.has_budget() {
-                receiving.disarm();
-            }
+            // The last turn may have left this.
+            receiving.release()?;
+            receiving.disarm();
             let polled = poll.run(slice, || self.link().has_come(&mut receiving.inbound))?;
             match polled {
                 Polled::Ready => receiving.driver.hit(poll.spent()),

@@ -61,9 +61,14 @@ impl Streams {
         self.has_unread.store(true, Ordering::Relaxed);
     }
 
+    /// Whether streams are to be cancelled.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
+    }
+
     /// Takes the ids of the streams that are to be cancelled.
     pub(super) fn take_unread(&self) -> Vec<u64> {
-        if !self.has_unread.load(Ordering::Relaxed) {
+        if !self.has_unread() {
             return Vec::new();
         }
         let mut unread = self.unread.lock();

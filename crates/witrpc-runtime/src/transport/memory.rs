@@ -34,20 +34,22 @@
 //! # }).unwrap();
 //! ```
 
-use std::collections::VecDeque;
+mod pipe;
+mod side;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use witrpc_core::Error;
-use witrpc_core::sync::AtomicWaker;
 use witrpc_core::transport::BoxFuture;
 use witrpc_core::transport::TransportError;
 use witrpc_core::transport::WaitStrategy;
-use witrpc_core::transport::{
-    Channel, ClientTransport, Listener, RecordReceiver, RecordSender, ServerTransport, Waiter, Wake,
-};
+use witrpc_core::transport::{Channel, ClientTransport, Listener, ServerTransport, Waiter, Wake};
+
+use self::pipe::{MemoryReceiver, MemorySender, Pipe};
+use self::side::{GONE, Side};
 
 /// The default capacity of one direction, in bytes.
 const DEFAULT_CAPACITY: usize = 512 << 10;
@@ -209,20 +211,8 @@ fn channel(
     peer: &Arc<Side>,
 ) -> Channel {
     Channel {
-        sender: Box::new(MemorySender {
-            pipe: Arc::clone(out),
-            peer: Arc::clone(peer),
-            capacity,
-            batch: Vec::new(),
-            batched: 0,
-        }),
-        receiver: Box::new(MemoryReceiver {
-            pipe: Arc::clone(into),
-            peer: Arc::clone(peer),
-            current: None,
-            freed: 0,
-            last: usize::MAX,
-        }),
+        sender: Box::new(MemorySender::new(Arc::clone(out), Arc::clone(peer), capacity)),
+        receiver: Box::new(MemoryReceiver::new(Arc::clone(into), Arc::clone(peer), capacity)),
         waiter: Box::new(MemoryWaiter { own: Arc::clone(own), peer: Arc::clone(peer) }),
         peer_process_id: None,
         clock: nanoseconds,
@@ -238,184 +228,6 @@ fn nanoseconds() -> u64 {
     u64::try_from(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One direction.
-#[derive(Debug)]
-struct Pipe {
-    state: Mutex<PipeState>,
-}
-
-impl Default for Pipe {
-    fn default() -> Self {
-        Self { state: Mutex::new(PipeState::default()) }
-    }
-}
-
-#[derive(Debug, Default)]
-struct PipeState {
-    records: VecDeque<Vec<u8>>,
-    /// Bytes that were pushed and not released yet.
-    used: usize,
-    reader_asleep: bool,
-    writer_asleep: bool,
-}
-
-/// Wakes one side.
-#[derive(Debug)]
-struct Side {
-    signals: Mutex<Signals>,
-    waker: AtomicWaker,
-}
-
-impl Default for Side {
-    fn default() -> Self {
-        Self { signals: Mutex::new(Signals::default()), waker: AtomicWaker::new() }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Signals {
-    notified: bool,
-    gone: bool,
-}
-
-impl Side {
-    fn notify(&self) {
-        lock(&self.signals).notified = true;
-        self.waker.wake();
-    }
-}
-
-struct MemorySender {
-    pipe: Arc<Pipe>,
-    peer: Arc<Side>,
-    capacity: usize,
-    batch: Vec<Vec<u8>>,
-    batched: usize,
-}
-
-impl RecordSender for MemorySender {
-    fn max_record(&self) -> usize {
-        self.capacity / 4
-    }
-
-    fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    fn try_push(&mut self, head: &[u8], body: &[u8], spare: usize) -> Result<bool, TransportError> {
-        let len = head.len() + body.len();
-        if !self.has_room(len, spare)? {
-            return Ok(false);
-        }
-        self.batched += len;
-        self.batch.push([head, body].concat());
-        Ok(true)
-    }
-
-    fn has_room(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let used = lock(&self.pipe.state).used;
-        Ok(len <= self.max_record() && used + self.batched + len + spare <= self.capacity)
-    }
-
-    fn publish(&mut self) -> Result<(), TransportError> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let mut state = lock(&self.pipe.state);
-        state.records.extend(self.batch.drain(..));
-        state.used += std::mem::take(&mut self.batched);
-        let asleep = std::mem::take(&mut state.reader_asleep);
-        drop(state);
-        if asleep {
-            self.peer.notify();
-        }
-        Ok(())
-    }
-
-    fn arm(&mut self, len: usize, spare: usize) -> Result<bool, TransportError> {
-        let mut state = lock(&self.pipe.state);
-        if state.used + self.batched + len + spare <= self.capacity {
-            return Ok(true);
-        }
-        state.writer_asleep = true;
-        Ok(false)
-    }
-
-    fn disarm(&mut self) {
-        lock(&self.pipe.state).writer_asleep = false;
-    }
-}
-
-struct MemoryReceiver {
-    pipe: Arc<Pipe>,
-    peer: Arc<Side>,
-    current: Option<Vec<u8>>,
-    freed: usize,
-    /// How many more records may be taken.
-    last: usize,
-}
-
-impl RecordReceiver for MemoryReceiver {
-    fn peek(&mut self, head: &mut [u8]) -> Result<Option<usize>, TransportError> {
-        if self.last > 0 {
-            self.current = lock(&self.pipe.state).records.pop_front();
-        }
-        let Some(record) = &self.current else { return Ok(None) };
-        let known = head.len().min(record.len());
-        head[..known].copy_from_slice(&record[..known]);
-        Ok(Some(record.len()))
-    }
-
-    fn append_to(&mut self, from: usize, len: usize, out: &mut Vec<u8>) {
-        let record = self.current.as_deref().unwrap_or_default();
-        out.extend_from_slice(&record[from..from + len]);
-    }
-
-    fn consume(&mut self) {
-        self.freed += self.current.take().map_or(0, |record| record.len());
-        if self.last < usize::MAX {
-            self.last -= 1;
-        }
-    }
-
-    fn release(&mut self) -> Result<(), TransportError> {
-        if self.freed == 0 {
-            return Ok(());
-        }
-        let mut state = lock(&self.pipe.state);
-        state.used -= std::mem::take(&mut self.freed);
-        let asleep = std::mem::take(&mut state.writer_asleep);
-        drop(state);
-        if asleep {
-            self.peer.notify();
-        }
-        Ok(())
-    }
-
-    fn is_ready(&mut self) -> Result<bool, TransportError> {
-        Ok(self.last > 0 && !lock(&self.pipe.state).records.is_empty())
-    }
-
-    fn arm(&mut self) -> Result<bool, TransportError> {
-        let mut state = lock(&self.pipe.state);
-        state.reader_asleep = self.last == 0 || state.records.is_empty();
-        Ok(!state.reader_asleep)
-    }
-
-    fn disarm(&mut self) {
-        lock(&self.pipe.state).reader_asleep = false;
-    }
-
-    fn stop(&mut self) -> Result<(), TransportError> {
-        self.last = self.last.min(lock(&self.pipe.state).records.len());
-        Ok(())
-    }
-
-    fn worth_polling(&self) -> bool {
-        false
-    }
-}
-
 struct MemoryWaiter {
     own: Arc<Side>,
     peer: Arc<Side>,
@@ -423,15 +235,13 @@ struct MemoryWaiter {
 
 impl Waiter for MemoryWaiter {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, TransportError>> {
-        self.own.waker.register(cx.waker());
-        let mut signals = lock(&self.own.signals);
-        if std::mem::take(&mut signals.notified) {
-            return Poll::Ready(Ok(Wake::Rung));
-        }
-        if signals.gone {
-            return Poll::Ready(Ok(Wake::PeerGone));
-        }
-        Poll::Pending
+        let side = &self.own;
+        let wake = side.take().or_else(|| {
+            side.waker.register(cx.waker());
+            // Once more: a signal after this look finds the waker.
+            side.take()
+        });
+        wake.map_or(Poll::Pending, |wake| Poll::Ready(Ok(wake)))
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
@@ -441,8 +251,7 @@ impl Waiter for MemoryWaiter {
 
 impl Drop for MemoryWaiter {
     fn drop(&mut self) {
-        lock(&self.peer.signals).gone = true;
-        self.peer.waker.wake();
+        self.peer.signal(GONE);
     }
 }
 

@@ -18,11 +18,14 @@ pub(super) struct Link {
     wanted: Option<(usize, usize)>,
     /// Whether the peer was asked to notify us of that room.
     armed: bool,
+    /// Frames were pushed that are not published.
+    unpublished: bool,
 }
 
 impl Link {
     pub(super) fn new(sender: Box<dyn RecordSender>) -> Self {
-        Self { sender, sealer: None, scratch: Vec::new(), wanted: None, armed: false }
+        let (scratch, wanted) = (Vec::new(), None);
+        Self { sender, sealer: None, scratch, wanted, armed: false, unpublished: false }
     }
 
     pub(super) fn overhead(&self) -> usize {
@@ -55,7 +58,22 @@ impl Link {
             }
         };
         self.wanted = if pushed { None } else { Some((len, spare)) };
+        self.unpublished |= pushed;
         Ok(pushed)
+    }
+
+    /// Makes all frames visible that were pushed.
+    pub(super) fn publish(&mut self) -> Result<(), Error> {
+        if self.unpublished {
+            self.unpublished = false;
+            self.sender.publish()?;
+        }
+        Ok(())
+    }
+
+    /// Whether frames were pushed that are not published.
+    pub(super) const fn has_unpublished(&self) -> bool {
+        self.unpublished
     }
 
     /// Pushes a small message, whole or not at all: so the peer never has only a part of it.

@@ -109,6 +109,10 @@ impl Half for Reader {
         Ok(!self.0.state.lock().answers.is_empty())
     }
 
+    fn may_poll(&self) -> bool {
+        false
+    }
+
     fn arm(&mut self) -> Result<bool, Infallible> {
         let mut state = self.0.state.lock();
         if state.answers.is_empty() {
