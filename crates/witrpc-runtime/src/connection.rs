@@ -118,7 +118,7 @@ impl Connection {
         let calls = u32_len(opened.peer_limits.max_in_flight);
         let clock = (rest.clock, opened.clock_offset);
         let callee_codec = codec.clone();
-        let (link, catalog, identity) = Link::new(opened, rest.wait_strategy, limits, codec);
+        let (link, catalog, identity) = Link::new(opened, &rest, limits, codec);
         Arc::new_cyclic(|this: &Weak<Self>| {
             let callee = ConnectedPeer::new(Weak::clone(this), callee_codec, limits.max_buffered);
             let callee = Arc::new(PeerCallee(Arc::new(callee)));

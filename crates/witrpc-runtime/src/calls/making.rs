@@ -128,8 +128,9 @@ pub(crate) trait MakesCalls: CallHost {
         let id = inserted.map_err(BeginError::Closed)?;
         let leader = match (alone, late) {
             (false, _) => Leader::IfReady,
-            (true, true) => Leader::IfWorth,
-            (true, false) => Leader::MayPoll,
+            // A process may answer while we are about to lead: see `Leads::lead`.
+            (true, true) if self.link().peer_is_a_task => Leader::IfWorth,
+            (true, _) => Leader::MayPoll,
         };
         Ok(Slot { id, room, leader, among_many, has_waker })
     }

@@ -12,12 +12,11 @@ use witrpc_core::security::authorization::Identity;
 use witrpc_core::session::inbound::Inbound;
 use witrpc_core::session::ledger::Ledger;
 use witrpc_core::session::outbound::Outbound;
-use witrpc_core::transport::WaitStrategy;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::{CloseReason, Error};
 
-use crate::link::handshake::Opened;
+use crate::link::handshake::{Opened, Rest};
 use crate::link::places::QueueRoom;
 use crate::link::poller::Poller;
 use crate::link::reception::{Half, Reception};
@@ -33,6 +32,8 @@ pub(crate) struct Link {
     /// The runtime that drives the connection.
     pub(crate) runtime: Handle,
     pub(crate) peer_limits: Limits,
+    /// There is no other process: the peer is a task, which does not run before we return, or runs on another thread.
+    pub(crate) peer_is_a_task: bool,
     pub(crate) receiving: Reception<Receiving>,
     pub(crate) sending: Sending,
     /// Whether the peer ran on our CPU when a caller or the driver last waited for it.
@@ -110,7 +111,7 @@ impl Link {
     /// yielded: the peer's catalog and identity.
     pub(crate) fn new(
         opened: Opened,
-        wait_strategy: WaitStrategy,
+        rest: &Rest,
         limits: Limits,
         codec: Codec,
     ) -> (Self, Catalog, Option<Identity>) {
@@ -118,8 +119,8 @@ impl Link {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let receiving = Receiving {
             inbound: opened.inbound,
-            caller: Poller::new(wait_strategy),
-            driver: Poller::new(wait_strategy),
+            caller: Poller::new(rest.wait_strategy),
+            driver: Poller::new(rest.wait_strategy),
             answers_in_parts: false,
         };
         let sending = Sending {
@@ -138,6 +139,7 @@ impl Link {
             codec,
             runtime: Handle::current(),
             peer_limits: opened.peer_limits,
+            peer_is_a_task: rest.peer_process_id.is_none(),
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             sending,
             peer_on_our_cpu: AtomicBool::new(false),
