@@ -220,27 +220,34 @@ impl Fetch {
 
     async fn arrives(&mut self) -> Result<OwnedFd, Error> {
         self.expect();
-        if !self.was_sent {
-            // Without a courier the connection has ended, which this says.
-            match self.resource.crossed().await {
-                Some(sent) => sent?,
-                None => {
-                    return Err(Error::fault("the sender of a descriptor has ended its stream"));
+        while let Some(expected) = &mut self.expected {
+            let arrival = tokio::select! {
+                biased;
+                // What has come is there, also if the connection ends before its sender can say so.
+                arrival = expected.arrives() => arrival,
+                sent = self.resource.crossed(), if !self.was_sent => {
+                    was_sent(sent)?;
+                    self.was_sent = true;
+                    continue;
                 }
+            };
+            match arrival {
+                Some(descriptor) => {
+                    return descriptor.map_err(|error| Error::io("receiving a descriptor", &error));
+                }
+                None => self.expected = None,
             }
-            self.was_sent = true;
         }
-        let arrival = match &mut self.expected {
-            Some(expected) => expected.arrives().await,
-            None => None,
-        };
-        match arrival {
-            Some(descriptor) => {
-                descriptor.map_err(|error| Error::io("receiving a descriptor", &error))
-            }
-            None => Err(Error::Closed { reason: CloseReason::PeerGone, maybe_executed: true }),
+        // The connection has ended, which this says.
+        if !self.was_sent {
+            was_sent(self.resource.crossed().await)?;
         }
+        Err(Error::Closed { reason: CloseReason::PeerGone, maybe_executed: true })
     }
+}
+
+fn was_sent(sent: Option<Result<(), Error>>) -> Result<(), Error> {
+    sent.unwrap_or_else(|| Err(Error::fault("the sender of a descriptor has ended its stream")))
 }
 
 fn courier(side_channel: SideChannel) -> Option<Arc<Courier>> {
