@@ -1,11 +1,12 @@
 //! The output of `WITRPC_TRACE` in a program without a subscriber. Each test runs a process of its own with the variable set.
 
 use std::process::Command;
+use std::time::Duration;
 
 use witrpc::prelude::*;
 
 use crate::contract::{CalcClient, MathError};
-use crate::fixture::{Fixture, Flavor, GUARD, Security, alone, eventually, run};
+use crate::fixture::{Fixture, Flavor, GUARD, Security, alone, eventually, is_late, run};
 
 /// A text that is in no trace.
 const CONTENT: &str = "what is said between the two";
@@ -46,6 +47,9 @@ fn traffic(security: Security) {
         assert_eq!(calc.echo(CONTENT.to_owned()).await.unwrap(), CONTENT);
         let error = calc.divide(1, 0).await.unwrap_err();
         assert_eq!(error, MathError::DivisionByZero { dividend: 1 });
+        // It has passed when the server reads the request.
+        let late = calc.with_timeout(Duration::from_nanos(1)).add(1, 2).await.unwrap_err();
+        assert!(is_late(&late), "{late}");
         assert_eq!(calc.make(300_000).await.unwrap().len(), 300_000);
         let letters: LettersClient = client.get_service();
         let mut spoken = letters.spoken().subscribe();
@@ -125,7 +129,14 @@ fn calls_events_and_streams_are_shown_by_name_and_size() {
     assert_in_order(&of("client"), &["-> subscribe", "<- event "]);
     assert_in_order(
         &of("server"),
-        &["<- hello", "-> welcome", "<- request", "Calc.echo: ok", "<- goodbye"],
+        &[
+            "<- hello",
+            "-> welcome",
+            "<- request",
+            "Calc.echo: ok",
+            "Calc.add: refused, as it would have been late, 16 bytes",
+            "<- goodbye",
+        ],
     );
     // What only keeps the connection going is for those who ask for frames.
     for part in ["ping", "credit", "part of", "between"] {

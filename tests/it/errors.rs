@@ -211,6 +211,23 @@ fn debug_says_what_display_says() {
     let timed_out = Error::TimedOut { after: Duration::from_nanos(1_234_567_890) };
     assert!(timed_out.to_string().starts_with("no answer within 1.23s; "), "{timed_out}");
     assert_eq!(format!("{timed_out:#?}"), format!("TimedOut: {timed_out}"));
+    let overloaded = |left, wait| {
+        let [left, wait] = [left, wait].map(Duration::from_millis);
+        Error::Overloaded { method: "Calc.add".to_owned(), left, wait }.to_string()
+    };
+    for (left, wait, why) in [
+        (0, 0, "the deadline passed before the call could begin"),
+        (0, 40, "the deadline passed before the call could begin"),
+        (30, 40, "calls wait about 40ms, and this one had 30ms left"),
+        (30, 0, "the call had only 30ms left"),
+    ] {
+        let text = overloaded(left, wait);
+        assert!(
+            text.starts_with(&format!("the callee of Calc.add is overloaded: {why}; ")),
+            "{text}"
+        );
+        assert!(text.ends_with(" (the call was not executed)"), "{text}");
+    }
     // It goes into logs.
     assert_eq!(format!("{:?}", Error::fault("a\nb\u{1b}[0m")), "a\\nb\\u{1b}[0m");
 }

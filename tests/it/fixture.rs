@@ -356,6 +356,14 @@ pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     pin!(unconstrained(future)).poll(&mut Context::from_waker(Waker::noop()))
 }
 
+/// Whether a call failed because of its deadline: on a busy machine, a short one may have passed when the server reads the request.
+pub(crate) fn is_late(error: &witrpc::Error) -> bool {
+    matches!(
+        error,
+        witrpc::Error::TimedOut { .. } | witrpc::Error::Overloaded { left: Duration::ZERO, .. }
+    )
+}
+
 /// Waits until `condition` holds.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + GUARD / 2;

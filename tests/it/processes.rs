@@ -39,6 +39,7 @@ macro_rules! scenarios {
                 "is_stopped" => |stage| Box::pin(crate::load::is_stopped(stage)),
                 "soak_server" => |stage| Box::pin(crate::soak::serve(stage)),
                 "soak_worker" => |stage| Box::pin(crate::soak::work(stage)),
+                "grinds" => |stage| Box::pin(crate::overload::serve(stage)),
                 "is_stopped_and_goes_on" => |stage| Box::pin(is_stopped(stage)),
                 #[cfg(target_os = "linux")]
                 "is_idle" => |stage| Box::pin(crate::idle::is_idle(stage)),

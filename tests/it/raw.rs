@@ -70,6 +70,7 @@ pub(crate) const WHOLE: u8 = FIRST | LAST;
 const ADD: u16 = 0;
 const WAIT: u16 = 9;
 const OPEN: u16 = 10;
+const BLOCK: u16 = 13;
 
 /// A frame whose length is right.
 pub(crate) fn frame(kind: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
@@ -189,16 +190,28 @@ const NONCE: [u8; 32] = [0xA5; 32];
 const VERSION: u32 = 2;
 
 fn hello_body(version: u32, serializer: &str) -> Vec<u8> {
+    hello_body_with(version, serializer, &[])
+}
+
+fn hello_body_with(version: u32, serializer: &str, features: &[&str]) -> Vec<u8> {
     let mut body = version.to_le_bytes().to_vec();
     body.extend_from_slice(&1_u64.to_le_bytes());
     body.extend_from_slice(&NONCE);
     for term in [serializer, "none", "none"] {
         text(&mut body, term.as_bytes());
     }
-    body.extend_from_slice(&0_u32.to_le_bytes()); // No features.
+    put_features(&mut body, features);
     text(&mut body, b""); // No key.
     body
 }
+
+fn put_features(body: &mut Vec<u8>, features: &[&str]) {
+    body.extend_from_slice(&(features.len() as u32).to_le_bytes());
+    features.iter().for_each(|feature| text(body, feature.as_bytes()));
+}
+
+/// Responses may have the status 9.
+const OVERLOADED: &str = "overloaded";
 
 fn hello() -> Vec<u8> {
     message(HELLO, 0, &hello_body(VERSION, "json"))
@@ -264,12 +277,19 @@ impl Raw {
 
     /// The same over a transport of its own.
     pub(crate) async fn open_client_over(transport: &dyn ClientTransport) -> Self {
-        let mut raw = Self::client_over(transport).await;
-        raw.send(&hello()).await;
+        let raw = Self::client_over(transport).await;
+        raw.opened(&[]).await
+    }
+
+    /// Does the client's side of a handshake.
+    async fn opened(mut self, features: &[&str]) -> Self {
+        let raw = &mut self;
+        let body = hello_body_with(VERSION, "json", features);
+        raw.send(&message(HELLO, 0, &body)).await;
         assert_eq!(raw.recv().await.unwrap().kind, ACCEPT);
         raw.send(&message(CONFIRM, 0, &confirm_body())).await;
         assert_eq!(raw.recv().await.unwrap().kind, WELCOME);
-        raw
+        self
     }
 
     /// The server's end of the next client.
@@ -287,10 +307,14 @@ impl Raw {
 
     /// The server's side of a handshake, up to the welcome. Returns the confirm.
     async fn accepts(&mut self) -> Frame {
+        self.accepts_with(&[]).await
+    }
+
+    async fn accepts_with(&mut self, features: &[&str]) -> Frame {
         assert_eq!(self.recv().await.unwrap().kind, HELLO);
         let mut accept = 1_u64.to_le_bytes().to_vec();
         accept.extend_from_slice(&NONCE);
-        accept.extend_from_slice(&0_u32.to_le_bytes()); // No features.
+        put_features(&mut accept, features);
         text(&mut accept, b"");
         self.send(&message(ACCEPT, 0, &accept)).await;
         let confirm = self.recv().await.unwrap();

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use witrpc::Load;
 
 use crate::contract::CalcClient;
-use crate::fixture::{Fixture, Flavor, GUARD, block_on, eventually, poll_once, runtime};
+use crate::fixture::{Fixture, Flavor, GUARD, block_on, eventually, is_late, poll_once, runtime};
 
 macro_rules! across {
     ($($test:ident),* $(,)?) => {
@@ -150,7 +150,7 @@ async fn a_dropped_leader_stalls_nobody(elsewhere: Elsewhere) {
 async fn deadlines_pass(elsewhere: Elsewhere) {
     let hurried = elsewhere.calc().with_timeout(Duration::from_millis(20));
     let error = hurried.wait().await.unwrap_err();
-    assert!(matches!(error, witrpc::Error::TimedOut { .. }), "{error}");
+    assert!(is_late(&error), "{error}");
     assert_eq!(elsewhere.calc().add(1, 1).await.unwrap(), 2);
     elsewhere.finish().await;
 }

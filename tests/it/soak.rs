@@ -117,7 +117,7 @@ impl Vitals {
     }
 }
 
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+pub(crate) fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).map_or(default, |text| {
         text.parse().unwrap_or_else(|_| panic!("{name} = {text:?}: give a number"))
     })

@@ -191,6 +191,20 @@ pub enum Error {
         /// The time limit.
         after: Duration,
     },
+    /// The callee refused the call, as it could not have answered before the call's deadline. The call was not executed.
+    #[error(
+        "the callee of {method} is overloaded: {}; call again later, or allow more time{}",
+        Late { left: *.left, wait: *.wait },
+        executed(false)
+    )]
+    Overloaded {
+        /// `Service.method`.
+        method: String,
+        /// What was left of the call's time when it was refused. Zero if its deadline had passed.
+        left: Duration,
+        /// How long the callee expected the call to wait, or how long the call had waited. Zero if that is not known.
+        wait: Duration,
+    },
     /// A limit left no room for a call that must not wait, or for its answer.
     ///
     /// A call that is made by the handler of a call must not wait for calls that may wait for it. Calls that are nested twice or more
@@ -336,6 +350,7 @@ impl Error {
             Self::Panicked { .. } => "Panicked",
             Self::Cancelled => "Cancelled",
             Self::TimedOut { .. } => "TimedOut",
+            Self::Overloaded { .. } => "Overloaded",
             Self::Limit { .. } => "Limit",
             Self::Busy { .. } => "Busy",
             Self::NotRunning { .. } => "NotRunning",
@@ -363,6 +378,7 @@ impl Error {
             | Self::NoSuchEvent { .. }
             | Self::RemoteEvent { .. }
             | Self::SignatureMismatch { .. }
+            | Self::Overloaded { .. }
             | Self::Busy { .. }
             | Self::NotRunning { .. }
             | Self::NotResponding { .. } => true,
@@ -422,6 +438,23 @@ impl fmt::Display for Holder {
         match self.0 {
             Some(process_id) => write!(f, "process {process_id}"),
             None => f.write_str("another process"),
+        }
+    }
+}
+
+/// Shows why a call was refused.
+struct Late {
+    left: Duration,
+    wait: Duration,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (left, wait) = (Rounded(self.left), Rounded(self.wait));
+        match (self.left.is_zero(), self.wait.is_zero()) {
+            (true, _) => f.write_str("the deadline passed before the call could begin"),
+            (false, true) => write!(f, "the call had only {left} left"),
+            (false, false) => write!(f, "calls wait about {wait}, and this one had {left} left"),
         }
     }
 }

@@ -116,6 +116,7 @@ impl Connection {
         keep_subscriptions: bool,
     ) -> Arc<Self> {
         let calls = u32_len(opened.peer_limits.max_in_flight);
+        let calls_taken = calls_taken.with_features(&opened.features);
         let clock = (rest.clock, opened.clock_offset);
         let callee_codec = codec.clone();
         let (link, catalog, identity) = Link::new(opened, &rest, limits, codec);
@@ -123,6 +124,9 @@ impl Connection {
             let callee = ConnectedPeer::new(Weak::clone(this), callee_codec, limits.max_buffered);
             let callee = Arc::new(PeerCallee(Arc::new(callee)));
             let peer = Peer::new(link.id, rest.peer_process_id, callee);
+            if !calls_taken.is_empty() {
+                calls_taken.admission.drivers.add(Weak::clone(this) as _);
+            }
             Self {
                 link,
                 calls: CallsMade::new(calls, catalog),
@@ -390,6 +394,10 @@ impl Driven for Connection {
             || self.calls.in_flight() > 1
             || self.events.subscription_count() > 0
             || self.streams.are_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.serving.admission.is_busy()
     }
 
     fn has_put_aside(&self) -> bool {

@@ -316,7 +316,8 @@ impl CallContext {
 
     /// Whether nobody waits for the response any more: the call was cancelled, timed out, or its connection has ended.
     ///
-    /// An async handler is dropped at its next await when that happens; code that blocks asks here.
+    /// A handler is dropped at its next await when that happens. Code that blocks asks here, on whatever thread. A blocking handler that
+    /// is cancelled no longer counts as a call in flight, but keeps its thread until it returns.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         // Relaxed: a hint, and it carries no other data.
@@ -324,7 +325,12 @@ impl CallContext {
             || self.0.deadline.is_some_and(|d| d <= Instant::now())
     }
 
-    /// Completes when the call is cancelled or its connection is gone; for tasks that a handler has spawned.
+    /// Whether the call was cancelled. False if only its deadline has passed.
+    pub(crate) fn was_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Completes when the call is cancelled or its connection is gone; for tasks and threads that a handler has started.
     pub async fn cancelled(&self) {
         consume_budget().await;
         let notified = self.0.notify.notified();

@@ -54,6 +54,10 @@ ranks! {
         Value,
         /// A server's table of connections.
         Connections,
+        /// What an endpoint's connections share on each runtime.
+        Admissions,
+        /// The connections of an endpoint whose drivers are woken while its handlers compute.
+        Drivers,
         /// A client's subscriptions, which outlive its connections.
         ClientSubscriptions,
         /// A client's current connection.

@@ -9,9 +9,9 @@ use witrpc::{Load, WitClient, WitServer, WitServerBuilder};
 
 use super::offences::{Offence, offences};
 use super::{
-    ABORT_REQUEST, ACCEPT, ADD, CANCEL, CONFIRM, CREDIT, FIRST, GOODBYE, HELLO, Head, LAST, MIDDLE,
-    OPEN, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, VERSION, WAIT, WELCOME, WHOLE, begun, call,
-    call_with_streams, confirm_body, frame, hello, hello_body, limits, message,
+    ABORT_REQUEST, ACCEPT, ADD, BLOCK, CANCEL, CONFIRM, CREDIT, FIRST, GOODBYE, HELLO, Head, LAST,
+    MIDDLE, OPEN, OVERLOADED, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, VERSION, WAIT, WELCOME,
+    WHOLE, begun, call, call_with_streams, confirm_body, frame, hello, hello_body, limits, message,
 };
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, eventually};
@@ -19,6 +19,7 @@ use crate::fixture::{Fixture, eventually};
 raw![
     a_client_can_be_played_by_hand,
     what_is_merely_wrong_is_answered,
+    a_call_that_comes_too_late_is_refused_as_the_client_knows_it,
     a_broken_rule_ends_its_own_connection_only,
     a_broken_limit_ends_its_own_connection_only,
     a_broken_handshake_ends_its_own_connection_only,
@@ -127,6 +128,47 @@ async fn what_is_merely_wrong_is_answered(fixture: Arc<Fixture>) {
     }
     drop(raw);
     bystander.is_unharmed("wrong requests").await;
+}
+
+/// An older client would take the status of a refusal for a broken rule.
+async fn a_call_that_comes_too_late_is_refused_as_the_client_knows_it(fixture: Arc<Fixture>) {
+    let bystander = Bystander::new(&fixture, |builder| builder).await;
+    let expired = Head { stamp: 1, ..Head::of(b"[1,2]") };
+    for (features, status, body) in
+        [(&[][..], 4, &[][..]), (&["unheard of", OVERLOADED], 9, &[0; 16])]
+    {
+        let mut raw = Raw::client(&fixture).await.opened(features).await;
+        raw.send(&frame(REQUEST, WHOLE, 7, &expired.with(b"[1,2]"))).await;
+        let answer = raw.recv().await.unwrap();
+        assert_eq!((answer.kind, answer.id, answer.message()), (RESPONSE, 7, (status, body)));
+        raw.send(&call(7, ADD, "[2,3]")).await;
+        assert_eq!(raw.recv().await.unwrap().message(), (0, &b"5"[..]));
+    }
+    bystander.is_unharmed("late calls").await;
+}
+
+/// This client does not withdraw its call at its deadline, as others do. The runtime has one thread for blocking work.
+#[test]
+fn a_handler_does_not_begin_after_its_deadline() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build().unwrap();
+    let fixture = Fixture::memory();
+    runtime.block_on(async {
+        let bystander = Bystander::new(&fixture, |builder| builder).await;
+        let mut raw = Raw::client(&fixture).await.opened(&[OVERLOADED]).await;
+        raw.send(&call(1, BLOCK, "[300]")).await;
+        let until = (raw.channel.clock)() + 100_000_000;
+        let head = Head { member: BLOCK, stamp: until, ..Head::of(b"[0]") };
+        raw.send(&frame(REQUEST, WHOLE, 2, &head.with(b"[0]"))).await;
+        let answer = raw.recv().await.unwrap();
+        assert_eq!((answer.id, answer.message().0), (1, 0));
+        let answer = raw.recv().await.unwrap();
+        let (status, body) = answer.message();
+        assert_eq!((answer.id, status), (2, 9));
+        assert_eq!(body[..8], [0; 8], "something was left of its time");
+        drop(raw);
+        bystander.is_unharmed("a call that waited too long").await;
+    });
 }
 
 async fn a_broken_rule_ends_its_own_connection_only(fixture: Arc<Fixture>) {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use witrpc::transport::Listener;
-use witrpc::{CloseReason, Error, Load, WitClient};
+use witrpc::{CloseReason, Error, Load, RetryPolicy, WitClient};
 
 use super::offences::{Offence, offences};
 use super::{
-    ABORT_RESPONSE, ACCEPT, ADD, CONFIRM, FIRST, GOODBYE, Head, LAST, PING, PONG, REFUSE, REQUEST,
-    RESPONSE, Raw, WELCOME, WHOLE, call, confirm_body, frame, hello, limits, message,
+    ABORT_RESPONSE, ACCEPT, ADD, CONFIRM, FIRST, GOODBYE, Head, LAST, OVERLOADED, PING, PONG,
+    REFUSE, REQUEST, RESPONSE, Raw, WELCOME, WHOLE, call, confirm_body, frame, hello, limits,
+    message,
 };
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, GUARD, TOKEN, eventually, poll_once};
@@ -26,6 +27,7 @@ raw![
     a_server_that_breaks_off_or_says_nothing_is_given_up,
     a_server_may_say_goodbye_at_any_time,
     a_wrong_answer_is_its_calls_error,
+    a_refused_call_is_retried_if_the_policy_says_so,
     an_answer_to_what_has_not_been_sent_ends_the_connection,
     a_ping_is_answered_by_a_pong_only,
     a_late_frame_reaches_nobody,
@@ -334,6 +336,43 @@ async fn a_ping_is_answered_by_a_pong_only(fixture: Arc<Fixture>) {
 
 /// A server that reads nothing, and knows which ids its client gives to calls: it could have one made after the other, each of
 /// which stays in the client's queue.
+async fn a_refused_call_is_retried_if_the_policy_says_so(fixture: Arc<Fixture>) {
+    let welcome = real_welcome().await;
+    let mut listener = fixture.server_transport().listen().await.unwrap();
+    let refusal = [5_000_000_u64.to_le_bytes(), 7_000_000_u64.to_le_bytes()].concat();
+    let policy = RetryPolicy::default().with_fixed_delay(Duration::from_millis(1));
+    let overloaded = |error: &Error| matches!(error, Error::Overloaded { .. });
+    for (policy, retried) in
+        [(policy.clone(), false), (policy.with_attempts(2).with_errors(overloaded), true)]
+    {
+        let client = fixture.client_builder().with_retry_policy(|_| policy).build().unwrap();
+        let play = async {
+            let mut raw = Raw::server(&mut listener).await;
+            raw.accepts_with(&[OVERLOADED]).await;
+            raw.send(&message(WELCOME, 0, &welcome)).await;
+            raw
+        };
+        let (connected, raw) = tokio::join!(client.connect(GUARD), play);
+        connected.unwrap();
+        let mut played = Played { calc: client.get_service(), client, raw };
+        let (call, id) = played.called().await;
+        played.raw.send(&response(id, 9, &refusal)).await;
+        if retried {
+            let next = played.raw.recv().await.unwrap();
+            assert_eq!(next.kind, REQUEST);
+            played.raw.send(&response(next.id, 0, b"42")).await;
+            assert_eq!(call.await.unwrap().unwrap(), 42);
+        } else {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(error.is_surely_not_executed(), "{error:?}");
+            let Error::Overloaded { method, left, wait } = &error else { panic!("{error:?}") };
+            let millis = [left, wait].map(Duration::as_millis);
+            assert_eq!((method.as_str(), millis), ("Calc.add", [5, 7]));
+        }
+        assert_eq!(played.client.load(), Load::default());
+    }
+}
+
 async fn an_answer_to_what_has_not_been_sent_ends_the_connection(fixture: Arc<Fixture>) {
     let welcome = real_welcome().await;
     let mut listener = fixture.server_transport().listen().await.unwrap();

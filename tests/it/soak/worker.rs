@@ -13,7 +13,7 @@ use witrpc::{ClientState, CloseReason, Error, Load};
 
 use super::service::{SoakClient, filler, pattern};
 use super::{CLIENTS, Command, Counts, Plan, Vitals};
-use crate::fixture::{GUARD, eventually};
+use crate::fixture::{GUARD, eventually, is_late};
 use crate::peer::{Stage, sum};
 use crate::system::descriptors;
 
@@ -283,7 +283,7 @@ impl Caller {
     async fn deadline(&mut self) -> Result<(), Trouble> {
         let soak = self.soak.with_timeout(Duration::from_millis(self.rng.u64(1..30)));
         match soak.rest().await {
-            Err(Error::TimedOut { .. }) => {
+            Err(error) if is_late(&error) => {
                 self.shared.count(|counts| counts.deadlines += 1);
                 Ok(())
             }

@@ -219,9 +219,12 @@ impl Welcome {
     }
 }
 
-/// The features of this build in addition to those of every build of its version. None so far; later ones are negotiated by their names,
-/// and change no version. [wire.features]
-pub const FEATURES: &[&str] = &[];
+/// The features of this build in addition to those of every build of its version. They are negotiated by their names, and change no
+/// version. [wire.features]
+pub const FEATURES: &[&str] = &[OVERLOADED];
+
+/// A response may say that its call was refused by a callee that is overloaded. [wire.response.overloaded]
+pub const OVERLOADED: &str = "overloaded";
 
 /// Those of `theirs` that are among `ours`: unknown ones are passed over.
 #[must_use]

@@ -28,10 +28,13 @@ pub enum Status {
     BadResult,
     /// The result is larger than the caller takes; its size and the limit follow.
     TooLarge,
+    /// The call was refused, as it would have been late; the time that was left and the wait follow. Only where the feature
+    /// [`OVERLOADED`](crate::wire::handshake::OVERLOADED) is in force.
+    Overloaded,
 }
 
 impl Status {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ok,
         Self::Fault,
         Self::Panicked,
@@ -41,6 +44,7 @@ impl Status {
         Self::BadArguments,
         Self::BadResult,
         Self::TooLarge,
+        Self::Overloaded,
     ];
 
     #[inline]
@@ -96,12 +100,22 @@ pub fn status_error(
             reason: text(body),
         },
         Status::TooLarge => {
-            let mut fields = Fields::new(body);
-            let size = fields.u64("size").unwrap_or_default();
-            let limit = fields.u64("limit").unwrap_or_default();
+            let (size, limit) = two_numbers(body);
             Error::TooLarge { what: format!("the result of {}", method()), size, limit }
         }
+        Status::Overloaded => {
+            let (left, wait) = two_numbers(body);
+            let (left, wait) = (Duration::from_nanos(left), Duration::from_nanos(wait));
+            Error::Overloaded { method: method(), left, wait }
+        }
     })
+}
+
+/// A body of two numbers. What is missing is 0.
+fn two_numbers(body: &[u8]) -> (u64, u64) {
+    let mut fields = Fields::new(body);
+    let first = fields.u64("the first number").unwrap_or_default();
+    (first, fields.u64("the second number").unwrap_or_default())
 }
 
 /// What a stream's end with `status` stands for: nothing, or an error. `None` if it stands for nothing that is known.
@@ -109,10 +123,6 @@ pub fn status_error(
 pub fn stream_error(status: Status, body: &[u8], serializer: &str) -> Option<Option<Error>> {
     const STREAM: &str = "a stream";
     const ITEM: &str = "an item of a stream";
-    let size = |body| {
-        let mut fields = Fields::new(body);
-        (fields.u64("size").unwrap_or_default(), fields.u64("limit").unwrap_or_default())
-    };
     Some(match status {
         Status::Ok => None,
         Status::Fault => Some(Error::Fault { message: verbatim(body).into_owned() }),
@@ -126,22 +136,43 @@ pub fn stream_error(status: Status, body: &[u8], serializer: &str) -> Option<Opt
             reason: text(body),
         }),
         Status::TooLarge => {
-            let (size, limit) = size(body);
+            let (size, limit) = two_numbers(body);
             Some(Error::TooLarge { what: ITEM.to_owned(), size, limit })
         }
-        Status::TimedOut | Status::NoSuchMethod | Status::BadArguments => return None,
+        Status::TimedOut | Status::NoSuchMethod | Status::BadArguments | Status::Overloaded => {
+            return None;
+        }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Status;
+    use std::time::Duration;
+
+    use super::{Status, status_error, stream_error};
+    use crate::error::Error;
 
     #[test]
     fn every_status_comes_back() {
         for status in Status::ALL {
             assert_eq!(Status::from_code(status.code()), Some(status));
         }
-        assert_eq!(Status::from_code(9), None);
+        assert_eq!(Status::from_code(10), None);
+    }
+
+    /// The frozen vector of docs/wire.md.
+    #[test]
+    fn a_refusal_is_frozen() {
+        let body = [0x40, 0x42, 0x0F, 0, 0, 0, 0, 0, 0x80, 0x84, 0x1E, 0, 0, 0, 0, 0];
+        let error = |body| status_error(Status::Overloaded, body, "json", || "Calc.add".to_owned());
+        let told = error(&body).unwrap();
+        let Error::Overloaded { method, left, wait } = &told else { panic!("{told}") };
+        let millis = Duration::from_millis;
+        assert_eq!((method.as_str(), *left, *wait), ("Calc.add", millis(1), millis(2)));
+        assert!(told.is_surely_not_executed(), "{told}");
+        // One that says nothing is a refusal all the same.
+        let bare = error(&[]).unwrap();
+        assert!(matches!(bare, Error::Overloaded { left, wait, .. } if (left + wait).is_zero()));
+        assert!(stream_error(Status::Overloaded, &body, "json").is_none(), "no stream ends so");
     }
 }

@@ -139,7 +139,7 @@ impl WitClientBuilder {
     }
 
     /// Sets a deadline for every call: `timeout` after its first poll, the call fails with [`Error::TimedOut`] and is cancelled at the
-    /// server. `with_timeout` of a service handle or of a [`Call`](crate::Call) overrides it. Default: no deadline.
+    /// server. A server that cannot answer by then may refuse it earlier, with [`Error::Overloaded`]. `with_timeout` of a service handle or of a [`Call`](crate::Call) overrides it. Default: no deadline.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

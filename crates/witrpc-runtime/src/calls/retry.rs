@@ -103,7 +103,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Chooses the errors that cause a retry. Default: [`Error::NotConnected`] and [`Error::Closed`].
+    /// Chooses the errors that cause a retry. Default: [`Error::NotConnected`] and [`Error::Closed`]. Not [`Error::Overloaded`], as more calls
+    /// help no server that has too many.
     pub fn with_errors(mut self, errors: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
         self.errors = Arc::new(errors);
         self
@@ -199,6 +200,10 @@ mod tests {
         assert!(
             all.applies(&Error::Panicked { method: String::new(), message: String::new() }, true)
         );
+        let (left, wait) = (Duration::ZERO, Duration::ZERO);
+        let overloaded = Error::Overloaded { method: String::new(), left, wait };
+        assert!(!policy.applies(&overloaded, true), "only if it is chosen");
+        assert!(all.applies(&overloaded, false));
         let none = RetryPolicy::default().with_errors(|_| false);
         assert!(!none.applies(&closed(false), true));
     }

@@ -41,7 +41,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         // Calls made.
         Incoming::Response { id, head, mut content, charge } => {
             connection.adopt_streams(&mut content, false)?;
-            let answer = Answer { status: status(&head)?, content, _charge: charge };
+            let answer = Answer { status: status(connection, &head)?, content, _charge: charge };
             return connection.handle_response(id, answer, wanted, drained);
         }
         Incoming::Aborted { id, request: false } => {
@@ -96,7 +96,10 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     Ok(Handled::Nothing)
 }
 
-fn status(head: &Head) -> Result<Status, Error> {
+/// [wire.response.status]
+fn status<C: ServeHost>(connection: &C, head: &Head) -> Result<Status, Error> {
+    let is_known =
+        |status: &Status| *status != Status::Overloaded || connection.serving().knows_overloaded;
     let unknown = || Error::Protocol("an unknown response status".to_owned());
-    Status::from_code(head.selector).ok_or_else(unknown)
+    Status::from_code(head.selector).filter(is_known).ok_or_else(unknown)
 }

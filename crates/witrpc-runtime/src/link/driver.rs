@@ -107,7 +107,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
         }
         if more || turn_of_lines || matches!(turn, Turn::More | Turn::Long | Turn::Woke) {
             polling = None;
-            busy.let_others_run().await;
+            busy.let_others_run(&**connection).await;
             if (more || turn == Turn::Long) && connection.has_woken_caller() {
                 // Another thread of the runtime runs that caller, and may wait for our CPU.
                 std::thread::yield_now();
@@ -117,7 +117,7 @@ async fn run<D: Driven>(connection: &Arc<D>, waiter: &mut dyn Waiter) -> Result<
         if turn == Turn::Empty {
             let polled = poll_more(&**connection, &mut polling)?;
             if polled == Polled::Again || polled == Polled::Ready && busy.is_over() {
-                busy.let_others_run().await;
+                busy.let_others_run(&**connection).await;
             }
             if polled != Polled::GaveUp {
                 continue;
@@ -187,18 +187,25 @@ impl Busy {
 
     /// A caller has pushed what the driver is to publish: gives others the time to push more.
     async fn await_unpublished<D: Driven>(&mut self, connection: &D) {
-        self.let_others_run().await;
+        self.let_others_run(connection).await;
         connection.link().receiving.take_unpublished();
     }
 
     /// Somebody was woken for a place: gives him the time to take it, and then wakes the next.
     async fn end_turn_of_lines<D: Driven>(&mut self, connection: &D) {
-        self.let_others_run().await;
+        self.let_others_run(connection).await;
         connection.end_turn_of_lines();
     }
 
-    async fn let_others_run(&mut self) {
+    async fn let_others_run<D: Driven>(&mut self, connection: &D) {
         *self = Self::default();
+        if connection.is_busy() {
+            poll_fn(|cx| {
+                connection.link().receiving.register_yielding(cx.waker());
+                Poll::Ready(())
+            })
+            .await;
+        }
         tokio::task::yield_now().await;
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Opened {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) peer_limits: Limits,
     pub(crate) peer_catalog: Catalog,
+    /// The features in force. [wire.features]
+    pub(crate) features: Vec<String>,
     /// The offset from our clock to the peer's; `None` if the two share no clock.
     pub(crate) clock_offset: Option<u64>,
     /// The peer's identity, if a validator returned one.
@@ -127,7 +129,7 @@ pub(crate) async fn connect(
     fail_point::at("welcome.taken");
     let welcome = Welcome::decode(received.body())?;
     setup.authorization.verify(&transcript, &welcome.proof)?;
-    Ok(driver.open(welcome.limits, welcome.catalog, offset, None))
+    Ok(driver.open(welcome.limits, welcome.catalog, accept.features, offset, None))
 }
 
 /// The server's side of the handshake, within `patience`. `on_hello` is called once the client's first frame has arrived.
@@ -149,9 +151,10 @@ pub(crate) async fn accept(
         Err(Error::Closed { reason: CloseReason::Failed(late), maybe_executed: false })
     });
     match answered {
-        Ok((Confirm { limits, clock_offset, catalog, .. }, shares_clock, identity)) => {
+        Ok(Answered { confirm, shares_clock, features, identity }) => {
+            let Confirm { limits, clock_offset, catalog, .. } = confirm;
             let clock_offset = shares_clock.then_some(clock_offset);
-            Ok(driver.open(limits, catalog, clock_offset, identity))
+            Ok(driver.open(limits, catalog, features, clock_offset, identity))
         }
         Err(error) => {
             driver.leave(&error);
@@ -160,14 +163,22 @@ pub(crate) async fn accept(
     }
 }
 
-/// Answers a client's messages. Returns its last one, whether the two share a clock, and the client's identity.
+/// What a client's messages have yielded.
+struct Answered {
+    confirm: Confirm,
+    shares_clock: bool,
+    features: Vec<String>,
+    identity: Option<Identity>,
+}
+
+/// Answers a client's messages.
 async fn answer(
     driver: &mut HandshakeDriver<'_>,
     clock: fn() -> u64,
     setup: &Setup<dyn ServerAuthorization>,
     catalog: &Catalog,
     on_hello: impl FnOnce(),
-) -> Result<(Confirm, bool, Option<Identity>), Error> {
+) -> Result<Answered, Error> {
     let received = driver.receive(Kind::Hello).await?;
     fail_point::at("hello.taken");
     on_hello();
@@ -194,7 +205,8 @@ async fn answer(
     let shares_clock = hello.clock != 0;
     let clock = if shares_clock { clock() } else { 0 };
     let features = common_features(FEATURES, &hello.features);
-    Accept { clock, nonce: random()?, features, key }.encode(&mut body);
+    let accept = Accept { clock, nonce: random()?, features, key };
+    accept.encode(&mut body);
     driver.send(Kind::Accept, 0, &body).await?;
     fail_point::at("accept.sent");
     transcript.extend_from_slice(&body);
@@ -213,7 +225,8 @@ async fn answer(
         .encode(&mut body);
     driver.send(Kind::Welcome, 0, &body).await?;
     fail_point::at("welcome.sent");
-    Ok((confirm, clock != 0, granted.identity))
+    let (features, identity) = (accept.features, granted.identity);
+    Ok(Answered { confirm, shares_clock: clock != 0, features, identity })
 }
 
 fn random() -> Result<[u8; NONCE_LEN], Error> {
@@ -406,6 +419,7 @@ impl<'a> HandshakeDriver<'a> {
         mut self,
         peer_limits: Limits,
         peer_catalog: Catalog,
+        features: Vec<String>,
         clock_offset: Option<u64>,
         identity: Option<Identity>,
     ) -> Opened {
@@ -417,6 +431,7 @@ impl<'a> HandshakeDriver<'a> {
             ledger: self.ledger,
             peer_limits,
             peer_catalog,
+            features,
             clock_offset,
             identity,
         }

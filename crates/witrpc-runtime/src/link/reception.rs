@@ -200,6 +200,18 @@ impl<H: Half> Reception<H> {
         self.ledger.driver().wake();
     }
 
+    /// Wakes the driver if a frame is there, even if it has only yielded.
+    pub(crate) fn hurry_driver(&self) {
+        if self.has_unread() {
+            self.wake_driver();
+        }
+    }
+
+    /// Registers the waker of a driver that yields, so that it can be woken before its turn comes.
+    pub(crate) fn register_yielding(&self, waker: &Waker) {
+        self.ledger.driver().register(waker);
+    }
+
     /// Leaves it to the driver to publish what was just pushed, together with what other tasks push until then.
     pub(crate) fn leave_unpublished(&self) {
         // AcqRel: pairs with the driver's swap. A task that finds it set has pushed before, and the driver publishes afterwards.

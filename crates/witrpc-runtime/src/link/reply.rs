@@ -1,6 +1,7 @@
 //! How a request is answered, and how a stream ends.
 
 use std::fmt;
+use std::time::Duration;
 
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
@@ -24,6 +25,15 @@ impl Reply {
     /// A status with a text that explains it.
     pub(crate) fn text(status: Status, text: &str) -> Self {
         Self { status, content: Content::plain(buffers::take(), text.as_bytes()) }
+    }
+
+    /// Refuses a call that would have been late.
+    pub(crate) fn overloaded(left: Duration, wait: Duration) -> Self {
+        let mut body = Vec::new();
+        for duration in [left, wait] {
+            body.put_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        }
+        Self { status: Status::Overloaded, content: Content::plain(Vec::new(), &body) }
     }
 
     /// Refuses a result of `size` bytes, where the caller accepts at most `limit`.

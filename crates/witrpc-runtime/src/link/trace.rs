@@ -408,6 +408,7 @@ const fn outcome(status: Status) -> &'static str {
         Status::BadArguments => "the arguments could not be read",
         Status::BadResult => "the result could not be written",
         Status::TooLarge => "the result is too large",
+        Status::Overloaded => "refused, as it would have been late",
     }
 }
 

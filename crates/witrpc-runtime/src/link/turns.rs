@@ -39,6 +39,9 @@ pub(crate) trait Driven: Host {
     /// Whether there is more to poll for than the answer to one call, whose caller polls itself.
     fn awaits_more_than_an_answer(&self) -> bool;
 
+    /// Whether the runtime is so busy that a task which yields may wait for long.
+    fn is_busy(&self) -> bool;
+
     /// Whether a feature has put something aside for lack of room.
     fn has_put_aside(&self) -> bool;
 

@@ -9,11 +9,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tracing::Span;
+use tokio::time::Instant;
 use witrpc_core::Error;
-use witrpc_core::session::ledger::Charge;
 use witrpc_core::session::outbound::{Outgoing, Withdrawn};
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::{Guarded, catch};
@@ -28,8 +27,13 @@ use crate::link::host::Request;
 use crate::link::reply::Reply;
 use crate::link::sending::Sends;
 use crate::locks::assert_none_is_held;
+use crate::serving::admission::{Pool, Refusal, Ticket};
+use crate::serving::handling::{Handling, Ran, panicked};
 use crate::serving::host::ServeHost;
+use crate::serving::processors::Working;
+use crate::serving::runs::Runs;
 use crate::serving::service::{Dispatch, Request as ServiceRequest};
+use crate::serving::services::{FirstPolls, Statistics};
 use crate::serving::table::{CancelOutcome, Continuation};
 use crate::streams::producer::start_streams;
 use crate::streams::writing::WritesStreams;
@@ -42,6 +46,14 @@ const SLOW: Duration = Duration::from_micros(50);
 pub(crate) enum Next {
     Task { has_begun: bool },
     Thread,
+}
+
+/// A call whose handler was handed to the runtime.
+pub(crate) struct HandedOver {
+    id: u64,
+    /// Of service and method.
+    names: (&'static str, &'static str),
+    context: CallContext,
 }
 
 /// Operations on calls that the peer makes.
@@ -104,15 +116,23 @@ pub(crate) trait Serves: ServeHost {
         spare: &mut Option<CallContext>,
     ) -> bool {
         let Request { id, nesting, head, content, charge } = request;
-        let Some((entry, method, polls)) = self.serving().services.find(&head) else {
+        let Some((entry, method, statistics)) = self.serving().services.find(&head) else {
             self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0, publish);
             return true;
         };
-        let deadline = match self.deadline(head.stamp) {
-            Ok(deadline) => deadline,
-            Err(Expired) => {
-                self.reply_in_place(id, Reply::text(Status::TimedOut, ""), 0, publish);
-                return true;
+        let polls = &statistics.polls;
+        let in_place = !method.blocking && polls.in_place();
+        let deadline = if head.stamp == 0 {
+            None
+        } else {
+            let pool = if method.blocking { Pool::Threads } else { Pool::Tasks };
+            match self.admitted(head.stamp, pool, in_place, statistics) {
+                Ok(deadline) => deadline,
+                Err(refusal) => {
+                    let names = (entry.service.descriptor().name, method.name);
+                    self.reply_in_place(id, self.refused(names, refusal), 0, publish);
+                    return true;
+                }
             }
         };
         let context = spare
@@ -126,12 +146,9 @@ pub(crate) trait Serves: ServeHost {
         let dispatch = catch(|| entry.service.call(usize::from(head.member), request));
         let future = match dispatch {
             Ok(Dispatch::Running(future)) => future,
-            Ok(Dispatch::Ready(reply)) => {
+            ended => {
+                let reply = not_running(ended, service, method.name);
                 self.reply_in_place(id, reply, 0, publish);
-                return true;
-            }
-            Err(message) => {
-                self.reply_in_place(id, panicked(service, method.name, &message), 0, publish);
                 return true;
             }
         };
@@ -141,20 +158,14 @@ pub(crate) trait Serves: ServeHost {
             span,
             service,
             method: method.name,
+            place: (head.selector, head.member),
             _charge: charge,
         };
         if method.blocking {
             return self.hand_over(id, handling, Next::Thread, publish);
         }
-        let in_place = polls.in_place();
         if in_place {
-            let began = polls.is_timed().then(Instant::now);
-            let mut nobody = Context::from_waker(Waker::noop());
-            let polled = first_poll(|| Pin::new(&mut handling).poll(&mut nobody));
-            if let Some(began) = began {
-                polls.note(began.elapsed() > SLOW);
-            }
-            if let Poll::Ready(reply) = polled {
+            if let Poll::Ready(reply) = poll_in_place(&mut handling, polls, deadline.is_some()) {
                 // The future, which may have held a clone of the context, has been dropped.
                 let Handling { context, .. } = handling;
                 let event = context.as_ref().map_or(0, |context| context.flush_events());
@@ -189,54 +200,157 @@ pub(crate) trait Serves: ServeHost {
         self.serving().end_in_place();
     }
 
-    /// A request's deadline on tokio's clock.
-    fn deadline(&self, stamp: u64) -> Result<Option<tokio::time::Instant>, Expired> {
-        if stamp == 0 {
-            return Ok(None);
+    /// A request's deadline on tokio's clock, unless its call is refused.
+    #[inline(never)]
+    fn admitted(
+        &self,
+        stamp: u64,
+        pool: Pool,
+        in_place: bool,
+        statistics: &Statistics,
+    ) -> Result<Option<Instant>, Refusal> {
+        let Some(left) = self.time_left(stamp).map(Duration::from_nanos) else {
+            return Err(Refusal::EXPIRED);
+        };
+        let now = Instant::now();
+        // One that will be ready at its first poll in place does not wait any more.
+        if !in_place || statistics.polls.mostly_pending() {
+            let admission = &self.serving().admission;
+            if let Some(refusal) = admission.refusal(pool, &statistics.runs, left, now) {
+                return Err(refusal);
+            }
         }
-        let left = self.time_left(stamp).ok_or(Expired)?;
         // A deadline beyond the range of the clock counts as none.
-        Ok(tokio::time::Instant::now().checked_add(Duration::from_nanos(left)))
+        Ok(now.checked_add(left))
+    }
+
+    /// The answer to a call that is refused.
+    #[cold]
+    fn refused(&self, (service, method): (&str, &str), refusal: Refusal) -> Reply {
+        let Refusal { left, wait } = refusal;
+        tracing::debug!(service, method, ?left, ?wait, "refused, as the answer would be late");
+        if self.serving().knows_overloaded {
+            Reply::overloaded(left, wait)
+        } else {
+            Reply::text(Status::TimedOut, "")
+        }
     }
 
     /// Spawns a handler on the runtime. It is polled again at once there, so a wake-up that its first poll may have caused is not lost. A
     /// handler that was not polled yet waits for room first.
     fn spawn(self: &Arc<Self>, id: u64, handling: Handling, has_begun: bool) {
         let connection = Arc::clone(self);
+        let ticket = self.join(Pool::Tasks, &handling);
+        let entering = self.serving().admission.enter();
         let task = self.link().runtime.spawn(async move {
-            let context = handling.context();
-            let room = async {
-                if !has_begun {
-                    connection.link().room().await;
+            let (link, admission) = (connection.link(), &connection.serving().admission);
+            let ready = async {
+                let mut place = entering.await;
+                while !has_begun && link.is_backed_up() {
+                    // It leaves the run queue to others.
+                    drop(place);
+                    link.room().await;
+                    place = admission.enter().await;
                 }
             };
-            let reply = handling.within_deadline(room).await;
-            connection.finish(id, reply, &context);
+            let call = HandedOver { id, names: handling.names(), context: handling.context() };
+            let runs = connection.runs(&handling);
+            let ran = handling.run(has_begun, ready, ticket, runs, Some(admission)).await;
+            if let Ran::Answered(_, Some(time)) = &ran {
+                runs.note(*time, Instant::now());
+            }
+            connection.finish(&call, ran);
         });
         self.serving().set_task(id, task.abort_handle());
     }
 
-    /// Runs a handler on the pool for blocking work.
+    /// Runs a handler on the pool for blocking work. It may be held back before that.
     fn spawn_blocking(self: &Arc<Self>, id: u64, handling: Handling) {
         let connection = Arc::clone(self);
-        let runtime = self.link().runtime.clone();
-        let task = self.link().runtime.spawn_blocking(move || {
-            let context = handling.context();
-            // It does not wait for room, as it would block a thread of the pool that all clients share.
-            let reply = runtime.block_on(handling.within_deadline(std::future::ready(())));
-            connection.finish(id, reply, &context);
-        });
+        let ticket = self.join(Pool::Threads, &handling);
+        let (admission, runs) = (&self.serving().admission, self.runs(&handling));
+        let mut working = admission.work(runs);
+        let left = handling.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let held = left.and_then(|left| admission.hold(runs, left));
+        let runtime = &self.link().runtime;
+        let task = if let Some(held) = held {
+            runtime.spawn(async move {
+                held.await;
+                working.run(connection.runs(&handling));
+                let runtime = connection.link().runtime.clone();
+                let run = move || connection.run_blocking(id, handling, ticket, &working);
+                drop(runtime.spawn_blocking(run));
+            })
+        } else {
+            working.run(runs);
+            runtime.spawn_blocking(move || connection.run_blocking(id, handling, ticket, &working))
+        };
         self.serving().set_task(id, task.abort_handle());
+    }
+
+    /// Runs a handler on this thread. If its call is cancelled, it is dropped at its next await.
+    fn run_blocking(
+        self: &Arc<Self>,
+        id: u64,
+        handling: Handling,
+        ticket: Ticket,
+        working: &Working,
+    ) {
+        let call = HandedOver { id, names: handling.names(), context: handling.context() };
+        // While it waited for a thread. It has been answered.
+        if call.context.was_cancelled() {
+            return;
+        }
+        let runs = self.runs(&handling);
+        let measuring = handling.deadline().map(|_| working.measure());
+        // It does not wait for room, as it would block a thread of the pool that all clients share.
+        let running = handling.run(false, std::future::ready(()), ticket, runs, None);
+        let ran = self.link().runtime.block_on(async {
+            tokio::select! {
+                biased;
+                ran = running => Some(ran),
+                () = call.context.cancelled() => None,
+            }
+        });
+        let Some(ran) = ran else { return };
+        if let (Ran::Answered(_, Some(time)), Some(measuring)) = (&ran, measuring) {
+            runs.note(*time, Instant::now());
+            working.note(&measuring, runs, *time);
+        }
+        self.finish(&call, ran);
+    }
+
+    /// A place in line for a handler that is handed over. Only one with a deadline reads the clock.
+    fn join(&self, pool: Pool, handling: &Handling) -> Ticket {
+        let now = handling.deadline().map(|_| Instant::now());
+        self.serving().admission.join(pool, now)
+    }
+
+    /// How long the calls of a handler's method took.
+    fn runs(&self, handling: &Handling) -> &Runs {
+        let runs = self.serving().services.runs(handling.place);
+        let Some(runs) = runs else { unreachable!("the method was found there") };
+        runs
     }
 
     /// Answers a handler that was handed over, if its answer is still wanted.
-    fn finish(self: &Arc<Self>, id: u64, reply: Reply, context: &CallContext) {
-        if self.serving().finish(id) {
-            let event = context.flush_events();
-            self.reply(id, reply, event, true);
+    fn finish(self: &Arc<Self>, call: &HandedOver, ran: Ran) {
+        if self.serving().finish(call.id) {
+            let reply = match ran {
+                Ran::Answered(reply, _) => reply,
+                Ran::TimedOut => Reply::text(Status::TimedOut, ""),
+                Ran::Refused(refusal) => self.refused(call.names, refusal),
+            };
+            let event = call.context.flush_events();
+            self.reply(call.id, reply, event, true);
         }
         if self.serving().has_deferred() {
             self.link().wake_driver();
+        }
+        let admission = &self.serving().admission;
+        if admission.is_busy() {
+            self.link().receiving.hurry_driver();
+            admission.drivers.hurry();
         }
     }
 
@@ -329,70 +443,27 @@ pub(crate) trait Serves: ServeHost {
 
 impl<H: ServeHost> Serves for H {}
 
-/// The deadline had passed before the handler was polled.
-#[derive(Debug)]
-pub(crate) struct Expired;
-
-/// A handler's future, with the context and span that are set around every poll. Never panics.
-pub(crate) struct Handling {
-    future: Guarded<dyn Future<Output = Reply> + Send>,
-    /// `None` during a poll, when it is the current context.
-    context: Option<CallContext>,
-    span: Span,
-    service: &'static str,
-    method: &'static str,
-    /// The request's bytes stay on the peer's account until the handler has ended.
-    _charge: Charge,
+/// Polls a handler for the first time, on the driver.
+#[inline]
+fn poll_in_place(handling: &mut Handling, polls: &FirstPolls, has_deadline: bool) -> Poll<Reply> {
+    let began = polls.is_timed().then(std::time::Instant::now);
+    let mut nobody = Context::from_waker(Waker::noop());
+    let polled = first_poll(|| Pin::new(handling).poll(&mut nobody));
+    if let Some(began) = began {
+        polls.note(began.elapsed() > SLOW);
+    }
+    if has_deadline {
+        polls.note_pending(polled.is_pending());
+    }
+    polled
 }
 
-impl Handling {
-    fn context(&self) -> CallContext {
-        let Some(context) = &self.context else { unreachable!("it is not being polled") };
-        context.clone()
+/// The answer of a call whose handler was not made.
+#[cold]
+fn not_running(ended: Result<Dispatch, String>, service: &str, method: &str) -> Reply {
+    match ended {
+        Ok(Dispatch::Ready(reply)) => reply,
+        Ok(Dispatch::Running(_)) => unreachable!("it runs"),
+        Err(message) => panicked(service, method, &message),
     }
-
-    /// Runs the handler once there is `room` for its answer.
-    async fn within_deadline(self, room: impl Future<Output = ()>) -> Reply {
-        let context = self.context();
-        let reply = async {
-            room.await;
-            self.await
-        };
-        let Some(deadline) = context.deadline() else { return reply.await };
-        let reply = tokio::time::timeout_at(deadline, reply).await;
-        match reply {
-            Ok(reply) if tokio::time::Instant::now() < deadline => reply,
-            // A blocking handler is not dropped at its deadline; what it returns later is discarded.
-            _ => {
-                context.cancel();
-                Reply::text(Status::TimedOut, "")
-            }
-        }
-    }
-}
-
-impl Future for Handling {
-    type Output = Reply;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
-        assert_none_is_held("a handler is polled");
-        let this = &mut *self;
-        let _span = this.span.enter();
-        CallContext::swap_current(&mut this.context);
-        let polled = this.future.poll(cx);
-        CallContext::swap_current(&mut this.context);
-        match polled {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(reply)) => {
-                tracing::debug!(status = ?reply.status, "answered");
-                Poll::Ready(reply)
-            }
-            Poll::Ready(Err(message)) => Poll::Ready(panicked(this.service, this.method, &message)),
-        }
-    }
-}
-
-fn panicked(service: &str, method: &str, message: &str) -> Reply {
-    tracing::error!(service, method, panic = %Escaped(message), "a handler panicked");
-    Reply::text(Status::Panicked, message)
 }

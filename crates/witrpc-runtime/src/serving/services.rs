@@ -1,9 +1,10 @@
-//! The services of an endpoint, with statistics of their methods' first polls.
+//! The services of an endpoint, with statistics of their methods.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
+use tokio::runtime::{Handle, Id};
 use witrpc_core::Error;
 use witrpc_core::contract::descriptor::{MethodDescriptor, ServiceDescriptor};
 use witrpc_core::contract::introspection::RESERVED;
@@ -14,11 +15,17 @@ use witrpc_core::wire::message::Head;
 
 use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
+use crate::locks::{Mutex, Rank};
+use crate::serving::admission::Admission;
 use crate::serving::introspection::{Introspection, ServerDescription};
+use crate::serving::runs::Runs;
 use crate::serving::service::Service;
 
 /// With this many slow polls among the last eight, a method is no longer polled in place.
 const SLOW_ONES: u32 = 2;
+
+/// With this many handlers among the last eight that were not ready at their first poll, the next is likely not to be.
+const MOST: u32 = 4;
 
 /// One in this many calls of a slow method is polled in place again.
 const TRIAL_EVERY: u32 = 64;
@@ -27,30 +34,46 @@ const TRIAL_EVERY: u32 = 64;
 const TIMED_EVERY: u32 = 4;
 
 /// The services of an endpoint, shared by all its connections.
-#[derive(Default)]
 pub(crate) struct Services {
     entries: Vec<Entry>,
+    /// One for each runtime that has connections.
+    admissions: Mutex<Vec<(Id, Weak<Admission>)>>,
 }
 
 pub(super) struct Entry {
     pub(super) service: Arc<dyn Service>,
-    methods: Vec<FirstPolls>,
+    methods: Vec<Statistics>,
+}
+
+/// Statistics of a method.
+#[derive(Default)]
+pub(crate) struct Statistics {
+    pub(super) polls: FirstPolls,
+    pub(super) runs: Runs,
 }
 
 /// Statistics of a method's first polls.
 #[derive(Default)]
-pub(super) struct FirstPolls {
+pub(crate) struct FirstPolls {
     /// One bit for each first poll, the latest is the lowest; set if the poll was slow.
     slow: AtomicU8,
     /// Calls that were handed over since the last trial.
     handed_over: AtomicU32,
     /// First polls since the last slow one.
     fast: AtomicU32,
+    /// One bit for each first poll of a call with a deadline, the latest is the lowest; set if the handler was not ready.
+    pending: AtomicU8,
 }
 
 impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.descriptors().map(|d| d.name)).finish()
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { entries: Vec::new(), admissions: Mutex::new(Rank::Admissions, Vec::new()) }
     }
 }
 
@@ -85,7 +108,7 @@ impl Services {
     }
 
     fn push(&mut self, service: Arc<dyn Service>) {
-        let methods = service.descriptor().methods.iter().map(|_| FirstPolls::default()).collect();
+        let methods = service.descriptor().methods.iter().map(|_| Statistics::default()).collect();
         self.entries.push(Entry { service, methods });
     }
 
@@ -111,13 +134,33 @@ impl Services {
         self.entries.iter().map(|entry| entry.service.descriptor())
     }
 
+    /// The admission on the current runtime, for a connection that begins.
+    pub(super) fn admission(&self) -> Arc<Admission> {
+        let Ok(runtime) = Handle::try_current() else { return Arc::new(Admission::new(1)) };
+        let mut all = self.admissions.lock();
+        let found = all.iter().find(|(id, _)| *id == runtime.id());
+        if let Some(found) = found.and_then(|(_, admission)| admission.upgrade()) {
+            return found;
+        }
+        let admission = Arc::new(Admission::new(runtime.metrics().num_workers()));
+        all.retain(|(_, admission)| admission.strong_count() > 0);
+        all.push((runtime.id(), Arc::downgrade(&admission)));
+        admission
+    }
+
     pub(super) fn find(
         &self,
         head: &Head,
-    ) -> Option<(&Entry, &'static MethodDescriptor, &FirstPolls)> {
+    ) -> Option<(&Entry, &'static MethodDescriptor, &Statistics)> {
         let entry = self.entries.get(usize::from(head.selector))?;
         let method = entry.service.descriptor().methods.get(usize::from(head.member))?;
         Some((entry, method, entry.methods.get(usize::from(head.member))?))
+    }
+
+    /// How long the calls of a method took.
+    pub(super) fn runs(&self, (service, method): (u16, u16)) -> Option<&Runs> {
+        let entry = self.entries.get(usize::from(service))?;
+        Some(&entry.methods.get(usize::from(method))?.runs)
     }
 }
 
@@ -144,5 +187,18 @@ impl FirstPolls {
         if history != 0 || slow {
             self.slow.store(history << 1 | u8::from(slow), Ordering::Relaxed);
         }
+    }
+
+    /// Notes whether the handler of a call with a deadline was ready at its first poll.
+    pub(super) fn note_pending(&self, pending: bool) {
+        let history = self.pending.load(Ordering::Relaxed);
+        if history != 0 || pending {
+            self.pending.store(history << 1 | u8::from(pending), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether most handlers were not ready at their first poll.
+    pub(super) fn mostly_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed).count_ones() >= MOST
     }
 }

@@ -10,18 +10,23 @@ use witrpc_core::Error;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::{self, Held};
 use witrpc_core::wire::frame::Nesting;
+use witrpc_core::wire::handshake::OVERLOADED;
 
 use crate::context::CallContext;
 use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::host::Request;
 use crate::locks::{self, Mutex, Rank};
+use crate::serving::admission::Admission;
 use crate::serving::services::Services;
 
 /// The requests of one connection that are being served.
 #[derive(Debug)]
 pub(crate) struct CallsTaken {
     pub(crate) services: Arc<Services>,
+    pub(crate) admission: Arc<Admission>,
+    /// Whether both sides know the status of a call that was refused. [wire.response.overloaded]
+    pub(crate) knows_overloaded: bool,
     /// The number of outer calls that the peer may have in flight, and of nested ones.
     max_in_flight: usize,
     /// The request whose handler the driver polls in place, or [`NOTHING`]. Written by the driver: when it takes a request, under the lock
@@ -80,17 +85,26 @@ struct Running {
 }
 
 impl CallsTaken {
-    /// An empty table, for a peer that may have `max_in_flight` outer calls in flight, and as many nested ones.
+    /// An empty table, on the current runtime, for a peer that may have `max_in_flight` outer calls in flight, and as many nested ones.
     pub(crate) fn new(services: Arc<Services>, max_in_flight: u32) -> Self {
         let max_in_flight = witrpc_core::wire::fields::u32_len(max_in_flight);
         Self {
+            admission: services.admission(),
             services,
+            knows_overloaded: false,
             max_in_flight,
             in_place: AtomicU64::new(NOTHING),
             table: Mutex::new(Rank::Serving, Table::default()),
             others: AtomicUsize::new(0),
             has_deferred: AtomicBool::new(false),
         }
+    }
+
+    /// These features are in force.
+    #[must_use]
+    pub(crate) fn with_features(self, features: &[String]) -> Self {
+        let knows_overloaded = features.iter().any(|feature| feature == OVERLOADED);
+        Self { knows_overloaded, ..self }
     }
 
     /// Whether there is nothing to serve.
@@ -319,10 +333,11 @@ impl Table {
 
 impl Running {
     fn cancel(self) {
-        self.context.cancel();
+        // First, so that the task is not polled once more because a call within it was cancelled.
         if let Some(task) = self.task {
             task.abort();
         }
+        self.context.cancel();
         locks::dispose(self.context);
     }
 }
