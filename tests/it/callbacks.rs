@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use witrpc::{Blob, CallContext, Error, Event, EventError, Peer, WitClient, WitServer};
+use serde::{Deserialize, Serialize};
+use witrpc::{Blob, Call, CallContext, Error, Event, EventError, Peer, WitClient, WitServer};
 
-use crate::fixture::{Fixture, GUARD, eventually};
+use crate::fixture::{Fixture, GUARD, eventually, is_late};
 
 crate::instances::instantiate![
     a_handler_calls_the_client_that_calls_it,
@@ -15,6 +16,7 @@ crate::instances::instantiate![
     a_client_that_offers_nothing_says_so,
     a_peer_can_be_called_outside_a_handler_until_it_goes,
     a_dropped_call_cancels_what_its_handler_called,
+    a_dropped_call_cancels_what_is_called_for_it_elsewhere,
     a_call_within_a_call_has_the_time_that_is_left,
     a_clients_events_reach_the_server,
     a_clients_limit_of_calls_holds,
@@ -48,8 +50,19 @@ trait Hall {
     /// Blocks until a call back that never answers ends, and notes how.
     #[witrpc(blocking)]
     async fn block(&self) -> witrpc::Result<()>;
+    /// A task of its own calls back, and notes how that ends: within the handler's scope, with a call of the handler's, or with a call
+    /// that is detached.
+    async fn delegate(&self, how: How) -> witrpc::Result<()>;
     /// The server remembers the caller.
     async fn enter(&self) -> witrpc::Result<()>;
+}
+
+/// How a task comes by its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum How {
+    InScope,
+    Given,
+    Detached,
 }
 
 #[derive(Clone, Default)]
@@ -149,6 +162,23 @@ impl Hall for Host {
         Ok(())
     }
 
+    async fn delegate(&self, how: How) -> witrpc::Result<()> {
+        let (context, desk) = (CallContext::current(), back::<DeskClient>());
+        let ended = Arc::clone(&self.blocked);
+        let note = |call: Call<witrpc::Result<()>>| async move {
+            let result = call.await;
+            ended.lock().unwrap().push(result);
+        };
+        match how {
+            How::InScope => {
+                drop(tokio::spawn(context.scope(async move { note(desk.hang()).await })))
+            }
+            How::Given => drop(tokio::spawn(note(desk.hang()))),
+            How::Detached => drop(tokio::spawn(note(desk.hang().detached()))),
+        }
+        std::future::pending().await
+    }
+
     async fn enter(&self) -> witrpc::Result<()> {
         self.guests.lock().unwrap().push(CallContext::current().peer());
         Ok(())
@@ -206,7 +236,7 @@ async fn a_call_within_a_call_has_the_time_that_is_left(fixture: Arc<Fixture>) {
     assert_eq!(detached, None);
     // Nobody can drop a handler that blocks.
     let error = hall.block().with_timeout(Duration::from_millis(50)).await.unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert!(is_late(&error), "{error}");
     eventually("the handler ends", || !host.blocked.lock().unwrap().is_empty()).await;
     let blocked = host.blocked.lock().unwrap().pop();
     assert!(matches!(blocked, Some(Err(Error::TimedOut { .. }))), "{blocked:?}");
@@ -254,7 +284,7 @@ async fn a_peer_can_be_called_outside_a_handler_until_it_goes(fixture: Arc<Fixtu
     let desk: DeskClient = peer.get_service();
     assert_eq!(desk.double(4).await.unwrap(), 8);
     let hasty = desk.with_timeout(Duration::from_millis(20));
-    assert!(matches!(hasty.hang().await, Err(Error::TimedOut { .. })));
+    assert!(is_late(&hasty.hang().await.unwrap_err()));
     eventually("it was called off", || porter.hanging.load(Ordering::SeqCst) == 0).await;
     let waiting = tokio::spawn(desk.hang());
     eventually("it hangs", || porter.hanging.load(Ordering::SeqCst) == 1).await;
@@ -276,6 +306,39 @@ async fn a_dropped_call_cancels_what_its_handler_called(fixture: Arc<Fixture>) {
     call.abort();
     eventually("it was called off", || porter.hanging.load(Ordering::SeqCst) == 0).await;
     assert_eq!(hall.double(1).await.unwrap(), 2);
+}
+
+async fn a_dropped_call_cancels_what_is_called_for_it_elsewhere(fixture: Arc<Fixture>) {
+    let (_server, host) = house(&fixture).await;
+    let (client, porter) = guest(&fixture).await;
+    let hall: HallClient = client.get_service();
+    let hanging = |count| move |porter: &Porter| porter.hanging.load(Ordering::SeqCst) == count;
+    let ended = || host.blocked.lock().unwrap().pop();
+    let has_ended = || !host.blocked.lock().unwrap().is_empty();
+    for how in [How::InScope, How::Given, How::Detached] {
+        let call = tokio::spawn(hall.delegate(how));
+        eventually("it hangs", || hanging(1)(&porter)).await;
+        call.abort();
+        drop(call.await);
+        if how == How::Detached {
+            // The handler has gone.
+            assert_eq!(hall.double(1).await.unwrap(), 2);
+            assert!(hanging(1)(&porter) && ended().is_none());
+            client.reconnect(GUARD).await.unwrap();
+        } else {
+            eventually("it was called off", || hanging(0)(&porter) && has_ended()).await;
+            assert!(matches!(ended(), Some(Err(Error::Cancelled))), "{how:?}");
+        }
+    }
+    eventually("the connection has ended", || hanging(0)(&porter) && has_ended()).await;
+    drop(ended());
+    // A thread that waits for a call of the handler's.
+    let hall: HallClient = client.get_service();
+    let call = tokio::spawn(hall.block());
+    eventually("it hangs", || hanging(1)(&porter)).await;
+    call.abort();
+    eventually("it was called off", || hanging(0)(&porter) && has_ended()).await;
+    assert!(matches!(ended(), Some(Err(Error::Cancelled))));
 }
 
 async fn a_clients_events_reach_the_server(fixture: Arc<Fixture>) {

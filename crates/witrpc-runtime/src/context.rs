@@ -10,11 +10,13 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 use witrpc_core::security::authorization::Identity;
+use witrpc_core::transport::BoxFuture;
 use witrpc_core::wire::frame::Nesting;
 
 use crate::locks::{self, Mutex, Rank};
@@ -253,22 +255,19 @@ impl CallContext {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
     }
 
-    /// What a call that is made now inherits of the handler that is running, if one is: its deadline, if it has one; and how far
-    /// the call is nested.
-    pub(crate) fn inherited() -> (Option<Instant>, Nesting) {
-        let look = |current: &RefCell<Option<Self>>| {
-            let current = current.borrow();
-            let state = &current.as_ref()?.0;
-            Some((state.deadline, state.nesting.within()))
-        };
-        let (deadline, nesting) = CURRENT.try_with(look).ok().flatten().unwrap_or_default();
-        (deadline, if POLLS_STREAM.get() { Nesting::Deeper } else { nesting })
+    /// What a call that is made now inherits of the handler that is running, if one is; and how far the call is nested.
+    pub(crate) fn inherited() -> (Option<Inherited>, Nesting) {
+        let current = Self::try_current();
+        let nesting = current.as_ref().map(|context| context.0.nesting.within());
+        let nesting = nesting.unwrap_or_default();
+        let inherited = current.map(|context| Inherited { context, cancelled: None });
+        (inherited, if POLLS_STREAM.get() { Nesting::Deeper } else { nesting })
     }
 
     /// Runs a future within this context, as the handler itself runs: for a task that the handler spawns.
     ///
-    /// Calls that the future makes then have what is left of the handler's deadline, and count as made within the handler's call. A
-    /// handler that waits for a task which makes calls needs this: otherwise these calls may wait for a place that the handler's own call
+    /// Calls that the future makes then have what is left of the handler's deadline, are cancelled with the handler's call, and count as
+    /// made within it. A handler that waits for a task which makes calls needs this: otherwise these calls may wait for a place that the handler's own call
     /// holds.
     ///
     /// ```
@@ -410,6 +409,33 @@ impl CallContext {
         Self::swap_current(&mut context);
         let _restore = Restore(context);
         f()
+    }
+}
+
+/// What a call inherits of the handler that makes it: its deadline, and its cancellation.
+pub(crate) struct Inherited {
+    context: CallContext,
+    /// Completes when the handler's call is cancelled. Made when a call waits.
+    cancelled: Option<BoxFuture<'static, ()>>,
+}
+
+impl Inherited {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.context.deadline()
+    }
+
+    /// Whether the handler's call was cancelled. False if only its deadline has passed.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.context.was_cancelled()
+    }
+
+    /// Completes when the handler's call is cancelled.
+    pub(crate) fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wait = || -> BoxFuture<'static, ()> {
+            let context = self.context.clone();
+            Box::pin(async move { context.cancelled().await })
+        };
+        self.cancelled.get_or_insert_with(wait).as_mut().poll(cx)
     }
 }
 

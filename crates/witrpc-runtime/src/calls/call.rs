@@ -28,7 +28,7 @@ use crate::calls::host::CallHost;
 use crate::calls::making::{BeginError, Lacks, MakesCalls, Needs};
 use crate::calls::outcome::OutcomeOf;
 use crate::calls::retry::{Delays, RetryPolicy};
-use crate::context::CallContext;
+use crate::context::{CallContext, Inherited};
 use crate::events::client_subscription::RemoteEvent;
 use crate::events::event::Event;
 use crate::link::fairness::{SMALL_SIZE, Step};
@@ -194,7 +194,9 @@ impl Remote {
             _ => None,
         });
         let (inherited, nesting) = CallContext::inherited();
-        UntypedCall { remote: self.clone(), method, stage, timer: None, inherited, nesting, again }
+        let bounds = inherited
+            .map(|inherited| Box::new(Bounds { inherited: Some(inherited), ..Bounds::default() }));
+        UntypedCall { remote: self.clone(), method, stage, bounds, nesting, again }
     }
 }
 
@@ -221,14 +223,21 @@ struct UntypedCall {
     remote: Remote,
     method: usize,
     stage: Stage,
-    /// The deadline, if the call has one and has not been answered at once.
-    timer: Option<Box<Timer>>,
-    /// The deadline of the handler that makes the call.
-    inherited: Option<Instant>,
+    /// What may end the call before it is answered, if anything does. Made when it is needed.
+    bounds: Option<Box<Bounds>>,
     /// How many calls it is made within.
     nesting: Nesting,
     /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
+}
+
+/// What may end a call before it is answered.
+#[derive(Default)]
+struct Bounds {
+    /// What the call has of the handler that makes it.
+    inherited: Option<Inherited>,
+    /// The deadline, if the call has one and has not been answered at once.
+    timer: Option<Timer>,
 }
 
 /// The state of a call that may be retried.
@@ -317,21 +326,27 @@ impl<R> fmt::Debug for Call<R> {
 impl<R> Call<R> {
     /// Sets a deadline that counts from the next poll. It replaces that of the handle and of the client.
     ///
-    /// A call that a handler makes has no more time than the handler has left, unless it is [detached](Self::detached).
+    /// A call that a handler makes has no more time than the handler has left, unless it is [detached](Self::detached). A call that has no
+    /// time at all fails without being sent.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         let call = &mut self.untyped;
         call.remote.timeout = Some(timeout);
-        call.timer = None;
+        if let Some(bounds) = &mut call.bounds {
+            bounds.timer = None;
+        }
         if !matches!(call.stage, Stage::New(_)) {
             call.keep_within_inherited();
         }
         self
     }
 
-    /// Frees the call from the deadline of the handler that makes it. Without this, a call that is made while a call is served has no
-    /// more time than is left for that, wherever it goes: nobody waits for its answer after that.
+    /// Frees the call from the deadline and the cancellation of the handler that makes it. Without this, a call that is made while a call
+    /// is served has no more time than is left for that, and is cancelled when that is cancelled, wherever it goes: nobody waits for its
+    /// answer after that. A handler that is dropped still drops the calls that it awaits itself.
     pub fn detached(mut self) -> Self {
-        self.untyped.inherited = None;
+        if let Some(bounds) = &mut self.untyped.bounds {
+            bounds.inherited = None;
+        }
         self
     }
 }
@@ -355,12 +370,36 @@ impl<R> Future for Call<R> {
 }
 
 impl UntypedCall {
-    /// Returns whether there is any time left.
-    fn keep_within_inherited(&mut self) -> bool {
-        let Some(until) = self.inherited else { return true };
+    /// Whether it may end before it is answered.
+    const fn is_limited(&self) -> bool {
+        self.bounds.is_some() || self.remote.timeout.is_some()
+    }
+
+    fn inherited(&self) -> Option<&Inherited> {
+        self.bounds.as_ref()?.inherited.as_ref()
+    }
+
+    /// Limits the call's time to what the handler that makes it has left.
+    fn keep_within_inherited(&mut self) {
+        let Some(until) = self.inherited().and_then(Inherited::deadline) else {
+            return;
+        };
         let left = until.saturating_duration_since(Instant::now());
         self.remote.timeout = Some(self.remote.timeout.map_or(left, |own| own.min(left)));
-        !left.is_zero()
+    }
+
+    /// A call that has no time, or was cancelled already, is not sent at all.
+    #[inline(never)]
+    fn give_up_if_vain(&mut self) {
+        self.keep_within_inherited();
+        let error = if self.remote.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            Error::TimedOut { after: Duration::ZERO }
+        } else if self.inherited().is_some_and(Inherited::is_cancelled) {
+            Error::Cancelled
+        } else {
+            return;
+        };
+        self.stage = Stage::Failed(Box::new(error));
     }
 
     /// Whether it is about to send a large message.
@@ -385,18 +424,15 @@ impl UntypedCall {
             } else {
                 None
             };
-        if matches!(self.stage, Stage::New(_)) && !self.keep_within_inherited() {
-            self.stage = Stage::Failed(Box::new(Error::TimedOut { after: Duration::ZERO }));
+        if self.is_limited() && matches!(self.stage, Stage::New(_)) {
+            self.give_up_if_vain();
         }
         let mut answer = None;
         let result = loop {
             let answered = match self.poll_answer(cx, &mut answer) {
                 Poll::Ready(answered) => answered,
-                Poll::Pending => {
-                    ready!(self.poll_deadline(cx));
-                    let after = self.remote.timeout.unwrap_or_default();
-                    Err(Error::TimedOut { after })
-                }
+                Poll::Pending if !self.is_limited() => return Poll::Pending,
+                Poll::Pending => Err(ready!(self.poll_end(cx))),
             };
             self.stage = Stage::Finished;
             let result = answered.and_then(|()| self.decode(&mut answer, decode));
@@ -412,7 +448,7 @@ impl UntypedCall {
         if let Some(counted) = counted {
             counted.made_progress();
         }
-        self.timer = None;
+        self.bounds = None;
         self.again = None;
         Poll::Ready(result)
     }
@@ -604,12 +640,31 @@ impl UntypedCall {
     /// The deadline on the peer's clock; 0 is none.
     fn deadline(&self, connection: &dyn CallHost) -> u64 {
         let Some(timeout) = self.remote.timeout else { return 0 };
-        let left = match &self.timer {
+        let left = match self.bounds.as_ref().and_then(|bounds| bounds.timer.as_ref()) {
             Some(timer) => timer.deadline().saturating_duration_since(tokio::time::Instant::now()),
             None => timeout,
         };
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX / 2);
         connection.deadline_for_peer(left)
+    }
+
+    /// Completes when nobody waits for the answer any more.
+    #[inline(never)]
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let after = self.remote.timeout.unwrap_or_default();
+        let inherited = self.bounds.as_mut().and_then(|bounds| bounds.inherited.as_mut());
+        if let Some(inherited) = inherited {
+            if inherited.poll_cancelled(cx).is_ready() {
+                // Whoever made the handler's call had the same deadline.
+                let is_late = inherited.deadline().is_some_and(|at| at <= Instant::now());
+                return Poll::Ready(if is_late {
+                    Error::TimedOut { after }
+                } else {
+                    Error::Cancelled
+                });
+            }
+        }
+        self.poll_deadline(cx).map(|()| Error::TimedOut { after })
     }
 
     /// Completes when the deadline passes; never without one.
@@ -627,10 +682,11 @@ impl UntypedCall {
             _ => return Poll::Pending,
         };
         // The caller may be polled outside any runtime; the connection's runtime has the timer.
-        if self.timer.is_none() {
-            self.timer = Timer::new(runtime, timeout).map(Box::new);
+        let bounds = self.bounds.get_or_insert_default();
+        if bounds.timer.is_none() {
+            bounds.timer = Timer::new(runtime, timeout);
         }
-        let polled = self.timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx));
+        let polled = bounds.timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx));
         match polled {
             Poll::Ready(Ok(())) => Poll::Ready(()),
             // The connection ends with its runtime, and wakes the call then.
