@@ -356,12 +356,10 @@ pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     pin!(unconstrained(future)).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Whether a call failed because of its deadline: on a busy machine, a short one may have passed when the server reads the request.
+/// Whether a call failed because of its deadline. On a busy machine, a short one may have passed when the server reads the request, or
+/// be shorter than calls wait there.
 pub(crate) fn is_late(error: &witrpc::Error) -> bool {
-    matches!(
-        error,
-        witrpc::Error::TimedOut { .. } | witrpc::Error::Overloaded { left: Duration::ZERO, .. }
-    )
+    matches!(error, witrpc::Error::TimedOut { .. } | witrpc::Error::Overloaded { .. })
 }
 
 /// Waits until `condition` holds.

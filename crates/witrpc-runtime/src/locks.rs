@@ -102,6 +102,8 @@ ranks! {
         Spare,
         /// The state of a connection's trace.
         Trace,
+        /// The file of all traces.
+        TraceFile,
     }
 }
 

@@ -42,7 +42,8 @@ enum Level {
 /// Where the trace is written, one line at a time, so that the lines of several processes are not mixed.
 enum Output {
     Errors,
-    File(File),
+    /// Locked, because not every system appends in one step what two threads write at the same time.
+    File(Mutex<File>),
 }
 
 impl Output {
@@ -50,7 +51,7 @@ impl Output {
         // A failure to write the trace must not affect the program.
         let written = match self {
             Self::Errors => io::stderr().write_all(line.as_bytes()),
-            Self::File(file) => (&*file).write_all(line.as_bytes()),
+            Self::File(file) => file.lock().write_all(line.as_bytes()),
         };
         drop(written);
     }
@@ -84,7 +85,7 @@ fn settings() -> Option<&'static Settings> {
         let (level, file) = parse(&value)?;
         let output = file.map_or(Output::Errors, |file| {
             match OpenOptions::new().create(true).append(true).open(file) {
-                Ok(file) => Output::File(file),
+                Ok(file) => Output::File(Mutex::new(Rank::TraceFile, file)),
                 Err(error) => {
                     let why =
                         format!("{VARIABLE}: {file}: {error}; writing to standard error instead");
