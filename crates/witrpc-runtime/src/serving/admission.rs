@@ -127,7 +127,7 @@ impl Admission {
     ) -> Option<Refusal> {
         let wait = match pool {
             Pool::Tasks => self.wait_for_worker(now),
-            Pool::Threads => self.threads.wait(now).max(self.processors.wait()),
+            Pool::Threads => self.threads.wait(now).max(self.processors.wait(runs)),
         };
         if !is_noticed(wait, left) {
             return None;

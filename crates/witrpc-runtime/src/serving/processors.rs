@@ -9,6 +9,9 @@
 //!   at least two of them for each processor. As one of them ends, the next may run.
 //! - **P3** It is held back for half of the time at most that is left for its call: the handlers that run might wait for it, whatever
 //!   others of their methods do. A call without a deadline is never held back.
+//! - **P4** A handler is short if its method's work is less than a quarter of what the handlers that have not ended have each. A short
+//!   one is not held back, and waits only while the others do as much as it: the system gives a thread that has just begun its share of
+//!   the processors.
 //!
 //! How much of the processors handlers use is what their methods used lately. If there is more than the processors can do, each uses
 //! less, so the sum never exceeds what there is. If other processes use the processors, too, the sum stays below all of them, and no
@@ -37,6 +40,8 @@ const COMPUTES: u64 = SCALE / 8;
 const USED: u64 = SCALE * 3 / 4;
 /// The fewest handlers for each processor that run.
 const FOR_EACH: u64 = 2;
+/// A short handler's work times this is less than the average (P4).
+const SHORT: u64 = 4;
 
 /// The blocking handlers of an endpoint that have not ended.
 #[derive(Debug, Default)]
@@ -64,18 +69,20 @@ impl Processors {
     }
 
     /// How much longer one more handler takes because of the others.
-    pub(super) fn wait(&self) -> Duration {
+    pub(super) fn wait(&self, runs: &Runs) -> Duration {
         let (work, handlers) = (self.work.load(Relaxed), self.handlers.load(Relaxed));
+        let own = runs.work();
+        let work = if is_short(own, work, handlers) { own.saturating_mul(handlers) } else { work };
         Duration::from_nanos(shared(work, handlers, processors()))
     }
 
-    /// Holds a handler back whose call has so much time left (P2, P3). The result completes when it may run. It is in line from now on.
+    /// Holds a handler back whose call has so much time left (P2 to P4). The result completes when it may run. It is in line from now on.
     pub(super) fn hold(
         self: &Arc<Self>,
         runs: &Runs,
         left: Duration,
     ) -> Option<BoxFuture<'static, ()>> {
-        if runs.computing() < COMPUTES || !self.are_used() {
+        if runs.computing() < COMPUTES || self.is_short(runs) || !self.are_used() {
             return None;
         }
         let held = Held::new(self);
@@ -87,6 +94,10 @@ impl Processors {
         // The last of those that run may have ended before this one was in line.
         self.let_next_run();
         polled.is_pending().then_some(waiting)
+    }
+
+    fn is_short(&self, runs: &Runs) -> bool {
+        is_short(runs.work(), self.work.load(Relaxed), self.handlers.load(Relaxed))
     }
 
     fn are_used(&self) -> bool {
@@ -117,6 +128,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, SeqCst);
     }
+}
+
+/// Whether a handler with so much work is short beside `handlers` that have `work` together (P4).
+const fn is_short(own: u64, work: u64, handlers: u64) -> bool {
+    own.saturating_mul(SHORT).saturating_mul(handlers) < work
 }
 
 /// What a handler waits for where `handlers` share `processors`. As long as there are enough, none waits.
@@ -239,9 +255,9 @@ mod tests {
         shared(u64::MAX, u64::MAX, 1);
         let (all, runs) = (Arc::new(Processors::default()), runs(SCALE));
         let working: Vec<_> = (0..10 * processors()).map(|_| all.enter(&runs)).collect();
-        assert_eq!(all.wait(), Duration::from_millis(90));
+        assert_eq!(all.wait(&runs), Duration::from_millis(90));
         drop(working);
-        assert_eq!(all.wait(), Duration::ZERO);
+        assert_eq!(all.wait(&runs), Duration::ZERO);
     }
 
     #[test]
@@ -294,6 +310,33 @@ mod tests {
         working.extend((0..processors()).map(|_| run(&computes)));
         assert!(all.hold(&waits, LONG).is_none());
         assert!(all.hold(&computes, LONG).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_short_handler_does_not_wait_for_long_ones() {
+        let (all, long) = (Arc::new(Processors::default()), runs(SCALE));
+        let short = Runs::default();
+        short.note_work(MS, SCALE);
+        let run = || {
+            let mut working = all.enter(&long);
+            working.run(&long);
+            working
+        };
+        let working: Vec<_> = (0..10 * processors()).map(|_| run()).collect();
+        assert!(all.hold(&long, LONG).is_some());
+        assert!(all.hold(&short, LONG).is_none());
+        assert_eq!(all.wait(&long), Duration::from_millis(90));
+        assert_eq!(all.wait(&short), Duration::from_millis(9), "its share is a tenth");
+        drop(working);
+        // Among many of its own kind, it is one of them.
+        let run = || {
+            let mut working = all.enter(&short);
+            working.run(&short);
+            working
+        };
+        let working: Vec<_> = (0..10 * processors()).map(|_| run()).collect();
+        assert!(all.hold(&short, LONG).is_some());
+        drop(working);
     }
 
     #[tokio::test]
