@@ -19,7 +19,6 @@ mod partial;
 pub use self::incoming::Incoming;
 use self::incoming::protocol;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -27,7 +26,7 @@ use crate::error::Error;
 use crate::held::Held;
 use crate::limits::{Limits, Pool};
 use crate::security::cipher::Opener;
-use crate::session::inbound::partial::{Partial, Section};
+use crate::session::inbound::partial::{Partial, Partials, Section};
 use crate::session::ledger::{Charge, Ledger};
 use crate::session::window::Window;
 use crate::transport::RecordReceiver;
@@ -57,7 +56,7 @@ pub struct Inbound {
     opener: Option<Box<dyn Opener>>,
     phase: Phase,
     limits: Limits,
-    partials: HashMap<(Kind, u64), Partial>,
+    partials: Partials,
     /// A long message has arrived since [`long_came`](Inbound::long_came) was last called.
     long_came: bool,
     /// Bytes ever charged to the peer, of each pool.
@@ -88,7 +87,7 @@ impl Inbound {
             opener: None,
             phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
             limits,
-            partials: HashMap::new(),
+            partials: Partials::default(),
             long_came: false,
             charged: [0; 2],
             ledger,
@@ -208,7 +207,7 @@ impl Inbound {
 
     /// Handles an abort: the rest of a message will not arrive. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
-        if self.partials.remove(&(kind, id)).is_none() {
+        if self.partials.take(&(kind, id)).is_none() {
             return Err(protocol("an abort of a message that was not being sent"));
         }
         Ok(Incoming::Aborted { id, request: kind == Kind::Request })
@@ -223,7 +222,7 @@ impl Inbound {
     ) -> Result<Option<Incoming>, Error> {
         let key = (header.kind, header.id);
         let mut partial = if header.first {
-            if !self.partials.is_empty() && self.partials.contains_key(&key) {
+            if self.partials.has(&key) {
                 return Err(protocol("a message began twice"));
             }
             // N3: otherwise an unfinished handshake message would be held for as long as the client is connected.
@@ -237,9 +236,9 @@ impl Inbound {
             if header.last && message.is_plain() {
                 return self.take_plain(header, message, section, charge);
             }
-            Partial::new(header.nesting, message, section, charge)
+            Box::new(Partial::new(header.nesting, message, section, charge))
         } else {
-            let Some(mut partial) = self.partials.remove(&key) else {
+            let Some(mut partial) = self.partials.take(&key) else {
                 return Err(protocol("a chunk of a message that had not begun"));
             };
             if partial.nesting != header.nesting {
@@ -260,7 +259,7 @@ impl Inbound {
         if self.partials.len() > u32_len(self.limits.max_in_flight) {
             return Err(protocol("more incomplete messages than max_in_flight allows"));
         }
-        self.partials.insert(key, partial);
+        self.partials.put(key, partial);
         Ok(Some(Incoming::Part))
     }
 

@@ -39,7 +39,7 @@ use crate::held::{self, Held, Queued};
 use crate::limits::{Limits, Pool};
 use crate::security::cipher::Sealer;
 use crate::session::ledger::Ledger;
-use crate::session::outbound::flows::{Flows, Key, Left};
+use crate::session::outbound::flows::{Flow, Flows, Key, Left};
 pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
 use crate::session::outbound::link::Link;
 use crate::session::outbound::notices::Notices;
@@ -669,15 +669,15 @@ impl Outbound {
     /// [`Error`] if the peer broke a rule of the shared state.
     #[inline]
     pub fn is_stuck(&mut self) -> Result<bool, Error> {
+        if self.link.has_unpublished() {
+            return Ok(true);
+        }
         let may_send = |m: Option<(_, &Outgoing)>| m.is_some_and(|(_, m)| self.may_send(m));
         let waits = !self.control.frames.is_empty()
             || !self.notices.is_empty()
             || may_send(self.events.waiting.front().map(|(_, m)| ((), m)))
             || self.small.fronts().any(|message| self.may_send(message))
             || self.flows.has_next(self.credit.left);
-        if self.link.has_unpublished() {
-            return Ok(true);
-        }
         let sender = &mut self.link.sender;
         Ok(waits && sender.has_room(sender.max_record(), sender.capacity() / 2)?)
     }
@@ -900,31 +900,42 @@ impl Outbound {
         while sent < most {
             let before = sent;
             if self.has_long_event() {
-                if let Some((number, message)) = self.events.waiting.pop_front() {
-                    let (chunk, unfinished) = self.send_chunk(message)?;
-                    let has_left = unfinished.is_none();
-                    if let Some(message) = unfinished {
+                if let Some((number, mut message)) = self.events.waiting.pop_front() {
+                    let chunk = self.send_chunk(&mut message)?;
+                    if chunk.last {
+                        self.has_been_sent(message);
+                    } else {
                         self.events.waiting.insert(number, message);
                         self.events.waiting.to_front(&number);
                     }
-                    let Some(chunk) = chunk else { return Ok(Pumped::Full) };
-                    sent += chunk;
+                    if chunk.full {
+                        return Ok(Pumped::Full);
+                    }
+                    sent += chunk.sent;
                     // The events behind it can go on, and so can the responses that waited for it.
-                    if has_left && !(self.pump_small(Lane::Events)? && self.pump_all_small()?) {
+                    if chunk.last && !(self.pump_small(Lane::Events)? && self.pump_all_small()?) {
                         return Ok(Pumped::Full);
                     }
                 }
             }
-            if let Some((turn, flow)) = self.flows.next(self.credit.left) {
+            let mut next = self.flows.next(self.credit.left);
+            while let Some((turn, flow)) = next.take() {
                 let taken = self.take_turn(flow)?;
+                sent += taken.sent;
+                let Some(rest) = taken.rest else { break };
                 if taken.full {
                     // The flow keeps its turn, and resumes it when there is room. If it went to the back instead, one of two flows
                     // could be interrupted every time.
-                    taken.rest.into_iter().for_each(|flow| self.flows.put(turn, flow));
+                    self.flows.put(turn, rest);
                     return Ok(Pumped::Full);
                 }
-                taken.rest.into_iter().for_each(|flow| self.flows.put_last(flow));
-                sent += taken.sent;
+                // A message that has started needs nothing, so it goes on as long as nobody waits for a turn.
+                let goes_on = matches!(rest, Flow::Message(_)) && self.flows.has_no_turns();
+                if goes_on && sent < most && !self.has_long_event() {
+                    next = Some((turn, rest));
+                } else {
+                    self.flows.put_last(rest);
+                }
             }
             if sent == before {
                 return Ok(Pumped::Done);
@@ -946,12 +957,8 @@ impl Outbound {
         message.started || (self.credit.left.covers(message) && may_start)
     }
 
-    /// Sends one chunk. Returns its length, or `None` if the ring is full. Also returns the message, unless this was its last chunk.
-    fn send_chunk(
-        &mut self,
-        mut message: Outgoing,
-    ) -> Result<(Option<u64>, Option<Outgoing>), Error> {
-        let cost = message.cost();
+    /// Sends one chunk. After the last one, the caller calls [`has_been_sent`](Self::has_been_sent).
+    fn send_chunk(&mut self, message: &mut Outgoing) -> Result<Chunk, Error> {
         // Whether to leave half of the ring free (O2). A small message need not, even if it was held back; a small item of a stream
         // must.
         let in_turn = message.kind.is_of_stream() || !message.is_small(self.whole_len());
@@ -960,24 +967,25 @@ impl Outbound {
         let (header, payload) = message.chunk(chunk);
         let len = payload.len();
         if !self.link.push(&header, payload, spare)? {
-            return Ok((None, Some(message)));
+            return Ok(Chunk { sent: 0, full: true, last: false });
         }
         fail_point::at("chunk.pushed");
         if len == chunk && !self.pace.peer_is_near {
             self.link.publish()?;
         }
         if !message.started {
-            self.credit.left.spend(&message);
+            self.credit.left.spend(message);
             self.flows.chunked.started += 1;
         }
-        if !message.advance(len) {
-            return Ok((Some(len_u64(len)), Some(message)));
-        }
+        Ok(Chunk { sent: len_u64(len), full: false, last: message.advance(len) })
+    }
+
+    /// The last chunk of this message has been sent.
+    fn has_been_sent(&mut self, message: Outgoing) {
         self.flows.chunked.started -= 1;
-        self.queued.leave(message.kind, cost);
+        self.queued.leave(message.kind, message.cost());
         self.note_left(message.kind);
         buffers::give(message.into_buffer());
-        Ok((Some(len_u64(len)), None))
     }
 
     /// Sends the goodbye, the last frame of this side. [wire.goodbye]
@@ -1003,6 +1011,17 @@ impl Outbound {
     fn whole_len(&self) -> usize {
         self.chunk_len().min(MAX_WHOLE)
     }
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    /// The bytes that were sent.
+    sent: u64,
+    /// The ring was full.
+    full: bool,
+    /// It was the last of its message.
+    last: bool,
 }
 
 /// The lanes of small messages.

@@ -211,6 +211,7 @@ impl Link {
     }
 
     /// Whether a frame has arrived, or there is room that a frame waits for.
+    #[inline]
     pub(crate) fn has_come(&self, inbound: &mut Inbound) -> Result<bool, Error> {
         Ok(inbound.receiver.is_ready()? || self.has_room_again()?)
     }

@@ -140,7 +140,8 @@ pub(crate) trait Leads: Host {
                     receiving.disarm();
                 }
             }
-            let polled = poll.run(CALLER_SLICE, || self.link().has_come(&mut receiving.inbound))?;
+            let link = self.link();
+            let polled = poll.run(CALLER_SLICE, || link.has_come(&mut receiving.inbound))?;
             // Checked after the poll, because another task may have begun to wait for room meanwhile.
             progress.looked_for_room |= poll.has_budget() && self.link().wants_room();
             match polled {

@@ -181,7 +181,8 @@ pub(crate) trait Turns: Driven {
             // The last turn may have left this.
             receiving.release()?;
             receiving.disarm();
-            let polled = poll.run(slice, || self.link().has_come(&mut receiving.inbound))?;
+            let link = self.link();
+            let polled = poll.run(slice, || link.has_come(&mut receiving.inbound))?;
             match polled {
                 Polled::Ready => receiving.driver.hit(poll.spent()),
                 Polled::GaveUp => receiving.driver.miss(),

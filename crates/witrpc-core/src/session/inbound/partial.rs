@@ -1,5 +1,7 @@
 //! Reassembly of one message from its chunks.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use zeroize::Zeroize;
 
@@ -13,10 +15,55 @@ use crate::values::buffers;
 use crate::values::content::Content;
 use crate::values::spare;
 use crate::wire::fields::{Fields, Malformed, len_u64, u32_len, u64_len};
-use crate::wire::frame::{Header, Nesting};
+use crate::wire::frame::{Header, Kind, Nesting};
 use crate::wire::message::{
     HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
 };
+
+/// The key of a message: its kind and id on the wire.
+type Key = (Kind, u64);
+
+/// The messages of which only a part has arrived. The chunks of a message usually follow each other, so the message of the last chunk has
+/// a place of its own. Boxed, because they move with each of their chunks.
+#[derive(Debug, Default)]
+pub(super) struct Partials {
+    last: Option<(Key, Box<Partial>)>,
+    others: HashMap<Key, Box<Partial>>,
+}
+
+impl Partials {
+    pub(super) fn len(&self) -> usize {
+        self.others.len() + usize::from(self.last.is_some())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.last.as_ref().is_some_and(|(last, _)| last == key)
+            || (!self.others.is_empty() && self.others.contains_key(key))
+    }
+
+    pub(super) fn take(&mut self, key: &Key) -> Option<Box<Partial>> {
+        match self.last.take_if(|(last, _)| last == key) {
+            Some((_, partial)) => Some(partial),
+            None => self.others.remove(key),
+        }
+    }
+
+    /// Keeps a message whose last chunk has just arrived.
+    pub(super) fn put(&mut self, key: Key, partial: Box<Partial>) {
+        if let Some((key, partial)) = self.last.replace((key, partial)) {
+            self.others.insert(key, partial);
+        }
+    }
+
+    #[cfg(any(test, fuzzing, feature = "test-support"))]
+    pub(super) fn values(&self) -> impl Iterator<Item = &Partial> {
+        self.last.iter().map(|(_, partial)| partial).chain(self.others.values()).map(|p| &**p)
+    }
+}
 
 /// A first section that is arriving. That of a handshake message is secret, as it may contain a token. So it is wiped when it is dropped
 /// here, and when it grows.

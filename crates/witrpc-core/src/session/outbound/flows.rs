@@ -33,9 +33,16 @@ pub(super) type Key = (Kind, u64);
 /// A long message, or a stream.
 #[derive(Debug)]
 pub(super) enum Flow {
-    Message(Outgoing),
+    /// Boxed, because it moves with each of its chunks.
+    Message(Box<Outgoing>),
     /// The stream with this id, whose queue is not empty.
     Stream(u64),
+}
+
+impl Flow {
+    fn message(message: Outgoing) -> Self {
+        Self::Message(Box::new(message))
+    }
 }
 
 /// The credit that is left, in bytes of each pool.
@@ -199,7 +206,7 @@ impl Flows {
 
     /// Queues a message behind the others.
     pub(super) fn push(&mut self, message: Outgoing) {
-        self.put_last(Flow::Message(message));
+        self.put_last(Flow::message(message));
     }
 
     /// Holds a message until its event was sent.
@@ -220,11 +227,11 @@ impl Flows {
     /// Withdraws a message from any position.
     pub(super) fn remove(&mut self, key: Key) -> Option<Outgoing> {
         let flow = match *self.positions.get(&key)? {
-            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::message),
             position => self.take(position),
         };
         self.positions.remove(&key);
-        if let Some(Flow::Message(message)) = flow { Some(message) } else { None }
+        if let Some(Flow::Message(message)) = flow { Some(*message) } else { None }
     }
 
     /// Takes the next flow that can be sent with this credit (F3).
@@ -238,7 +245,7 @@ impl Flows {
                 let position = Position::Waiting(needs.pool, needs.credit, turn);
                 self.set_position(&flow, Some(position));
                 self.waiting[needs.pool as usize].insert((needs.credit, turn), flow);
-            } else if needs.start && self.chunked.started >= self.chunked.most {
+            } else if self.must_park(&needs) {
                 self.set_position(&flow, Some(Position::Parked(turn)));
                 self.parked.insert(turn, flow);
             } else {
@@ -250,8 +257,19 @@ impl Flows {
 
     /// Whether a flow can be sent with this credit.
     pub(super) fn has_next(&mut self, left: Left) -> bool {
+        // Without moving it, if it is the first one.
+        if let Some((_, (_, needs))) = self.ready.first_key_value() {
+            if needs.credit <= left.of(needs.pool) && !self.must_park(needs) {
+                return true;
+            }
+        }
         let next = self.next(left);
         next.map(|(turn, flow)| self.put(turn, flow)).is_some()
+    }
+
+    /// Whether a flow with these needs has to wait until fewer messages are being sent in chunks (O4).
+    const fn must_park(&self, needs: &Needs) -> bool {
+        needs.start && self.chunked.started >= self.chunked.most
     }
 
     /// Puts a flow back whose turn was interrupted: it resumes its turn when there is room.
@@ -277,7 +295,7 @@ impl Flows {
         let flows =
             ready.chain(self.waiting.iter().flat_map(BTreeMap::values)).chain(self.parked.values());
         let messages = flows.filter_map(|flow| match flow {
-            Flow::Message(message) => Some(message),
+            Flow::Message(message) => Some(&**message),
             Flow::Stream(_) => None,
         });
         messages.chain(self.held.values())
@@ -285,10 +303,14 @@ impl Flows {
 
     /// Whether no flow waits, wherever.
     pub(super) fn is_empty(&self) -> bool {
+        self.has_no_turns() && self.held.is_empty()
+    }
+
+    /// Whether no flow waits for its turn, for credit, or until fewer messages are being sent in chunks.
+    pub(super) fn has_no_turns(&self) -> bool {
         self.ready.is_empty()
             && self.waiting.iter().all(BTreeMap::is_empty)
             && self.parked.is_empty()
-            && self.held.is_empty()
     }
 
     /// Whether this message waits.
@@ -339,7 +361,7 @@ impl Flows {
                 self.waiting[pool as usize].remove(&(need, turn))
             }
             Position::Parked(turn) => self.parked.remove(&turn),
-            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::Message),
+            Position::Held(event, id) => self.held.remove(&(event, id)).map(Flow::message),
         }
     }
 
@@ -357,7 +379,7 @@ impl Flows {
 
     fn needs(&self, flow: &Flow) -> Needs {
         let message = match flow {
-            Flow::Message(message) => Some(message),
+            Flow::Message(message) => Some(&**message),
             Flow::Stream(id) => self.streams.open.get(id).and_then(|lane| lane.queue.front()),
         };
         match message {

@@ -92,10 +92,14 @@ impl Outbound {
 
     pub(super) fn take_turn(&mut self, flow: Flow) -> Result<Turn, Error> {
         match flow {
-            Flow::Message(message) => {
-                let (chunk, unfinished) = self.send_chunk(message)?;
-                let (sent, full) = (chunk.unwrap_or(0), chunk.is_none());
-                Ok(Turn { sent, full, rest: unfinished.map(Flow::Message) })
+            Flow::Message(mut message) => {
+                let chunk = self.send_chunk(&mut message)?;
+                if chunk.last {
+                    self.has_been_sent(*message);
+                    return Ok(Turn { sent: chunk.sent, full: false, rest: None });
+                }
+                let rest = Some(Flow::Message(message));
+                Ok(Turn { sent: chunk.sent, full: chunk.full, rest })
             }
             Flow::Stream(id) => self.stream_turn(id),
         }
@@ -106,24 +110,32 @@ impl Outbound {
         let (mut sent, most) = (0, len_u64(self.chunk_len()));
         loop {
             let lane = self.flows.streams.open.get_mut(&id).map(|lane| &mut lane.queue);
-            let Some(message) = lane.and_then(VecDeque::pop_front) else {
+            let Some(mut message) = lane.and_then(VecDeque::pop_front) else {
                 return Ok(Turn { sent, full: false, rest: None });
             };
             let is_end = message.kind == Kind::StreamEnd;
-            let (chunk, unfinished) = self.send_chunk(message)?;
-            sent += chunk.unwrap_or(0);
-            if is_end && unfinished.is_none() {
+            let chunk = self.send_chunk(&mut message)?;
+            sent += chunk.sent;
+            if is_end && chunk.last {
+                self.has_been_sent(message);
                 self.flows.streams.open.remove(&id);
                 return Ok(Turn { sent, full: false, rest: None });
             }
-            let (full, is_unfinished) = (chunk.is_none(), unfinished.is_some());
+            let unfinished = if chunk.last {
+                self.has_been_sent(message);
+                None
+            } else {
+                Some(message)
+            };
+            let is_unfinished = unfinished.is_some();
             let Some(lane) = self.flows.streams.open.get_mut(&id) else {
-                return Ok(Turn { sent, full, rest: None });
+                return Ok(Turn { sent, full: chunk.full, rest: None });
             };
             unfinished.into_iter().for_each(|message| lane.queue.push_front(message));
             let more = !lane.queue.is_empty();
-            if full || is_unfinished || sent >= most || !self.may_go_on(id) {
-                return Ok(Turn { sent, full, rest: more.then_some(Flow::Stream(id)) });
+            if is_unfinished || sent >= most || !self.may_go_on(id) {
+                let rest = more.then_some(Flow::Stream(id));
+                return Ok(Turn { sent, full: chunk.full, rest });
             }
         }
     }
