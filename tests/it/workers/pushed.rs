@@ -204,6 +204,31 @@ fn a_stream_waits_while_its_reader_leaves_descriptors() {
     });
 }
 
+#[test]
+fn a_subscriber_that_is_killed_leaves_no_descriptor() {
+    test(async || {
+        let (worker, job, bell) = started("serves").await;
+        let watching = tokio::spawn(async move { job.watch_and_wait(10).await });
+        eventually("it watches", || bell.rung.load(Ordering::SeqCst) == 1).await;
+        eventually("it has subscribed", || bell.shown.subscriber_count() == 1).await;
+        // Some are taken; some are there and not taken; some were sent and not fetched; and some wait.
+        let probes = Probes::default();
+        for _ in 0..MOST + 20 {
+            let (descriptor, pipe) = probe();
+            probes.0.lock().unwrap().push(pipe);
+            bell.shown.raise(descriptor).unwrap();
+        }
+        eventually("it got ten", || bell.rung.load(Ordering::SeqCst) == 2).await;
+        assert!(!probes.0.lock().unwrap().iter().any(is_closed));
+        let watched = Watched::of(&worker);
+        watched.signal(rustix::process::Signal::KILL);
+        assert!(watching.await.unwrap().is_err());
+        probes.get_closed("its subscriber was killed").await;
+        eventually("nobody subscribes", || bell.shown.subscriber_count() == 0).await;
+        watched.is_reaped().await;
+    });
+}
+
 /// Values that were not taken are lost with their descriptors; those that were taken are there.
 #[test]
 fn a_sender_that_is_killed_leaves_what_was_fetched_and_nothing_else() {

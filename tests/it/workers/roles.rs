@@ -72,6 +72,8 @@ pub(super) trait Job {
     async fn read_stream(&self, files: Streaming<Descriptor>) -> witrpc::Result<Vec<String>>;
     /// Gets so many items, rings, and never answers. It has them, and takes none of their descriptors.
     async fn get_and_wait(&self, files: Streaming<Descriptor>, count: u32) -> witrpc::Result<()>;
+    /// Subscribes to what the host shows, and rings. Gets so many values, takes the descriptor of one of them, rings, and never answers.
+    async fn watch_and_wait(&self, count: u32) -> witrpc::Result<()>;
     #[event]
     fn ticked(&self) -> &Event<u32>;
     #[event]
@@ -115,12 +117,15 @@ pub(super) trait Bell {
     async fn ring(&self, times: u32) -> witrpc::Result<u32>;
     /// Reads all of a file.
     async fn read(&self, file: Descriptor) -> witrpc::Result<String>;
+    #[event]
+    fn shown(&self) -> &Event<Descriptor>;
 }
 
 /// The host's implementation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doorbell {
     pub(super) rung: Arc<AtomicU32>,
+    pub(super) shown: Event<Descriptor>,
 }
 
 impl Bell for Doorbell {
@@ -131,6 +136,10 @@ impl Bell for Doorbell {
     async fn read(&self, file: Descriptor) -> witrpc::Result<String> {
         let file = std::fs::File::from(file.take().await?);
         std::io::read_to_string(file).map_err(Error::fault)
+    }
+
+    fn shown(&self) -> &Event<Descriptor> {
+        &self.shown
     }
 }
 
@@ -293,6 +302,20 @@ impl Job for Craft {
             kept.extend(files.next().await.transpose()?);
         }
         self.wait().await
+    }
+
+    async fn watch_and_wait(&self, count: u32) -> witrpc::Result<()> {
+        let bell: BellClient = CallContext::current().peer().get_service();
+        let mut shown = bell.shown().subscribe();
+        bell.ring(1).await?;
+        let mut kept = Vec::new();
+        for _ in 0..count {
+            kept.extend(shown.next().await.transpose().map_err(Error::fault)?);
+        }
+        let taken = kept.pop().ok_or_else(|| Error::fault("it got none"))?.take().await?;
+        let waited = self.wait().await;
+        drop((kept, taken, shown));
+        waited
     }
 
     fn ticked(&self) -> &Event<u32> {
