@@ -49,7 +49,7 @@
 //! * To serve it: [`WitServerBuilder`], [`WitServer`], and [`CallContext`] inside a handler.
 //! * To call it: [`WitClientBuilder`], [`WitClient`], [`Call`].
 //! * To send many values: [`Event`], [`Subscription`], [`Streaming`]. To send bytes: [`Blob`].
-//! * To launch a program and call it: [`Worker`], [`Agent`], [`RestartPolicy`].
+//! * To launch a program and call it: [`Worker`], [`Agent`], [`RestartPolicy`]. To spread calls over several: [`Pool`].
 //! * To configure the endpoint and the connection: [`MemoryMappedFile`], [`unique_name`], [`WaitStrategy`], [`Serializer`].
 //! * To list and inspect servers: [`endpoints()`], [`WitClient::describe`], [`WitClient::call_dynamic`].
 //! * To test within one process, or to write a transport of your own: [`transport`].
@@ -77,8 +77,8 @@ pub use witrpc_mmf_server::{
 pub use witrpc_process::Descriptor;
 #[cfg(feature = "process")]
 pub use witrpc_process::{
-    Agent, CallUnderWay, HangDetection, Host, Output, RestartPolicy, Worker, WorkerBuilder,
-    WorkerEvent, WorkerExit, WorkerState,
+    Agent, CallUnderWay, HangDetection, Host, MemberState, Output, Pool, PoolState, RestartPolicy,
+    Worker, WorkerBuilder, WorkerEvent, WorkerExit, WorkerState,
 };
 #[cfg(feature = "sandbox")]
 pub use witrpc_process::{Restriction, Sandbox};
@@ -87,10 +87,11 @@ pub use witrpc_runtime::__private;
 pub use witrpc_runtime::{
     AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
     CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
-    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping, ReconnectOptions,
-    Result, RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError, ServerDescription,
-    Service, ServiceClient, ServiceDescription, ServiceDescriptor, Streaming, Subscription,
-    WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde, transport,
+    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping, PoolSubscription,
+    ReconnectOptions, Result, RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError,
+    ServerDescription, Service, ServiceClient, ServiceDescription, ServiceDescriptor, Streaming,
+    Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde,
+    transport,
 };
 
 /// The types and traits that most programs need: `use witrpc::prelude::*;`.
@@ -98,7 +99,7 @@ pub mod prelude {
     pub use std::time::Duration;
 
     #[cfg(feature = "process")]
-    pub use crate::{Agent, RestartPolicy, Worker};
+    pub use crate::{Agent, Pool, RestartPolicy, Worker};
     pub use crate::{
         Blob, CallContext, ClientState, Event, EventError, MemoryMappedFile, Overflow, Streaming,
         Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder,

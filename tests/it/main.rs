@@ -38,6 +38,7 @@ mod load;
 mod nesting;
 mod overload;
 mod peer;
+mod pool;
 mod processes;
 mod raw;
 mod reconnect;

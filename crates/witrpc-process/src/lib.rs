@@ -5,6 +5,8 @@
 //! `witrpc_mmf::inherited`. Most users get both from the crate `witrpc`, by its default feature `process`.
 //!
 //! ```text
+//!   pool                                            workers, or clients of any transport, behind one handle
+//!     ▼
 //!   worker ──▶ supervision ──▶ process ──▶ sys      a handle → the task that owns and replaces → one process → the system
 //!                  │              └──▶ output       what the worker prints
 //!                  ├──▶ restart                     whether, and when, another one is started
@@ -33,6 +35,7 @@ mod courier;
 mod descriptor;
 mod hang;
 mod output;
+mod pool;
 mod process;
 mod restart;
 mod sandbox;
@@ -46,6 +49,7 @@ pub use agent::{Agent, Host};
 pub use descriptor::Descriptor;
 pub use hang::{CallUnderWay, HangDetection};
 pub use output::Output;
+pub use pool::{MemberState, Pool, PoolState};
 pub use process::WorkerExit;
 pub use restart::RestartPolicy;
 #[cfg(feature = "sandbox")]

@@ -2,9 +2,10 @@
 //!
 //! `core` keeps the connection that calls go to, and the subscriptions, which belong to the client and not to a connection. `reconnect` is
 //! the one task that connects again; it holds the client weakly, so dropping the client ends it. Which calls are made once more is said in
-//! `calls::retry`; `calls::call` keeps their arguments for that.
+//! `calls::retry`; `calls::call` keeps their arguments for that. `pool` puts several clients behind one handle.
 
 mod core;
+pub(crate) mod pool;
 pub(crate) mod reconnect;
 
 use std::sync::Arc;
@@ -48,7 +49,6 @@ impl WitClient {
     }
 
     /// What the clones share.
-    #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn core(&self) -> Arc<ClientCore> {
         Arc::clone(&self.core)
     }

@@ -16,6 +16,8 @@
 //! 8. The client subscription takes a value in, returns its credit at once, and wakes the subscriber. What the subscriber takes is
 //!    acknowledged in batches, and that opens the window: so a subscriber that does not read stalls no call. Of earlier connections it
 //!    keeps a few windows.
+//!
+//! A subscription to an event of a pool is `merged` from one at each of its members.
 
 pub(crate) mod backlog;
 pub(crate) mod client_subscription;
@@ -23,7 +25,10 @@ pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod host;
 mod local_subscriber;
+pub(crate) mod merged;
+pub(crate) mod pool_subscription;
 pub(crate) mod publishing;
+pub(crate) mod remote_event;
 pub(crate) mod remote_subscriber;
 pub(crate) mod subscriber;
 pub(crate) mod subscribing;

@@ -30,6 +30,8 @@ pub use calls::outcome::Outcome;
 pub use calls::ping::Ping;
 pub use calls::retry::RetryPolicy;
 pub use client::WitClient;
+#[doc(hidden)]
+pub use client::pool::{ClientPool, PoolMember};
 pub use client::reconnect::{ClientState, ReconnectOptions};
 pub use connection::Load;
 pub use context::{CallContext, Peer};
@@ -38,6 +40,7 @@ pub use context::{SharedLease, SideChannel, side_channel};
 pub use events::backlog::Overflow;
 pub use events::error::EventError;
 pub use events::event::Event;
+pub use events::pool_subscription::PoolSubscription;
 pub use events::subscriber::EventValue;
 pub use events::subscription::Subscription;
 #[doc(hidden)]

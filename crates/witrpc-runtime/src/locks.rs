@@ -58,6 +58,12 @@ ranks! {
         Admissions,
         /// The connections of an endpoint whose drivers are woken while its handlers compute.
         Drivers,
+        /// The members of a pool.
+        PoolMembers,
+        /// The subscriptions to events of a pool.
+        PoolSubscriptions,
+        /// A subscription to an event of a pool.
+        Merged,
         /// A client's subscriptions, which outlive its connections.
         ClientSubscriptions,
         /// A client's current connection.

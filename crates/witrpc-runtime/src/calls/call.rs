@@ -23,14 +23,14 @@ use witrpc_core::wire::status::{Status, status_error};
 use witrpc_core::{CloseReason, Error};
 
 use crate::calls::arguments::ArgumentsOf;
-use crate::calls::callee::Callee;
+use crate::calls::callee::{Assigned, Awaited, Callee};
 use crate::calls::host::CallHost;
 use crate::calls::making::{BeginError, Lacks, MakesCalls, Needs};
 use crate::calls::outcome::OutcomeOf;
-use crate::calls::retry::{Delays, RetryPolicy};
+use crate::calls::retry::Delays;
 use crate::context::{CallContext, Inherited};
-use crate::events::client_subscription::RemoteEvent;
 use crate::events::event::Event;
+use crate::events::remote_event::RemoteEvent;
 use crate::link::fairness::{SMALL_SIZE, Step};
 use crate::link::poller::Poll as Polling;
 use crate::link::timers::{Gone, Timer};
@@ -133,7 +133,7 @@ impl Remote {
     pub fn event<T>(&self, index: usize) -> Event<T> {
         match &self.contract {
             Contract::Known(descriptor) => Event::remote(RemoteEvent::new(
-                Arc::clone(&self.callee).subscribable(),
+                Arc::clone(&self.callee).events(),
                 descriptor,
                 index,
             )),
@@ -186,17 +186,16 @@ impl Remote {
                 reason: error.to_string(),
             })),
         };
-        let again = self.callee.retry().and_then(|policy| match &stage {
+        let again = self.callee.retry().and_then(|_| match &stage {
             // A stream cannot be sent twice, so such a call is not retried.
-            Stage::New(content) if !content.has_streams() => {
-                Some(Box::new(Again::new(policy, content)))
-            }
+            Stage::New(content) if !content.has_streams() => Some(Box::new(Again::new(content))),
             _ => None,
         });
         let (inherited, nesting) = CallContext::inherited();
         let bounds = inherited
             .map(|inherited| Box::new(Bounds { inherited: Some(inherited), ..Bounds::default() }));
-        UntypedCall { remote: self.clone(), method, stage, bounds, nesting, again }
+        let remote = self.clone();
+        UntypedCall { remote, method, stage, bounds, nesting, again, assigned: None }
     }
 }
 
@@ -229,6 +228,8 @@ struct UntypedCall {
     nesting: Nesting,
     /// The state for retrying the call, if the client has a retry policy.
     again: Option<Box<Again>>,
+    /// Which of the callee's connections the call was sent over, if it has several.
+    assigned: Option<Assigned>,
 }
 
 /// What may end a call before it is answered.
@@ -243,7 +244,8 @@ struct Bounds {
 /// The state of a call that may be retried.
 struct Again {
     content: Content,
-    delays: Delays,
+    /// What is left of the policy's delays, once the call has failed.
+    delays: Option<Delays>,
     /// The runtime whose timer the pause uses: that of the last connection.
     runtime: Option<Handle>,
     /// Why the connection ended over which an attempt may have been executed.
@@ -253,14 +255,8 @@ struct Again {
 }
 
 impl Again {
-    fn new(policy: &RetryPolicy, content: &Content) -> Self {
-        Self {
-            content: content.copy(),
-            delays: policy.delays(),
-            runtime: None,
-            begun: None,
-            last: None,
-        }
+    fn new(content: &Content) -> Self {
+        Self { content: content.copy(), delays: None, runtime: None, begun: None, last: None }
     }
 }
 
@@ -268,6 +264,11 @@ enum Stage {
     /// Its arguments could not be serialized.
     Failed(Box<Error>),
     New(Content),
+    /// It waits for a connection.
+    Waiting {
+        awaited: Awaited,
+        content: Content,
+    },
     /// It waits for a place among the calls in flight, or for room in the sending queue.
     Queued {
         line: InLine,
@@ -436,6 +437,7 @@ impl UntypedCall {
             };
             self.stage = Stage::Finished;
             let result = answered.and_then(|()| self.decode(&mut answer, decode));
+            self.assigned = None;
             if let Err(error) = &result {
                 self.log(error);
                 if self.pause(error) {
@@ -468,6 +470,13 @@ impl UntypedCall {
             match std::mem::replace(&mut self.stage, Stage::Finished) {
                 Stage::Failed(error) => return Poll::Ready(Err(*error)),
                 Stage::New(mut content) => self.start(&mut content, cx.waker(), answer)?,
+                Stage::Waiting { mut awaited, content } => {
+                    if awaited.until.as_mut().poll(cx).is_pending() {
+                        self.stage = Stage::Waiting { awaited, content };
+                        return Poll::Pending;
+                    }
+                    self.stage = Stage::New(content);
+                }
                 Stage::Queued { mut line, route, mut content } => {
                     let connection = Arc::clone(&line.connection);
                     let needs = std::mem::take(&mut line.needs);
@@ -485,7 +494,7 @@ impl UntypedCall {
                     if over.is_err() {
                         if let Some(last) = last {
                             // The runtime of the timer has ended, and with it the wait.
-                            again.delays = Box::new(std::iter::empty());
+                            again.delays = Some(Box::new(std::iter::empty()));
                             return Poll::Ready(Err(last));
                         }
                     }
@@ -529,7 +538,8 @@ impl UntypedCall {
         if let Error::Closed { reason, maybe_executed: true } = error {
             again.begun = Some(reason.clone());
         }
-        let Some(delay) = again.delays.next() else { return false };
+        let delays = again.delays.get_or_insert_with(|| policy.delays());
+        let Some(delay) = delays.next() else { return false };
         // Outside of any runtime, and before the first connection, there is no timer.
         let runtimes = [Handle::try_current().ok(), again.runtime.clone()];
         let timer = |runtime: Handle| Timer::new(&runtime, delay).map(|timer| (timer, runtime));
@@ -562,7 +572,10 @@ impl UntypedCall {
         waker: &Waker,
         answer: &mut Option<Answer>,
     ) -> Result<(), Error> {
-        let connection = self.remote.callee.connection()?;
+        let connection = match self.remote.callee.connection_for_call(&mut self.assigned) {
+            Ok(connection) => connection,
+            Err(error) => return self.wait_for_connection(content, error),
+        };
         if let Some(again) = &mut self.again {
             again.runtime = Some(connection.link().runtime.clone());
         }
@@ -576,6 +589,14 @@ impl UntypedCall {
         let bytes = if size <= SMALL_SIZE { 0 } else { size };
         let needs = Needs::new(self.nesting, bytes);
         self.send(connection, route, content, needs, waker, answer)
+    }
+
+    /// There is no connection for the call, which is this error unless one may come.
+    #[cold]
+    fn wait_for_connection(&mut self, content: &mut Content, error: Error) -> Result<(), Error> {
+        let Some(awaited) = Arc::clone(&self.remote.callee).awaited() else { return Err(error) };
+        self.stage = Stage::Waiting { awaited, content: std::mem::take(content) };
+        Ok(())
     }
 
     fn send(
@@ -673,6 +694,10 @@ impl UntypedCall {
         let runtime = match &self.stage {
             Stage::Queued { line, .. } => &line.connection.link().runtime,
             Stage::Sent(call) => &call.connection.link().runtime,
+            Stage::Waiting { awaited, .. } => match &awaited.runtime {
+                Some(runtime) => runtime,
+                None => return Poll::Pending,
+            },
             Stage::Paused(_) => {
                 match self.again.as_ref().and_then(|again| again.runtime.as_ref()) {
                     Some(runtime) => runtime,
@@ -711,7 +736,10 @@ impl UntypedCall {
         // As with subscriptions, the reader of a stream need not hold the client as well.
         for stream in arrived.iter_mut().flat_map(|arrived| arrived.incoming.iter_mut().flatten()) {
             if let Some(handle) = stream.inner_mut::<StreamReader>() {
-                handle.keep(Arc::clone(&self.remote.callee).kept_by_streams());
+                handle.keep(match &self.assigned {
+                    Some(assigned) => Arc::clone(&assigned.0).kept_by_streams(),
+                    None => Arc::clone(&self.remote.callee).kept_by_streams(),
+                });
             }
         }
         let result = decode(codec, status, content.body(), arrived);

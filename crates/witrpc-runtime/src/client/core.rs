@@ -33,6 +33,7 @@ use crate::client::reconnect::{ClientState, ReconnectOptions, Reconnecting, Reco
 use crate::connection::Connection;
 use crate::events::client_subscription::Subscribable;
 use crate::events::client_subscription::{self, ClientSubscription};
+use crate::events::remote_event::EventSource;
 use crate::events::subscribing::Subscribes;
 use crate::link::driver;
 use crate::link::ending::Ends;
@@ -184,6 +185,18 @@ impl ClientCore {
     pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
         let connection = self.read().connection.clone();
         connection.ok_or_else(|| Error::NotConnected { endpoint: self.endpoint().to_owned() })
+    }
+
+    /// The connection, if there is one that has not ended.
+    pub(crate) fn open_connection(&self) -> Option<Arc<Connection>> {
+        let connection = self.read().connection.clone();
+        connection.filter(|connection| connection.link().closed().is_none())
+    }
+
+    /// Whether a connection is being made.
+    pub(crate) fn is_connecting(&self) -> bool {
+        let is_reconnecting = matches!(self.read().state, ClientState::Reconnecting { .. });
+        is_reconnecting || self.urgent.load(Ordering::SeqCst) > 0
     }
 
     /// Whether there is a connection that has not ended.
@@ -612,7 +625,7 @@ impl Callee for ClientCore {
         self.settings.retry.as_ref()
     }
 
-    fn subscribable(self: Arc<Self>) -> Arc<dyn Subscribable> {
+    fn events(self: Arc<Self>) -> Arc<dyn EventSource> {
         self
     }
 

@@ -14,6 +14,7 @@ use crate::calls::retry::RetryPolicy;
 use crate::events::client_subscription::{ClientSubscription, Subscribable};
 use crate::events::error::EventError;
 use crate::events::host::EventHost;
+use crate::events::remote_event::EventSource;
 use crate::events::subscribing::Subscribes;
 
 /// The peer of a connection; holds the connection weakly.
@@ -59,7 +60,7 @@ impl<C: CallHost + EventHost + fmt::Debug> Callee for ConnectedPeer<C> {
         None
     }
 
-    fn subscribable(self: Arc<Self>) -> Arc<dyn Subscribable> {
+    fn events(self: Arc<Self>) -> Arc<dyn EventSource> {
         self
     }
 

@@ -51,44 +51,20 @@ pub(crate) trait Subscribable: Send + Sync + fmt::Debug {
     fn kept_by_resources(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>>;
 }
 
-/// A client's view of an event.
-#[derive(Clone)]
-pub(crate) struct RemoteEvent {
+/// Subscribes to the contract's event at `index`.
+pub(crate) fn subscribe(
     callee: Arc<dyn Subscribable>,
     descriptor: &'static ServiceDescriptor,
     index: usize,
-}
-
-impl fmt::Debug for RemoteEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RemoteEvent").field(&self.name()).finish()
-    }
-}
-
-impl RemoteEvent {
-    pub(crate) fn new(
-        callee: Arc<dyn Subscribable>,
-        descriptor: &'static ServiceDescriptor,
-        index: usize,
-    ) -> Self {
-        Self { callee, descriptor, index }
-    }
-
-    /// `Service.event`.
-    pub(crate) fn name(&self) -> String {
-        format!("{}.{}", self.descriptor.name, self.descriptor.events[self.index].name)
-    }
-
-    pub(crate) fn subscribe(&self) -> SubscriptionHandle {
-        let subscription = Arc::new(ClientSubscription {
-            descriptor: self.descriptor,
-            index: self.index,
-            max_buffered: self.callee.max_buffered(),
-            state: Mutex::new(Rank::Subscription, State::default()),
-        });
-        self.callee.add_subscription(&subscription);
-        SubscriptionHandle { callee: Arc::clone(&self.callee), subscription }
-    }
+) -> SubscriptionHandle {
+    let subscription = Arc::new(ClientSubscription {
+        descriptor,
+        index,
+        max_buffered: callee.max_buffered(),
+        state: Mutex::new(Rank::Subscription, State::default()),
+    });
+    callee.add_subscription(&subscription);
+    SubscriptionHandle { callee, subscription }
 }
 
 /// One subscription. The connection pushes values; the [`SubscriptionHandle`] takes them.

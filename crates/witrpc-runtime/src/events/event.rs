@@ -23,8 +23,8 @@ use witrpc_core::Error;
 use witrpc_core::values::serializer::Codec;
 
 use crate::events::backlog::{Overflow, Room};
-use crate::events::client_subscription::RemoteEvent;
 use crate::events::local_subscriber::LocalSubscriber;
+use crate::events::remote_event::{RemoteEvent, RemoteSubscription};
 use crate::events::remote_subscriber::{Attached, EventSubscriber, RemoteSubscriber};
 use crate::events::subscriber::{EventValue, Prepared, Registration, Subscriber};
 use crate::events::subscription::Subscription;
@@ -191,7 +191,10 @@ impl<T: EventValue> Event<T> {
     #[must_use = "dropping the subscription ends it"]
     pub fn subscribe(&self) -> Subscription<T> {
         match &self.inner {
-            Inner::Remote(remote, _) => Subscription::remote(remote.subscribe()),
+            Inner::Remote(remote, _) => match remote.subscribe() {
+                RemoteSubscription::One(handle) => Subscription::remote(handle),
+                RemoteSubscription::Merged(merged) => Subscription::merged(merged),
+            },
             Inner::Local(local) => {
                 let subscription =
                     LocalSubscriber::new(local.overflow, local.capacity, Arc::clone(&local.room));

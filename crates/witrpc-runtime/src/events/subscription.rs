@@ -12,6 +12,7 @@ use witrpc_core::held::Held;
 use crate::events::client_subscription::SubscriptionHandle;
 use crate::events::error::EventError;
 use crate::events::local_subscriber::LocalSubscriber;
+use crate::events::merged::Merged;
 use crate::events::subscriber::{EventValue, Registration};
 
 /// The values of an event that are raised after subscribing. Dropping it unsubscribes.
@@ -43,6 +44,7 @@ pub struct Subscription<T> {
 enum Source<T> {
     Local { subscription: Arc<LocalSubscriber<T>>, _registration: Registration },
     Remote(SubscriptionHandle),
+    Merged(Merged),
 }
 
 impl<T> fmt::Debug for Subscription<T> {
@@ -52,6 +54,7 @@ impl<T> fmt::Debug for Subscription<T> {
             Source::Remote(subscription) => {
                 f.debug_tuple("Subscription").field(subscription).finish()
             }
+            Source::Merged(merged) => f.debug_tuple("Subscription").field(merged).finish(),
         }
     }
 }
@@ -68,6 +71,10 @@ impl<T: EventValue> Subscription<T> {
         Self { source: Source::Remote(subscription) }
     }
 
+    pub(crate) const fn merged(merged: Merged) -> Self {
+        Self { source: Source::Merged(merged) }
+    }
+
     /// Returns the next value, or an [`EventError`] in its place. `None` means that no item follows. It is cancel-safe.
     ///
     /// Within a tokio task it takes part in cooperative scheduling, as tokio's channels do: after about two thousand values, or fewer large
@@ -81,7 +88,7 @@ impl<T: EventValue> Subscription<T> {
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> Held {
         match &self.source {
-            Source::Local { .. } => Held::default(),
+            Source::Local { .. } | Source::Merged(_) => Held::default(),
             Source::Remote(subscription) => subscription.held(),
         }
     }
@@ -90,6 +97,20 @@ impl<T: EventValue> Subscription<T> {
         match &mut self.source {
             Source::Local { subscription, .. } => subscription.poll(cx).map(Some),
             Source::Remote(subscription) => subscription.poll(cx),
+            Source::Merged(merged) => merged.poll(cx).map(|item| Some(item?.1)),
+        }
+    }
+
+    /// As `poll`, with the index of the member of a pool that has raised the value.
+    pub(crate) fn poll_indexed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(usize, Result<T, EventError>)>> {
+        match &mut self.source {
+            Source::Merged(merged) => merged.poll(cx),
+            Source::Local { .. } | Source::Remote(_) => {
+                self.poll(cx).map(|item| item.map(|item| (0, item)))
+            }
         }
     }
 }

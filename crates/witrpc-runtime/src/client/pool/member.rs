@@ -1,0 +1,167 @@
+//! [`PoolMember`]: a client of a pool, and the calls that it was chosen for.
+//!
+//! # Invariants
+//!
+//! - **M1** A member that refuses calls gets none: the count and the refusal are one number, and a call is counted only if the number is what it
+//!   was when the member was chosen. So once a member that refuses has no calls, it has none for ever.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::calls::callee::{Assigned, Assignee};
+use crate::client::WitClient;
+use crate::client::core::ClientCore;
+use crate::connection::Connection;
+
+/// The flag in `calls` of a member that refuses calls.
+const REFUSES: usize = 1 << (usize::BITS - 1);
+/// How often a member without calls is looked at whose streams have not ended. Nothing tells of that.
+const STREAMS: Duration = Duration::from_millis(10);
+
+/// A client of a pool. For `witrpc-process`.
+#[derive(Clone, Debug)]
+pub struct PoolMember(Arc<Member>);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Member {
+    /// No other member of the pool has ever had it.
+    pub(super) id: u64,
+    pub(super) index: usize,
+    pub(super) client: Arc<ClientCore>,
+    /// The calls in flight, and [`REFUSES`].
+    calls: AtomicUsize,
+    /// The calls that it was chosen for.
+    total: AtomicU64,
+    /// At which of them the pool's demand tells; 0 is never.
+    limit: AtomicU64,
+    /// Notified when the last call of a member that refuses has ended.
+    idle: Notify,
+}
+
+impl Member {
+    /// A member that refuses calls.
+    pub(super) fn new(id: u64, index: usize, client: Arc<ClientCore>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            index,
+            client,
+            calls: AtomicUsize::new(REFUSES),
+            total: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            idle: Notify::new(),
+        })
+    }
+
+    /// The number of its calls in flight; `None` if it refuses calls.
+    #[inline]
+    pub(super) fn chances(&self) -> Option<usize> {
+        let calls = self.calls.load(Ordering::SeqCst);
+        (calls & REFUSES == 0).then_some(calls)
+    }
+
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
+        self.client.open_connection()
+    }
+
+    /// Assigns a call to it if its calls in flight still have this number (M1). Returns whether it is the call that is to be told of, too.
+    #[inline]
+    pub(super) fn assign(self: &Arc<Self>, calls: usize) -> Option<(Assigned, bool)> {
+        let (now, then) = (Ordering::SeqCst, Ordering::SeqCst);
+        self.calls.compare_exchange(calls, calls + 1, now, then).ok()?;
+        let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_full = total == self.limit.load(Ordering::Relaxed);
+        Some((Assigned(Arc::clone(self) as _), is_full))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.calls.load(Ordering::SeqCst) & !REFUSES
+    }
+}
+
+impl Assignee for Member {
+    fn release(&self) {
+        if self.calls.fetch_sub(1, Ordering::SeqCst) == REFUSES + 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    fn kept_by_streams(self: Arc<Self>) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.client) as _)
+    }
+}
+
+impl PoolMember {
+    pub(super) const fn new(member: Arc<Member>) -> Self {
+        Self(member)
+    }
+
+    pub(super) const fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+
+    /// Returns its index. No other member has it meanwhile.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.0.index
+    }
+
+    /// Returns the client.
+    #[must_use]
+    pub fn client(&self) -> WitClient {
+        WitClient::new(Arc::clone(&self.0.client))
+    }
+
+    /// Returns how many of the pool's calls it has now. Those that wait for a place are included.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    /// Returns how many of the pool's calls it has had in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// Has the pool's demand tell when it has had this many calls in all. 0 is never.
+    pub fn watch_total(&self, calls: u64) {
+        self.0.limit.store(calls, Ordering::SeqCst);
+    }
+
+    /// Returns whether calls may go to it.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.0.chances().is_some()
+    }
+
+    /// Lets no further call go to it.
+    pub fn refuse(&self) {
+        self.0.calls.fetch_or(REFUSES, Ordering::SeqCst);
+    }
+
+    /// Lets calls go to it.
+    pub(super) fn accept(&self) {
+        self.0.calls.fetch_and(!REFUSES, Ordering::SeqCst);
+    }
+
+    /// Waits until it has no calls and no streams. It must refuse calls. Call it within a runtime with timers.
+    pub async fn drained(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.0.idle.notified());
+            // Registered before the check, so that an end in between is not missed.
+            idle.as_mut().enable();
+            if self.in_flight() == 0 {
+                break;
+            }
+            idle.await;
+        }
+        while self.client().load().streams > 0 {
+            tokio::time::sleep(STREAMS).await;
+        }
+    }
+}
