@@ -13,7 +13,7 @@
 //! | | [`streams`] | sequences of values with backpressure, as arguments and results |
 //! | | [`blobs`] | raw bytes, without serialization |
 //! | | [`workers`] | a host that launches a program, calls it, owns it and replaces it |
-//! | | [`pools`] | several clients behind one handle |
+//! | | [`pools`] | several workers, or clients, behind one handle |
 //! | | [`sandbox`] | a worker that the kernel confines to what its host grants (Linux) |
 //! | | [`testing`] | testing a service without a second process |
 //! | **Running it** | [`deadlines`] | deadlines, and cancelling a call |

@@ -77,8 +77,8 @@ pub use witrpc_mmf_server::{
 pub use witrpc_process::Descriptor;
 #[cfg(feature = "process")]
 pub use witrpc_process::{
-    Agent, CallUnderWay, HangDetection, Host, MemberState, Output, Pool, PoolState, RestartPolicy,
-    Worker, WorkerBuilder, WorkerEvent, WorkerExit, WorkerState,
+    Agent, CallUnderWay, HangDetection, Host, MemberRole, MemberState, Output, Pool, PoolBuilder,
+    PoolState, RestartPolicy, Worker, WorkerBuilder, WorkerEvent, WorkerExit, WorkerState,
 };
 #[cfg(feature = "sandbox")]
 pub use witrpc_process::{Restriction, Sandbox};

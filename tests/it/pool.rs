@@ -9,7 +9,10 @@ use futures_core::Stream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use witrpc::prelude::*;
-use witrpc::{CloseReason, Error, PoolSubscription, ReconnectOptions, RetryPolicy};
+use witrpc::{CloseReason, Error, MemberRole, PoolSubscription, ReconnectOptions, RetryPolicy};
+
+#[cfg(target_os = "linux")]
+mod workers;
 
 use crate::fixture::{Fixture, Flavor, GUARD, SerializerKind, block_on, eventually, poll_once};
 
@@ -287,7 +290,7 @@ fn members_that_are_not_connected_get_no_calls() {
             assert_ne!(duty.who().await.unwrap(), 1);
         }
         let state = pool.state();
-        assert!(!state.members[1].is_connected && state.members[1].accepts_calls);
+        assert!(!state.members[1].is_connected && state.members[1].role == MemberRole::Active);
         posts[1].serve(8).await;
         posts[1].client.connect(GUARD).await.unwrap();
         let mut seen = [false; 3];

@@ -53,13 +53,13 @@ fn restarts(policy: RestartPolicy) -> RestartPolicy {
 }
 
 /// A process, whoever's child it is.
-struct Watched {
-    process_id: u32,
+pub(crate) struct Watched {
+    pub(crate) process_id: u32,
     pidfd: OwnedFd,
 }
 
 impl Watched {
-    fn new(process_id: u32) -> Self {
+    pub(crate) fn new(process_id: u32) -> Self {
         let pid = Pid::from_raw(process_id.cast_signed()).unwrap();
         Self { process_id, pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap() }
     }
@@ -68,7 +68,7 @@ impl Watched {
         Self::new(worker.process_id().unwrap())
     }
 
-    fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut ends = [PollFd::new(&self.pidfd, PollFlags::IN)];
         poll(&mut ends, Some(&at_once)).unwrap() == 1
@@ -79,13 +79,13 @@ impl Watched {
     }
 
     /// And is no zombie.
-    async fn is_reaped(&self) {
+    pub(crate) async fn is_reaped(&self) {
         self.ends().await;
         let path = format!("/proc/{}", self.process_id);
         eventually("it is reaped", || !std::path::Path::new(&path).exists()).await;
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         pidfd_send_signal(&self.pidfd, signal).unwrap();
     }
 }

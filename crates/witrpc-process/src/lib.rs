@@ -49,7 +49,7 @@ pub use agent::{Agent, Host};
 pub use descriptor::Descriptor;
 pub use hang::{CallUnderWay, HangDetection};
 pub use output::Output;
-pub use pool::{MemberState, Pool, PoolState};
+pub use pool::{MemberRole, MemberState, Pool, PoolBuilder, PoolState};
 pub use process::WorkerExit;
 pub use restart::RestartPolicy;
 #[cfg(feature = "sandbox")]

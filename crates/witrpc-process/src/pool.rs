@@ -1,15 +1,31 @@
-//! [`Pool`]: several clients behind one handle.
+//! [`Pool`]: several workers, or clients, behind one handle.
+//!
+//! Which member a call goes to is decided in `witrpc_runtime`, by its `ClientPool`. Here is what adds and removes members: `builder` has the
+//! settings of a pool of workers, `crew` those workers, `keeper` the task that starts and ends them.
+
+mod builder;
+mod crew;
+mod keeper;
+mod role;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use witrpc_core::Error;
 use witrpc_runtime::{
     ClientPool, Event, EventValue, PoolMember, PoolSubscription, ServiceClient, WitClient,
 };
 
-/// Several clients, of any transport, behind one handle: each call goes to one of them.
+use crate::worker::WorkerBuilder;
+
+pub use builder::PoolBuilder;
+use crew::{Crew, Hand};
+pub use role::MemberRole;
+
+/// Several workers, or clients of any transport, behind one handle: each call goes to one of them.
 ///
 /// * A call goes to the member with the fewest of the pool's calls in flight; among equals, to the next in turn. Calls that wait for a place at
 ///   their member count, too. Members that are not connected get none.
@@ -17,7 +33,30 @@ use witrpc_runtime::{
 /// * If a member's connection ends, its calls that provably did not run are made again on another, and so are those whose method is marked
 ///   `#[witrpc(idempotent)]`: three times at most, or as the clients' [retry policy](witrpc_runtime::RetryPolicy) says. Calls with streams
 ///   are not retried. All other calls fail, as they would without a pool.
-/// * If no member is connected, but one is connecting, calls wait for it, within their deadlines.
+/// * If no member is connected, but one is connecting or being started, calls wait for it, within their deadlines.
+///
+/// [`of_workers`](Self::of_workers) begins a pool that starts, replaces and ends its workers itself. When it is dropped, they are killed.
+///
+/// ```no_run
+/// use witrpc::prelude::*;
+///
+/// #[witrpc::service]
+/// trait Renderer {
+///     #[witrpc(blocking, idempotent)]
+///     async fn tile(&self, left: u32, top: u32) -> witrpc::Result<Blob>;
+/// }
+///
+/// # async fn host() -> witrpc::Result<()> {
+/// let pool = Pool::of_workers(2, Worker::this_program).spawn().await?;
+/// let renderer = pool.get_service::<RendererClient>();
+/// let (left, right) = tokio::join!(renderer.tile(0, 0), renderer.tile(160, 0));
+/// # drop((left, right));
+/// pool.shutdown(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`of_clients`](Self::of_clients) makes a pool of clients that there are.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -45,7 +84,7 @@ use witrpc_runtime::{
 /// #     servers.push(server);
 /// # }
 ///
-/// // Of two clients that are connected to two servers.
+/// // Two clients that are connected to two servers.
 /// let pool = Pool::of_clients(clients)?;
 /// let calc = pool.get_service::<CalcClient>();
 /// let (five, seven) = tokio::join!(calc.add(2, 3), calc.add(3, 4));
@@ -55,6 +94,14 @@ use witrpc_runtime::{
 /// ```
 pub struct Pool {
     clients: ClientPool,
+    /// Of a pool of workers.
+    kept: Option<Kept>,
+}
+
+/// The workers of a pool, and the task that keeps them.
+struct Kept {
+    crew: Arc<Crew>,
+    task: AbortHandle,
 }
 
 /// What [`Pool::state`] returns.
@@ -63,7 +110,7 @@ pub struct Pool {
 pub struct PoolState {
     /// The members, by their index.
     pub members: Vec<MemberState>,
-    /// Calls that wait until a member is connected.
+    /// Calls that wait until there is a member for them.
     pub waiting: usize,
     /// Whether the pool was shut down.
     pub is_shut_down: bool,
@@ -77,9 +124,11 @@ pub struct MemberState {
     pub index: usize,
     /// Whether it is connected.
     pub is_connected: bool,
-    /// Whether calls may go to it. `false` for one that ends when the calls that it has are done.
-    pub accepts_calls: bool,
-    /// The pool's calls that it has now.
+    /// Whether it gets calls.
+    pub role: MemberRole,
+    /// The id of its process, if it is a worker and runs.
+    pub process_id: Option<u32>,
+    /// The pool's calls that it has now. Those that wait for their turn there are included.
     pub in_flight: usize,
     /// The pool's calls that it has had in all.
     pub calls: u64,
@@ -92,6 +141,20 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
+    /// Begins to build a pool of `n` workers. `make` begins each of them, as [`Worker::new`](crate::Worker::new) does; all of them have to serve
+    /// the same.
+    ///
+    /// A worker whose process dies is replaced as its [`RestartPolicy`](crate::RestartPolicy) says, which is
+    /// [`always`](crate::RestartPolicy::always) if `make` sets none. A worker that its policy has given up is replaced by another one, after
+    /// a delay that grows from 100 ms to 10 s; so is one that cannot be started. While all have failed, calls fail at once with
+    /// [`Error::NotConnected`].
+    pub fn of_workers(
+        n: usize,
+        make: impl Fn() -> WorkerBuilder + Send + Sync + 'static,
+    ) -> PoolBuilder {
+        PoolBuilder::new(n, Arc::new(make))
+    }
+
     /// Makes a pool of these clients. Their indexes are their places in this order.
     ///
     /// Connect them as usual, before or after that. Have them reconnect
@@ -108,9 +171,9 @@ impl Pool {
             let advice = "a pool without clients can call nobody; give at least one";
             return Err(Error::config("Pool::of_clients", "[]", advice));
         };
-        let pool = ClientPool::new(first, false);
+        let pool = ClientPool::new(first, false, usize::MAX);
         clients.try_for_each(|client| pool.add(&client, true).map(drop))?;
-        Ok(Self { clients: pool })
+        Ok(Self { clients: pool, kept: None })
     }
 
     /// Returns a handle to a service that all members serve. Each of its calls goes to one of them.
@@ -148,7 +211,11 @@ impl Pool {
     /// Returns what the pool does at the moment.
     #[must_use]
     pub fn state(&self) -> PoolState {
-        let mut members: Vec<_> = self.clients.members().iter().map(MemberState::of).collect();
+        let hands = self.kept.as_ref().map(|kept| kept.crew.hands()).unwrap_or_default();
+        let state = |member: &PoolMember| {
+            MemberState::of(member, hands.iter().find(|hand| hand.is(member)))
+        };
+        let mut members: Vec<_> = self.clients.members().iter().map(state).collect();
         members.sort_by_key(|member| member.index);
         PoolState {
             members,
@@ -159,10 +226,14 @@ impl Pool {
 
     /// Shuts the pool down in good order: further calls, and those that wait for a member, fail with
     /// [`Error::Closed`]; they were not executed. Then it waits for the calls and streams of the members, for up to `grace`. Then it disconnects
-    /// the clients; what they still have fails.
+    /// the clients, or shuts the workers down, which are given 2 s more if they need them; what they still have fails. No process is left.
     ///
-    /// Without this, dropping the pool does nothing to its clients: its handles go on.
+    /// If this is not called, and the pool is dropped, its workers are killed. Clients are not disconnected; the pool's handles go on with
+    /// them.
     pub async fn shutdown(&self, grace: Duration) {
+        if let Some(kept) = &self.kept {
+            return kept.crew.shutdown(grace).await;
+        }
         self.clients.close();
         let members = self.clients.members();
         let drained = async {
@@ -181,13 +252,27 @@ impl Pool {
 }
 
 impl MemberState {
-    fn of(member: &PoolMember) -> Self {
+    fn of(member: &PoolMember, hand: Option<&Hand>) -> Self {
+        let role = match hand {
+            Some(hand) => hand.role,
+            None if member.accepts() => MemberRole::Active,
+            None => MemberRole::Leaving,
+        };
         Self {
             index: member.index(),
             is_connected: member.client().is_connected(),
-            accepts_calls: member.accepts(),
+            role,
+            process_id: hand.and_then(|hand| hand.worker.process_id()),
             in_flight: member.in_flight(),
             calls: member.total(),
         }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Without the task, whose runtime may not run.
+        self.crew.end();
+        self.task.abort();
     }
 }

@@ -12,5 +12,5 @@ use windows as os;
 
 pub(crate) use os::{
     Announced, ENDS_WITH_HOST, Killer, Leash, Offer, Watch, hand_over, is_announced, is_debugged,
-    prepare, take,
+    memory_of, prepare, take,
 };

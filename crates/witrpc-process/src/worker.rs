@@ -77,7 +77,7 @@ impl Worker {
             sandbox: None,
             name: None,
             client: WitClientBuilder::new(),
-            restart: RestartPolicy::never(),
+            restart: None,
             ready_timeout: DEFAULT_READY_TIMEOUT,
             hang_detection: None,
             size: DEFAULT_SIZE,
@@ -155,11 +155,18 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
+impl Worker {
+    /// Ends it at once, and for good.
+    pub(crate) fn end(&self) {
         // Without the task, whose runtime may not run.
         self.shared.end();
         self.task.abort();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -170,7 +177,7 @@ pub struct WorkerBuilder {
     sandbox: Option<Sandbox>,
     name: Option<String>,
     client: WitClientBuilder,
-    restart: RestartPolicy,
+    restart: Option<RestartPolicy>,
     ready_timeout: Duration,
     hang_detection: Option<HangDetection>,
     size: u64,
@@ -218,7 +225,13 @@ impl WorkerBuilder {
     /// may be missing. Calls in flight fail, unless they are retried
     /// ([`with_retry_policy`](witrpc_runtime::WitClientBuilder::with_retry_policy)).
     pub fn with_restart(mut self, policy: RestartPolicy) -> Self {
-        self.restart = policy;
+        self.restart = Some(policy);
+        self
+    }
+
+    /// The same, if none was set.
+    pub(crate) fn with_restart_by_default(mut self, policy: RestartPolicy) -> Self {
+        self.restart.get_or_insert(policy);
         self
     }
 
@@ -278,11 +291,7 @@ impl WorkerBuilder {
     /// * [`Error::Config`] if a setting is invalid; [`Error::NoRuntime`] outside of a tokio runtime with timers and I/O.
     /// * [`Error::Unsupported`] if the kernel cannot enforce the sandbox. Nothing is started.
     pub async fn spawn(self) -> Result<Worker, Error> {
-        let name = self.name.unwrap_or_else(|| {
-            let command = (self.command)();
-            let program = std::path::Path::new(command.get_program());
-            program.file_name().unwrap_or_default().to_string_lossy().into_owned()
-        });
+        let name = self.name();
         if self.ready_timeout.is_zero() {
             let advice = "no worker is ready at once; give a longer time, for example 10 s";
             return Err(Error::config("with_ready_timeout", "0s", advice));
@@ -296,8 +305,8 @@ impl WorkerBuilder {
         }
         let seat = Seat::new(name.clone(), self.size, self.wait_strategy);
         let client = self.client.with_transport(seat.clone()).without_auto_reconnect();
-        let client =
-            if self.restart.may_restart() { client.with_kept_subscriptions() } else { client };
+        let restart = self.restart.unwrap_or_default();
+        let client = if restart.may_restart() { client.with_kept_subscriptions() } else { client };
         let client = client.build()?;
         let shared = Shared::new(name);
         let [stdout, stderr] = self.output;
@@ -315,8 +324,22 @@ impl WorkerBuilder {
             Supervisor { shared: Arc::clone(&shared), client: client.clone(), seat, plan };
         let process = supervisor.start(true).await?;
         let span = tracing::info_span!("worker", name = shared.worker);
-        let task = supervisor.supervise(process, History::new(self.restart));
+        let task = supervisor.supervise(process, History::new(restart));
         let task = tokio::spawn(task.instrument(span)).abort_handle();
         Ok(Worker { shared, client, task })
+    }
+
+    /// A client with the settings of those that are built, which never connects.
+    pub(crate) fn settings(self) -> Result<WitClient, Error> {
+        let seat = Seat::new(self.name(), self.size, self.wait_strategy);
+        self.client.with_transport(seat).build()
+    }
+
+    fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let command = (self.command)();
+            let program = std::path::Path::new(command.get_program());
+            program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        })
     }
 }

@@ -160,6 +160,21 @@ pub(crate) const fn is_debugged(_process_id: u32) -> bool {
     false
 }
 
+/// The bytes of memory that a process occupies.
+#[cfg(target_os = "linux")]
+pub(crate) fn memory_of(process_id: u32) -> Option<u64> {
+    let sizes = std::fs::read_to_string(format!("/proc/{process_id}/statm")).ok()?;
+    let pages = sizes.split_whitespace().nth(1)?.parse::<u64>().ok()?;
+    let page = u64::try_from(rustix::param::page_size()).ok()?;
+    Some(pages.saturating_mul(page))
+}
+
+/// It cannot be told.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const fn memory_of(_process_id: u32) -> Option<u64> {
+    None
+}
+
 /// What this process has inherited from its host.
 #[derive(Debug)]
 pub(crate) struct Announced {

@@ -40,8 +40,8 @@ use crate::events::subscriber::EventValue;
 use crate::locks::{Mutex, Rank, RwLock};
 use crate::serving::service::ServiceClient;
 
-use member::Member;
 pub use member::PoolMember;
+use member::{MOST, Member, Room};
 
 /// Several clients behind one handle. For `witrpc-process`, whose `Pool` says what it does.
 #[derive(Clone, Debug)]
@@ -59,6 +59,7 @@ struct PoolCore {
     retry: RetryPolicy,
     /// The runtime on which the pool was made.
     runtime: Option<Handle>,
+    room: Arc<Room>,
     members: RwLock<Arc<[Arc<Member>]>>,
     /// Counts the calls, for turns.
     turn: AtomicUsize,
@@ -102,8 +103,10 @@ impl ClientPool {
     ///
     /// If `is_kept`, somebody adds members where calls wait for them, until [`expect`](Self::expect) says that none will come. Else calls wait
     /// as long as a member is connecting.
+    ///
+    /// No member has more than `most` calls at once; more calls wait. Somebody has to [wake](Self::wake_next) them.
     #[must_use]
-    pub fn new(settings: &WitClient, is_kept: bool) -> Self {
+    pub fn new(settings: &WitClient, is_kept: bool, most: usize) -> Self {
         let client = settings.core();
         let at_once = RetryPolicy::default()
             .with_errors(|error| matches!(error, Error::Closed { .. }))
@@ -114,6 +117,11 @@ impl ClientPool {
             timeout: client.settings.timeout,
             retry: client.settings.retry.clone().unwrap_or(at_once),
             runtime: Handle::try_current().ok(),
+            room: Arc::new(Room {
+                most: most.min(MOST),
+                freed: Arc::default(),
+                released: Notify::new(),
+            }),
             members: RwLock::new(Rank::PoolMembers, Arc::default()),
             turn: AtomicUsize::new(0),
             joined: AtomicU64::new(0),
@@ -158,7 +166,7 @@ impl ClientPool {
         let mut members = core.members.write();
         let is_free = |index: &usize| members.iter().all(|member| member.index != *index);
         let index = (0..).find(is_free).unwrap_or_default();
-        let member = Member::new(id, index, client);
+        let member = Member::new(id, index, client, Arc::clone(&core.room));
         let all = members.iter().cloned().chain([Arc::clone(&member)]).collect();
         // Whoever had the list drops it with no lock held.
         let before = std::mem::replace(&mut *members, all);
@@ -244,7 +252,21 @@ impl ClientPool {
 
     /// Waits until a call waits for a member, or what is watched has happened here or at a [member](PoolMember::watch_total).
     pub async fn demand(&self) {
-        self.core.demand.notify.notified().await;
+        tokio::select! {
+            () = self.core.demand.notify.notified() => {}
+            () = self.core.room.released.notified() => {}
+        }
+    }
+
+    /// If there is room at a member for a call that waits, wakes the next one, and returns that. A call that was woken may be one that nobody
+    /// polls: so this is done again a moment later.
+    #[must_use]
+    pub fn wake_next(&self) -> bool {
+        let has_room = self.waiting() > 0 && self.core.has_member();
+        if has_room {
+            self.core.room.freed.notify_one();
+        }
+        has_room
     }
 }
 
@@ -305,17 +327,23 @@ impl PoolCore {
 
     /// Whether a call may go to a member now.
     fn has_member(&self) -> bool {
-        self.members()
-            .iter()
-            .any(|member| member.chances().is_some() && member.connection().is_some())
+        let members = self.members();
+        let takes =
+            |member: &Arc<Member>| member.chances().is_some() && member.connection().is_some();
+        members.iter().any(takes)
     }
 
-    /// Whether a call may go to a member later.
+    /// Whether a call may go to a member later: one that has no room now, or that may come.
     fn expects_member(&self) -> bool {
-        !self.is_closed()
-            && match &self.expects {
+        let members = self.members();
+        let is_there = |member: &Arc<Member>| !member.refuses() && member.connection().is_some();
+        if self.is_closed() {
+            return false;
+        }
+        members.iter().any(is_there)
+            || match &self.expects {
                 Some(expects) => expects.load(Ordering::SeqCst),
-                None => self.members().iter().any(|member| member.client.is_connecting()),
+                None => members.iter().any(|member| member.client.is_connecting()),
             }
     }
 
@@ -324,6 +352,8 @@ impl PoolCore {
         loop {
             // In this order: a change in between is seen twice, and not missed.
             let mut changed = self.changed.subscribe();
+            let mut freed = Box::pin(Arc::clone(&self.room.freed).notified_owned());
+            freed.as_mut().enable();
             let members = self.members();
             let states = members.iter().map(|member| member.client.watch_state());
             let changes = states.map(|mut state| {
@@ -336,6 +366,7 @@ impl PoolCore {
                 return;
             }
             changes.push(Box::pin(async move { drop(changed.changed().await) }));
+            changes.push(freed);
             drop(members);
             future::poll_fn(|cx| {
                 let is_over =
@@ -408,8 +439,7 @@ impl Callee for PoolCore {
     }
 
     fn awaited(self: Arc<Self>) -> Option<Awaited> {
-        // What has no member now may have one a moment later.
-        if !self.expects_member() && !self.has_member() {
+        if !self.expects_member() {
             return None;
         }
         let runtime = Handle::try_current().ok().or_else(|| self.runtime.clone());
@@ -423,7 +453,7 @@ impl Callee for PoolCore {
 
     /// A call that begins once more waits for a member itself.
     fn connected(&self) -> BoxFuture<'static, ()> {
-        match self.has_member() || self.expects_member() {
+        match self.expects_member() {
             true => Box::pin(future::ready(())),
             false => Box::pin(future::pending()),
         }

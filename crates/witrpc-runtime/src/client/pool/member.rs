@@ -19,6 +19,8 @@ use crate::connection::Connection;
 
 /// The flag in `calls` of a member that refuses calls.
 const REFUSES: usize = 1 << (usize::BITS - 1);
+/// No member has more calls.
+pub(super) const MOST: usize = REFUSES - 1;
 /// How often a member without calls is looked at whose streams have not ended. Nothing tells of that.
 const STREAMS: Duration = Duration::from_millis(10);
 
@@ -41,11 +43,27 @@ pub(super) struct Member {
     limit: AtomicU64,
     /// Notified when the last call of a member that refuses has ended.
     idle: Notify,
+    room: Arc<Room>,
+}
+
+/// How many calls a member may have.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) most: usize,
+    /// Notified when a member with as many has one fewer. Who waits longest is woken first.
+    pub(super) freed: Arc<Notify>,
+    /// The same, for whoever wakes the next one if that one does not come.
+    pub(super) released: Notify,
 }
 
 impl Member {
     /// A member that refuses calls.
-    pub(super) fn new(id: u64, index: usize, client: Arc<ClientCore>) -> Arc<Self> {
+    pub(super) fn new(
+        id: u64,
+        index: usize,
+        client: Arc<ClientCore>,
+        room: Arc<Room>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             index,
@@ -54,14 +72,20 @@ impl Member {
             total: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             idle: Notify::new(),
+            room,
         })
     }
 
-    /// The number of its calls in flight; `None` if it refuses calls.
+    /// The number of its calls in flight; `None` if it refuses calls, or has as many as it may have.
     #[inline]
     pub(super) fn chances(&self) -> Option<usize> {
         let calls = self.calls.load(Ordering::SeqCst);
-        (calls & REFUSES == 0).then_some(calls)
+        (calls < self.room.most).then_some(calls)
+    }
+
+    /// Whether it refuses calls.
+    pub(super) fn refuses(&self) -> bool {
+        self.calls.load(Ordering::SeqCst) & REFUSES != 0
     }
 
     pub(super) fn connection(&self) -> Option<Arc<Connection>> {
@@ -85,7 +109,11 @@ impl Member {
 
 impl Assignee for Member {
     fn release(&self) {
-        if self.calls.fetch_sub(1, Ordering::SeqCst) == REFUSES + 1 {
+        let before = self.calls.fetch_sub(1, Ordering::SeqCst);
+        if before == self.room.most {
+            self.room.freed.notify_one();
+            self.room.released.notify_one();
+        } else if before == REFUSES + 1 {
             self.idle.notify_waiters();
         }
     }
@@ -108,6 +136,12 @@ impl PoolMember {
     #[must_use]
     pub fn index(&self) -> usize {
         self.0.index
+    }
+
+    /// Returns whether this is the same member.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Returns the client.
@@ -136,7 +170,7 @@ impl PoolMember {
     /// Returns whether calls may go to it.
     #[must_use]
     pub fn accepts(&self) -> bool {
-        self.0.chances().is_some()
+        !self.0.refuses()
     }
 
     /// Lets no further call go to it.
