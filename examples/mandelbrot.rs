@@ -1,10 +1,11 @@
-//! A host and its worker: the host asks for the tiles of a picture, all at once, and shows the worker's progress. Run it with
+//! A host and a pool of workers: the host asks for the tiles of a picture, all at once, and shows the progress of each worker. Run it with
 //!
 //! ```text
 //! cargo run --release --example mandelbrot [picture.bmp]
 //! ```
 //!
-//! Without a path the picture goes to the directory for temporary files. The worker is a second process of this program.
+//! Without a path the picture goes to the directory for temporary files. There is a worker for each processor; all are processes of this
+//! program. A tile is idempotent: if a worker dies, another one paints what it had begun.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -24,11 +25,11 @@ const MAX_STEPS: u8 = 255;
 /// Few points take many steps: this lets the others be seen.
 const BRIGHTNESS: u8 = 8;
 
-/// What the worker does.
+/// What a worker does.
 #[witrpc::service]
 pub(crate) trait Renderer {
-    /// The tile with this corner: a byte per pixel, row by row. Tiles are computed side by side.
-    #[witrpc(blocking)]
+    /// The tile with this corner: a byte per pixel, row by row.
+    #[witrpc(blocking, idempotent)]
     async fn tile(&self, left: u32, top: u32) -> witrpc::Result<Blob>;
     /// A row of a tile is done; which, is nobody's concern.
     #[event]
@@ -82,36 +83,49 @@ async fn main() -> Outcome {
     }
     let default = || std::env::temp_dir().join("witrpc-mandelbrot.bmp");
     let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
-    let worker = Worker::this_program().spawn().await?;
-    let picture = render(&worker.get_service::<RendererClient>()).await?;
-    worker.shutdown(Duration::from_secs(2)).await;
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    // Tiles of the same size take more or less long: each goes to whichever worker is free first.
+    let pool = Pool::of_workers(workers, Worker::this_program).with_calls_per_worker(1);
+    let pool = pool.spawn().await?;
+    let picture = render(&pool).await?;
+    let state = pool.state();
+    pool.shutdown(Duration::from_secs(2)).await;
     write(&path, &picture)?;
+    let tiles: Vec<_> = state.members.iter().map(|member| member.calls.to_string()).collect();
     println!("{} tiles are in {}", corners().count(), path.display());
+    println!("painted by {} workers: {}", workers, tiles.join(" + "));
     Ok(())
 }
 
 /// All tiles, put together.
-async fn render(renderer: &RendererClient) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut rows = renderer.row_done().subscribe();
+async fn render(pool: &Pool) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let renderer = pool.get_service::<RendererClient>();
+    let mut rows = pool.subscribe(|renderer: &RendererClient| renderer.row_done());
     let mut tiles = JoinSet::new();
     for (left, top) in corners() {
         let tile = renderer.tile(left, top);
         tiles.spawn(async move { tile.await.map(|pixels| (left, top, pixels)) });
     }
-    let (mut done, mut percent, all) = (0, 0, u64::from(WIDTH / TILE * HEIGHT));
+    let (mut done, mut percent, all) = (Vec::new(), 0, u64::from(WIDTH / TILE * HEIGHT));
     let mut picture = vec![0; (WIDTH * HEIGHT) as usize];
     while !tiles.is_empty() {
         tokio::select! {
             biased;
-            Some(row) = rows.next() => {
-                done += match row {
+            Some((worker, row)) = rows.next() => {
+                if done.len() <= worker {
+                    done.resize(worker + 1, 0);
+                }
+                done[worker] += match row {
                     Ok(()) => 1,
                     Err(EventError::Lagged(rows)) => rows,
+                    // A worker was replaced, or has gone: others go on.
+                    Err(EventError::Reconnected | EventError::Closed(_)) => 0,
                     Err(error) => return Err(error.into()),
                 };
-                if done * 100 / all > percent {
-                    percent = done * 100 / all;
-                    eprint!("\r{percent:>3} % of {all} rows");
+                let sum = done.iter().sum::<u64>();
+                if sum * 100 / all > percent {
+                    percent = sum * 100 / all;
+                    eprint!("\r{percent:>3} % of {all} rows, by the workers {done:?}");
                 }
             }
             Some(tile) = tiles.join_next() => {

@@ -28,6 +28,9 @@ trait Duty {
     async fn hold(&self) -> witrpc::Result<u32>;
     #[witrpc(idempotent)]
     async fn hold_idempotent(&self) -> witrpc::Result<u32>;
+    /// The number of the member, and the text's length, once the gate is open for one.
+    #[witrpc(idempotent)]
+    async fn hold_text(&self, text: String, bytes: Blob) -> witrpc::Result<(u32, usize)>;
     /// Its number, as often as the gate opens.
     async fn repeat(&self) -> witrpc::Result<Streaming<u32>>;
     /// The number of the member, and the sum.
@@ -72,6 +75,11 @@ impl Duty for Guard {
 
     async fn hold_idempotent(&self) -> witrpc::Result<u32> {
         self.hold().await
+    }
+
+    async fn hold_text(&self, text: String, bytes: Blob) -> witrpc::Result<(u32, usize)> {
+        let number = self.hold().await?;
+        Ok((number, text.len() + bytes.len()))
     }
 
     async fn repeat(&self) -> witrpc::Result<Streaming<u32>> {
@@ -338,6 +346,30 @@ fn calls_of_a_member_that_dies_are_made_again_on_another_if_that_does_no_harm() 
         posts[dies].die().await;
         posts[other].guard.gate.add_permits(1);
         assert_eq!(idempotent.await.unwrap().unwrap() as usize, other);
+    });
+}
+
+/// Whether they fit into one chunk, or are queued.
+#[test]
+fn calls_are_made_again_with_the_arguments_that_they_had() {
+    test(2, async |mut posts, pool| {
+        let duty: DutyClient = pool.get_service();
+        for len in [0, 100, 300_000] {
+            let before: Vec<_> = posts.iter().map(|post| post.guard.held()).collect();
+            let call = tokio::spawn(duty.hold_text("x".repeat(len), vec![7; len].into()));
+            let mut at = None;
+            eventually("it has begun", || {
+                at = (0..2).find(|at| posts[*at].guard.held() > before[*at]);
+                at.is_some()
+            })
+            .await;
+            let (dies, other) = (at.unwrap(), 1 - at.unwrap());
+            posts[dies].die().await;
+            posts[other].guard.gate.add_permits(1);
+            assert_eq!(call.await.unwrap().unwrap(), (number(other), 2 * len));
+            posts[dies].serve(8).await;
+            posts[dies].client.connect(GUARD).await.unwrap();
+        }
     });
 }
 

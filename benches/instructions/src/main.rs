@@ -1,7 +1,7 @@
 //! So many calls of `add(i32, i32)`, one at a time, client and server in one process on one thread, over the transport in memory.
 //!
 //! Run under callgrind by `benches/instructions/count`, with two numbers of calls: the difference has nothing of start-up
-//! in it. Arguments: `json`, `postcard` or `encrypted` (postcard too), and the number.
+//! in it. Arguments: `json`, `postcard`, `encrypted` or `pool` (both postcard, too; a pool of one client), and the number.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ impl Calc for Adder {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let (Some(kind), Some(calls)) = (args.next(), args.next()) else {
-        return Err("give json, postcard or encrypted, and a number of calls".into());
+        return Err("give json, postcard, encrypted or pool, and a number of calls".into());
     };
     let calls: i32 = calls.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -39,17 +39,20 @@ async fn run(kind: &str, calls: i32) -> Result<(), Box<dyn std::error::Error>> {
     let client = WitClientBuilder::new().with_transport(transport);
     let (server, client) = match kind {
         "json" => (server, client),
-        "postcard" => (server.with_postcard(), client.with_postcard()),
+        "postcard" | "pool" => (server.with_postcard(), client.with_postcard()),
         "encrypted" => {
             (server.with_postcard().with_encryption(), client.with_postcard().with_encryption())
         }
-        other => return Err(format!("{other:?} is none of json, postcard and encrypted").into()),
+        other => {
+            return Err(format!("{other:?} is none of json, postcard, encrypted and pool").into());
+        }
     };
     let server = server.build()?;
     server.start_waiting_for_connection().await?;
     let client = client.build()?;
     client.connect(Duration::from_secs(5)).await?;
-    let calc = client.get_service::<CalcClient>();
+    let pool = Pool::of_clients([client.clone()])?;
+    let calc: CalcClient = if kind == "pool" { pool.get_service() } else { client.get_service() };
     for n in 0..calls {
         assert_eq!(calc.add(n, 1).await?, n.wrapping_add(1));
     }

@@ -186,16 +186,15 @@ impl Remote {
                 reason: error.to_string(),
             })),
         };
-        let again = self.callee.retry().and_then(|_| match &stage {
-            // A stream cannot be sent twice, so such a call is not retried.
-            Stage::New(content) if !content.has_streams() => Some(Box::new(Again::new(content))),
-            _ => None,
-        });
+        // A stream cannot be sent twice, so such a call is not retried.
+        let keeps = self.callee.retry().is_some()
+            && matches!(&stage, Stage::New(content) if !content.has_streams());
         let (inherited, nesting) = CallContext::inherited();
         let bounds = inherited
             .map(|inherited| Box::new(Bounds { inherited: Some(inherited), ..Bounds::default() }));
         let remote = self.clone();
-        UntypedCall { remote, method, stage, bounds, nesting, again, assigned: None }
+        let (kept, again, assigned) = (None, None, None);
+        UntypedCall { remote, method, stage, bounds, nesting, keeps, kept, again, assigned }
     }
 }
 
@@ -226,7 +225,11 @@ struct UntypedCall {
     bounds: Option<Box<Bounds>>,
     /// How many calls it is made within.
     nesting: Nesting,
-    /// The state for retrying the call, if the client has a retry policy.
+    /// Whether it may be retried.
+    keeps: bool,
+    /// If so, its arguments, once it was sent.
+    kept: Option<Box<Content>>,
+    /// The state for retrying it, once it has failed.
     again: Option<Box<Again>>,
     /// Which of the callee's connections the call was sent over, if it has several.
     assigned: Option<Assigned>,
@@ -241,10 +244,10 @@ struct Bounds {
     timer: Option<Timer>,
 }
 
-/// The state of a call that may be retried.
+/// The state of a call that has failed and may be retried.
+#[derive(Default)]
 struct Again {
-    content: Content,
-    /// What is left of the policy's delays, once the call has failed.
+    /// What is left of the policy's delays.
     delays: Option<Delays>,
     /// The runtime whose timer the pause uses: that of the last connection.
     runtime: Option<Handle>,
@@ -252,12 +255,6 @@ struct Again {
     begun: Option<CloseReason>,
     /// Why the last attempt failed.
     last: Option<Error>,
-}
-
-impl Again {
-    fn new(content: &Content) -> Self {
-        Self { content: content.copy(), delays: None, runtime: None, begun: None, last: None }
-    }
 }
 
 enum Stage {
@@ -435,6 +432,9 @@ impl UntypedCall {
                 Poll::Pending if !self.is_limited() => return Poll::Pending,
                 Poll::Pending => Err(ready!(self.poll_end(cx))),
             };
+            if self.keeps {
+                self.note_end(answer.as_ref());
+            }
             self.stage = Stage::Finished;
             let result = answered.and_then(|()| self.decode(&mut answer, decode));
             self.assigned = None;
@@ -451,7 +451,12 @@ impl UntypedCall {
             counted.made_progress();
         }
         self.bounds = None;
-        self.again = None;
+        if self.keeps {
+            if let Some(kept) = self.kept.take() {
+                buffers::give(kept.into_buffer());
+            }
+            self.again = None;
+        }
         Poll::Ready(result)
     }
 
@@ -469,7 +474,13 @@ impl UntypedCall {
             }
             match std::mem::replace(&mut self.stage, Stage::Finished) {
                 Stage::Failed(error) => return Poll::Ready(Err(*error)),
-                Stage::New(mut content) => self.start(&mut content, cx.waker(), answer)?,
+                Stage::New(mut content) => {
+                    let started = self.start(&mut content, cx.waker(), answer);
+                    if self.keeps {
+                        self.keep(content, answer.as_ref());
+                    }
+                    started?;
+                }
                 Stage::Waiting { mut awaited, content } => {
                     if awaited.until.as_mut().poll(cx).is_pending() {
                         self.stage = Stage::Waiting { awaited, content };
@@ -480,25 +491,19 @@ impl UntypedCall {
                 Stage::Queued { mut line, route, mut content } => {
                     let connection = Arc::clone(&line.connection);
                     let needs = std::mem::take(&mut line.needs);
-                    self.send(connection, route, &mut content, needs, cx.waker(), answer)?;
+                    let sent =
+                        self.send(connection, route, &mut content, needs, cx.waker(), answer);
+                    if self.keeps {
+                        self.keep(content, answer.as_ref());
+                    }
+                    sent?;
                 }
                 Stage::Paused(mut pause) => {
                     let Poll::Ready(over) = pause.as_mut().poll(cx) else {
                         self.stage = Stage::Paused(pause);
                         return Poll::Pending;
                     };
-                    let Some(again) = &mut self.again else {
-                        unreachable!("a pause is made from it")
-                    };
-                    let last = again.last.take();
-                    if over.is_err() {
-                        if let Some(last) = last {
-                            // The runtime of the timer has ended, and with it the wait.
-                            again.delays = Some(Box::new(std::iter::empty()));
-                            return Poll::Ready(Err(last));
-                        }
-                    }
-                    self.stage = Stage::New(again.content.copy());
+                    self.resume(over)?;
                 }
                 Stage::Sent(_) | Stage::Finished => {
                     panic!("a call was polled after it had completed")
@@ -511,6 +516,53 @@ impl UntypedCall {
                 return Poll::Pending; // The answer was looked for already, or the waker is in a line.
             }
         }
+    }
+
+    /// A pause is over: the call begins once more.
+    fn resume(&mut self, over: Result<(), Gone>) -> Result<(), Error> {
+        let Some(again) = &mut self.again else { unreachable!("a pause is made from it") };
+        let last = again.last.take();
+        if let (Err(Gone), Some(last)) = (over, last) {
+            // The runtime of the timer has ended, and with it the wait.
+            again.delays = Some(Box::new(std::iter::empty()));
+            return Err(last);
+        }
+        let kept = self.kept.take().map(|kept| *kept);
+        self.stage = Stage::New(kept.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Keeps the content of a call that was sent, or has failed, and may be sent once more.
+    fn keep(&mut self, content: Content, answer: Option<&Answer>) {
+        if answer.is_some_and(|answer| answer.status == Status::Ok) {
+            buffers::give(content.into_buffer());
+        } else if matches!(self.stage, Stage::Sent(_) | Stage::Finished) {
+            self.kept = Some(Box::new(content));
+        }
+    }
+
+    /// Looks at the end of a call that may be retried.
+    #[inline(never)]
+    fn note_end(&mut self, answer: Option<&Answer>) {
+        if let Stage::Sent(call) = &self.stage {
+            let connection = Arc::clone(&call.connection);
+            self.note_answer(answer, &*connection);
+        }
+    }
+
+    /// Looks at the answer of a call that may be retried.
+    #[inline(never)]
+    fn note_answer(&mut self, answer: Option<&Answer>, connection: &dyn CallHost) {
+        if answer.is_none_or(|answer| answer.status != Status::Ok) {
+            self.note_runtime(connection);
+        }
+    }
+
+    /// Notes on which runtime the call may be retried.
+    #[cold]
+    fn note_runtime(&mut self, connection: &dyn CallHost) {
+        let again = self.again.get_or_insert_default();
+        again.runtime = Some(connection.link().runtime.clone());
     }
 
     /// The error for the caller: it says whether any of the attempts may have been executed, not only the last.
@@ -530,11 +582,12 @@ impl UntypedCall {
     /// Whether a call that failed with this error is retried. If so, it now waits for its next attempt.
     fn pause(&mut self, error: &Error) -> bool {
         let idempotent = self.remote.contract.is_idempotent(self.method);
-        let policy = self.remote.callee.retry();
-        let (Some(again), Some(policy)) = (self.again.as_mut(), policy) else { return false };
+        let policy = self.remote.callee.retry().filter(|_| self.keeps);
+        let Some(policy) = policy else { return false };
         if !policy.applies(error, idempotent) {
             return false;
         }
+        let again = self.again.get_or_insert_default();
         if let Error::Closed { reason, maybe_executed: true } = error {
             again.begun = Some(reason.clone());
         }
@@ -576,9 +629,6 @@ impl UntypedCall {
             Ok(connection) => connection,
             Err(error) => return self.wait_for_connection(content, error),
         };
-        if let Some(again) = &mut self.again {
-            again.runtime = Some(connection.link().runtime.clone());
-        }
         let route = self.remote.contract.route(&*connection, self.method)?;
         let (size, limit) = (content.size(), connection.link().peer_limits.max_message_size);
         if size > limit {
@@ -587,7 +637,7 @@ impl UntypedCall {
         }
         // Small messages need no room in the sending queue, as the in-flight limit bounds them.
         let bytes = if size <= SMALL_SIZE { 0 } else { size };
-        let needs = Needs::new(self.nesting, bytes);
+        let needs = Needs::new(self.nesting, bytes, self.keeps);
         self.send(connection, route, content, needs, waker, answer)
     }
 
@@ -619,6 +669,8 @@ impl UntypedCall {
                 if answer.is_none() {
                     let (answered, polling) = (false, None);
                     self.stage = Stage::Sent(InFlight { connection, id, answered, polling });
+                } else if self.keeps {
+                    self.note_answer(answer.as_ref(), &*connection);
                 }
                 Ok(())
             }
@@ -627,13 +679,27 @@ impl UntypedCall {
                 self.stage = Stage::Queued { line, route, content: std::mem::take(content) };
                 Ok(())
             }
-            Err(BeginError::Limit(lacks)) => Err(self.beyond_limit(lacks)),
-            Err(BeginError::Failed(error)) => Err(error),
-            Err(BeginError::Closed(reason)) => Err(Error::Closed { reason, maybe_executed: false }),
-            Err(BeginError::Refused(Refused::TooMany(reason))) => Err(self.not_serialized(&reason)),
-            Err(BeginError::Refused(Refused::NoSideChannel(advice))) => {
+            Err(error) => {
+                if self.keeps {
+                    self.note_runtime(&*connection);
+                }
+                Err(self.not_begun(error))
+            }
+        }
+    }
+
+    /// The error of a call that could not begin.
+    #[cold]
+    fn not_begun(&self, error: BeginError) -> Error {
+        match error {
+            BeginError::NotYet => unreachable!("it waits"),
+            BeginError::Limit(lacks) => self.beyond_limit(lacks),
+            BeginError::Failed(error) => error,
+            BeginError::Closed(reason) => Error::Closed { reason, maybe_executed: false },
+            BeginError::Refused(Refused::TooMany(reason)) => self.not_serialized(&reason),
+            BeginError::Refused(Refused::NoSideChannel(advice)) => {
                 let what = format!("the arguments of {}", self.name());
-                Err(Error::Unsupported { what, advice: advice.to_owned() })
+                Error::Unsupported { what, advice: advice.to_owned() }
             }
         }
     }

@@ -28,7 +28,8 @@ const MANY_IN_FLIGHT: usize = 8;
 /// Operations on calls that this side makes.
 pub(crate) trait MakesCalls: CallHost {
     /// Takes a slot for a call, sends its request, and looks for the answer. If it has arrived, puts it into `found`; else `waker` is
-    /// woken later. Takes the content, unless the call has to wait for its places: then `waker` is woken when it may try again.
+    /// woken later. Takes the content, unless the call has to wait for its places: then `waker` is woken when it may try again. If the call
+    /// `needs` its content to be kept, it is copied where it would be taken.
     fn begin_call(
         &self,
         content: &mut Content,
@@ -41,7 +42,7 @@ pub(crate) trait MakesCalls: CallHost {
         let Slot { id, room, leader, among_many, has_waker } =
             self.take_slot(route, needs, waker)?;
         fail_point::at("call.begun");
-        let fields = (route.0, route.1, deadline);
+        let (fields, keeps) = ((route.0, route.1, deadline), needs.keeps);
         let (mut drained, mut beyond) = (Drained::default(), None);
         if content.has_streams() {
             self.send_streaming(id, needs.nesting, std::mem::take(content), fields, room)?;
@@ -56,10 +57,12 @@ pub(crate) trait MakesCalls: CallHost {
                         } else {
                             outbound.publish()?;
                         }
-                        buffers::give(std::mem::take(content).into_buffer());
+                        if !keeps {
+                            buffers::give(std::mem::take(content).into_buffer());
+                        }
                         return Ok(false);
                     }
-                    let content = std::mem::take(content);
+                    let content = if keeps { content.copy() } else { std::mem::take(content) };
                     let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
                     let mut request = request.nested(needs.nesting);
                     if !outbound.may_queue(&mut request) {
@@ -436,6 +439,8 @@ pub(crate) struct Needs {
     pub(crate) nesting: Nesting,
     /// Bytes of the sending queue; 0 for a small message.
     pub(crate) bytes: u64,
+    /// Whether its content is needed once more if it fails. Not for one with streams.
+    keeps: bool,
     /// For a place among the calls in flight.
     place: Option<Ticket>,
     /// For room in the sending queue.
@@ -443,8 +448,8 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    pub(crate) const fn new(nesting: Nesting, bytes: u64) -> Self {
-        Self { nesting, bytes, place: None, room: None }
+    pub(crate) const fn new(nesting: Nesting, bytes: u64, keeps: bool) -> Self {
+        Self { nesting, bytes, keeps, place: None, room: None }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::link::timers::FAR;
 /// * its error is one that [`with_errors`](Self::with_errors) chooses.
 ///
 /// An error that the service returned is never retried. Neither is a call whose deadline has passed, as the deadline covers all attempts,
-/// nor a call with streams.
+/// nor one whose result cannot be deserialized, nor a call with streams.
 #[derive(Clone)]
 #[must_use]
 pub struct RetryPolicy {
@@ -127,6 +127,8 @@ impl RetryPolicy {
         let allowed = match error {
             // An error that the service returned; or the deadline, which covers all attempts.
             Error::Fault { .. } | Error::TimedOut { .. } | Error::Cancelled => false,
+            // The next one would be no other.
+            Error::Deserialize { .. } => false,
             error => idempotent || error.is_surely_not_executed(),
         };
         allowed && (self.errors)(error)

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::transport::BoxFuture;
 use witrpc_core::values::serializer::Codec;
+use witrpc_core::wire::fields::len_u64;
 use witrpc_core::{CloseReason, Error};
 
 use crate::calls::call::Remote;
@@ -41,7 +42,7 @@ use crate::locks::{Mutex, Rank, RwLock};
 use crate::serving::service::ServiceClient;
 
 pub use member::PoolMember;
-use member::{MOST, Member, Room};
+use member::{Calls, MOST, Member, Room};
 
 /// Several clients behind one handle. For `witrpc-process`, whose `Pool` says what it does.
 #[derive(Clone, Debug)]
@@ -84,8 +85,15 @@ struct Demand {
     /// Whether the peak is kept.
     measures: AtomicBool,
     /// The most calls that members had at once.
-    peak: AtomicUsize,
+    peak: AtomicU64,
     notify: Notify,
+}
+
+/// The member that a call is to go to, and the calls that it has, and that all have.
+struct Best {
+    member: Arc<Member>,
+    calls: Calls,
+    all: u64,
 }
 
 impl fmt::Debug for PoolCore {
@@ -118,7 +126,7 @@ impl ClientPool {
             retry: client.settings.retry.clone().unwrap_or(at_once),
             runtime: Handle::try_current().ok(),
             room: Arc::new(Room {
-                most: most.min(MOST),
+                most: len_u64(most).min(MOST),
                 freed: Arc::default(),
                 released: Notify::new(),
             }),
@@ -247,7 +255,7 @@ impl ClientPool {
     /// Returns the most calls that members had at once, at the beginning of a call since the last time.
     #[must_use]
     pub fn take_peak(&self) -> usize {
-        self.core.demand.peak.swap(0, Ordering::SeqCst)
+        usize::try_from(self.core.demand.peak.swap(0, Ordering::SeqCst)).unwrap_or(usize::MAX)
     }
 
     /// Waits until a call waits for a member, or what is watched has happened here or at a [member](PoolMember::watch_total).
@@ -292,32 +300,43 @@ impl PoolCore {
         joins.join(member.id, member.index, Arc::clone(&member.client) as _);
     }
 
-    /// The member with the fewest calls in flight, and its connection.
+    /// A connection of the member with the fewest calls in flight.
     fn choose(&self) -> Option<(Arc<Connection>, Assigned)> {
-        let members = self.members();
+        let mut without = Vec::new();
         loop {
-            let turn = match members.len() {
-                0 | 1 => 0,
-                len => self.turn.fetch_add(1, Ordering::Relaxed) % len,
+            let Best { member, calls, all } = self.best(&without)?;
+            let Some(connection) = member.connection() else {
+                without.push(member.id);
+                continue;
             };
-            let mut best: Option<(usize, &Arc<Member>, Arc<Connection>)> = None;
-            let mut all = 1;
-            for member in members[turn..].iter().chain(&members[..turn]) {
-                let Some(calls) = member.chances() else { continue };
-                all += calls;
-                if best.as_ref().is_some_and(|(least, ..)| *least <= calls) {
-                    continue;
-                }
-                let Some(connection) = member.connection() else { continue };
-                best = Some((calls, member, connection));
-            }
-            let (calls, member, connection) = best?;
             if let Some((assigned, is_full)) = member.assign(calls) {
-                self.demand.note(calls, all, is_full);
+                self.demand.note(calls.in_flight(), all + 1, is_full);
                 return Some((connection, assigned));
             }
             // Another call has come or gone there meanwhile.
         }
+    }
+
+    /// The member with the fewest calls in flight, but for those that have no connection. Among equals, the next in turn.
+    #[inline]
+    fn best(&self, without: &[u64]) -> Option<Best> {
+        let members = self.members.read();
+        let (first, others) = members.split_first()?;
+        if others.is_empty() {
+            let calls = first.chances().filter(|_| without.is_empty())?;
+            return Some(Best { member: Arc::clone(first), calls, all: calls.in_flight() });
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % members.len();
+        let (mut best, mut all): (Option<(&Arc<Member>, Calls)>, _) = (None, 0);
+        for member in members[turn..].iter().chain(&members[..turn]) {
+            let Some(calls) = member.chances() else { continue };
+            all += calls.in_flight();
+            let is_fewest = best.is_none_or(|(_, least)| calls.in_flight() < least.in_flight());
+            if is_fewest && !without.contains(&member.id) {
+                best = Some((member, calls));
+            }
+        }
+        best.map(|(member, calls)| Best { member: Arc::clone(member), calls, all })
     }
 
     /// Any connection.
@@ -384,7 +403,7 @@ impl PoolCore {
 impl Demand {
     /// A call has begun at a member that had so many, of so many at all members.
     #[inline]
-    fn note(&self, calls_before: usize, all: usize, is_full: bool) {
+    fn note(&self, calls_before: u64, all: u64, is_full: bool) {
         if self.measures.load(Ordering::Relaxed) {
             self.peak.fetch_max(all, Ordering::Relaxed);
         }

@@ -2,12 +2,15 @@
 //!
 //! # Invariants
 //!
-//! - **M1** A member that refuses calls gets none: the count and the refusal are one number, and a call is counted only if the number is what it
+//! - **M1** A member that refuses calls gets none: the counts and the refusal are one number, and a call is counted only if the number is what it
 //!   was when the member was chosen. So once a member that refuses has no calls, it has none for ever.
+//!
+//! That number has the calls in flight in its lowest bits, then [`REFUSES`], then the calls in all, in so many bits that they suffice for days of
+//! a million calls a second.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -18,9 +21,11 @@ use crate::client::core::ClientCore;
 use crate::connection::Connection;
 
 /// The flag in `calls` of a member that refuses calls.
-const REFUSES: usize = 1 << (usize::BITS - 1);
-/// No member has more calls.
-pub(super) const MOST: usize = REFUSES - 1;
+const REFUSES: u64 = 1 << 23;
+/// One of the calls in all.
+const ONE_OF_ALL: u64 = REFUSES << 1;
+/// No member has more calls at once.
+pub(super) const MOST: u64 = REFUSES - 1;
 /// How often a member without calls is looked at whose streams have not ended. Nothing tells of that.
 const STREAMS: Duration = Duration::from_millis(10);
 
@@ -35,10 +40,8 @@ pub(super) struct Member {
     pub(super) id: u64,
     pub(super) index: usize,
     pub(super) client: Arc<ClientCore>,
-    /// The calls in flight, and [`REFUSES`].
-    calls: AtomicUsize,
-    /// The calls that it was chosen for.
-    total: AtomicU64,
+    /// The calls in flight, [`REFUSES`], and the calls that it was chosen for.
+    calls: AtomicU64,
     /// At which of them the pool's demand tells; 0 is never.
     limit: AtomicU64,
     /// Notified when the last call of a member that refuses has ended.
@@ -49,7 +52,7 @@ pub(super) struct Member {
 /// How many calls a member may have.
 #[derive(Debug)]
 pub(super) struct Room {
-    pub(super) most: usize,
+    pub(super) most: u64,
     /// Notified when a member with as many has one fewer. Who waits longest is woken first.
     pub(super) freed: Arc<Notify>,
     /// The same, for whoever wakes the next one if that one does not come.
@@ -68,19 +71,18 @@ impl Member {
             id,
             index,
             client,
-            calls: AtomicUsize::new(REFUSES),
-            total: AtomicU64::new(0),
+            calls: AtomicU64::new(REFUSES),
             limit: AtomicU64::new(0),
             idle: Notify::new(),
             room,
         })
     }
 
-    /// The number of its calls in flight; `None` if it refuses calls, or has as many as it may have.
+    /// Its calls, if it has room for another one.
     #[inline]
-    pub(super) fn chances(&self) -> Option<usize> {
-        let calls = self.calls.load(Ordering::SeqCst);
-        (calls < self.room.most).then_some(calls)
+    pub(super) fn chances(&self) -> Option<Calls> {
+        let calls = Calls(self.calls.load(Ordering::SeqCst));
+        (calls.in_flight() < self.room.most && calls.0 & REFUSES == 0).then_some(calls)
     }
 
     /// Whether it refuses calls.
@@ -92,28 +94,44 @@ impl Member {
         self.client.open_connection()
     }
 
-    /// Assigns a call to it if its calls in flight still have this number (M1). Returns whether it is the call that is to be told of, too.
+    /// Assigns a call to it if its calls are still these (M1). Returns whether it is the call that is to be told of, too.
     #[inline]
-    pub(super) fn assign(self: &Arc<Self>, calls: usize) -> Option<(Assigned, bool)> {
+    pub(super) fn assign(self: Arc<Self>, calls: Calls) -> Option<(Assigned, bool)> {
         let (now, then) = (Ordering::SeqCst, Ordering::SeqCst);
-        self.calls.compare_exchange(calls, calls + 1, now, then).ok()?;
-        let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_full = total == self.limit.load(Ordering::Relaxed);
-        Some((Assigned(Arc::clone(self) as _), is_full))
+        let one_more = calls.0.wrapping_add(1 + ONE_OF_ALL);
+        self.calls.compare_exchange(calls.0, one_more, now, then).ok()?;
+        let is_full = Calls(one_more).total() == self.limit.load(Ordering::Relaxed);
+        Some((Assigned(self), is_full))
     }
 
-    fn in_flight(&self) -> usize {
-        self.calls.load(Ordering::SeqCst) & !REFUSES
+    fn now(&self) -> Calls {
+        Calls(self.calls.load(Ordering::SeqCst))
+    }
+}
+
+/// The calls of a member at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Calls(u64);
+
+impl Calls {
+    #[inline]
+    pub(super) const fn in_flight(self) -> u64 {
+        self.0 & MOST
+    }
+
+    const fn total(self) -> u64 {
+        self.0 / ONE_OF_ALL
     }
 }
 
 impl Assignee for Member {
     fn release(&self) {
-        let before = self.calls.fetch_sub(1, Ordering::SeqCst);
-        if before == self.room.most {
+        let before = Calls(self.calls.fetch_sub(1, Ordering::SeqCst));
+        if before.in_flight() == self.room.most {
             self.room.freed.notify_one();
             self.room.released.notify_one();
-        } else if before == REFUSES + 1 {
+        }
+        if before.0 & REFUSES != 0 && before.in_flight() == 1 {
             self.idle.notify_waiters();
         }
     }
@@ -153,13 +171,13 @@ impl PoolMember {
     /// Returns how many of the pool's calls it has now. Those that wait for a place are included.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.0.in_flight()
+        usize::try_from(self.0.now().in_flight()).unwrap_or(usize::MAX)
     }
 
     /// Returns how many of the pool's calls it has had in all.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.total.load(Ordering::Relaxed)
+        self.0.now().total()
     }
 
     /// Has the pool's demand tell when it has had this many calls in all. 0 is never.
