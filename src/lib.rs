@@ -87,11 +87,11 @@ pub use witrpc_runtime::__private;
 pub use witrpc_runtime::{
     AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
     CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
-    MemberDescription, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping, PoolSubscription,
-    ReconnectOptions, Result, RetryPolicy, Role, Sealer, Secret, Serializer, SerializerError,
-    ServerDescription, Service, ServiceClient, ServiceDescription, ServiceDescriptor, Streaming,
-    Subscription, WaitStrategy, WitClient, WitClientBuilder, WitServer, WitServerBuilder, serde,
-    transport,
+    MemberDescription, Memory, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping,
+    PoolSubscription, ReconnectOptions, Result, RetryPolicy, Role, Sealer, Secret, Serializer,
+    SerializerError, ServerDescription, Service, ServiceClient, ServiceDescription,
+    ServiceDescriptor, Streaming, Subscription, WaitStrategy, WitClient, WitClientBuilder,
+    WitServer, WitServerBuilder, serde, transport,
 };
 
 /// The types and traits that most programs need: `use witrpc::prelude::*;`.

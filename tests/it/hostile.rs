@@ -23,6 +23,7 @@ use crate::peer::{Endpoint, Order, Peer};
 use crate::spy::{Found, Region, Spy};
 use crate::system::anonymous_kib_of;
 
+mod account;
 #[cfg(unix)]
 mod door;
 mod doorbell;

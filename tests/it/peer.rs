@@ -70,6 +70,7 @@ pub(crate) struct Endpoint {
     pub(crate) size: u64,
     pub(crate) encrypted: bool,
     pub(crate) max_message_size: u64,
+    pub(crate) max_buffered: Option<u64>,
 }
 
 impl Default for Endpoint {
@@ -80,6 +81,7 @@ impl Default for Endpoint {
             size: 1 << 20,
             encrypted: false,
             max_message_size: 64 << 20,
+            max_buffered: None,
         }
     }
 }
@@ -96,6 +98,10 @@ impl Endpoint {
     pub(crate) fn server(&self, directory: &Path, calculator: &Calculator) -> WitServer {
         let builder = WitServerBuilder::new();
         let builder = if self.encrypted { builder.with_encryption() } else { builder };
+        let builder = match self.max_buffered {
+            Some(bytes) => builder.with_max_buffered(bytes),
+            None => builder,
+        };
         builder
             .with_memory_mapped_file(self.file(directory))
             .with_max_message_size(self.max_message_size)
@@ -129,6 +135,12 @@ pub(crate) enum Order {
     Load,
     /// How many subscriptions and streams do they have together?
     Open,
+    /// What do they hold for their peers, by their own account, tables included?
+    Memory,
+    /// Of that, requests.
+    Requests,
+    /// What may each of them hold, but for tables?
+    MemoryBound,
     /// How many descriptors does the process have?
     Descriptors,
     /// Its anonymous memory, in KiB.
@@ -177,6 +189,12 @@ impl Host {
                 let open = |load: &Load| (load.subscriptions + load.streams) as u64;
                 Ok(test?.load().iter().map(open).sum())
             }
+            Order::Memory => {
+                let all = |load: &Load| load.memory.bounded() + load.memory.tables;
+                Ok(test?.load().iter().map(all).sum())
+            }
+            Order::Requests => Ok(test?.load().iter().map(|load| load.memory.requests).sum()),
+            Order::MemoryBound => Ok(test?.memory_bound()),
             Order::Descriptors => Ok(descriptors() as u64),
             Order::Anonymous => Ok(anonymous_kib()),
             Order::LeaveDescriptors(free) => leave_descriptors(free).map(|()| 0),

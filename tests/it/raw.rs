@@ -49,6 +49,7 @@ const CANCEL: u8 = 0x12;
 const ABORT_REQUEST: u8 = 0x13;
 const ABORT_RESPONSE: u8 = 0x14;
 const CREDIT: u8 = 0x20;
+pub(crate) const ITEM_CREDIT: u8 = 0x26;
 const PING: u8 = 0x21;
 const PONG: u8 = 0x22;
 const GOODBYE: u8 = 0x23;
@@ -225,7 +226,11 @@ fn limits(max_message_size: u64, max_buffered: u64, max_in_flight: u32) -> Vec<u
 }
 
 fn confirm_body() -> Vec<u8> {
-    let mut body = limits(1 << 20, 2 << 20, 100);
+    confirm_body_with(&limits(1 << 20, 2 << 20, 100))
+}
+
+fn confirm_body_with(limits: &[u8]) -> Vec<u8> {
+    let mut body = limits.to_vec();
     body.extend_from_slice(&0_u64.to_le_bytes());
     text(&mut body, b"");
     body.extend_from_slice(&0_u32.to_le_bytes()); // No services.
@@ -281,13 +286,24 @@ impl Raw {
         raw.opened(&[]).await
     }
 
+    /// The same of a client that says it takes however much.
+    pub(crate) async fn open_greedy_client(transport: &dyn ClientTransport) -> Self {
+        let raw = Self::client_over(transport).await;
+        let body = confirm_body_with(&limits((1 << 31) - 1, 1 << 50, u32::MAX));
+        raw.opened_with(&[], &body).await
+    }
+
     /// Does the client's side of a handshake.
-    async fn opened(mut self, features: &[&str]) -> Self {
+    async fn opened(self, features: &[&str]) -> Self {
+        self.opened_with(features, &confirm_body()).await
+    }
+
+    async fn opened_with(mut self, features: &[&str], confirm: &[u8]) -> Self {
         let raw = &mut self;
         let body = hello_body_with(VERSION, "json", features);
         raw.send(&message(HELLO, 0, &body)).await;
         assert_eq!(raw.recv().await.unwrap().kind, ACCEPT);
-        raw.send(&message(CONFIRM, 0, &confirm_body())).await;
+        raw.send(&message(CONFIRM, 0, confirm)).await;
         assert_eq!(raw.recv().await.unwrap().kind, WELCOME);
         self
     }

@@ -73,8 +73,6 @@ pub struct Subscribed {
     pub backlogs: Held,
     /// Values that were sent, and not acknowledged: what is remembered of each.
     pub under_way: Held,
-    /// How many such values there may be, as the windows of the subscriptions say.
-    pub most_under_way: usize,
     /// Those among the subscribers that wait for room in the sending queue.
     pub held_back: Held,
 }

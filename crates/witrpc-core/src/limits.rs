@@ -1,4 +1,6 @@
-//! Settings that a connection carries, whichever builder and transport they came from.
+//! Settings that a connection carries, whichever builder and transport they came from. What follows from them is in [`shares`].
+
+pub mod shares;
 
 use crate::error::Error;
 
@@ -7,24 +9,28 @@ use crate::error::Error;
 pub struct Limits {
     /// The largest message taken from the peer: body and blobs, in bytes. At most `max_buffered`.
     pub max_message_size: u64,
-    /// Bytes of requests held for one peer: being received, waiting, or being handled. What else is held follows from it ([`credit`](Self::credit)).
+    /// What the bound on all that is held for one peer follows from, in bytes ([`shares`]).
     pub max_buffered: u64,
     /// Outer calls of the peer that may be unanswered at a time; and as many nested ones.
     pub max_in_flight: u32,
 }
 
-/// The two pools of credit in each direction. Handlers hold what their requests took, and may wait for answers: so answers have a pool that
-/// no handler holds. [wire.credit]
+/// The pools of credit in each direction. Handlers hold what their requests took, and may wait for answers: so answers have a pool that
+/// no handler holds. Items that nobody reads may hold what they took: so they have a pool that no call needs. [wire.credit]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// Requests, and what streams carry.
     Requests,
     /// Responses, and events: those that a handler raises leave before its response.
     Answers,
+    /// Items and ends of streams.
+    Items,
 }
 
+/// The number of pools.
+pub const POOLS: usize = 3;
+
 impl Pool {
-    pub const ALL: [Self; 2] = [Self::Requests, Self::Answers];
+    pub const ALL: [Self; POOLS] = [Self::Requests, Self::Answers, Self::Items];
 }
 
 /// 64 MiB: the default of `max_message_size`.
@@ -38,17 +44,17 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
-            max_buffered: 2 * DEFAULT_MAX_MESSAGE_SIZE,
+            max_buffered: shares::MESSAGES * DEFAULT_MAX_MESSAGE_SIZE,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         }
     }
 }
 
 impl Limits {
-    /// Sets `max_message_size`, and keeps `max_buffered` at twice of it unless that was set too.
+    /// Sets `max_message_size`, and keeps `max_buffered` at four times as much unless that was set too.
     pub fn set_max_message_size(&mut self, bytes: u64) {
-        if self.max_buffered == self.max_message_size.saturating_mul(2) {
-            self.max_buffered = bytes.saturating_mul(2);
+        if self.max_buffered == self.max_message_size.saturating_mul(shares::MESSAGES) {
+            self.max_buffered = bytes.saturating_mul(shares::MESSAGES);
         }
         self.max_message_size = bytes;
     }
@@ -75,42 +81,5 @@ impl Limits {
             return Err(Error::config("with_max_in_flight", 0, "give at least 1"));
         }
         Ok(())
-    }
-
-    /// The credit with which the peer begins. It is never short of what the largest message needs, whatever we keep back of consumed
-    /// bytes. [wire.credit]
-    pub fn credit(&self, pool: Pool) -> u64 {
-        match pool {
-            Pool::Requests => self.max_buffered,
-            Pool::Answers => self.part().saturating_add(self.credit_batch(pool)),
-        }
-    }
-
-    /// What outer requests leave of the credit for requests. [wire.credit]
-    pub fn reserve(&self) -> u64 {
-        (self.max_buffered / 4).min(self.rest() - self.credit_batch(Pool::Requests))
-    }
-
-    /// The largest nested request that may wait for credit: so much is left of the reserve, whatever we keep back.
-    pub fn most_nested(&self) -> u64 {
-        self.reserve().saturating_sub(self.credit_batch(Pool::Requests))
-    }
-
-    /// The amount of consumed bytes after which credit is given back.
-    pub fn credit_batch(&self, pool: Pool) -> u64 {
-        match pool {
-            Pool::Requests => (self.max_buffered / 8).min(self.rest()),
-            Pool::Answers => self.part() / 16,
-        }
-    }
-
-    /// What is left of `max_buffered` beside the largest message.
-    fn rest(&self) -> u64 {
-        self.max_buffered.saturating_sub(self.max_message_size)
-    }
-
-    /// Half of `max_buffered`, or the largest message.
-    fn part(&self) -> u64 {
-        (self.max_buffered / 2).max(self.max_message_size)
     }
 }

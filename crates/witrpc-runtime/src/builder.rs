@@ -103,17 +103,26 @@ macro_rules! common_settings {
                 self
             }
 
-            /// Holds at most `bytes` bytes of requests per connection. A request counts until its handler has answered. At that limit, the
-            /// sender waits. A quarter is left to nested requests, as far as `with_max_message_size` fits beside it; a nested request that
-            /// is larger than half of that quarter fails with [`Error::Limit`](crate::Error::Limit) if there is no room for it at once. Must
-            /// be at least `with_max_message_size`. Default: twice `with_max_message_size`.
+            /// Limits what the other side can make this side hold per connection, to one and a half times `bytes` for all of this together:
             ///
-            /// Responses and events that have not been taken yet may use another 53 %, or a little more than `with_max_message_size` if that
-            /// is more.
+            /// | | of `bytes` |
+            /// |---|--:|
+            /// | its requests, until their handlers have answered | 3/8 |
+            /// | its responses and events, until they are taken, or have reached their subscriptions | 17/64 |
+            /// | items of its streams that are on their way, or larger than their windows and not read | 5/16 |
+            /// | other items of its streams that are not read | 3/32 |
+            /// | responses that it does not take | 1/4 |
+            /// | values that wait for its subscriptions ([`Event::with_capacity`](crate::Event::with_capacity)) | 1/8 |
+            /// | items of streams that it does not take | 1/16 |
             ///
-            /// Stream items that have not been read yet may use another 50 %: an eighth of that for the first stream, at most
-            /// 1 MiB, and less for each further stream. Values that wait for subscriptions of the other side may use another
-            /// 100 %; see [`Event::with_capacity`](crate::Event::with_capacity).
+            /// At a limit the sender waits; events overflow. A response or an item that was made before its part was full is kept in addition. So are
+            /// entries of tables. The guide's chapter on sizing says how much that is.
+            ///
+            /// Must be at least `with_max_message_size`, and counts as four times that at least. Default: four times `with_max_message_size`.
+            ///
+            /// A quarter of the part for requests is left to nested ones, as far as `with_max_message_size` fits beside it. A nested
+            /// request that is larger than three quarters of that fails with [`Error::Limit`](crate::Error::Limit) if there is no room
+            /// for it at once.
             pub fn with_max_buffered(mut self, bytes: u64) -> Self {
                 self.common.limits.max_buffered = bytes;
                 self

@@ -24,7 +24,7 @@ use crate::calls::outcome::outcome;
 use crate::calls::ping::Ping;
 pub(crate) use crate::client::core::{ClientCore, ClientSettings};
 use crate::client::reconnect::ClientState;
-use crate::connection::Load;
+use crate::connection::load::Load;
 use crate::context::CallContext;
 use crate::link::timers;
 use crate::serving::introspection::ServerDescription;
@@ -213,5 +213,12 @@ impl WitClient {
     #[must_use]
     pub fn load(&self) -> Load {
         self.core.connection().map(|connection| connection.load()).unwrap_or_default()
+    }
+
+    /// Returns the bound on what the server can make a connection hold, in bytes: on all parts of [`Memory`](crate::Memory) but `tables`
+    /// together. It follows from `with_max_buffered`. What the program made before a part was full may exceed it.
+    #[must_use]
+    pub fn memory_bound(&self) -> u64 {
+        self.core.memory_bound()
     }
 }

@@ -19,6 +19,7 @@
 //! [`poller`](crate::link::poller)); others do not wait for it, but leave.
 
 mod frames;
+pub(crate) mod load;
 mod peer;
 
 use std::any::Any;
@@ -30,22 +31,24 @@ use tokio::time::Instant;
 use witrpc_core::contract::descriptor::ServiceDescriptor;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::Holdings;
-use witrpc_core::limits::Limits;
+use witrpc_core::limits::shares::{CALL, STREAM, SUBSCRIPTION};
+use witrpc_core::limits::{Limits, Pool};
 use witrpc_core::security::authorization::Identity;
 use witrpc_core::session::inbound::Incoming;
-use witrpc_core::session::outbound::Outbound;
+use witrpc_core::session::outbound::{Outbound, Part};
 use witrpc_core::session::pending::CallId;
 use witrpc_core::values::serializer::Codec;
-use witrpc_core::wire::fields::u32_len;
+use witrpc_core::wire::fields::{len_u64, u32_len};
 use witrpc_core::wire::frame::Nesting;
 use witrpc_core::{CloseReason, Error, fail_point};
 
+use self::load::{Load, Memory};
 use self::peer::ConnectedPeer;
 use crate::calls::callee::PeerCallee;
 use crate::calls::host::CallHost;
 use crate::calls::table::CallsMade;
 use crate::context::{CallContext, Peer, SharedLease, SideChannel};
-use crate::events::client_subscription::SubscriptionHost;
+use crate::events::client_subscription::{ClientSubscription, SubscriptionHost};
 use crate::events::host::EventHost;
 use crate::events::publishing::Publishes;
 use crate::events::remote_subscriber::{EventSubscriber, SubscriberHost};
@@ -131,8 +134,11 @@ impl Connection {
                 link,
                 calls: CallsMade::new(calls, catalog),
                 serving: calls_taken,
-                events: Events::new(limits.max_buffered, keep_subscriptions),
-                streams: Streams::new(limits.max_buffered),
+                events: Events::new(
+                    ClientSubscription::window(limits.max_buffered),
+                    keep_subscriptions,
+                ),
+                streams: Streams::new(limits.windows()),
                 peer: (peer, identity),
                 clock,
                 lease: Lease::new(rest.lease),
@@ -207,7 +213,24 @@ impl Connection {
         let (written, queued_bytes) =
             self.link.sending.outbound.lock().as_ref().map_or((0, 0), sending);
         let (handlers, streams) = (self.serving.len(), read + written);
-        Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes }
+        let mut memory = self.memory();
+        memory.tables = SUBSCRIPTION * len_u64(self.events.subscriber_count())
+            + STREAM * len_u64(streams)
+            + CALL * len_u64(handlers + partial_messages);
+        Load { calls, partial_messages, handlers, subscriptions, streams, queued_bytes, memory }
+    }
+
+    /// What is held for the peer, without the tables. Nothing, once the connection has ended.
+    fn memory(&self) -> Memory {
+        let charged = |r: &Receiving| Pool::ALL.map(|pool| r.inbound.charged(pool));
+        let Some([requests, answers, items]) = self.link.receiving.look(charged) else {
+            return Memory::default();
+        };
+        let (windows, events) = (self.streams.windows_used(), self.link.sending.events.used());
+        let queued = |o: &Outbound| [Part::Responses, Part::Items].map(|part| o.queued_of(part));
+        let outbound = self.link.sending.outbound.lock();
+        let [responses, own_items] = outbound.as_ref().map_or([0; 2], queued);
+        Memory { requests, answers, items, windows, responses, events, own_items, tables: 0 }
     }
 }
 
@@ -285,9 +308,14 @@ impl SubscriptionHost for Connection {
 impl SubscriberHost for Connection {
     fn hold_back(&self, subscription: u32) {
         self.events.hold_back(subscription);
-        if !self.link.is_backed_up() {
+        if !self.link.sending.events.queue_is_full() {
             self.link.wake_driver();
         }
+    }
+
+    fn crowd_out(&self, subscription: u32) {
+        self.events.crowd_out(subscription);
+        self.link.sending.events.want();
     }
 }
 
@@ -380,8 +408,12 @@ impl Driven for Connection {
     }
 
     fn resume_events(&self) {
-        if !self.link.is_backed_up() {
+        let room = &self.link.sending.events;
+        if !room.queue_is_full() {
             self.events.resume();
+        }
+        if room.take_due() {
+            self.events.tell_crowded_out();
         }
     }
 
@@ -401,7 +433,10 @@ impl Driven for Connection {
     }
 
     fn has_put_aside(&self) -> bool {
-        self.serving.has_deferred() || self.events.has_held_back()
+        let room = &self.link.sending.events;
+        (self.serving.has_deferred() && !self.link.is_backed_up())
+            || (self.events.has_held_back() && !room.queue_is_full())
+            || room.is_due()
     }
 
     /// Releases the region, the descriptors and the slot at the server.
@@ -418,22 +453,4 @@ impl Driven for Connection {
         fail_point::at("connection.ended");
         self.ended.send_replace(true);
     }
-}
-
-/// What one side of a connection holds at the moment; see [`WitClient::load`](crate::WitClient::load).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Load {
-    /// Calls of this side that the peer has not answered. Includes cancelled calls that the peer has not acknowledged yet.
-    pub calls: usize,
-    /// Incoming messages of which only a part has arrived.
-    pub partial_messages: usize,
-    /// Requests of the peer that are being handled or wait to be handled.
-    pub handlers: usize,
-    /// Subscriptions, of this side and of the peer.
-    pub subscriptions: usize,
-    /// Streams that have not ended, of this side and of the peer.
-    pub streams: usize,
-    /// Bytes of messages that wait to be sent, plus a constant for each message.
-    pub queued_bytes: u64,
 }

@@ -33,7 +33,7 @@ pub use client::WitClient;
 #[doc(hidden)]
 pub use client::pool::{ClientPool, PoolMember};
 pub use client::reconnect::{ClientState, ReconnectOptions};
-pub use connection::Load;
+pub use connection::load::{Load, Memory};
 pub use context::{CallContext, Peer};
 #[doc(hidden)]
 pub use context::{SharedLease, SideChannel, side_channel};

@@ -20,6 +20,7 @@
 pub(crate) mod dedicated;
 pub(crate) mod driver;
 pub(crate) mod ending;
+pub(crate) mod event_room;
 pub(crate) mod fairness;
 pub(crate) mod halves;
 pub(crate) mod handshake;

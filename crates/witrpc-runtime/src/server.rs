@@ -14,7 +14,8 @@ use witrpc_core::text::Escaped;
 use witrpc_core::transport::{Channel, Listener, ServerTransport, Waiter};
 use witrpc_core::wire::catalog::Catalog;
 
-use crate::connection::{Connection, Load};
+use crate::connection::Connection;
+use crate::connection::load::Load;
 use crate::context::Peer;
 use crate::link::dedicated;
 use crate::link::driver;
@@ -196,6 +197,13 @@ impl WitServer {
     #[must_use]
     pub fn load(&self) -> Vec<Load> {
         self.connections().iter().map(|connection| connection.load()).collect()
+    }
+
+    /// Returns the bound on what a client can make each connection hold, in bytes: on all parts of [`Memory`](crate::Memory) but `tables`
+    /// together. It follows from `with_max_buffered`. What the program made before a part was full may exceed it.
+    #[must_use]
+    pub fn memory_bound(&self) -> u64 {
+        self.shared.setup.limits.bound()
     }
 }
 

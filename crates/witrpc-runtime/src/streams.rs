@@ -21,7 +21,7 @@
 //! # What is held
 //!
 //! At the reader, a stream's items are on the account of its window and not on that of the messages, so a stream that nobody reads stops
-//! its writer and nobody else. All windows of a connection have half of `max_buffered` together (`windows`); the more streams, the less
+//! its writer and nobody else. All windows of a connection have a part of `max_buffered` together (`windows`); the more streams, the less
 //! each has. A window counts 128 of its bytes for each item that it allows. It is given back once nothing of its stream is held and
 //! nothing can come. The one item that may exceed a window stays on the messages' account.
 //!

@@ -8,9 +8,9 @@ use crate::raw::{
 };
 
 /// Places of methods of `Log`, the server's fourth service.
-const ENDLESS: (u16, u16) = (3, 1);
+pub(super) const ENDLESS: (u16, u16) = (3, 1);
 const UPLOAD: (u16, u16) = (3, 2);
-const ECHO: (u16, u16) = (3, 5);
+pub(super) const ECHO: (u16, u16) = (3, 5);
 /// One that there is not: nobody reads its streams.
 const NONE: (u16, u16) = (3, 999);
 /// Calls whose answers may be unread at a time.
@@ -92,7 +92,7 @@ pub(super) async fn fills_windows(visit: &mut Visit) {
 }
 
 /// An item of so many bytes.
-fn padded_item(stream: u64, number: u64, size: usize) -> Vec<u8> {
+pub(super) fn padded_item(stream: u64, number: u64, size: usize) -> Vec<u8> {
     let mut item = stream_item(stream, number);
     item.resize(item.len() + size - 1, b' ');
     // In front of the payload is its length; in front of the body, its own.

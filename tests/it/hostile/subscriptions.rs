@@ -5,15 +5,15 @@ use crate::raw::{EVENT_ACK, SUBSCRIBE, UNSUBSCRIBE, WHOLE, call_to, frame};
 
 const TICKER: u16 = 2;
 /// Places of its events.
-const TICKED: u16 = 0;
-const SAID: u16 = 2;
+pub(super) const TICKED: u16 = 0;
+pub(super) const SAID: u16 = 2;
 /// The place of the method that raises the first.
 const TICK: (u16, u16) = (TICKER, 0);
 /// As many as there may be on a connection, and more: each of them is answered.
 const MANY: u64 = 4096 + 100;
 const UNBOUNDED: u64 = u64::MAX;
 
-fn subscribe(id: u64, event: u16, values: u32, bytes: u64) -> Vec<u8> {
+pub(super) fn subscribe(id: u64, event: u16, values: u32, bytes: u64) -> Vec<u8> {
     let mut payload = TICKER.to_le_bytes().to_vec();
     payload.extend_from_slice(&event.to_le_bytes());
     payload.extend_from_slice(&values.to_le_bytes());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use witrpc::{Load, WitServer};
 
 use super::{
-    CREDIT, Frame, PING, PONG, RESPONSE, Raw, STREAM_CANCEL, STREAM_END, STREAM_ITEM, WHOLE, call,
-    call_with_streams, frame, reference, stream_credit, stream_end, stream_item,
+    CREDIT, Frame, ITEM_CREDIT, PING, PONG, RESPONSE, Raw, STREAM_CANCEL, STREAM_END, STREAM_ITEM,
+    WHOLE, call, call_with_streams, frame, reference, stream_credit, stream_end, stream_item,
 };
 use crate::fixture::{Fixture, eventually};
 use crate::streams::{Book, LogServer};
@@ -34,7 +34,7 @@ impl Raw {
     async fn recv_other(&mut self) -> Frame {
         loop {
             let frame = self.recv().await.expect("the connection goes on");
-            if frame.kind != CREDIT {
+            if ![CREDIT, ITEM_CREDIT].contains(&frame.kind) {
                 return frame;
             }
         }

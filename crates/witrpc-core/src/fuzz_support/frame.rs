@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::contract::introspection;
 use crate::contract::route::{Route, find_by_name};
 use crate::error::Error;
-use crate::limits::Limits;
+use crate::limits::{Limits, POOLS};
 use crate::session::inbound::{Inbound, Incoming};
 use crate::session::ledger::Ledger;
 use crate::testing::{Pipe, PipeReceiver};
@@ -110,7 +110,7 @@ fn record(data: &[u8], open: bool) {
     let mut pipe = Pipe::default();
     pipe.push(data.to_vec());
     let receiver = PipeReceiver { pipe: Arc::new(Mutex::new(pipe)), current: None };
-    let ledger = Ledger::new([1; 2]);
+    let ledger = Ledger::new([1; POOLS]);
     let mut inbound =
         Inbound::new(Box::new(receiver), Limits::default(), Arc::clone(&ledger), !open);
     if open {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::fuzz_support::input::Input;
-use crate::limits::{Limits, Pool};
+use crate::limits::{Limits, POOLS, Pool};
 use crate::session::inbound::{Inbound, Incoming};
 use crate::session::ledger::{Charge, Ledger};
 use crate::testing::lock;
@@ -91,7 +91,7 @@ struct Model {
     sending: HashMap<(u8, u64), Sending>,
     /// Charges of messages that have come.
     held: Vec<Charge>,
-    charged: [u64; 2],
+    charged: [u64; POOLS],
     /// Whether every rule has been kept so far, so that the model knows what happens.
     sound: bool,
     over: bool,
@@ -119,7 +119,7 @@ impl Model {
             ledger,
             sending: HashMap::new(),
             held: Vec::new(),
-            charged: [0; 2],
+            charged: [0; POOLS],
             sound: true,
             over: false,
         }

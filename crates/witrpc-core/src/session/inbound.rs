@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::error::Error;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::Held;
-use crate::limits::{Limits, Pool};
+use crate::limits::{Limits, POOLS, Pool};
 use crate::security::cipher::Opener;
 use crate::session::inbound::partial::{Partial, Partials, Section};
 use crate::session::ledger::{Charge, Ledger};
@@ -60,7 +60,7 @@ pub struct Inbound {
     /// A long message has arrived since [`long_came`](Inbound::long_came) was last called.
     long_came: bool,
     /// Bytes ever charged to the peer, of each pool.
-    charged: [u64; 2],
+    charged: [u64; POOLS],
     ledger: Arc<Ledger>,
 }
 
@@ -89,7 +89,7 @@ impl Inbound {
             limits,
             partials: Partials::default(),
             long_came: false,
-            charged: [0; 2],
+            charged: [0; POOLS],
             ledger,
         }
     }
@@ -118,13 +118,20 @@ impl Inbound {
         self.partials.len()
     }
 
+    /// The bytes that are held of this pool. Read while messages end, it may be too high, but never too low.
+    pub fn charged(&self, pool: Pool) -> u64 {
+        // In this order: what moves from the one to the other meanwhile is not subtracted twice.
+        let returnable = self.ledger.returnable(pool);
+        let returned = self.ledger.returned(pool);
+        self.charged[pool as usize].saturating_sub(returned).saturating_sub(returnable)
+    }
+
     /// The memory of partial messages, and the bytes that are charged to the peer and not returned.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub fn held(&self) -> (Held, u64) {
         self.check();
         let partial = self.partials.values().map(Partial::held).sum();
-        let charged = |pool: Pool| self.charged[pool as usize] - self.ledger.returned(pool);
-        (partial, Pool::ALL.into_iter().map(charged).sum::<u64>() - self.ledger.untold())
+        (partial, Pool::ALL.into_iter().map(|pool| self.charged(pool)).sum::<u64>())
     }
 
     /// Asserts N1.
@@ -187,6 +194,7 @@ impl Inbound {
             Kind::Cancel => Incoming::Cancel(header.id),
             Kind::Credit => Incoming::Credit(Pool::Requests, header.id),
             Kind::AnswerCredit => Incoming::Credit(Pool::Answers, header.id),
+            Kind::ItemCredit => Incoming::Credit(Pool::Items, header.id),
             Kind::AnswerWaits => Incoming::AnswerWaits(header.id),
             Kind::Ping => Incoming::Ping(header.id),
             Kind::Pong => Incoming::Pong(header.id),

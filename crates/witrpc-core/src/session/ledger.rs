@@ -7,18 +7,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::limits::Pool;
+use crate::limits::{POOLS, Pool};
 use crate::sync::AtomicWaker;
 
 /// One connection's account, shared by its inbound half, its outbound half and its messages.
 #[derive(Debug)]
 pub struct Ledger {
     /// Returnable bytes of each pool: their messages have ended, and the peer has not got them back.
-    returnable: [AtomicU64; 2],
+    returnable: [AtomicU64; POOLS],
     /// The total of returned bytes of each pool.
-    returned: [AtomicU64; 2],
+    returned: [AtomicU64; POOLS],
     /// The minimum number of bytes for a credit frame, of each pool.
-    batch: [u64; 2],
+    batch: [u64; POOLS],
     /// A credit frame may be due: set when one has become due, and cleared by whoever is about to look for all.
     due: AtomicBool,
     /// The peer has a response that waits for credit: what there is, is returned without waiting for a batch.
@@ -33,7 +33,7 @@ pub struct Ledger {
 
 impl Ledger {
     #[inline]
-    pub fn new(batch: [u64; 2]) -> Arc<Self> {
+    pub fn new(batch: [u64; POOLS]) -> Arc<Self> {
         Arc::new(Self {
             returnable: Default::default(),
             returned: Default::default(),
@@ -145,16 +145,9 @@ impl Ledger {
         Some(due)
     }
 
-    /// Returnable bytes that are too few for a frame.
-    #[cfg(test)]
+    /// Returnable bytes of this pool that were not returned.
     pub fn returnable(&self, pool: Pool) -> u64 {
         self.returnable[pool as usize].load(Ordering::Relaxed)
-    }
-
-    /// All returnable bytes, whether or not a frame is due.
-    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
-    pub fn untold(&self) -> u64 {
-        self.returnable.iter().map(|returnable| returnable.load(Ordering::Relaxed)).sum()
     }
 
     /// The total of returned bytes of this pool.
@@ -232,16 +225,16 @@ mod tests {
 
     #[test]
     fn credit_is_given_back_in_batches_and_never_lost() {
-        let ledger = Ledger::new([100, 1]);
+        let ledger = Ledger::new([100, 1, 1]);
         let charge = |bytes| {
             let mut charge = Charge::new(&ledger, Pool::Requests);
             charge.add(bytes);
             charge
         };
         drop(charge(60));
-        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None]);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None, None]);
         drop(charge(60));
-        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [Some(120), None]);
-        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None]);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [Some(120), None, None]);
+        assert_eq!(Pool::ALL.map(|pool| ledger.take_due(pool)), [None, None, None]);
     }
 }

@@ -36,14 +36,13 @@ use crate::error::Error;
 use crate::fail_point;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::{self, Held, Queued};
-use crate::limits::{Limits, Pool};
+use crate::limits::{Limits, POOLS, Pool};
 use crate::security::cipher::Sealer;
 use crate::session::ledger::Ledger;
 use crate::session::outbound::flows::{Flow, Flows, Key, Left};
 pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
 use crate::session::outbound::link::Link;
 use crate::session::outbound::notices::Notices;
-use crate::session::outbound::outgoing::QUEUE_ENTRY;
 pub use crate::session::outbound::outgoing::{Outgoing, Room};
 use crate::session::pending::CallId;
 use crate::transport::RecordSender;
@@ -70,8 +69,10 @@ const SHORT_PUMP: u64 = 1;
 /// The maximum number of control frames that answer the peer and wait for room. Only a peer that asks for answers faster than it reads
 /// them reaches this limit. [wire.ping]
 pub const MAX_ANSWERS: usize = 4096;
+/// Entries that a lane keeps to be used again, about: it keeps those of messages that have left.
+const SPARE_ENTRIES: usize = 64;
 /// The frames that return credit, of each pool.
-const CREDIT_KINDS: [Kind; 2] = [Kind::Credit, Kind::AnswerCredit];
+const CREDIT_KINDS: [Kind; POOLS] = [Kind::Credit, Kind::AnswerCredit, Kind::ItemCredit];
 
 /// How a pump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,37 +181,52 @@ struct Credit {
     /// How much the peer still accepts.
     left: Left,
     /// How much credit we have yet to return to the peer. It is sent as a frame for each pool, behind the control lane.
-    owed: [u64; 2],
+    owed: [u64; POOLS],
     /// The largest nested request that may wait for credit.
     most_nested: u64,
     /// The peer was told that a response waits, and has given no credit for it since.
     told: bool,
 }
 
-/// The queued bytes, plus a constant per message.
-#[derive(Default)]
-struct Queue {
-    bytes: u64,
-    /// The part that belongs to streams.
-    of_streams: u64,
-    /// The part that belongs to requests.
-    of_requests: u64,
+/// What a queued message is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Requests,
+    Responses,
+    /// Values of events, and marks.
+    Events,
+    /// Items and ends of streams.
+    Items,
 }
 
+impl Part {
+    const fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Request => Self::Requests,
+            Kind::Event | Kind::EventLag => Self::Events,
+            Kind::StreamItem | Kind::StreamEnd => Self::Items,
+            _ => Self::Responses,
+        }
+    }
+}
+
+/// The memory of the queued messages, of each part.
+#[derive(Default)]
+struct Queue([u64; 4]);
+
 impl Queue {
-    /// Counts a message that joins the queue, and is not of a stream.
-    fn join(&mut self, message: &Outgoing) {
-        let cost = message.cost() + QUEUE_ENTRY;
-        self.bytes += cost;
-        self.of_requests += if message.kind == Kind::Request { cost } else { 0 };
+    const fn join(&mut self, kind: Kind, footprint: u64) {
+        self.0[Part::of(kind) as usize] += footprint;
     }
 
-    /// Counts a message that leaves the queue.
-    fn leave(&mut self, kind: Kind, cost: u64) {
-        let cost = cost + QUEUE_ENTRY;
-        self.bytes -= cost;
-        self.of_requests -= if kind == Kind::Request { cost } else { 0 };
-        self.of_streams -= if kind.is_of_stream() { cost } else { 0 };
+    const fn leave(&mut self, kind: Kind, footprint: u64) {
+        self.0[Part::of(kind) as usize] -= footprint;
+    }
+
+    #[inline]
+    const fn bytes(&self) -> u64 {
+        let [requests, responses, events, items] = self.0;
+        requests + responses + events + items
     }
 }
 
@@ -317,7 +333,7 @@ impl Outbound {
         if self.small.has(&key) || self.flows.has(&key) {
             return Err(Error::Protocol("two calls with the same id".to_owned()));
         }
-        self.queued.join(&message);
+        self.queued.join(message.kind, message.footprint());
         match message.kind {
             Kind::Response => self.ledger.queue_response(),
             Kind::Request => self.ledger.queue_request(),
@@ -386,10 +402,10 @@ impl Outbound {
 
     #[inline]
     fn is_empty(&self) -> bool {
-        self.queued.bytes == 0
+        self.queued.bytes() == 0
             && self.control.frames.is_empty()
             && self.notices.is_empty()
-            && self.credit.owed == [0; 2]
+            && self.credit.owed.iter().all(|owed| *owed == 0)
             && self.control.goodbye.is_none()
             && !self.wants_room()
     }
@@ -402,7 +418,7 @@ impl Outbound {
         }
         self.events.last += 1;
         message.event = self.events.last;
-        self.queued.join(&message);
+        self.queued.join(message.kind, message.footprint());
         self.events.waiting.insert(self.events.last, message);
         self.events.last
     }
@@ -429,7 +445,7 @@ impl Outbound {
         for event in events {
             if self.events.waiting.get(&event).is_some_and(|message| !message.started) {
                 if let Some(message) = self.events.waiting.remove(&event) {
-                    self.queued.leave(message.kind, message.cost());
+                    self.queued.leave(message.kind, message.footprint());
                     self.flows.forget_streams(message.streams.clone());
                     streams.extend(message.streams.clone());
                 }
@@ -554,7 +570,7 @@ impl Outbound {
         let key = (kind, id);
         let message = self.small.remove(&key).or_else(|| self.flows.remove(key));
         let Some(message) = message else { return Ok((Withdrawn::Sent, 0..0)) };
-        self.queued.leave(message.kind, message.cost());
+        self.queued.leave(message.kind, message.footprint());
         self.note_left(message.kind);
         let streams = message.streams.clone();
         self.flows.forget_streams(streams.clone());
@@ -622,16 +638,16 @@ impl Outbound {
         self.control.frames.iter().any(ping)
     }
 
-    /// The queued bytes, plus a constant per message.
+    /// The memory of the queued messages.
     #[inline]
     pub const fn queued(&self) -> u64 {
-        self.queued.bytes
+        self.queued.bytes()
     }
 
-    /// As [`queued`](Self::queued), without streams and requests: responses and events.
+    /// The memory of the queued messages of this part.
     #[inline]
-    pub const fn backlog(&self) -> u64 {
-        self.queued.bytes - self.queued.of_streams - self.queued.of_requests
+    pub const fn queued_of(&self, part: Part) -> u64 {
+        self.queued.0[part as usize]
     }
 
     /// The memory of the queue. Asserts that it matches the counters.
@@ -653,10 +669,11 @@ impl Outbound {
             of_streams,
             lanes,
         };
-        let counted = |held: Held| held.size + QUEUE_ENTRY * len_u64(held.entries);
-        assert_eq!(self.queued.of_streams, counted(queued.of_streams));
-        let others = self.backlog() + self.queued.of_requests;
-        assert_eq!(others, counted(queued.events + queued.messages));
+        let messages = self.small.values().chain(self.flows.messages());
+        let all = self.events.waiting.values().chain(messages).chain(self.flows.of_streams());
+        let mut counted = Queue::default();
+        all.for_each(|message| counted.join(message.kind, message.footprint()));
+        assert_eq!(self.queued.0, counted.0);
         queued
     }
 
@@ -864,8 +881,11 @@ impl Outbound {
                 Lane::Events => self.events.waiting.values_mut().next(),
                 Lane::Small(lane) => self.small.0[lane].values_mut().next(),
             };
-            let Some(message) = front else { return Ok(true) };
-            let (kind, cost) = (message.kind, message.cost());
+            let Some(message) = front else {
+                self.shrink(lane);
+                return Ok(true);
+            };
+            let (kind, cost, footprint) = (message.kind, message.cost(), message.footprint());
             if !self.credit.left.covers(message) || message.started || !message.is_small(whole) {
                 return Ok(true);
             }
@@ -874,7 +894,7 @@ impl Outbound {
                 return Ok(false);
             }
             *self.credit.left.of_mut(kind.pool()) -= taken;
-            self.queued.leave(kind, cost);
+            self.queued.leave(kind, footprint);
             let sent = match lane {
                 Lane::Events => self.events.waiting.pop_front().map(|(_, message)| message),
                 Lane::Small(lane) => self.small.0[lane].pop_front().map(|(_, message)| message),
@@ -882,6 +902,19 @@ impl Outbound {
             self.note_left(kind);
             fail_point::at(if lane == Lane::Events { "event.pushed" } else { "message.pushed" });
             buffers::give(sent.map(Outgoing::into_buffer).unwrap_or_default());
+        }
+    }
+
+    /// Frees the entries of a lane that is empty and was long.
+    fn shrink(&mut self, lane: Lane) {
+        match lane {
+            Lane::Events if self.events.waiting.capacity() > SPARE_ENTRIES => {
+                self.events.waiting.shrink_to_fit();
+            }
+            Lane::Small(lane) if self.small.0[lane].capacity() > SPARE_ENTRIES => {
+                self.small.0[lane].shrink_to_fit();
+            }
+            _ => {}
         }
     }
 
@@ -983,7 +1016,7 @@ impl Outbound {
     /// The last chunk of this message has been sent.
     fn has_been_sent(&mut self, message: Outgoing) {
         self.flows.chunked.started -= 1;
-        self.queued.leave(message.kind, message.cost());
+        self.queued.leave(message.kind, message.footprint());
         self.note_left(message.kind);
         buffers::give(message.into_buffer());
     }

@@ -459,7 +459,7 @@ mod tests {
     use super::Unexpected;
     use super::{Pending, Place};
     use crate::error::{CloseReason, Error};
-    use crate::limits::Pool;
+    use crate::limits::{POOLS, Pool};
     use crate::session::ledger::{Charge, Ledger};
     use crate::wire::frame::Nesting;
     use crate::wire::status::Status;
@@ -602,7 +602,7 @@ mod tests {
 
     #[test]
     fn the_oldest_answers_that_were_not_taken_make_way() {
-        let ledger = Ledger::new([1; 2]);
+        let ledger = Ledger::new([1; POOLS]);
         let sized = |bytes| {
             let mut charge = Charge::new(&ledger, Pool::Answers);
             charge.add(bytes);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::limits::{Limits, Pool};
+use crate::limits::{Limits, POOLS, Pool};
 use crate::security::cipher::{CipherPair, Encryptor, NoiseEncryptor, Opener, Role};
 use crate::session::inbound::{Inbound, Incoming};
 use crate::session::ledger::{Charge, Ledger};
@@ -454,7 +454,7 @@ fn no_step_takes_longer_for_what_else_waits() {
     const STEPS: u64 = 200_000;
     let sender = PipeSender { pipe: Arc::default(), capacity: 65_536, batch: Vec::new() };
     // Without credit nothing but frames of the control lane leaves.
-    let mut outbound = Outbound::new(Box::new(sender), Ledger::new([1; 2]));
+    let mut outbound = Outbound::new(Box::new(sender), Ledger::new([1; POOLS]));
     let sources = (0..60_000).map(|_| OutgoingStream::new((), 0)).collect();
     let mut content = Content::default();
     content.set_streams(Streams::Outgoing(sources));
@@ -548,7 +548,7 @@ fn replay(records: &[Vec<u8>]) -> Outcome {
     lock(&pipe).records.extend(records.iter().cloned());
     lock(&pipe).used = records.iter().map(Vec::len).sum();
     let receiver = PipeReceiver { pipe, current: None };
-    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; 2]), false);
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; POOLS]), false);
     inbound.open();
     let mut arrived = Vec::new();
     loop {
@@ -707,7 +707,7 @@ fn replay_sealed(records: &[Vec<u8>], opener: Box<dyn Opener>) -> Result<usize, 
     lock(&pipe).used = records.iter().map(Vec::len).sum();
     lock(&pipe).records.extend(records.iter().cloned());
     let receiver = PipeReceiver { pipe, current: None };
-    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; 2]), false);
+    let mut inbound = Inbound::new(Box::new(receiver), LIMITS, Ledger::new([1; POOLS]), false);
     inbound.open();
     inbound.open_with(opener);
     for taken in 0.. {

@@ -1,8 +1,8 @@
 //! The receiving end of a stream: items that have arrived and were not taken, and the credit for more.
 //!
-//! An item that the window covers is charged to the window, and no longer to the connection's account for messages. The connection
-//! bounds all windows together. So a stream that is not read blocks nothing else. Only the one item that may exceed a window stays on
-//! the account for messages until it is taken.
+//! An item that the window covers is charged to the window, and no longer to the connection's credit for items. The connection
+//! bounds all windows together. Only the one item that may exceed a window holds credit until it is taken. No call takes credit of this
+//! kind. So a stream that is not read blocks no call, and another stream only if many unread items are larger than their windows.
 
 use std::collections::VecDeque;
 
@@ -188,7 +188,7 @@ impl ReceiverState {
 #[cfg(test)]
 mod tests {
     use super::{Broken, ReceiverState};
-    use crate::limits::Pool;
+    use crate::limits::{POOLS, Pool};
     use crate::session::ledger::{Charge, Ledger};
     use crate::values::content::Content;
 
@@ -246,18 +246,18 @@ mod tests {
 
     #[test]
     fn only_what_exceeds_its_window_stays_on_the_messages_account() {
-        let ledger = Ledger::new([1; 2]);
+        let ledger = Ledger::new([1; POOLS]);
         let charge = || {
-            let mut charge = Charge::new(&ledger, Pool::Requests);
+            let mut charge = Charge::new(&ledger, Pool::Items);
             charge.add(100);
             charge
         };
         let mut stream = stream(0);
         stream.open(10, 1500);
         assert_eq!(push(&mut stream, 1, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Requests), 100);
+        assert_eq!(ledger.returnable(Pool::Items), 100);
         assert_eq!(push(&mut stream, 2, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Requests), 100);
+        assert_eq!(ledger.returnable(Pool::Items), 100);
         assert!(push(&mut stream, 3, 1, Charge::none()).is_err(), "the window is used up");
     }
 }

@@ -4,6 +4,8 @@
 //! head stands in front of the serialized body in the same allocation, so a small message is one slice from the
 //! serializer to the ring. Pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
@@ -67,6 +69,55 @@ impl Tables {
     }
 }
 
+/// The body and the blobs of a message that is kept in several places.
+#[derive(Debug)]
+pub struct Shared {
+    buffer: Vec<u8>,
+    body_end: usize,
+    marker: Marker,
+    blobs: Vec<Bytes>,
+}
+
+/// A message that is kept and shares its body with others.
+#[derive(Debug)]
+pub struct Kept {
+    shared: Arc<Shared>,
+    resources: Vec<OutgoingStream>,
+}
+
+impl Kept {
+    /// The message, and what is to be dropped where that may run code of the user's.
+    pub fn into_content(self) -> (Content, Option<Arc<Shared>>) {
+        let Self { shared, resources } = self;
+        let streams = Streams::Outgoing(resources);
+        match Arc::try_unwrap(shared) {
+            Ok(Shared { buffer, body_end, marker, blobs }) => {
+                (Content { buffer, body_end, tables: Tables::new(marker, blobs, streams) }, None)
+            }
+            Err(shared) => {
+                let mut buffer = crate::values::buffers::take_for(shared.buffer.len());
+                buffer.extend_from_slice(&shared.buffer);
+                let tables = Tables::new(shared.marker, shared.blobs.clone(), streams);
+                (Content { buffer, body_end: shared.body_end, tables }, Some(shared))
+            }
+        }
+    }
+
+    /// The memory that it takes if it shares with nobody.
+    pub fn footprint(&self) -> u64 {
+        let Shared { buffer, blobs, .. } = &*self.shared;
+        let blobs = blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
+        let streams = len_u64(self.resources.len()) * STREAM_COST;
+        len_u64(size_of::<Shared>() + buffer.capacity()) + blobs + streams
+    }
+
+    /// The number of its bytes, and its memory if it shares with nobody.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub fn held(&self) -> Held {
+        Held { entries: 1, size: len_u64(self.shared.body_end), memory: self.footprint() }
+    }
+}
+
 impl Content {
     /// Serializes a body with `write`, behind the room for the head. On failure nothing is kept.
     pub fn write<E>(
@@ -92,6 +143,20 @@ impl Content {
         let resources = self.outgoing().iter().filter_map(OutgoingStream::copy).collect();
         let tables = Tables::new(marker, self.blobs().to_vec(), Streams::Outgoing(resources));
         Self { buffer, body_end: self.body_end, tables }
+    }
+
+    /// The same, to be kept in several places, which share the body.
+    pub fn shared(&self) -> Arc<Shared> {
+        let mut buffer = crate::values::buffers::take_for(self.buffer.len());
+        buffer.extend_from_slice(&self.buffer);
+        let marker = self.tables.as_ref().map(|tables| tables.marker).unwrap_or_default();
+        Arc::new(Shared { buffer, body_end: self.body_end, marker, blobs: self.blobs().to_vec() })
+    }
+
+    /// Keeps what it is a copy of.
+    pub fn keep(&self, shared: &Arc<Shared>) -> Kept {
+        let resources = self.outgoing().iter().filter_map(OutgoingStream::copy).collect();
+        Kept { shared: Arc::clone(shared), resources }
     }
 
     /// The streams, if they are still as the serializer found them.

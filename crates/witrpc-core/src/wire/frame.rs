@@ -40,6 +40,7 @@ pub enum Kind {
     Credit,
     AnswerCredit,
     AnswerWaits,
+    ItemCredit,
     Ping,
     Pong,
     Goodbye,
@@ -71,6 +72,7 @@ impl Kind {
             Self::Credit => 0x20,
             Self::AnswerCredit => 0x24,
             Self::AnswerWaits => 0x25,
+            Self::ItemCredit => 0x26,
             Self::Ping => 0x21,
             Self::Pong => 0x22,
             Self::Goodbye => 0x23,
@@ -102,6 +104,7 @@ impl Kind {
             0x20 => Self::Credit,
             0x24 => Self::AnswerCredit,
             0x25 => Self::AnswerWaits,
+            0x26 => Self::ItemCredit,
             0x21 => Self::Ping,
             0x22 => Self::Pong,
             0x23 => Self::Goodbye,
@@ -132,6 +135,7 @@ impl Kind {
     pub const fn pool(self) -> Pool {
         match self {
             Self::Response | Self::Event => Pool::Answers,
+            Self::StreamItem | Self::StreamEnd => Pool::Items,
             _ => Pool::Requests,
         }
     }
@@ -252,7 +256,7 @@ mod tests {
     use super::Header;
     use super::{Kind, Nesting};
 
-    const KINDS: [Kind; 26] = [
+    const KINDS: [Kind; 27] = [
         Kind::Hello,
         Kind::Accept,
         Kind::Confirm,
@@ -276,6 +280,7 @@ mod tests {
         Kind::Credit,
         Kind::AnswerCredit,
         Kind::AnswerWaits,
+        Kind::ItemCredit,
         Kind::Ping,
         Kind::Pong,
         Kind::Goodbye,

@@ -181,6 +181,11 @@ impl ClientCore {
         self.transport.name()
     }
 
+    /// The bound on what the server can make a connection hold.
+    pub(crate) fn memory_bound(&self) -> u64 {
+        self.setup.limits.bound()
+    }
+
     /// The connection, which may have ended.
     pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
         let connection = self.read().connection.clone();

@@ -1,13 +1,14 @@
 //! The backlog of a subscriber, and what happens when it overflows.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use crate::link::event_room::EventRoom;
 use crate::locks::{Mutex, Rank, later};
 use crate::streams::unfetched::MOST;
 
@@ -100,43 +101,45 @@ impl Drop for RoomWait {
     }
 }
 
-/// The bytes that wait for all subscribers of one connection together.
-#[derive(Debug)]
-pub(crate) struct Account {
-    /// Relaxed throughout: it orders no other data, and each backlog may exceed it by one value.
-    used: AtomicU64,
-    most: u64,
+/// What a value takes in a backlog in addition to its own memory: its entry there, in a queue that grows by doubling, and its allocation.
+pub(super) const ENTRY: u64 = 128;
+/// A backlog may have this many times what all backlogs of its connection have left. So a subscriber that does not take its values has two
+/// thirds of the room if it is alone, and *n* of them leave a part in 1 + 2 · *n* to the others.
+const TIMES_THE_REST: u64 = 2;
+/// Entries for which a backlog keeps room while it is empty.
+const SPARE_ENTRIES: usize = 16;
+
+/// What a value is charged for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// For the subscriber's window, in bytes. [wire.event.ack]
+    pub(crate) size: u64,
+    /// The memory that it takes, for the room of the connection.
+    pub(crate) memory: u64,
+    pub(crate) resources: usize,
 }
 
-impl Account {
-    pub(crate) fn new(most: u64) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), most })
-    }
-
-    fn is_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) >= self.most
-    }
-}
-
-/// Values that wait for a subscriber, with their numbers (V1). Bounded by their count, their total cost and their resources. One value may
-/// always wait; more are also bounded by what the connection's other subscribers have left of its account.
+/// Values that wait for a subscriber, with their numbers (V1). Bounded by their count, the subscriber's window, their resources, and what
+/// all subscribers of the connection have left of its room for events.
 #[derive(Debug)]
 pub(crate) struct Backlog<V> {
     waiting: VecDeque<Waiting<V>>,
-    /// Their total cost, in bytes.
-    cost: u64,
+    /// Their total size, for the window.
+    size: u64,
+    /// Their total memory.
+    memory: u64,
     /// The number of their resources.
     resources: usize,
     next: u64,
     overflow: Overflow,
     capacity: usize,
-    most_cost: u64,
-    account: Option<Arc<Account>>,
+    most_size: u64,
+    room: Option<Arc<EventRoom>>,
 }
 
 impl<V> Drop for Backlog<V> {
     fn drop(&mut self) {
-        self.spend_less(self.cost);
+        self.discharge(self.memory);
     }
 }
 
@@ -144,8 +147,7 @@ impl<V> Drop for Backlog<V> {
 pub(crate) struct Waiting<V> {
     pub(crate) number: u64,
     pub(crate) value: V,
-    cost: u64,
-    resources: usize,
+    cost: Cost,
 }
 
 /// The result of [`Backlog::push`].
@@ -158,15 +160,16 @@ pub(crate) enum Pushed {
 }
 
 impl<V> Backlog<V> {
-    pub(crate) const fn new(overflow: Overflow, capacity: usize, most_cost: u64) -> Self {
+    pub(crate) const fn new(overflow: Overflow, capacity: usize, most_size: u64) -> Self {
         let waiting = VecDeque::new();
-        let (cost, resources, next) = (0, 0, 0);
-        Self { waiting, cost, resources, next, overflow, capacity, most_cost, account: None }
+        let (size, memory, resources, next) = (0, 0, 0, 0);
+        let room = None;
+        Self { waiting, size, memory, resources, next, overflow, capacity, most_size, room }
     }
 
-    /// Charges the backlog to an account that several backlogs share.
-    pub(crate) fn within(mut self, account: Arc<Account>) -> Self {
-        self.account = Some(account);
+    /// Charges the backlog to the room that several backlogs share.
+    pub(crate) fn within(mut self, room: Arc<EventRoom>) -> Self {
+        self.room = Some(room);
         self
     }
 
@@ -182,20 +185,18 @@ impl<V> Backlog<V> {
         self.next
     }
 
-    /// Queues a value of this cost in bytes, with so many resources, or drops one as the overflow policy says. Dropped values are moved into
-    /// `dropped`.
-    pub(crate) fn push(
-        &mut self,
-        value: V,
-        (cost, resources): (u64, usize),
-        dropped: &mut Vec<V>,
-    ) -> Pushed {
+    /// Queues a value, or drops one as the overflow policy says. Dropped values are moved into `dropped`.
+    pub(crate) fn push(&mut self, value: V, cost: Cost, dropped: &mut Vec<V>) -> Pushed {
         let number = self.number();
         while self.is_full() {
             match self.overflow {
                 Overflow::DropOldest => match self.pop() {
                     Some(oldest) => dropped.push(oldest.value),
-                    None => break,
+                    // Others have all of the room.
+                    None => {
+                        dropped.push(value);
+                        return Pushed::Dropped;
+                    }
                 },
                 Overflow::DropNewest | Overflow::Block(_) => {
                     dropped.push(value);
@@ -207,12 +208,13 @@ impl<V> Backlog<V> {
                 }
             }
         }
-        self.cost += cost;
-        self.resources += resources;
-        if let Some(account) = &self.account {
-            account.used.fetch_add(cost, Ordering::Relaxed);
+        self.size += cost.size;
+        self.memory += cost.memory;
+        self.resources += cost.resources;
+        if let Some(room) = &self.room {
+            room.charge(cost.memory);
         }
-        self.waiting.push_back(Waiting { number, value, cost, resources });
+        self.waiting.push_back(Waiting { number, value, cost });
         Pushed::Kept
     }
 
@@ -223,20 +225,24 @@ impl<V> Backlog<V> {
 
     /// The resources of the value that has waited longest.
     pub(crate) fn front_resources(&self) -> usize {
-        self.waiting.front().map_or(0, |waiting| waiting.resources)
+        self.waiting.front().map_or(0, |waiting| waiting.cost.resources)
     }
 
     pub(crate) fn pop(&mut self) -> Option<Waiting<V>> {
         let first = self.waiting.pop_front()?;
-        self.spend_less(first.cost);
-        self.resources -= first.resources;
+        self.size -= first.cost.size;
+        self.resources -= first.cost.resources;
+        self.discharge(first.cost.memory);
+        if self.waiting.is_empty() && self.waiting.capacity() > SPARE_ENTRIES {
+            self.waiting = VecDeque::new();
+        }
         Some(first)
     }
 
-    fn spend_less(&mut self, cost: u64) {
-        self.cost -= cost;
-        if let Some(account) = &self.account {
-            account.used.fetch_sub(cost, Ordering::Relaxed);
+    fn discharge(&mut self, memory: u64) {
+        self.memory -= memory;
+        if let Some(room) = &self.room {
+            room.discharge(memory);
         }
     }
 
@@ -248,16 +254,18 @@ impl<V> Backlog<V> {
 
     /// Takes all values: the subscriber is gone.
     pub(crate) fn take(&mut self) -> VecDeque<Waiting<V>> {
-        self.spend_less(self.cost);
-        self.resources = 0;
+        self.discharge(self.memory);
+        (self.size, self.resources) = (0, 0);
         std::mem::take(&mut self.waiting)
     }
 
     pub(crate) fn is_full(&self) -> bool {
+        let is_beyond_share =
+            |room: &EventRoom| self.memory >= room.left().saturating_mul(TIMES_THE_REST);
         self.waiting.len() >= self.capacity
-            || self.cost >= self.most_cost
+            || self.size >= self.most_size
             || self.resources >= MOST
-            || (!self.waiting.is_empty() && self.account.as_ref().is_some_and(|a| a.is_full()))
+            || self.room.as_deref().is_some_and(is_beyond_share)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -267,35 +275,61 @@ impl<V> Backlog<V> {
 
 #[cfg(test)]
 mod tests {
-    use super::Account;
     use super::Backlog;
+    use super::Cost;
+    use super::EventRoom;
     use super::MOST;
     use super::Overflow;
     use super::Pushed;
+    use super::SPARE_ENTRIES;
+
+    const fn of(memory: u64) -> Cost {
+        Cost { size: 1, memory, resources: 0 }
+    }
+
+    fn backlog(room: &std::sync::Arc<EventRoom>, overflow: Overflow) -> Backlog<u32> {
+        Backlog::new(overflow, 100, 1000).within(std::sync::Arc::clone(room))
+    }
 
     /// Holds for any number of subscriptions of a connection.
     #[test]
-    fn what_waits_for_subscribers_of_one_connection_is_within_one_account() {
-        let account = Account::new(1000);
-        let backlog =
-            |overflow| Backlog::new(overflow, 100, 800).within(std::sync::Arc::clone(&account));
+    fn what_waits_for_subscribers_of_one_connection_has_one_bound() {
+        let room = std::sync::Arc::new(EventRoom::new(900));
         let mut dropped = Vec::new();
-        let mut first = backlog(Overflow::DropNewest);
-        assert_eq!(first.push(1, (800, 0), &mut dropped), Pushed::Kept);
-        assert_eq!(first.push(2, (1, 0), &mut dropped), Pushed::Dropped, "its share is used up");
-        let mut second = backlog(Overflow::DropOldest);
-        for value in 3..6 {
-            assert_eq!(second.push(value, (200, 0), &mut dropped), Pushed::Kept);
+        let mut first = backlog(&room, Overflow::DropNewest);
+        for value in 0..10 {
+            first.push(value, of(100), &mut dropped);
         }
-        assert_eq!(dropped, [2, 3, 4], "beyond the account, one value waits");
-        let mut third = backlog(Overflow::Disconnect);
-        assert_eq!(third.push(6, (500, 0), &mut dropped), Pushed::Kept);
-        assert_eq!(third.push(7, (1, 0), &mut dropped), Pushed::Disconnect);
+        assert_eq!((first.memory, room.left()), (600, 300), "two thirds");
+        let mut second = backlog(&room, Overflow::DropOldest);
+        dropped.clear();
+        for value in 10..20 {
+            assert_eq!(second.push(value, of(100), &mut dropped), Pushed::Kept);
+        }
+        assert_eq!((second.memory, room.left()), (200, 100), "two thirds of what is left");
+        assert_eq!(dropped, [10, 11, 12, 13, 14, 15, 16, 17]);
+        let mut others: Vec<_> = (0..100).map(|_| backlog(&room, Overflow::DropOldest)).collect();
+        let kept = others.iter_mut().map(|other| other.push(0, of(10), &mut dropped));
+        assert_eq!(kept.filter(|pushed| *pushed == Pushed::Kept).count(), 10, "until all is used");
+        assert_eq!(room.used(), 900);
+        let mut fussy = backlog(&room, Overflow::Disconnect);
+        assert_eq!(fussy.push(6, of(1), &mut dropped), Pushed::Disconnect);
         drop(first);
-        assert_eq!(third.push(8, (100, 0), &mut dropped), Pushed::Kept);
-        assert_eq!(second.pop().map(|waiting| waiting.value), Some(5));
-        assert_eq!(third.take().len(), 2);
-        assert!(!account.is_full() && account.used.load(super::Ordering::Relaxed) == 0);
+        assert_eq!(fussy.push(8, of(1000), &mut dropped), Pushed::Kept, "the last one of any size");
+        assert_eq!(second.pop().map(|waiting| waiting.value), Some(18));
+        assert_eq!(fussy.take().len(), 1);
+        drop((second, others));
+        assert_eq!(room.used(), 0);
+    }
+
+    #[test]
+    fn an_empty_backlog_keeps_no_memory() {
+        let mut backlog = Backlog::new(Overflow::DropNewest, 1000, 1000);
+        for value in 0..1000 {
+            assert_eq!(backlog.push(value, Cost::default(), &mut Vec::new()), Pushed::Kept);
+        }
+        while backlog.pop().is_some() {}
+        assert!(backlog.waiting.capacity() <= SPARE_ENTRIES);
     }
 
     #[test]
@@ -303,8 +337,9 @@ mod tests {
         let mut dropped = Vec::new();
         let mut backlog = Backlog::new(Overflow::DropOldest, 1000, 1000);
         for value in 0..3 {
-            assert_eq!(backlog.push(value, (1, MOST - 1), &mut dropped), Pushed::Kept);
-            assert_eq!(backlog.push(value, (1, 0), &mut dropped), Pushed::Kept);
+            let many = Cost { resources: MOST - 1, ..of(1) };
+            assert_eq!(backlog.push(value, many, &mut dropped), Pushed::Kept);
+            assert_eq!(backlog.push(value, of(1), &mut dropped), Pushed::Kept);
         }
         assert_eq!(dropped, [0, 0, 1], "two with resources are too many for a third value");
         assert_eq!(backlog.front_resources(), 0);

@@ -126,7 +126,7 @@ impl ClientSubscription {
 
     /// The window for the server, for a client with this `max_buffered`.
     pub(crate) const fn window(max_buffered: u64) -> Window {
-        Window { values: WINDOW_VALUES, bytes: max_buffered / 8 + 1 }
+        Window { values: WINDOW_VALUES, bytes: max_buffered / 16 + 1 }
     }
 
     /// Attaches the subscription to a connection, from which its values arrive from now on.

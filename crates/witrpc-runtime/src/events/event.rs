@@ -112,9 +112,9 @@ impl<T: EventValue> Event<T> {
 
     /// Sets how many values can wait for one subscriber. 0 counts as 1. Default 1024.
     ///
-    /// Values that wait for a subscriber in another process are also limited in bytes, to an eighth of `with_max_buffered` (the
-    /// server's or the client's, whichever is smaller). All subscriptions of one client together are limited to the server's
-    /// `with_max_buffered`. One value can always wait, whatever its size.
+    /// Values that wait for subscribers in another process are also limited in bytes: all that wait for the subscriptions of one client, to an
+    /// eighth of the server's `with_max_buffered`, and what waits for one subscription, to twice of what is left of that, and to a sixteenth of the client's
+    /// `with_max_buffered`. While there is any room, a value can wait whatever its size.
     ///
     /// Call it on a new event: it returns another event, which existing clones and subscribers do not belong to.
     #[must_use]
@@ -140,7 +140,8 @@ impl<T: EventValue> Event<T> {
     ///
     /// If a handler raises values and its caller has subscribed, the values arrive before the handler's response. This holds for as many
     /// values as the event's [capacity](Self::with_capacity); the number of values dropped beyond that arrives before the response, too.
-    /// Values that together are larger than a quarter of `with_max_buffered` (the client's or the server's) may arrive after the response.
+    /// Values that together are larger than a sixteenth of `with_max_buffered` (the client's or the server's) may arrive after the response, or
+    /// be dropped.
     ///
     /// # Errors
     ///
@@ -351,7 +352,7 @@ impl<T: EventValue> Subscriber<T> for Typed {
     }
 
     fn deliver(&self, prepared: &mut Prepared<T>) -> Result<(), &'static str> {
-        prepared.encoded(self.0.codec()).map_or(Ok(()), |content| self.0.deliver(content))
+        prepared.encoded(self.0.codec()).map_or(Ok(()), |encoded| self.0.deliver(encoded))
     }
 
     fn is_full(&self) -> bool {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use witrpc_core::CloseReason;
 use witrpc_core::values::serializer::Codec;
 
-use crate::events::backlog::{Backlog, Overflow, Pushed, Room, Waiting};
+use crate::events::backlog::{Backlog, Cost, Overflow, Pushed, Room, Waiting};
 use crate::events::error::EventError;
 use crate::events::subscriber::{EventValue, Prepared, Subscriber};
 use crate::link::fairness::{Step, poll_counted};
@@ -86,7 +86,7 @@ impl<T: EventValue> Subscriber<T> for LocalSubscriber<T> {
             dropped.push(value); // Not here: the event's lock is held.
         } else {
             state.disconnected =
-                state.backlog.push(value, (0, 0), &mut dropped) == Pushed::Disconnect;
+                state.backlog.push(value, Cost::default(), &mut dropped) == Pushed::Disconnect;
         }
         state.waker.wake();
         drop(state);

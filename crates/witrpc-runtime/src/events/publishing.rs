@@ -34,14 +34,8 @@ pub(crate) trait Publishes: EventHost {
         } else if window.values > MAX_WINDOW {
             Some(format!("the window can be at most {MAX_WINDOW} values"))
         } else {
-            let subscriber = RemoteSubscriber::new(
-                self.subscriber_host(),
-                self.link(),
-                id32,
-                window,
-                self.events().window.bytes,
-                &self.events().backlogs,
-            );
+            let subscriber =
+                RemoteSubscriber::new(self.subscriber_host(), self.link(), id32, window);
             subscribers.insert(id32, (Arc::clone(&subscriber), None));
             let events = self.events();
             events.attaching.lock().push_back(Attaching { subscriber, service, event });

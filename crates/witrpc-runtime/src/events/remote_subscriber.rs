@@ -1,8 +1,9 @@
 //! The raising side's state of a subscriber at the other end of a connection.
 //!
 //! Up to a window of values are in flight: sent, and not acknowledged by the subscriber. Further values wait in the backlog, which overflows
-//! as the event says; so do values that are raised while the connection is backed up. So a slow or stopped subscriber costs a bounded
-//! backlog, and blocks nothing else.
+//! as the event says; so do values that are raised while so many are queued that they could not be dropped any more. What waits, what is
+//! queued and what is kept of values in flight is on one account for all subscribers of a connection
+//! ([`EventRoom`](crate::link::event_room::EventRoom)). So slow or stopped subscribers cost a bounded amount, and block nothing else.
 //!
 //! The window is exceeded in two cases. Values that a handler raised are sent before its answer, as its caller may read them only after the
 //! call. And waiting values are sent before the connection is shut down in good order. In both cases the subscriber enforces a bound
@@ -22,16 +23,16 @@ use std::sync::{Arc, Weak};
 use witrpc_core::held::Held;
 use witrpc_core::session::outbound::{Outbound, Outgoing};
 use witrpc_core::session::window::{VALUE_COST, Window};
-use witrpc_core::values::content::Content;
+use witrpc_core::values::content::{Content, Kept};
 use witrpc_core::values::serializer::Codec;
-#[cfg(all(feature = "json", any(test, fuzzing)))]
-use witrpc_core::wire::fields::{u32_len, u64_len};
+use witrpc_core::wire::fields::len_u64;
 use witrpc_core::wire::frame::Kind;
 
 use crate::context::{CallContext, RaisedTo};
-use crate::events::backlog::{Account, Backlog, Overflow, Pushed, Room};
-use crate::events::subscriber::Registration;
+use crate::events::backlog::{Backlog, Cost, ENTRY, Overflow, Pushed, Room, Waiting};
+use crate::events::subscriber::{Encoded, Registration};
 use crate::link::ending::Ends;
+use crate::link::event_room::EventRoom;
 use crate::link::halves::Link;
 use crate::link::sending::Sends;
 use crate::locks::{self, Mutex, MutexGuard, Rank};
@@ -45,6 +46,10 @@ pub(crate) trait SubscriberHost: StreamHost {
     /// Notes that values of this subscriber wait for room in the sending queue only, and not for an acknowledgement. Called once until the
     /// subscriber is [resumed](RemoteSubscriber::resume).
     fn hold_back(&self, subscription: u32);
+
+    /// Notes that somebody waits until there is room for a value for this subscriber. He looks once more after this, and is
+    /// [told](RemoteSubscriber::tell_of_room) once there is some.
+    fn crowd_out(&self, subscription: u32);
 }
 
 /// Queues a value for a subscriber of the peer. Returns its position in the event lane, which is valid while it waits, and its resources.
@@ -100,10 +105,8 @@ pub(crate) struct RemoteSubscriber {
     codec: Codec,
     id: u32,
     window: Window,
-    /// The limit of the backlog, in bytes.
-    share: u64,
-    /// The account of all subscribers of the connection.
-    account: Arc<Account>,
+    /// The room of all subscribers of the connection.
+    event_room: Arc<EventRoom>,
     max_message_size: u64,
     state: Mutex<State>,
     /// A weak reference to this value.
@@ -111,10 +114,8 @@ pub(crate) struct RemoteSubscriber {
 }
 
 struct State {
-    backlog: Backlog<Content>,
-    /// The values in flight, oldest first, and the sum of their sizes.
-    under_way: VecDeque<UnderWay>,
-    under_way_bytes: u64,
+    backlog: Backlog<Kept>,
+    under_way: AllUnderWay,
     /// Resources of values that were sent, which the subscriber has not fetched.
     unfetched: usize,
     /// The number of the next value, as the subscriber knows it once everything that was sent has arrived.
@@ -136,6 +137,53 @@ struct UnderWay {
     event: u64,
 }
 
+/// What an entry of [`AllUnderWay`] takes, in a queue that grows by doubling.
+const UNDER_WAY: u64 = 2 * size_of::<UnderWay>() as u64;
+/// Entries for which room is kept while there are none.
+const SPARE_ENTRIES: usize = 16;
+
+/// The values in flight, oldest first.
+struct AllUnderWay {
+    values: VecDeque<UnderWay>,
+    /// The sum of their sizes.
+    bytes: u64,
+    room: Arc<EventRoom>,
+}
+
+impl AllUnderWay {
+    const fn new(room: Arc<EventRoom>) -> Self {
+        Self { values: VecDeque::new(), bytes: 0, room }
+    }
+
+    fn push(&mut self, value: UnderWay) {
+        self.room.charge(UNDER_WAY);
+        self.bytes += value.size;
+        self.values.push_back(value);
+    }
+
+    fn pop(&mut self) -> Option<UnderWay> {
+        let value = self.values.pop_front()?;
+        self.room.discharge(UNDER_WAY);
+        self.bytes -= value.size;
+        if self.values.is_empty() && self.values.capacity() > SPARE_ENTRIES {
+            self.values = VecDeque::new();
+        }
+        Some(value)
+    }
+
+    fn take(&mut self) -> VecDeque<UnderWay> {
+        self.room.discharge(UNDER_WAY * len_u64(self.values.len()));
+        self.bytes = 0;
+        std::mem::take(&mut self.values)
+    }
+}
+
+impl Drop for AllUnderWay {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
 /// The subscriber acknowledged more than it was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooManyAcks;
@@ -147,19 +195,17 @@ impl fmt::Debug for RemoteSubscriber {
 }
 
 impl RemoteSubscriber {
-    /// A subscriber whose backlog is limited to `share` bytes, and to what is left of the `account`.
+    /// A subscriber with this window.
     pub(crate) fn new(
         connection: Weak<dyn SubscriberHost>,
         link: &Link,
         id: u32,
         window: Window,
-        share: u64,
-        account: &Arc<Account>,
     ) -> Arc<Self> {
+        let event_room = Arc::clone(&link.sending.events);
         let state = State {
             backlog: Backlog::new(Overflow::default(), 1, 1),
-            under_way: VecDeque::new(),
-            under_way_bytes: 0,
+            under_way: AllUnderWay::new(Arc::clone(&event_room)),
             unfetched: 0,
             told: 0,
             mark: 0,
@@ -172,8 +218,7 @@ impl RemoteSubscriber {
             codec: link.codec.clone(),
             id,
             window,
-            share: share.min(window.bytes),
-            account: Arc::clone(account),
+            event_room,
             max_message_size: link.peer_limits.max_message_size,
             state: Mutex::new(Rank::Subscription, state),
             this: Weak::clone(this),
@@ -183,8 +228,8 @@ impl RemoteSubscriber {
     /// Applies the event's settings, before the first value.
     pub(crate) fn configure(&self, overflow: Overflow, capacity: usize, room: Arc<Room>) {
         let mut state = self.state.lock();
-        state.backlog =
-            Backlog::new(overflow, capacity, self.share).within(Arc::clone(&self.account));
+        state.backlog = Backlog::new(overflow, capacity, self.window.bytes)
+            .within(Arc::clone(&self.event_room));
         state.room = Some(room);
     }
 
@@ -197,8 +242,9 @@ impl RemoteSubscriber {
     /// # Errors
     ///
     /// What is wrong with the connection that cannot carry the value, and what to do.
-    pub(crate) fn deliver(self: &Arc<Self>, content: &Content) -> Result<(), &'static str> {
+    pub(crate) fn deliver(self: &Arc<Self>, encoded: &mut Encoded) -> Result<(), &'static str> {
         let Some(connection) = self.connection.upgrade() else { return Ok(()) };
+        let content = &encoded.content;
         let (size, resources) = (content.size(), content.stream_count());
         let carried = connection.can_carry(content);
         let mut state = self.state.lock();
@@ -223,7 +269,8 @@ impl RemoteSubscriber {
         if state.backlog.is_empty()
             && state.may_send(self.window)
             && state.has_room_for(resources)
-            && !connection.link().is_backed_up()
+            && !self.event_room.queue_is_full()
+            && self.event_room.left() > 0
         {
             let number = state.backlog.number();
             self.send(&mut state, &connection, number, content.copy());
@@ -231,7 +278,7 @@ impl RemoteSubscriber {
             self.mark(&mut state, &*connection);
             return Ok(());
         }
-        self.queue(state, connection, content);
+        self.queue(state, connection, encoded);
         Ok(())
     }
 
@@ -240,11 +287,16 @@ impl RemoteSubscriber {
         self: &Arc<Self>,
         mut state: MutexGuard<'_, State>,
         connection: Arc<dyn SubscriberHost>,
-        content: &Content,
+        encoded: &mut Encoded,
     ) {
-        let cost = (content.size() + VALUE_COST, content.stream_count());
+        let kept = encoded.keep();
+        let cost = Cost {
+            size: encoded.content.size() + VALUE_COST,
+            memory: kept.footprint() + ENTRY,
+            resources: encoded.content.stream_count(),
+        };
         let mut dropped = Vec::new();
-        let pushed = state.backlog.push(content.copy(), cost, &mut dropped);
+        let pushed = state.backlog.push(kept, cost, &mut dropped);
         if pushed == Pushed::Disconnect {
             drop(state);
             locks::let_go(connection, |connection| {
@@ -254,6 +306,8 @@ impl RemoteSubscriber {
             });
             return;
         }
+        // If there is no room for any value.
+        self.mark(&mut state, &*connection);
         self.hold_back(&mut state, &*connection);
         drop(state);
         if !dropped.is_empty() {
@@ -283,8 +337,7 @@ impl RemoteSubscriber {
                 return;
             }
         };
-        state.under_way.push_back(UnderWay { size, event });
-        state.under_way_bytes += size;
+        state.under_way.push(UnderWay { size, event });
         state.told = number + 1;
         // A mark that still waits is ahead of this value, and stays as it is: the next one gets its own place behind it.
         state.mark = 0;
@@ -295,6 +348,17 @@ impl RemoteSubscriber {
         let Some(this) = self.this.upgrade() else { return };
         let connection = Arc::clone(connection);
         locks::later(move || start_resources(&*connection, resources, &(this as Arc<dyn Sender>)));
+    }
+
+    /// Sends the value that has waited longest. Returns `false` if none waits.
+    fn send_first(&self, state: &mut State, connection: &Arc<dyn SubscriberHost>) -> bool {
+        let Some(Waiting { number, value, .. }) = state.backlog.pop() else { return false };
+        let (content, shared) = value.into_content();
+        if let Some(shared) = shared {
+            locks::dispose(shared); // It may be the last one meanwhile.
+        }
+        self.send(state, connection, number, content);
+        true
     }
 
     /// If values wait for room in the sending queue only, has the connection send them later.
@@ -309,7 +373,7 @@ impl RemoteSubscriber {
     pub(crate) fn end(&self) -> impl Iterator<Item = u64> {
         let mut state = self.state.lock();
         state.ended = true;
-        let under_way = std::mem::take(&mut state.under_way);
+        let under_way = state.under_way.take();
         let waiting = state.backlog.take();
         let mark = state.mark;
         drop(state);
@@ -317,22 +381,28 @@ impl RemoteSubscriber {
         under_way.into_iter().map(|value| value.event).chain([mark])
     }
 
+    /// Whether the next value would overflow. If that is because others have all of the room, the event is told once there is some.
     pub(crate) fn is_full(&self) -> bool {
-        self.state.lock().backlog.is_full()
+        let state = self.state.lock();
+        if state.backlog.is_full() && state.backlog.is_empty() {
+            if let Some(connection) = self.connection.upgrade() {
+                connection.crowd_out(self.id);
+            }
+        }
+        state.backlog.is_full()
+    }
+
+    /// There is room for values.
+    pub(crate) fn tell_of_room(&self) {
+        self.made_room(self.state.lock());
     }
 
     /// The memory of the backlog, and of the entries for values in flight.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> (Held, Held) {
         let state = self.state.lock();
-        let waiting = state.backlog.values().map(Content::held).sum();
-        (waiting, Held::plain::<UnderWay>(state.under_way.len()))
-    }
-
-    /// The maximum number of values in flight: those of the window, and as many more as cost twice the share.
-    #[cfg(all(feature = "json", any(test, fuzzing)))]
-    pub(crate) fn most_under_way(&self) -> usize {
-        u32_len(self.window.values) + u64_len(2 * self.share / VALUE_COST) + 1
+        let waiting = state.backlog.values().map(Kept::held).sum();
+        (waiting, Held::plain::<UnderWay>(state.under_way.values.len()))
     }
 
     /// The subscriber has acknowledged this many values: sends what waited for that.
@@ -340,10 +410,12 @@ impl RemoteSubscriber {
         let Some(connection) = self.connection.upgrade() else { return Ok(()) };
         let mut state = self.state.lock();
         for _ in 0..values {
-            let value = state.under_way.pop_front().ok_or(TooManyAcks)?;
-            state.under_way_bytes -= value.size;
+            state.under_way.pop().ok_or(TooManyAcks)?;
         }
         self.send_waiting(state, &connection);
+        if self.event_room.is_due() {
+            connection.link().wake_driver();
+        }
         Ok(())
     }
 
@@ -356,10 +428,10 @@ impl RemoteSubscriber {
     }
 
     fn send_waiting(&self, mut state: MutexGuard<'_, State>, connection: &Arc<dyn SubscriberHost>) {
-        while state.may_send_first(self.window) && !connection.link().is_backed_up() {
-            let Some(waiting) = state.backlog.pop() else { break };
-            self.send(&mut state, connection, waiting.number, waiting.value);
-        }
+        while state.may_send_first(self.window)
+            && !self.event_room.queue_is_full()
+            && self.send_first(&mut state, connection)
+        {}
         self.mark(&mut state, &**connection);
         self.hold_back(&mut state, &**connection);
         self.made_room(state);
@@ -369,12 +441,9 @@ impl RemoteSubscriber {
     /// whether all were sent.
     fn flush_to(&self, connection: &Arc<dyn SubscriberHost>) -> (u64, bool) {
         let mut state = self.state.lock();
-        while self.may_flush(&state) {
-            let Some(waiting) = state.backlog.pop() else { break };
-            self.send(&mut state, connection, waiting.number, waiting.value);
-        }
+        while self.may_flush(&state) && self.send_first(&mut state, connection) {}
         self.mark(&mut state, &**connection);
-        let value = state.under_way.back().map_or(0, |value| value.event);
+        let value = state.under_way.values.back().map_or(0, |value| value.event);
         let (last, done) = (value.max(state.mark), state.backlog.is_empty());
         self.made_room(state);
         (last, done)
@@ -385,12 +454,9 @@ impl RemoteSubscriber {
         self.connection.upgrade().is_none_or(|connection| self.flush_to(&connection).1)
     }
 
-    /// Whether one more value may be sent beyond the window. This is bounded by the share, too: each value in flight costs memory here, and
-    /// the subscriber may have chosen any window.
+    /// Whether one more value may be sent beyond the window. It stays on the account, where it has been while it waited.
     fn may_flush(&self, state: &State) -> bool {
-        let most = Window { bytes: self.share, ..self.window };
-        let takes = most.takes(state.under_way.len(), state.under_way_bytes);
-        (takes || state.may_send(self.window))
+        self.window.takes(state.under_way.values.len(), state.under_way.bytes)
             && state.has_room_for(state.backlog.front_resources())
     }
 
@@ -448,7 +514,7 @@ impl Sender for RemoteSubscriber {
 
 impl State {
     fn may_send(&self, window: Window) -> bool {
-        window.is_open(self.under_way.len(), self.under_way_bytes)
+        window.is_open(self.under_way.values.len(), self.under_way.bytes)
     }
 
     /// Whether a value with so many resources may be sent.

@@ -1,13 +1,14 @@
 //! The traits of an event's values and of its subscribers.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::locks::assert_none_is_held;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use witrpc_core::Error;
 use witrpc_core::values::buffers;
-use witrpc_core::values::content::Content;
+use witrpc_core::values::content::{Content, Kept, Shared};
 use witrpc_core::values::serializer::Codec;
 
 /// The values that an event can carry. Implemented for every type with these bounds.
@@ -58,8 +59,22 @@ impl Drop for Registration {
 /// A value as its subscribers take it: serialized once per serializer, and cloned for those within the process. All of that is
 /// code of the user's, and so is done before the event's lock is taken (L2).
 pub(crate) struct Prepared<T> {
-    encoded: Vec<(Codec, Content)>,
+    encoded: Vec<(Codec, Encoded)>,
     clones: Vec<T>,
+}
+
+/// A serialized value. All backlogs in which it waits share one copy of it.
+pub(crate) struct Encoded {
+    pub(crate) content: Content,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Encoded {
+    /// The value, to be kept.
+    pub(crate) fn keep(&mut self) -> Kept {
+        let shared = self.shared.get_or_insert_with(|| self.content.shared());
+        self.content.keep(shared)
+    }
 }
 
 impl<T: EventValue> Prepared<T> {
@@ -70,7 +85,7 @@ impl<T: EventValue> Prepared<T> {
         for codec in codecs {
             let content = Content::write(buffers::take(), |out| codec.serialize_item(value, out));
             match content {
-                Ok(content) => encoded.push((codec.clone(), content)),
+                Ok(content) => encoded.push((codec.clone(), Encoded { content, shared: None })),
                 Err(reason) => {
                     result = Err(Error::Serialize {
                         what: "an event's value".to_owned(),
@@ -84,9 +99,9 @@ impl<T: EventValue> Prepared<T> {
     }
 
     /// `None` if it could not be serialized so.
-    pub(crate) fn encoded(&self, codec: &Codec) -> Option<&Content> {
-        let found = self.encoded.iter().find(|(known, _)| known.name() == codec.name());
-        found.map(|(_, content)| content)
+    pub(crate) fn encoded(&mut self, codec: &Codec) -> Option<&mut Encoded> {
+        let found = self.encoded.iter_mut().find(|(known, _)| known.name() == codec.name());
+        found.map(|(_, encoded)| encoded)
     }
 
     /// One of the clones.

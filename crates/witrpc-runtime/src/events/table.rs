@@ -10,8 +10,7 @@ use witrpc_core::held::{Held, Subscribed};
 use witrpc_core::session::window::Window;
 
 use crate::context::RaisedTo as _;
-use crate::events::backlog::Account;
-use crate::events::client_subscription::{ClientSubscription, ClientSubscriptions};
+use crate::events::client_subscription::ClientSubscriptions;
 use crate::events::remote_subscriber::RemoteSubscriber;
 use crate::events::subscriber::Registration;
 use crate::locks::{Counted, CountedMutex, Mutex, Rank};
@@ -50,26 +49,32 @@ pub(crate) struct Events {
     /// Whether there are such. Set by whoever reads a frame, before the next is read; the driver learns of that frame under a lock
     /// that its reader has held since.
     pub(super) has_attaching: AtomicBool,
-    /// The account of the backlogs of the subscribers.
-    pub(super) backlogs: Arc<Account>,
-    /// The ids of subscribers whose values wait for room in the sending queue. Its lock is taken with that of a subscriber held.
-    held_back: Mutex<LinkedHashSet<u32>>,
-    /// Whether there are such.
+    /// Its lock is taken with that of a subscriber held.
+    waiting: Mutex<Waiting>,
+    /// Whether any values wait for room in the sending queue.
     has_held_back: AtomicBool,
 }
 
+/// The ids of subscribers that wait for room.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Their values wait for room in the sending queue.
+    held_back: LinkedHashSet<u32>,
+    /// Whoever raises a value waits for room for it ([`Overflow::Block`](crate::events::backlog::Overflow::Block)).
+    crowded_out: LinkedHashSet<u32>,
+}
+
 impl Events {
-    /// For a side with this `max_buffered`.
-    pub(crate) fn new(max_buffered: u64, keep_subscriptions: bool) -> Self {
+    /// For a side whose subscriptions have this window.
+    pub(crate) fn new(window: Window, keep_subscriptions: bool) -> Self {
         Self {
             subscriptions: CountedMutex::new(Rank::Subscriptions, ClientSubscriptions::default()),
             keep_subscriptions,
-            window: ClientSubscription::window(max_buffered),
+            window,
             subscribers: Mutex::new(Rank::Subscriptions, HashMap::new()),
-            backlogs: Account::new(max_buffered),
             attaching: Mutex::new(Rank::Attaching, VecDeque::new()),
             has_attaching: AtomicBool::new(false),
-            held_back: Mutex::new(Rank::HeldBack, LinkedHashSet::new()),
+            waiting: Mutex::new(Rank::HeldBack, Waiting::default()),
             has_held_back: AtomicBool::new(false),
         }
     }
@@ -104,8 +109,27 @@ impl Events {
     /// Notes that values of a subscriber wait for room in the sending queue. A task that makes room records that, and wakes the driver, which
     /// reads this flag. One of the two sees the other, as all accesses are sequentially consistent.
     pub(crate) fn hold_back(&self, subscription: u32) {
-        self.held_back.lock().insert(subscription);
+        self.waiting.lock().held_back.insert(subscription);
         self.has_held_back.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that somebody who raises a value waits for room for it.
+    pub(crate) fn crowd_out(&self, subscription: u32) {
+        self.waiting.lock().crowded_out.insert(subscription);
+    }
+
+    /// There is room again: those who raise values look for themselves.
+    pub(crate) fn tell_crowded_out(&self) {
+        let crowded_out = std::mem::take(&mut self.waiting.lock().crowded_out);
+        for id in crowded_out {
+            if let Some(subscriber) = self.subscriber(id) {
+                subscriber.tell_of_room();
+            }
+        }
+    }
+
+    fn subscriber(&self, id: u32) -> Option<Arc<RemoteSubscriber>> {
+        self.subscribers.lock().get(&id).map(|(subscriber, _)| Arc::clone(subscriber))
     }
 
     /// Whether any wait for room.
@@ -113,9 +137,11 @@ impl Events {
         self.has_held_back.load(Ordering::SeqCst)
     }
 
-    /// Removes a subscriber that is gone from the list.
+    /// Removes a subscriber that is gone from the lists.
     pub(super) fn let_go(&self, subscription: u32) {
-        self.held_back.lock().remove(&subscription);
+        let mut waiting = self.waiting.lock();
+        waiting.held_back.remove(&subscription);
+        waiting.crowded_out.remove(&subscription);
     }
 
     /// Sends values that waited for room, now that there is some.
@@ -124,11 +150,9 @@ impl Events {
         if !self.has_held_back() || !self.has_held_back.swap(false, Ordering::SeqCst) {
             return;
         }
-        let held_back = std::mem::take(&mut *self.held_back.lock());
+        let held_back = std::mem::take(&mut self.waiting.lock().held_back);
         for id in held_back {
-            let subscriber =
-                self.subscribers.lock().get(&id).map(|(subscriber, _)| Arc::clone(subscriber));
-            if let Some(subscriber) = subscriber {
+            if let Some(subscriber) = self.subscriber(id) {
                 subscriber.resume();
             }
         }
@@ -148,14 +172,19 @@ impl Events {
         self.subscribers().iter().map(|subscriber| (subscriber.id(), subscriber.finish())).collect()
     }
 
+    #[cfg(all(feature = "json", any(test, fuzzing)))]
+    fn waiting_count(&self) -> usize {
+        let waiting = self.waiting.lock();
+        waiting.held_back.len() + waiting.crowded_out.len()
+    }
+
     /// What is held for the peer's subscribers.
     #[cfg(all(feature = "json", any(test, fuzzing)))]
     pub(crate) fn held(&self) -> Subscribed {
         let subscribers = self.subscribers();
         let mut held = Subscribed {
             subscribers: Held::plain::<(RemoteSubscriber, [usize; 3])>(subscribers.len()),
-            held_back: Held::plain::<(u32, [usize; 3])>(self.held_back.lock().len()),
-            most_under_way: subscribers.iter().map(|subscriber| subscriber.most_under_way()).sum(),
+            held_back: Held::plain::<(u32, [usize; 3])>(self.waiting_count()),
             ..Subscribed::default()
         };
         for (backlog, under_way) in subscribers.iter().map(|subscriber| subscriber.held()) {

@@ -11,11 +11,12 @@ use witrpc_core::limits::Limits;
 use witrpc_core::security::authorization::Identity;
 use witrpc_core::session::inbound::Inbound;
 use witrpc_core::session::ledger::Ledger;
-use witrpc_core::session::outbound::Outbound;
+use witrpc_core::session::outbound::{Outbound, Part};
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::{CloseReason, Error};
 
+use crate::link::event_room::EventRoom;
 use crate::link::handshake::{Opened, Rest};
 use crate::link::places::QueueRoom;
 use crate::link::poller::Poller;
@@ -59,13 +60,15 @@ pub(crate) struct Sending {
     pub(crate) outbound: Mutex<Option<Outbound>>,
     /// Whether a frame waits for room in the ring, for tasks that poll; changed under `outbound` only.
     wants_room: AtomicBool,
-    /// Whether more than `queue_bound` waits to be sent; changed under `outbound` only.
+    /// Whether more than `most_responses` waits to be sent; changed under `outbound` only.
     backed_up: AtomicBool,
+    /// The room for values of events.
+    pub(crate) events: Arc<EventRoom>,
     /// Whether everything was sent and published, but for credit that is due; changed under `outbound` only.
     idle: AtomicBool,
-    /// Bytes in the sending queue beyond which nothing is started that would add to it.
-    queue_bound: u64,
-    /// Notified when the sending queue is within its bound again, for handlers that have not begun.
+    /// Bytes of responses in the sending queue beyond which nothing is started that would add to them.
+    most_responses: u64,
+    /// Notified when the responses are within their bound again, for handlers that have not begun.
     room: Arc<Notify>,
     /// Our bounds on the sending queue.
     pub(crate) queue: QueueRoom,
@@ -128,10 +131,11 @@ impl Link {
             wants_room: AtomicBool::new(false),
             backed_up: AtomicBool::new(false),
             idle: AtomicBool::new(false),
+            events: Arc::new(EventRoom::new(limits.events())),
             // The peer's limit does not bound what we hold, as the peer may announce any value.
-            queue_bound: limits.max_buffered.min(opened.peer_limits.max_buffered),
+            most_responses: limits.responses().min(opened.peer_limits.responses()),
             room: Arc::new(Notify::new()),
-            queue: QueueRoom::new(limits.max_buffered, &opened.ledger),
+            queue: QueueRoom::new(&limits, &opened.ledger),
         };
         let link = Self {
             // Relaxed: only uniqueness matters.
@@ -216,8 +220,7 @@ impl Link {
         Ok(inbound.receiver.is_ready()? || self.has_room_again()?)
     }
 
-    /// Whether the sending queue is so long that nothing may be started that would add to it. Streams do not count: they have bounds of
-    /// their own, and block nothing else.
+    /// Whether so many responses wait to be sent that nothing may be started that would add to them.
     pub(crate) fn is_backed_up(&self) -> bool {
         self.sending.backed_up.load(Ordering::SeqCst)
     }
@@ -253,13 +256,16 @@ impl Link {
         if outbound.is_idle() {
             sending.idle.store(true, Ordering::Relaxed);
         }
-        let backed_up = outbound.backlog() > sending.queue_bound;
+        if sending.events.set_queued(outbound.queued_of(Part::Events)) {
+            self.wake_driver(); // It resumes events, and whoever waits for room.
+        }
+        let backed_up = outbound.queued_of(Part::Responses) > sending.most_responses;
         if backed_up != self.is_backed_up() {
             // In this order: a woken task checks again.
             sending.backed_up.store(backed_up, Ordering::SeqCst);
             if !backed_up {
                 locks::let_go(Arc::clone(&sending.room), |room| room.notify_waiters());
-                // Only the driver serves requests that were put aside, and resumes events, whoever made the room.
+                // Only the driver serves requests that were put aside, whoever made the room.
                 self.wake_driver();
             }
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use witrpc_core::limits::Limits;
 use witrpc_core::session::ledger::Ledger;
 use witrpc_core::session::outbound::Room;
 use witrpc_core::session::places::{Places, Ticket};
@@ -52,11 +53,12 @@ struct Turns {
 pub(crate) struct Closed;
 
 impl QueueRoom {
-    /// Room for `max_buffered` bytes: half of it for outer calls, a quarter for nested calls, and a quarter for streams.
-    pub(crate) fn new(max_buffered: u64, ledger: &Arc<Ledger>) -> Self {
+    /// The room that these limits say.
+    pub(crate) fn new(limits: &Limits, ledger: &Arc<Ledger>) -> Self {
         let turns = Arc::new(Turns { is_due: AtomicBool::new(false), ledger: Arc::clone(ledger) });
-        let line = |part: u64| Line::new((max_buffered / part).max(1), &turns);
-        Self { outer: line(2), nested: line(4), items: line(4), turns }
+        let line = |bytes: u64| Line::new(bytes.max(1), &turns);
+        let (outer, nested) = limits.own_requests();
+        Self { outer: line(outer), nested: line(nested), items: line(limits.items()), turns }
     }
 
     /// The line for calls of this nesting.

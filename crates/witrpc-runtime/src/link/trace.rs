@@ -220,6 +220,7 @@ const fn is_of_calls(kind: Kind) -> bool {
         Kind::Credit
             | Kind::AnswerCredit
             | Kind::AnswerWaits
+            | Kind::ItemCredit
             | Kind::StreamCredit
             | Kind::EventAck
             | Kind::Ping
@@ -285,7 +286,8 @@ impl State {
             | Kind::Refuse
             | Kind::Credit
             | Kind::AnswerCredit
-            | Kind::AnswerWaits => Ok(()),
+            | Kind::AnswerWaits
+            | Kind::ItemCredit => Ok(()),
         }
     }
 
@@ -438,6 +440,7 @@ const fn word(kind: Kind) -> &'static str {
         Kind::Credit => "credit",
         Kind::AnswerCredit => "answer credit",
         Kind::AnswerWaits => "answer waits",
+        Kind::ItemCredit => "item credit",
         Kind::Ping => "ping",
         Kind::Pong => "pong",
         Kind::Goodbye => "goodbye",

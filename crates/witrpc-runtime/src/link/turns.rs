@@ -217,8 +217,7 @@ pub(crate) trait Turns: Driven {
         } else if unsent() == Some(true) {
             Some("room for messages that wait to be sent")
         } else {
-            (self.has_put_aside() && !link.is_backed_up())
-                .then_some("messages that were put aside for lack of room")
+            self.has_put_aside().then_some("messages that were put aside for lack of room")
         }
     }
 }

@@ -28,10 +28,10 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// An empty table. The windows of all streams together have half of `max_buffered`.
-    pub(crate) fn new(max_buffered: u64) -> Self {
+    /// An empty table. The windows of all streams together have so many bytes.
+    pub(crate) fn new(windows: u64) -> Self {
         Self {
-            table: CountedMutex::new(Rank::Streams, Table::new(max_buffered)),
+            table: CountedMutex::new(Rank::Streams, Table::new(windows)),
             unread: Mutex::new(Rank::Unread, Vec::new()),
             has_unread: AtomicBool::new(false),
             queue_waiters: QueueWaiters::default(),
@@ -52,6 +52,12 @@ impl Streams {
     /// The number of the peer's streams that have not ended.
     pub(crate) fn read_count(&self) -> usize {
         self.table.lock().receiver_count()
+    }
+
+    /// The bytes of the windows of the peer's streams.
+    pub(crate) fn windows_used(&self) -> u64 {
+        let windows = Arc::clone(&self.table.lock().windows);
+        windows.used()
     }
 
     /// Notes that a stream of the peer is not read any more.
@@ -104,13 +110,13 @@ impl Counted for Table {
 }
 
 impl Table {
-    /// An empty table. The windows of all streams together have half of `max_buffered`.
-    pub(crate) fn new(max_buffered: u64) -> Self {
+    /// An empty table. The windows of all streams together have so many bytes.
+    pub(crate) fn new(windows: u64) -> Self {
         Self {
             receivers: HashMap::new(),
             senders: HashMap::new(),
             next: 0,
-            windows: Windows::new(max_buffered),
+            windows: Windows::new(windows),
             closed: false,
         }
     }

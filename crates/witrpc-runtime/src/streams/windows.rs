@@ -29,6 +29,7 @@ pub(crate) struct Windows(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    all: u64,
     /// Bytes that are in no share.
     free: u64,
     /// The number of shares, but for little ones.
@@ -44,9 +45,15 @@ pub(crate) struct Share {
 }
 
 impl Windows {
-    /// Shares of half of `max_buffered`.
-    pub(crate) fn new(max_buffered: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Rank::Windows, State { free: max_buffered / 2, shares: 0 })))
+    /// Shares of so many bytes.
+    pub(crate) fn new(bytes: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Rank::Windows, State { all: bytes, free: bytes, shares: 0 })))
+    }
+
+    /// The bytes that are in shares.
+    pub(crate) fn used(&self) -> u64 {
+        let state = self.0.lock();
+        state.all - state.free
     }
 
     /// Takes a share. The more shares there are, the smaller each new one is.
@@ -92,7 +99,7 @@ mod tests {
     #[test]
     fn however_many_windows_stay_within_their_share() {
         const ALL: u64 = 128 << 20;
-        let windows = Windows::new(ALL);
+        let windows = Windows::new(ALL / 2);
         let mut shares = Vec::new();
         for number in 0..60_000 {
             let share = windows.take();

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::Held;
-use crate::limits::Pool;
+use crate::limits::{POOLS, Pool};
 use crate::session::outbound::outgoing::Outgoing;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::{Kind, Nesting};
@@ -48,7 +48,7 @@ impl Flow {
 /// The credit that is left, in bytes of each pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Left {
-    bytes: [u64; 2],
+    bytes: [u64; POOLS],
     /// What outer requests leave of their pool for nested ones.
     pub(super) reserve: u64,
 }
@@ -117,9 +117,9 @@ pub(super) struct Flows {
     /// By turn.
     ready: BTreeMap<u64, (Flow, Needs)>,
     /// The sum of the credit that ready flows need, of each pool.
-    promised: [u64; 2],
+    promised: [u64; POOLS],
     /// Of each pool, by the credit that each needs, then by turn.
-    waiting: [BTreeMap<(u64, u64), Flow>; 2],
+    waiting: [BTreeMap<(u64, u64), Flow>; POOLS],
     /// As in [`Left`].
     reserve: u64,
     /// By turn.
@@ -185,7 +185,7 @@ impl Flows {
     pub(super) fn new() -> Self {
         Self {
             ready: BTreeMap::new(),
-            promised: [0; 2],
+            promised: [0; POOLS],
             waiting: Default::default(),
             reserve: 0,
             parked: BTreeMap::new(),
@@ -403,9 +403,14 @@ impl Flows {
     /// The memory of what waits in the lanes of streams, and of those lanes.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     pub(super) fn held_of_streams(&self) -> (Held, Held) {
-        let queued =
-            self.streams.open.values().flat_map(|lane| &lane.queue).map(Outgoing::held).sum();
+        let queued = self.of_streams().map(Outgoing::held).sum();
         (queued, Held::plain::<(u64, StreamLane)>(self.streams.open.len()))
+    }
+
+    /// What waits in the lanes of streams.
+    #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
+    pub(super) fn of_streams(&self) -> impl Iterator<Item = &Outgoing> {
+        self.streams.open.values().flat_map(|lane| &lane.queue)
     }
 
     /// Opens `count` streams. Returns their ids, which are never reused.
@@ -493,7 +498,7 @@ mod tests {
     use crate::values::content::Content;
     use tokio::sync::Semaphore;
 
-    use super::Flow;
+    use super::{Flow, POOLS};
     use super::{Flows, Left};
     use crate::session::outbound::Outgoing;
     use crate::wire::frame::Kind;
@@ -512,7 +517,7 @@ mod tests {
     }
 
     fn left(credit: u64) -> Left {
-        Left { bytes: [credit; 2], reserve: 0 }
+        Left { bytes: [credit; POOLS], reserve: 0 }
     }
 
     fn next(flows: &mut Flows, credit: u64) -> Option<u64> {
@@ -537,7 +542,7 @@ mod tests {
                 && flows.remove((Kind::Request, 1)).is_none()
         );
         assert_eq!([next(&mut flows, 900), next(&mut flows, 600)], [Some(3), Some(5)]);
-        assert!(flows.is_empty() && flows.positions.is_empty() && flows.promised == [0; 2]);
+        assert!(flows.is_empty() && flows.positions.is_empty() && flows.promised == [0; POOLS]);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use crate::values::content::{Content, Streams};
 use crate::values::spare;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::{Header, Kind, Nesting};
+use crate::wire::message::BLOB_COST;
 
 /// The maximum overhead of a chunk in the ring: its header, its seal, and what the transport adds.
 const CHUNK_COST: usize = 64;
 
-/// What a queued message costs in addition to its bytes, for the bound on the queue.
-pub(super) const QUEUE_ENTRY: u64 = 256;
+/// What a queued message takes in addition to its sections: itself, and its entries in a lane and its index.
+pub(super) const QUEUE_ENTRY: u64 = 320;
 
 /// Room in the sending queue, returned when it is dropped.
 pub type Room = Box<dyn Any + Send>;
@@ -47,6 +48,8 @@ pub struct Outgoing {
     pub(super) event: u64,
     /// The credit that it takes. Handshake messages take none. [wire.credit]
     cost: u64,
+    /// The memory that it takes in the queue.
+    footprint: u64,
     /// The room in the sending queue for this message, and for those before it that were queued with it; returned when it is dropped.
     pub(super) room: Option<Room>,
 }
@@ -81,6 +84,7 @@ impl Outgoing {
         if !kind.is_handshake() {
             buffers::trim(&mut first); // Not for a handshake: this may leave a copy behind, and a confirm may contain a token.
         }
+        let footprint = footprint(&first, &blobs);
         Self {
             kind,
             id,
@@ -94,17 +98,20 @@ impl Outgoing {
             streams: streams.unwrap_or_default(),
             event: 0,
             cost,
+            footprint,
             room,
         }
     }
 
     /// A mark among the events of a subscription: the number of its next value. [wire.event.lag]
     pub(super) fn mark(subscription: u32, number: u64) -> Self {
+        let first = number.to_le_bytes().to_vec();
         Self {
             kind: Kind::EventLag,
             id: u64::from(subscription),
             nesting: Nesting::Outer,
-            first: number.to_le_bytes().to_vec(),
+            footprint: footprint(&first, &[]),
+            first,
             blobs: Vec::new(),
             section: 0,
             offset: 0,
@@ -140,6 +147,11 @@ impl Outgoing {
     /// The credit that the message takes: its size.
     pub(super) const fn cost(&self) -> u64 {
         self.cost
+    }
+
+    /// The memory that it takes in the queue, with the queue's entry for it.
+    pub(super) const fn footprint(&self) -> u64 {
+        self.footprint
     }
 
     /// Its memory, including itself.
@@ -219,4 +231,9 @@ impl Outgoing {
         self.offset = 0;
         false
     }
+}
+
+fn footprint(first: &Vec<u8>, blobs: &[Bytes]) -> u64 {
+    let blobs = blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
+    len_u64(first.capacity()) + blobs + QUEUE_ENTRY
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::error::Error;
 use crate::session::outbound::Outbound;
 use crate::session::outbound::flows::{Flow, MAX_STREAMS, TooManyStreams, Turn};
-use crate::session::outbound::outgoing::{Outgoing, QUEUE_ENTRY, Room};
+use crate::session::outbound::outgoing::{Outgoing, Room};
 use crate::values::attachments::OutgoingStream;
 use crate::values::content::{Content, Streams};
 use crate::wire::fields::len_u64;
@@ -65,11 +65,10 @@ impl Outbound {
     }
 
     fn push_of_stream(&mut self, message: Outgoing) -> bool {
-        let cost = message.cost() + QUEUE_ENTRY;
+        let (kind, footprint) = (message.kind, message.footprint());
         let pushed = self.flows.push_of_stream(message);
         if pushed {
-            self.queued.bytes += cost;
-            self.queued.of_streams += cost;
+            self.queued.join(kind, footprint);
         }
         pushed
     }
@@ -79,14 +78,14 @@ impl Outbound {
     pub fn cancel_stream(&mut self, id: u64) -> Vec<u64> {
         let (status, nothing) = ((Status::Cancelled.code(), 0, 0), Content::default());
         let end = Outgoing::new(Kind::StreamEnd, id, nothing, status, None);
-        let end_cost = end.cost() + QUEUE_ENTRY;
+        let of_end = end.footprint();
         let (items, is_new) = self.flows.cancel_stream(id, end);
         let streams: Vec<_> = items.iter().flat_map(|item| item.streams.clone()).collect();
         self.flows.forget_streams(streams.iter().copied());
-        let dropped = items.iter().map(|m| m.cost() + QUEUE_ENTRY).sum::<u64>();
-        let added = if is_new { end_cost } else { 0 };
-        self.queued.bytes = self.queued.bytes + added - dropped;
-        self.queued.of_streams = self.queued.of_streams + added - dropped;
+        items.iter().for_each(|item| self.queued.leave(item.kind, item.footprint()));
+        if is_new {
+            self.queued.join(Kind::StreamEnd, of_end);
+        }
         streams
     }
 

@@ -1,18 +1,16 @@
 //! What a connection may hold on behalf of its peer, and where that comes from.
 //!
-//! *B* is our `max_buffered`, *F* our `max_in_flight`, *Q* the lesser of the two sides' `max_buffered`. All that follows is
-//! known to the peer, or follows from what it was told, but for what the program on top makes: its answers, values and items,
-//! whose sizes are its own.
+//! The parts are those of [`shares`](witrpc_core::limits::shares); *F* is our `max_in_flight`. All that follows is known to the peer, or
+//! follows from what it was told, but for what the program on top makes: its answers, values and items, whose sizes are its own.
 //!
 //! | what | bytes, as the wire counts them | entries |
 //! |---|---|---|
 //! | received messages: partial, put aside, answers not taken, items larger than their windows | what was charged and not given back, at most what was given as credit | *F* + 1 partial, 2 · *F* put aside, the calls that the program makes, an item for each stream |
-//! | items of streams that are read | *B* / 2, and one for each stream | an item for 128 bytes of that, and one for each stream |
-//! | items of streams that are written, in the queue | *B* / 4, and the last item; the ends have nothing in them | |
+//! | items of streams that are read | the windows, and one for each stream | an item for 128 bytes of that, and one for each stream |
+//! | items of streams that are written, in the queue | the items, and the last item; the ends have nothing in them | |
 //! | the same, polled and waiting for the queue | a batch of the thread that polls, and one more ([`sender`](crate::streams::sender)) | |
-//! | requests, responses and events in the queue | *Q*; and what nothing holds back: the program's requests, *F* answers, of handlers that ran already, the backlogs of all subscribers with each of those answers, and an event | |
-//! | backlogs of subscribers | *B*, and a value for each | the event's capacity for each |
-//! | values under way to subscribers | | what their windows say, and 2 · *B* / 8 / 64 |
+//! | requests and responses in the queue | the responses; and what nothing holds back: the program's requests, and *F* answers, of handlers that ran already | |
+//! | values in the queue, in backlogs, and under way to subscribers | the events, in memory; one value; a mark for each subscriber | the event's capacity in each backlog |
 //! | control frames | | 4096 that answer the peer, and the program's own |
 //! | notices | | one for each stream that is read, and each subscription of the program |
 //! | subscriptions of the peer | | 4096, of which each may wait for room |
@@ -33,7 +31,7 @@ use crate::streams::sender::{BATCH, BATCH_BYTES};
 
 /// What a message takes in memory beside twice its size: head, tables, an idle part of its buffer, its entry in a queue.
 const MESSAGE: u64 = 480;
-/// What a message counts beside its size in the sending queue.
+/// What a message counts beside its size in the sending queue, at least: for items of streams its size is part of that.
 const QUEUED: u64 = 256;
 /// What a value counts beside its size in a backlog.
 const VALUE: u64 = 64;
@@ -88,7 +86,7 @@ pub(super) fn check_values(held: Held) {
 
 /// What the peer has sent; returns what it may take in memory.
 fn received(held: &Holdings, program: &Program) -> u64 {
-    let (ours, in_flight) = (LIMITS.max_buffered, u32_len(LIMITS.max_in_flight));
+    let in_flight = u32_len(LIMITS.max_in_flight);
     let streams = held.receivers.entries + program.streams;
     let credit = Pool::ALL.into_iter().map(|pool| LIMITS.credit(pool)).sum();
     assert!(held.charged <= credit, "{held:?}");
@@ -97,35 +95,34 @@ fn received(held: &Holdings, program: &Program) -> u64 {
     let messages = 3 * in_flight + 1 + program.calls + streams;
     // Each has what was charged for it on its own account: so nothing is held that was given back.
     assert!(held.on_account().size <= held.charged, "{held:?}");
-    let all = ours / 2 + len_u64(streams);
+    let all = LIMITS.windows() + len_u64(streams);
     fits("messages", held.on_account(), messages, credit)
         + fits("items", held.items, u64_len(all / ITEM) + streams, all)
 }
 
 /// What waits to be sent; returns what it may take in memory.
 fn sent(held: &Holdings, theirs: &Limits, program: &Program) -> u64 {
-    let (ours, in_flight) = (LIMITS.max_buffered, u64::from(LIMITS.max_in_flight));
+    let (in_flight, most) = (u64::from(LIMITS.max_in_flight), LIMITS.responses());
     let (queued, subscribed) = (&held.queued, &held.subscribed);
+    // Of those in the queue, two more: each is kept in a buffer that grew by doubling.
     let subscribers = len_u64(subscribed.subscribers.entries);
-    let capacity = program.capacity * subscribed.subscribers.entries;
-    let backlogs = ours + subscribers * (program.value + VALUE);
-    let backlog = subscribed.backlogs.size + VALUE * len_u64(subscribed.backlogs.entries);
-    assert!(backlog <= backlogs, "{held:?}");
-    // With the answer of a handler, what waits for all subscribers.
-    let values = subscribers * (ours / 8 + program.value) + QUEUED * len_u64(capacity);
-    let answers = (2 * in_flight + 1) * (program.answer + QUEUED + values);
+    let events = [queued.events, subscribed.backlogs, subscribed.under_way];
+    let used = events.iter().map(|held| held.memory).sum::<u64>();
+    let most_events = LIMITS.events() + 2 * program.value + QUEUED + QUEUED * subscribers;
+    assert!(used <= most_events, "{used} and not {most_events}: {held:?}");
+    assert!(subscribed.backlogs.entries <= program.capacity * subscribed.subscribers.entries);
+    let answers = (2 * in_flight + 1) * (program.answer + QUEUED);
     let requests = len_u64(program.calls) * (program.request + QUEUED);
-    let marks = QUEUED * subscribers;
-    let queue = ours.min(theirs.max_buffered);
-    let most = queue + program.value + QUEUED + marks + answers + requests;
-    let all = queued.events + queued.messages;
+    let most = most.min(theirs.responses()) + answers + requests;
+    let all = queued.messages;
     assert!(all.size + QUEUED * len_u64(all.entries) <= most, "{held:?}");
     let lanes = len_u64(queued.lanes.entries);
-    let of_streams = ours / 4 + program.item + QUEUED;
+    let of_streams = LIMITS.items() + program.item + QUEUED;
     let items = queued.of_streams.size + QUEUED * len_u64(queued.of_streams.entries);
     assert!(items <= of_streams + QUEUED * lanes, "{held:?}");
-    let batch = BATCH_BYTES.min(ours) + program.item + QUEUED;
-    fits("the queue", all, u64_len(most / QUEUED), most)
+    let batch = BATCH_BYTES.min(LIMITS.items()) + program.item + QUEUED;
+    most_events
+        + fits("the queue", all, u64_len(most / QUEUED), most)
         + fits(
             "items in the queue",
             queued.of_streams,
@@ -133,7 +130,6 @@ fn sent(held: &Holdings, theirs: &Limits, program: &Program) -> u64 {
             of_streams,
         )
         + fits("items beside it", held.polled, 2 * BATCH, 2 * batch)
-        + fits("backlogs", subscribed.backlogs, capacity, backlogs)
 }
 
 /// What is known of calls, streams and subscriptions; returns what it may take in memory.
@@ -149,7 +145,6 @@ fn tables(held: &Holdings, program: &Program) -> u64 {
         ("streams written", held.senders, queued.lanes.entries),
         ("lanes", queued.lanes, MAX_STREAMS),
         ("subscribers", subscribed.subscribers, MAX_SUBSCRIPTIONS),
-        ("values under way", subscribed.under_way, subscribed.most_under_way),
         ("subscribers that wait", subscribed.held_back, subscribed.subscribers.entries),
     ];
     for (what, held, most) in entries {

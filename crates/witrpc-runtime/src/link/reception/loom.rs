@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 
 use loom::future::block_on;
 use loom::thread;
+use witrpc_core::limits::POOLS;
 use witrpc_core::session::ledger::Ledger;
 use witrpc_core::session::pending::{Answer, CallId, Completed, Looked, Pending, Place};
 use witrpc_core::sync::AtomicWaker;
@@ -141,7 +142,7 @@ struct Side {
 impl Side {
     fn new(skips_lock: bool) -> Arc<Self> {
         let ring = Arc::new(Ring::default());
-        let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new([1; 2]));
+        let mut reception = Reception::new(Reader(Arc::clone(&ring)), Ledger::new([1; POOLS]));
         reception.skips_lock = skips_lock;
         let (pending, closed) =
             (Mutex::new(Rank::Pending, Pending::new(4)), AtomicBool::new(false));
