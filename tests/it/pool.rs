@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 use witrpc::prelude::*;
 use witrpc::{CloseReason, Error, MemberRole, PoolSubscription, ReconnectOptions, RetryPolicy};
 
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod soak;
 #[cfg(target_os = "linux")]
 mod workers;
 

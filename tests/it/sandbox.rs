@@ -17,6 +17,7 @@ use witrpc::{Descriptor, Error, Restriction, Sandbox, WorkerBuilder, WorkerState
 use crate::fixture::{Flavor, GUARD, block_on};
 
 mod contract;
+pub(crate) mod toil;
 
 use contract::{Aim, Calculator, CalculatorServer, CaptiveClient, Outcome, READS, ROLE};
 

@@ -402,12 +402,12 @@ impl Default for Book {
 
 impl Book {
     /// The first of so many numbers that nobody else uses.
-    fn number(&mut self, many: u64) -> u64 {
+    pub(super) fn number(&mut self, many: u64) -> u64 {
         self.next += many;
         self.next - many
     }
 
-    fn note(&mut self, number: u64, result: witrpc::Result<u64>) -> witrpc::Result<()> {
+    pub(super) fn note(&mut self, number: u64, result: witrpc::Result<u64>) -> witrpc::Result<()> {
         match &result {
             Ok(answer) => {
                 assert_eq!(*answer, number);

@@ -1,5 +1,5 @@
 //! Hosts and their workers, killed at every step of launching, being ready, serving and restarting, and at any moment. After each round there is
-//! no process left, and no descriptor. There are no files that could be left.
+//! no process left, and no descriptor. There are no files that could be left. The same with a host that has a pool.
 //!
 //! This process is the parent of the hosts, and becomes that of workers whose host has died: so it sees each process that is left, be it as a
 //! zombie. A host asks its worker to fail once, so that each round has a restart.
@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ const HOST: &str = "WITRPC_KILL_HOST";
 const WORKER: &str = "WITRPC_KILL_WORKER";
 /// Each step of both at least once.
 const ROUNDS: u64 = 100;
+/// The same of a host with a pool, whose rounds are longer.
+const ROUNDS_OF_POOLS: u64 = 50;
+/// Values of an event.
+const TICKS: u64 = 20;
 
 /// A host's part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,12 +43,14 @@ struct HostPart {
     end: End,
     report: PathBuf,
     worker: WorkerPart,
+    /// Whether it has a pool of two workers and a spare.
+    has_pool: bool,
 }
 
-/// A worker's part. The other one of its host's two workers lives, and so do those that replace it.
+/// A worker's part. The other workers of its host live, and so do those that replace it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct WorkerPart {
-    /// Which of the two: 0, which its host asks to fail; or 1, which its host dismisses.
+    /// Which of the first two: 0, which its host asks to fail if it has no pool; or 1, which its host dismisses.
     which: u32,
     end: End,
     report: PathBuf,
@@ -55,13 +62,11 @@ fn whoever_of_a_host_and_its_worker_is_killed_nothing_is_left() {
     if !alone() {
         return;
     }
-    set_child_subreaper(Some(getpid())).unwrap();
     let rounds = setting("WITRPC_KILL_ROUNDS", ROUNDS);
-    let mut random = Random(setting("WITRPC_KILL_SEED", 20_261_201));
     let runtime = runtime(Flavor::MultiThread);
-    let stage = Stage::new();
-    let (host, worker) = runtime.block_on(stage.rehearse());
-    let reached: BTreeSet<_> = host.steps.iter().chain(&worker.steps).cloned().collect();
+    let stage = Stage::new(false);
+    let plans = runtime.block_on(stage.rehearse());
+    let reached: BTreeSet<_> = plans.0.steps.iter().chain(&plans.1.steps).cloned().collect();
     let named: BTreeSet<_> = sources()
         .into_iter()
         .filter(|(name, _)| name.starts_with("crates/witrpc-process"))
@@ -69,30 +74,50 @@ fn whoever_of_a_host_and_its_worker_is_killed_nothing_is_left() {
         .collect();
     let missed: Vec<_> = named.difference(&reached).collect();
     assert!(named.len() > 10 && missed.is_empty(), "never reached: {missed:?}");
-    println!("| killed | rounds | at a step | at any moment | left first | p50 | p99 | max |");
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|");
-    // The host is the client, the worker the server.
-    for (who, share) in [(Who::Client, 4), (Who::Server, 4), (Who::Both, 2)] {
-        let rounds = rounds * share / 10;
-        let tally = runtime.block_on(stage.rounds(who, &host, &worker, rounds, &mut random));
-        let name = match who {
-            Who::Client => "host",
-            Who::Server => "worker",
-            Who::Both => "both",
-        };
-        println!("{}", tally.row(name));
+    runtime.block_on(stage.kill(&plans, rounds));
+}
+
+#[test]
+fn whoever_of_a_host_and_the_workers_of_its_pool_is_killed_nothing_is_left() {
+    if !alone() {
+        return;
     }
+    let rounds = setting("WITRPC_KILL_ROUNDS", ROUNDS_OF_POOLS);
+    let runtime = runtime(Flavor::MultiThread);
+    let stage = Stage::new(true);
+    let plans = runtime.block_on(stage.rehearse());
+    runtime.block_on(stage.kill(&plans, rounds));
 }
 
 struct Stage {
     directory: tempfile::TempDir,
     /// How many hosts were started: each has folders of its own.
     starts: Cell<u32>,
+    has_pool: bool,
 }
 
 impl Stage {
-    fn new() -> Self {
-        Self { directory: private_directory(), starts: Cell::new(0) }
+    fn new(has_pool: bool) -> Self {
+        set_child_subreaper(Some(getpid())).unwrap();
+        Self { directory: private_directory(), starts: Cell::new(0), has_pool }
+    }
+
+    /// Kills whom it may, and prints a table.
+    async fn kill(&self, (host, worker): &(Plan, Plan), rounds: u64) {
+        let mut random = Random(setting("WITRPC_KILL_SEED", 20_261_201));
+        println!("| killed | rounds | at a step | at any moment | left first | p50 | p99 | max |");
+        println!("|---|--:|--:|--:|--:|--:|--:|--:|");
+        // The host is the client, the worker the server.
+        for (who, share) in [(Who::Client, 4), (Who::Server, 4), (Who::Both, 2)] {
+            let rounds = rounds * share / 10;
+            let tally = self.rounds(who, host, worker, rounds, &mut random).await;
+            let name = match who {
+                Who::Client => "host",
+                Who::Server => "worker",
+                Who::Both => "both",
+            };
+            println!("{}", tally.row(name));
+        }
     }
 
     /// The folder of this name for the host that was started last.
@@ -113,7 +138,8 @@ impl Stage {
             path
         };
         let worker = WorkerPart { which, end: worker, report: folder("worker"), flavor };
-        let part = HostPart { end: host, report: folder("host"), worker };
+        let report = folder("host");
+        let part = HostPart { end: host, report, worker, has_pool: self.has_pool };
         let json = serde_json::to_string(&part).unwrap();
         let test = "kill::workers::a_host_plays_its_part";
         Victim::start_by(test, HOST, &json, &part.report)
@@ -218,7 +244,10 @@ fn a_host_plays_its_part() {
     let forever = matches!(part.end, End::Outside);
     runtime(part.worker.flavor).block_on(async {
         loop {
-            host(&part.worker).await;
+            match part.has_pool {
+                true => host_of_pool(&part.worker).await,
+                false => host(&part.worker).await,
+            }
             if !forever {
                 break;
             }
@@ -271,6 +300,75 @@ async fn host(part: &WorkerPart) {
     drop(worker);
     book_agrees(&book, &part.report);
     eventually("all descriptors are closed", || descriptors() == open).await;
+}
+
+/// Calls the workers of a pool, however many of them end, and dismisses them.
+async fn host_of_pool(part: &WorkerPart) {
+    let open = descriptors();
+    let starts = Arc::new(AtomicU32::new(0));
+    let (it, other) = (part.clone(), WorkerPart { end: End::Outside, ..part.clone() });
+    let make = move || {
+        let (starts, it, other) = (Arc::clone(&starts), it.clone(), other.clone());
+        let start = move || {
+            let is_it = starts.fetch_add(1, Ordering::SeqCst) == it.which;
+            command("kill::workers::a_worker_plays_its_part", if is_it { &it } else { &other })
+        };
+        let policy = RestartPolicy::on_failure().with_initial_delay(Duration::from_millis(1));
+        let worker = Worker::new(start).with_name("mortal").with_ready_timeout(PATIENCE);
+        worker.with_restart(policy.with_limit(0, PATIENCE))
+    };
+    let pool = loop {
+        match Pool::of_workers(2, make.clone()).with_spares(1).spawn().await {
+            Ok(pool) => break pool,
+            Err(Error::Exited { status, .. }) if status.is_some_and(|s| !s.success()) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let (mortal, mut book) = (pool.get_service::<MortalClient>(), Book::default());
+    for _ in 0..3 {
+        while exercise_pool(&pool, &mortal, &mut book).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    pool.shutdown(PATIENCE).await;
+    assert_eq!(pool.state().members, []);
+    drop((pool, mortal));
+    book_agrees(&book, &part.report);
+    eventually("all descriptors are closed", || descriptors() == open).await;
+}
+
+/// Calls each worker, and has one raise events.
+async fn exercise_pool(pool: &Pool, mortal: &MortalClient, book: &mut Book) -> witrpc::Result<()> {
+    let mut ticked = pool.subscribe(|mortal: &MortalClient| mortal.ticked());
+    let [one, two, three] = [(); 3].map(|()| book.number(1));
+    let from = book.number(TICKS);
+    let text = format!("{one:032}").repeat(4096);
+    let (a, b, echo, tick, c) = tokio::join!(
+        mortal.note(one),
+        mortal.note(two),
+        mortal.echo(text.clone()),
+        mortal.tick(from, TICKS),
+        mortal.note(three),
+    );
+    let notes = [(one, a), (two, b), (three, c)].map(|(number, note)| book.note(number, note));
+    notes.into_iter().collect::<witrpc::Result<()>>()?;
+    assert!(echo? == text, "another text came back");
+    tick?;
+    let (mut due, mut of) = (from, None);
+    while due < from + TICKS {
+        match ticked.next().await {
+            Some((index, Ok(value))) if value == due => {
+                assert_eq!(*of.get_or_insert(index), index);
+                due += 1;
+            }
+            // Of a worker that has ended, the last values may be missing.
+            Some((_, Err(EventError::Reconnected | EventError::Closed(_)))) => {
+                return Err(Error::fault("a worker has ended"));
+            }
+            other => panic!("{other:?} instead of {due}"),
+        }
+    }
+    Ok(())
 }
 
 /// Has the worker fail, and waits for the next.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use witrpc::{Agent, CallContext, Descriptor, Error, Result};
 
 use super::contract::{Aim, CalculatorClient, Captive, CaptiveServer, Outcome, READS, ROLE};
+use super::toil::ToilServer;
+use super::toiler::Toiler;
 use super::{escapes, hosts};
 
 pub(super) fn main() -> Result<()> {
@@ -29,7 +31,9 @@ pub(super) fn main() -> Result<()> {
             }
         }
     }
-    let agent = Agent::from_env()?.with_service(CaptiveServer::new(Prisoner { early }));
+    let agent = Agent::from_env()?
+        .with_service(CaptiveServer::new(Prisoner { early }))
+        .with_service(ToilServer::new(Toiler::default()));
     tokio::runtime::Runtime::new().map_err(Error::fault)?.block_on(agent.run())
 }
 

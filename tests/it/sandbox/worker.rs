@@ -1,4 +1,4 @@
-//! The worker of the tests of sandboxes, a program of its own with a plain `main`; and hosts in surroundings that a test cannot have itself.
+//! The worker of the tests of sandboxes, and of the soak of pools, a program of its own with a plain `main`; and hosts in surroundings that a test cannot have itself.
 
 #[cfg(not(target_os = "linux"))]
 fn main() {}
@@ -11,6 +11,10 @@ mod contract;
 mod escapes;
 #[cfg(target_os = "linux")]
 mod hosts;
+#[cfg(target_os = "linux")]
+mod toil;
+#[cfg(target_os = "linux")]
+mod toiler;
 
 #[cfg(target_os = "linux")]
 fn main() -> witrpc::Result<()> {
