@@ -204,6 +204,24 @@ impl Charge {
     pub const fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
+
+    /// Takes over another charge of the same pool.
+    pub fn absorb(&mut self, mut other: Self) {
+        if self.ledger.is_none() {
+            *self = other;
+        } else {
+            self.bytes += std::mem::take(&mut other.bytes);
+        }
+    }
+
+    /// Makes the bytes returnable that are more than so many.
+    pub fn reduce_to(&mut self, bytes: u64) {
+        let rest = self.bytes.saturating_sub(bytes);
+        if let Some(ledger) = self.ledger.as_ref().filter(|_| rest > 0) {
+            self.bytes = bytes;
+            ledger.add(self.pool, rest);
+        }
+    }
 }
 
 impl Drop for Charge {

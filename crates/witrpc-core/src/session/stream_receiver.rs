@@ -1,16 +1,17 @@
 //! The receiving end of a stream: items that have arrived and were not taken, and the credit for more.
 //!
 //! An item that the window covers is charged to the window, and no longer to the connection's credit for items. The connection
-//! bounds all windows together. Only the one item that may exceed a window holds credit until it is taken. No call takes credit of this
-//! kind. So a stream that is not read blocks no call, and another stream only if many unread items are larger than their windows.
+//! bounds all windows together. Only by how much the items of a stream exceed its window, which one item may do, is held of the credit until
+//! they are taken. No call takes credit of this kind. So a stream that is not read blocks no call, and another stream only if unread items
+//! exceed their windows by much.
 
 use std::collections::VecDeque;
 
 use crate::error::Error;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
-use crate::held::{self, Held};
+use crate::held::Held;
 use crate::session::ledger::Charge;
-use crate::session::window::{Allowance, Window, signed};
+use crate::session::window::{Allowance, Window};
 use crate::values::content::Content;
 
 /// The default window, in items, unless either side sets another.
@@ -23,7 +24,10 @@ const ITEM_COST: u64 = 128;
 pub struct ReceiverState {
     /// The largest window, in items, that the sender allows; 0 is no limit.
     most: u32,
-    queue: VecDeque<(Content, Charge)>,
+    queue: VecDeque<Content>,
+    /// The sum of the sizes of the queue, and the charge for what exceeds the window.
+    unread: u64,
+    beyond: Charge,
     /// The number of the item that arrived last.
     last: u64,
     /// `None` until the first credit.
@@ -47,8 +51,8 @@ pub struct Broken(pub &'static str);
 /// What a reader takes from a stream.
 #[derive(Debug)]
 pub enum Next {
-    /// An item, its charge on the account for messages, and the credit to return, if it is enough for a frame.
-    Item(Content, Charge, Option<(u32, u64)>),
+    /// An item, and the credit to return, if it is enough for a frame.
+    Item(Content, Option<(u32, u64)>),
     /// The end of the stream. An error is returned once.
     End(Option<Error>),
 }
@@ -60,6 +64,8 @@ impl ReceiverState {
         Self {
             most,
             queue: VecDeque::new(),
+            unread: 0,
+            beyond: Charge::none(),
             last: 0,
             window: None,
             left: Allowance::default(),
@@ -88,14 +94,20 @@ impl ReceiverState {
         }
         self.last = number;
         let size = content.size();
-        let is_covered = signed(size) <= self.left.bytes;
         self.left.spend(size);
         if self.cancelled {
             return Ok(Some((content, charge)));
         }
-        let charge = if is_covered { Charge::none() } else { charge };
-        self.queue.push_back((content, charge));
+        self.queue.push_back(content);
+        self.unread += size;
+        self.beyond.absorb(charge);
+        self.release_what_is_covered();
         Ok(None)
+    }
+
+    fn release_what_is_covered(&mut self) {
+        let window = self.window.map_or(0, |window| window.bytes);
+        self.beyond.reduce_to(self.unread.saturating_sub(window));
     }
 
     /// Ends the stream. Returns whether this was the first call; later ones have no effect.
@@ -144,9 +156,11 @@ impl ReceiverState {
 
     /// Takes the next item, or the end; `None` if neither has arrived.
     pub fn take(&mut self) -> Option<Next> {
-        if let Some((content, charge)) = self.queue.pop_front() {
+        if let Some(content) = self.queue.pop_front() {
+            self.unread -= content.size();
+            self.release_what_is_covered();
             let credit = self.take_credit(content.size());
-            return Some(Next::Item(content, charge, credit));
+            return Some(Next::Item(content, credit));
         }
         self.end.as_mut().map(|end| Next::End(end.0.take()))
     }
@@ -166,28 +180,30 @@ impl ReceiverState {
     }
 
     /// Notes that the reader is gone. Returns the items that were not taken, for the caller to drop.
-    pub fn cancel(&mut self) -> VecDeque<(Content, Charge)> {
+    pub fn cancel(&mut self) -> VecDeque<Content> {
         self.cancelled = true;
+        self.unread = 0;
+        self.beyond.reduce_to(0);
         std::mem::take(&mut self.queue)
     }
 
-    /// Items that are charged to the account for messages, and those that the window covers.
+    /// The part of the items that is charged to the credit for items, and the part that the window covers.
     #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
     #[must_use]
     pub fn held(&self) -> (Held, Held) {
-        let (mut charged, mut covered) = (Held::default(), Held::default());
-        for (content, charge) in &self.queue {
-            let mut held = content.held();
-            held.memory += held::bytes::<Charge>(1);
-            *(if charge.bytes() > 0 { &mut charged } else { &mut covered }) += held;
-        }
-        (charged, covered)
+        let mut covered = self.queue.iter().map(Content::held).sum::<Held>();
+        let beyond = self.beyond.bytes();
+        // As for all messages: an item takes at most twice its size.
+        let memory = covered.memory.min(2 * beyond);
+        covered.size -= beyond;
+        covered.memory -= memory;
+        (Held { entries: 0, size: beyond, memory }, covered)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Broken, ReceiverState};
+    use super::{Broken, Next, ReceiverState};
     use crate::limits::{POOLS, Pool};
     use crate::session::ledger::{Charge, Ledger};
     use crate::values::content::Content;
@@ -249,15 +265,22 @@ mod tests {
         let ledger = Ledger::new([1; POOLS]);
         let charge = || {
             let mut charge = Charge::new(&ledger, Pool::Items);
-            charge.add(100);
+            charge.add(1000);
             charge
         };
         let mut stream = stream(0);
-        stream.open(10, 1500);
+        stream.open(20, 1500);
         assert_eq!(push(&mut stream, 1, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Items), 100);
+        assert_eq!(ledger.returnable(Pool::Items), 1000);
         assert_eq!(push(&mut stream, 2, 1000, charge()), Ok(()));
-        assert_eq!(ledger.returnable(Pool::Items), 100);
+        assert_eq!(ledger.returnable(Pool::Items), 1500);
         assert!(push(&mut stream, 3, 1, Charge::none()).is_err(), "the window is used up");
+        // One is taken; the next one exceeds the window by as much as the one before.
+        assert!(matches!(stream.take(), Some(Next::Item(_, Some((1, 1000))))));
+        assert_eq!(ledger.returnable(Pool::Items), 2000);
+        assert_eq!(push(&mut stream, 3, 1000, charge()), Ok(()));
+        assert_eq!(ledger.returnable(Pool::Items), 2500);
+        assert_eq!(stream.cancel().len(), 2);
+        assert_eq!(ledger.returnable(Pool::Items), 3000);
     }
 }

@@ -134,8 +134,7 @@ impl StreamReader {
         drop(state);
         match next? {
             Next::End(error) => Some(error.map(Err)),
-            Next::Item(mut content, charge, credit) => {
-                drop(charge);
+            Next::Item(mut content, credit) => {
                 for stream in content.incoming_mut() {
                     if let Some(reader) = stream.inner_mut::<Self>() {
                         reader.keep(self.keep.clone());

@@ -218,7 +218,7 @@ impl Reader {
     fn take(&mut self, peer: &mut Peer) {
         for size in self.waiting.drain(..) {
             self.taken += 1;
-            let Some(Next::Item(content, _, credit_due)) = self.stream.take() else {
+            let Some(Next::Item(content, credit_due)) = self.stream.take() else {
                 panic!("an item waits")
             };
             assert_eq!(content.body()[..8], self.taken.to_le_bytes());
