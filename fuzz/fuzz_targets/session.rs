@@ -2,4 +2,7 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| witrpc_runtime::fuzz_support::session(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let measure = |step: &mut dyn FnMut()| allocation_counter::measure(step).bytes_current;
+    witrpc_runtime::fuzz_support::session(data, measure);
+});

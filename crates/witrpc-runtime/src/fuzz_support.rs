@@ -17,6 +17,8 @@ mod tests {
 
     #[test]
     fn session() {
-        replay("session", super::session);
+        replay("session", |data| {
+            super::session(data, |step| allocation_counter::measure(step).bytes_current);
+        });
     }
 }

@@ -2,21 +2,23 @@
 //! when it likes, while the program on top makes calls and raises events.
 //!
 //! What must hold: no panic; every frame that comes back is one; nothing follows a goodbye; all that is held stays within
-//! the limits ([`bounds`]), however little the peer reads; and once the peer is gone, nothing is left.
+//! the limits ([`bounds`]), however little the peer reads; what is allocated is on the account that the connection shows
+//! ([`meter`]); and once the peer is gone, nothing is left.
 
 mod bounds;
 mod client;
+mod meter;
 mod peer;
 mod server;
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::Builder;
 use witrpc_core::fuzz_support::Input;
 use witrpc_core::limits::Limits;
 
 use crate::client::WitClient;
+use crate::fuzz_support::session::meter::{Measure, Meter};
 use crate::fuzz_support::session::peer::Peer;
 use crate::streams::streaming::Streaming;
 
@@ -25,21 +27,19 @@ const LIMITS: Limits = Limits { max_message_size: 4000, max_buffered: 8000, max_
 /// Rounds of the runtime after which everything has settled.
 const ROUNDS: usize = 200;
 
-/// Runs a session as these bytes say.
+/// Runs a session as these bytes say, and measures what its steps allocate.
 ///
 /// # Panics
 ///
 /// If the session does what it must not.
-pub fn session(data: &[u8]) {
+pub fn session(data: &[u8], measure: Measure) {
     let mut input = Input::new(data);
-    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(async {
-        if input.byte() % 2 == 0 {
-            server::run(&mut input).await;
-        } else {
-            client::run(&mut input).await;
-        }
-    });
+    let mut meter = Meter::new(measure);
+    if input.byte() % 2 == 0 {
+        server::run(&mut input, &mut meter);
+    } else {
+        client::run(&mut input, &mut meter);
+    }
 }
 
 /// The peer sends frames of one kind, and gives the other side the time to take them.

@@ -20,6 +20,7 @@ use crate::builder::WitClientBuilder;
 use crate::calls::call::{Call, Remote};
 use crate::client::WitClient;
 use crate::events::subscription::Subscription;
+use crate::fuzz_support::session::meter::Meter;
 use crate::fuzz_support::session::peer::{Peer, limits};
 use crate::fuzz_support::session::{
     LIMITS, ROUNDS, bounds, burst, connected, poll, read_some, rounds,
@@ -32,18 +33,27 @@ const MOST: usize = 12;
 /// The size of the largest item of its streams: numbers, each a digit and a comma.
 const LARGEST_ITEM: u64 = 2 * 900 + 1;
 
-pub(super) async fn run(input: &mut Input<'_>) {
-    let (client, mut peer) = open(input).await;
+pub(super) fn run(input: &mut Input<'_>, meter: &mut Meter) {
+    let (client, mut peer) = meter.step(open(input));
     let mut program = Program::new(&client);
     while !input.is_empty() {
-        match input.byte() {
-            0x00..=0x1F => rounds(1 + input.below(8)).await,
-            0x20..=0x6F => program.act(input),
-            0x70..=0x71 => burst(&mut peer, input).await,
-            _ => peer.act(input),
-        }
+        meter.step(act(input, &mut program, &mut peer));
         program.check(&peer);
+        meter.check(&client.load(), program.own());
     }
+    meter.step(end(client, program, peer));
+}
+
+async fn act(input: &mut Input<'_>, program: &mut Program, peer: &mut Peer) {
+    match input.byte() {
+        0x00..=0x1F => rounds(1 + input.below(8)).await,
+        0x20..=0x6F => program.act(input),
+        0x70..=0x71 => burst(peer, input).await,
+        _ => peer.act(input),
+    }
+}
+
+async fn end(client: WitClient, program: Program, mut peer: Peer) {
     rounds(20).await;
     peer.read(usize::MAX);
     drop(peer);
@@ -268,6 +278,13 @@ impl Program {
             bounds::check(held, &peer.limits, &program);
         }
         self.subscriptions.iter().for_each(|values| bounds::check_values(values.held()));
+    }
+
+    /// What it has that is its own: the arguments of its calls, and values of its subscriptions, in queues that grow by doubling.
+    fn own(&self) -> u64 {
+        let calls = len_u64(self.calls.len() + self.questions.len() + self.pings.len());
+        let values = self.subscriptions.iter().map(|values| 2 * values.held().memory).sum::<u64>();
+        calls * (2 * self.largest + 2048) + values
     }
 
     /// Everything comes to an end with the connection.

@@ -22,6 +22,7 @@ use crate::builder::WitServerBuilder;
 use crate::events::backlog::Overflow;
 use crate::events::event::{Event, attach};
 use crate::events::remote_subscriber::{Attached, EventSubscriber};
+use crate::fuzz_support::session::meter::Meter;
 use crate::fuzz_support::session::peer::{Peer, limits};
 use crate::fuzz_support::session::{LIMITS, ROUNDS, bounds, burst, read_some, rounds};
 use crate::link::reply::Reply;
@@ -41,18 +42,29 @@ const BACKLOG: usize = 4;
 /// Streams that the program keeps.
 const KEPT: usize = 24;
 
-pub(super) async fn run(input: &mut Input<'_>) {
-    let (server, program, mut peer) = open(input).await;
+pub(super) fn run(input: &mut Input<'_>, meter: &mut Meter) {
+    let (server, program, mut peer) = meter.step(open(input));
     while !input.is_empty() {
-        match input.byte() {
-            0x00..=0x1F => rounds(1 + input.below(8)).await,
-            0x20..=0x2B => program.raise(input),
-            0x2C..=0x2F => program.read(input),
-            0x30..=0x31 => burst(&mut peer, input).await,
-            _ => peer.act(input),
-        }
+        meter.step(act(input, &program, &mut peer));
         check(&server, &peer, &program);
+        for load in server.load() {
+            meter.check(&load, 0);
+        }
     }
+    meter.step(end(server, program, peer));
+}
+
+async fn act(input: &mut Input<'_>, program: &Program, peer: &mut Peer) {
+    match input.byte() {
+        0x00..=0x1F => rounds(1 + input.below(8)).await,
+        0x20..=0x2B => program.raise(input),
+        0x2C..=0x2F => program.read(input),
+        0x30..=0x31 => burst(peer, input).await,
+        _ => peer.act(input),
+    }
+}
+
+async fn end(server: WitServer, program: Program, mut peer: Peer) {
     rounds(20).await;
     peer.read(usize::MAX);
     check(&server, &peer, &program);
