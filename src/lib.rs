@@ -86,7 +86,7 @@ pub use witrpc_process::{Restriction, Sandbox};
 pub use witrpc_runtime::__private;
 pub use witrpc_runtime::{
     AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
-    CloseReason, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
+    CloseReason, Credentials, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
     MemberDescription, Memory, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping,
     PoolSubscription, ReconnectOptions, Result, RetryPolicy, Role, Sealer, Secret, Serializer,
     SerializerError, ServerDescription, Service, ServiceClient, ServiceDescription,

@@ -8,6 +8,7 @@
 )]
 
 mod authorization;
+mod authorizing;
 #[cfg(target_os = "linux")]
 mod bulk;
 mod callbacks;

@@ -69,6 +69,7 @@ pub(crate) const WHOLE: u8 = FIRST | LAST;
 
 /// Places of `Calc`'s methods.
 const ADD: u16 = 0;
+const DIVIDE: u16 = 1;
 const WAIT: u16 = 9;
 const OPEN: u16 = 10;
 const BLOCK: u16 = 13;
@@ -213,6 +214,8 @@ fn put_features(body: &mut Vec<u8>, features: &[&str]) {
 
 /// Responses may have the status 9.
 const OVERLOADED: &str = "overloaded";
+/// The same of the status 10.
+const UNAUTHORIZED: &str = "unauthorized";
 
 fn hello() -> Vec<u8> {
     message(HELLO, 0, &hello_body(VERSION, "json"))

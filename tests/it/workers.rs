@@ -21,6 +21,7 @@ use crate::fixture::{Flavor, GUARD, alone, block_on, eventually, poll_once, runt
 use crate::tracing::Lines;
 
 mod descriptors;
+mod proved;
 mod pushed;
 mod roles;
 

@@ -161,7 +161,8 @@ pub enum Error {
     /// The two sides have different settings (serializer, encryption) or incompatible versions.
     #[error("client and server are incompatible: {0}")]
     Incompatible(String),
-    /// One side refused the other: the tokens or the kinds of authorization differ, or the server's validator refused the token.
+    /// One side refused the other: the tokens or the kinds of authorization differ, or the server's validator refused the token. Or the
+    /// callee's `with_authorizer` refused one call, which was not executed; the text then begins with `Service.method`.
     #[error("unauthorized: {0}")]
     Unauthorized(String),
 
@@ -378,6 +379,7 @@ impl Error {
             | Self::NoSuchEvent { .. }
             | Self::RemoteEvent { .. }
             | Self::SignatureMismatch { .. }
+            | Self::Unauthorized(_)
             | Self::Overloaded { .. }
             | Self::Busy { .. }
             | Self::NotRunning { .. }

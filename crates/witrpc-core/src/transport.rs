@@ -15,6 +15,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -275,6 +276,67 @@ pub trait Waiter: Send + 'static {
     ///
     /// [`TransportError::Io`] if that runtime cannot take it.
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError>;
+
+    /// What the operating system can prove about the peer, if anything.
+    fn peer_proof(&self) -> Option<Arc<dyn PeerProof>> {
+        None
+    }
+}
+
+/// What the operating system can prove about a peer. Asked when the user asks.
+pub trait PeerProof: Send + Sync + 'static {
+    /// Returns what is proved. The peer may have ended.
+    fn credentials(&self) -> Credentials;
+}
+
+/// What the operating system proves about a peer. `None` is what it does not prove.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// The process id, as this process sees it.
+    pub process_id: Option<u32>,
+    /// The user id.
+    pub user_id: Option<u32>,
+    /// The group id.
+    pub group_id: Option<u32>,
+    process: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Credentials {
+    /// With a process id.
+    #[must_use]
+    pub const fn with_process_id(mut self, process_id: u32) -> Self {
+        self.process_id = Some(process_id);
+        self
+    }
+
+    /// With a user.
+    #[must_use]
+    pub const fn with_user_id(mut self, user_id: u32) -> Self {
+        self.user_id = Some(user_id);
+        self
+    }
+
+    /// With a group.
+    #[must_use]
+    pub const fn with_group_id(mut self, group_id: u32) -> Self {
+        self.group_id = Some(group_id);
+        self
+    }
+
+    /// With the system's handle of the process, which is of type `T`.
+    #[must_use]
+    pub fn with_process_handle<T: Any + Send + Sync>(mut self, handle: Arc<T>) -> Self {
+        self.process = Some(handle);
+        self
+    }
+
+    /// Returns the system's handle of the process: on Linux a pidfd, as `std::os::fd::OwnedFd`. Unlike the process id, it names the same
+    /// process after that has ended.
+    #[must_use]
+    pub fn process_handle<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.process.as_ref()?.downcast_ref()
+    }
 }
 
 impl Waiter for Box<dyn Waiter> {
@@ -284,6 +346,10 @@ impl Waiter for Box<dyn Waiter> {
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
         (*self).moved()
+    }
+
+    fn peer_proof(&self) -> Option<Arc<dyn PeerProof>> {
+        (**self).peer_proof()
     }
 }
 

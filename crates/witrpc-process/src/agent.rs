@@ -197,6 +197,12 @@ impl Host {
         self.peer.get_service()
     }
 
+    /// Returns the host, with what the system [proves](Peer::credentials) about it.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// Returns the process id of the host, as it sees itself.
     #[must_use]
     pub const fn process_id(&self) -> Option<u32> {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio::task::coop::consume_budget;
 use witrpc_core::text::Escaped;
 use witrpc_mmf::inherited::{Inbox, Lifeline, Outbox};
 
@@ -123,6 +124,8 @@ impl Drop for Ending {
 
 async fn receive(ending: Ending, mut inbox: Inbox) {
     loop {
+        // The other side may send without end.
+        consume_budget().await;
         match inbox.receive().await {
             Ok(Some((stream, descriptor))) => {
                 let limit = "this process has no descriptors left: raise its limit (ulimit -n)";

@@ -86,6 +86,33 @@ macro_rules! common_settings {
                 self
             }
 
+            /// Asks `authorizer` before each call that the other side makes here, and each of its subscriptions to events. It gets the
+            /// [`Peer`](crate::Peer), and the names of the service and of the method or event.
+            ///
+            /// If it returns an `Err`, the call fails with [`Error::Unauthorized`](crate::Error::Unauthorized) and that text, and is
+            /// not executed. A subscription ends with it. The connection, and other calls, go on. The authorizer is also asked for
+            /// `witrpc.Introspection.describe`, by which clients list the services of a server.
+            ///
+            /// It is called for every call, on the task that serves the connection: it must be quick, and must not block.
+            ///
+            /// ```
+            #[doc = concat!("let builder = witrpc::", stringify!($builder), "::new().with_authorizer(|peer, service, method| {")]
+            ///     let is_admin = peer.identity::<String>().is_some_and(|name| *name == "admin");
+            ///     if (service, method) == ("Server", "stop") && !is_admin {
+            ///         return Err("only admin may stop the server");
+            ///     }
+            ///     Ok(())
+            /// });
+            /// # drop(builder);
+            /// ```
+            pub fn with_authorizer<E: std::fmt::Display>(
+                mut self,
+                authorizer: impl Fn(&$crate::Peer, &str, &str) -> Result<(), E> + Send + Sync + 'static,
+            ) -> Self {
+                self.common.authorizer = Some($crate::serving::authorizer::Authorizer::new(authorizer));
+                self
+            }
+
             /// Accepts messages of at most `bytes` bytes from the other side. The size of a message is the size of its serialized value
             /// and its blobs, plus 64 bytes for each blob and 512 for each stream. Default 64 MiB.
             pub fn with_max_message_size(mut self, bytes: u64) -> Self {
@@ -141,6 +168,7 @@ pub use client::WitClientBuilder;
 pub use server::WitServerBuilder;
 
 use crate::link::handshake::Setup;
+use crate::serving::authorizer::Authorizer;
 use crate::serving::service::Service;
 use crate::serving::services::Services;
 use witrpc_core::Error;
@@ -148,9 +176,13 @@ use witrpc_core::limits::Limits;
 use witrpc_core::security::cipher::{Encryptor, PlainEncryptor};
 use witrpc_core::values::serializer::{Codec, Serializer};
 
-/// The services of one side.
-fn collect(added: Vec<Arc<dyn Service>>) -> Result<Services, Error> {
+/// The services of one side, and who may use them.
+fn collect(
+    added: Vec<Arc<dyn Service>>,
+    authorizer: Option<Authorizer>,
+) -> Result<Services, Error> {
     let mut services = Services::default();
+    services.authorize_by(authorizer);
     for service in added {
         services.add(service)?;
     }
@@ -169,6 +201,7 @@ struct Common {
     limits: Limits,
     /// Whether the encryptor is one.
     encrypted: bool,
+    authorizer: Option<Authorizer>,
 }
 
 impl Default for Common {
@@ -178,6 +211,7 @@ impl Default for Common {
             encryptor: Arc::new(PlainEncryptor),
             limits: Limits::default(),
             encrypted: false,
+            authorizer: None,
         }
     }
 }

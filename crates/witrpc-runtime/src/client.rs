@@ -25,7 +25,7 @@ use crate::calls::ping::Ping;
 pub(crate) use crate::client::core::{ClientCore, ClientSettings};
 use crate::client::reconnect::ClientState;
 use crate::connection::load::Load;
-use crate::context::CallContext;
+use crate::context::{CallContext, Peer};
 use crate::link::timers;
 use crate::serving::introspection::ServerDescription;
 use crate::serving::service::ServiceClient;
@@ -121,6 +121,12 @@ impl WitClient {
     #[doc(hidden)]
     pub fn end_subscriptions(&self, reason: &CloseReason) {
         self.core.end_subscriptions(reason);
+    }
+
+    /// Returns the server, with what the system [proves](Peer::credentials) about it. `None` while the client is not connected.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        self.core.connection().ok().map(|connection| connection.peer().clone())
     }
 
     /// Returns a receiver of the connection's state: `borrow()` gives the current state, `changed()` waits for the next one.

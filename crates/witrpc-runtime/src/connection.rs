@@ -33,7 +33,6 @@ use witrpc_core::contract::descriptor::ServiceDescriptor;
 use witrpc_core::held::Holdings;
 use witrpc_core::limits::shares::{CALL, STREAM, SUBSCRIPTION};
 use witrpc_core::limits::{Limits, Pool};
-use witrpc_core::security::authorization::Identity;
 use witrpc_core::session::inbound::Incoming;
 use witrpc_core::session::outbound::{Outbound, Part};
 use witrpc_core::session::pending::CallId;
@@ -47,7 +46,7 @@ use self::peer::ConnectedPeer;
 use crate::calls::callee::PeerCallee;
 use crate::calls::host::CallHost;
 use crate::calls::table::CallsMade;
-use crate::context::{CallContext, Peer, SharedLease, SideChannel};
+use crate::context::{CallContext, Known, Peer, SharedLease, SideChannel};
 use crate::events::client_subscription::{ClientSubscription, SubscriptionHost};
 use crate::events::host::EventHost;
 use crate::events::publishing::Publishes;
@@ -75,8 +74,8 @@ pub(crate) struct Connection {
     serving: CallsTaken,
     events: Events,
     streams: Streams,
-    /// The peer, as handlers see it; and its identity, if a validator returned one.
-    peer: (Peer, Option<Identity>),
+    /// The peer, as handlers see it.
+    peer: Peer,
     /// Our clock, and the offset to the peer's; `None` if the two share no clock.
     clock: (fn() -> u64, Option<u64>),
     lease: Lease,
@@ -102,7 +101,7 @@ impl Lease {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("peer", &self.peer.0)
+            .field("peer", &self.peer)
             .field("closed", &self.link.closed())
             .finish_non_exhaustive()
     }
@@ -126,7 +125,8 @@ impl Connection {
         Arc::new_cyclic(|this: &Weak<Self>| {
             let callee = ConnectedPeer::new(Weak::clone(this), callee_codec, limits.max_buffered);
             let callee = Arc::new(PeerCallee(Arc::new(callee)));
-            let peer = Peer::new(link.id, rest.peer_process_id, callee);
+            let known = Known { identity, proof: rest.proof };
+            let peer = Peer::new(link.id, rest.peer_process_id, callee, known);
             if !calls_taken.is_empty() {
                 calls_taken.admission.drivers.add(Weak::clone(this) as _);
             }
@@ -139,7 +139,7 @@ impl Connection {
                     keep_subscriptions,
                 ),
                 streams: Streams::new(limits.windows()),
-                peer: (peer, identity),
+                peer,
                 clock,
                 lease: Lease::new(rest.lease),
                 ended: watch::Sender::new(false),
@@ -150,7 +150,7 @@ impl Connection {
 
     /// The other side.
     pub(crate) const fn peer(&self) -> &Peer {
-        &self.peer.0
+        &self.peer
     }
 
     /// Ends the connection in good order: sends waiting events as far as there is room, and tells subscribers of those that were not sent.
@@ -337,8 +337,8 @@ impl EventHost for Connection {
         service: u16,
         event: u16,
         subscriber: EventSubscriber,
-    ) -> Option<Registration> {
-        self.serving.subscribe(service, event, subscriber)
+    ) -> Result<Registration, String> {
+        self.serving.subscribe(&self.peer, service, event, subscriber)
     }
 
     fn subscription_host(&self) -> Weak<dyn SubscriptionHost> {
@@ -383,7 +383,11 @@ impl ServeHost for Connection {
     }
 
     fn context(&self, deadline: Option<Instant>, nesting: Nesting) -> CallContext {
-        CallContext::new(self.peer.0.clone(), self.peer.1.clone(), deadline, nesting)
+        CallContext::new(self.peer.clone(), deadline, nesting)
+    }
+
+    fn caller(&self) -> &Peer {
+        &self.peer
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 use witrpc_core::security::authorization::Identity;
-use witrpc_core::transport::BoxFuture;
+use witrpc_core::transport::{BoxFuture, Credentials, PeerProof};
 use witrpc_core::wire::frame::Nesting;
 
 use crate::locks::{self, Mutex, Rank};
@@ -94,7 +94,6 @@ pub struct CallContext(Arc<State>);
 
 struct State {
     peer: Peer,
-    identity: Option<Identity>,
     deadline: Option<Instant>,
     /// Of the call that the handler answers.
     nesting: Nesting,
@@ -117,15 +116,70 @@ pub struct Peer {
     /// The process id that the peer claims. It is not verified. `None` within one process.
     pub process_id: Option<u32>,
     callee: Arc<dyn Any + Send + Sync>,
+    known: Arc<Known>,
+}
+
+/// What is known of a peer beside what it claims.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// What the validator returned.
+    pub(crate) identity: Option<Identity>,
+    /// What the transport can have the system prove.
+    pub(crate) proof: Option<Arc<dyn PeerProof>>,
 }
 
 impl Peer {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         connection_id: u64,
         process_id: Option<u32>,
         callee: Arc<dyn Any + Send + Sync>,
+        known: Known,
     ) -> Self {
-        Self { connection_id, process_id, callee }
+        Self { connection_id, process_id, callee, known: Arc::new(known) }
+    }
+
+    /// Returns what the operating system proves about the peer; unlike [`process_id`](Self::process_id), which the peer claims. What
+    /// cannot be proved is `None`.
+    ///
+    /// | connection | process id | user and group |
+    /// |---|---|---|
+    /// | host and its worker, Linux | of a host, the maker of the socket pair; of a worker, the process that was started | both, of that process, by the socket pair |
+    /// | named endpoint, Linux | the process that holds the lock on the peer's named pipe, if that is another process | the user that owns that pipe |
+    /// | named endpoint, other Unix | | the user that owns that pipe |
+    /// | named endpoint that a group shares | | the group |
+    /// | all others | | |
+    ///
+    /// At a named endpoint, any program of the same user, and root, could have taken the place of the process that made the pipe. So they prove
+    /// the user, and do not tell the programs of one user apart. Where a group shares the endpoint, they prove only that the peer
+    /// is a member, or root. On Linux, [`Credentials::process_handle`] is a pidfd of a worker or a host.
+    ///
+    /// ```
+    /// use witrpc::CallContext;
+    ///
+    /// # #[witrpc::service]
+    /// # trait Admin { async fn stop(&self) -> witrpc::Result<()>; }
+    /// # struct Local;
+    /// # impl Admin for Local {
+    /// async fn stop(&self) -> witrpc::Result<()> {
+    ///     let caller = CallContext::current().peer().credentials();
+    ///     if caller.user_id != Some(0) {
+    ///         return Err(witrpc::Error::fault("only root can stop this server"));
+    ///     }
+    /// #   Ok(())
+    ///     // …
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.known.proof.as_ref().map_or_else(Credentials::default, |proof| proof.credentials())
+    }
+
+    /// Returns the identity that the closure of `with_access_token_validator` returned for this peer. `None` if there is no
+    /// validator, or the identity has another type than `I`.
+    #[must_use]
+    pub fn identity<I: Any + Send + Sync>(&self) -> Option<Arc<I>> {
+        Arc::clone(self.known.identity.as_ref()?).downcast().ok()
     }
 
     /// The callee of the peer's services, whose type `serving` knows.
@@ -199,18 +253,12 @@ thread_local! {
 }
 
 impl CallContext {
-    pub(crate) fn new(
-        peer: Peer,
-        identity: Option<Identity>,
-        deadline: Option<Instant>,
-        nesting: Nesting,
-    ) -> Self {
+    pub(crate) fn new(peer: Peer, deadline: Option<Instant>, nesting: Nesting) -> Self {
         let (cancelled, notify) = (AtomicBool::new(false), Notify::new());
         let (last_event, waiting) = (AtomicU64::new(0), Mutex::new(Rank::Raised, HashMap::new()));
         let has_waiting = AtomicBool::new(false);
         Self(Arc::new(State {
             peer,
-            identity,
             deadline,
             nesting,
             cancelled,
@@ -304,7 +352,7 @@ impl CallContext {
     /// validator, or the identity has another type than `I`.
     #[must_use]
     pub fn identity<I: Any + Send + Sync>(&self) -> Option<Arc<I>> {
-        Arc::clone(self.0.identity.as_ref()?).downcast().ok()
+        self.0.peer.identity()
     }
 
     /// Returns the call's deadline, if it has one.

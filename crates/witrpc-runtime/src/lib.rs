@@ -52,6 +52,7 @@ pub use serving::service::{Service, ServiceClient};
 pub use streams::resource::{IncomingResource, Resource, resource, write_resource};
 pub use streams::streaming::Streaming;
 pub use witrpc_core::security::authorization::AccessTokenValidator;
+pub use witrpc_core::transport::Credentials;
 pub use witrpc_core::{
     Blob, CipherError, CipherPair, CloseReason, Encryptor, Error, KeyAgreement, NoiseEncryptor,
     Opener, Result, Role, Sealer, Secret, Serializer, SerializerError, ServiceDescriptor,

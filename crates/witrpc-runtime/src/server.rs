@@ -1,15 +1,16 @@
 //! The server: one endpoint, its services, and a connection for every client.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tracing::Instrument;
 use witrpc_core::Error;
-use witrpc_core::security::authorization::ServerAuthorization;
+use witrpc_core::security::authorization::{Recheck, ServerAuthorization};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::{Channel, Listener, ServerTransport, Waiter};
 use witrpc_core::wire::catalog::Catalog;
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     services: Arc<Services>,
     catalog: Catalog,
     setup: Setup<dyn ServerAuthorization>,
-    handshake_timeout: Duration,
+    times: Times,
     /// Each connection is driven by a thread of its own.
     dedicated_threads: bool,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
@@ -57,6 +58,13 @@ pub(crate) struct Shared {
     /// Sent when the server is shut down, and when it is dropped. Ends every client that was accepted before, whether or not its
     /// connection was in the table by then.
     ended: watch::Sender<()>,
+}
+
+/// How long a handshake may take, and when tokens are checked again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) handshake: Duration,
+    pub(crate) revalidation: Option<Duration>,
 }
 
 /// The task that accepts clients; dropping the sender stops it.
@@ -80,7 +88,7 @@ impl WitServer {
         transport: Box<dyn ServerTransport>,
         services: Services,
         setup: Setup<dyn ServerAuthorization>,
-        handshake_timeout: Duration,
+        times: Times,
         dedicated_threads: bool,
     ) -> Self {
         let shared = Shared {
@@ -88,7 +96,7 @@ impl WitServer {
             catalog: services.catalog(),
             services: Arc::new(services),
             setup,
-            handshake_timeout,
+            times,
             dedicated_threads,
             connections: Mutex::new(Rank::Connections, HashMap::new()),
             connected: watch::Sender::new(None),
@@ -185,6 +193,29 @@ impl WitServer {
         self.shared.connections.lock().len()
     }
 
+    /// Disconnects each client whose identity `is_it` chooses, and cancels its calls under way. Returns how many there were.
+    ///
+    /// `I` is the type that the closure of `with_access_token_validator` returns. Clients with an identity of another type, or without
+    /// one, stay. A client that is disconnected may connect again, if the validator still accepts its token: withdraw the token there
+    /// first.
+    ///
+    /// ```
+    /// # use witrpc::WitServer;
+    /// fn withdraw(server: &WitServer, user: &str) -> usize {
+    ///     server.disconnect_identity(|name: &String| name == user)
+    /// }
+    /// ```
+    pub fn disconnect_identity<I: Any + Send + Sync>(&self, is_it: impl Fn(&I) -> bool) -> usize {
+        let is_it = |connection: &Arc<Connection>| {
+            connection.peer().identity::<I>().is_some_and(|identity| is_it(&identity))
+        };
+        let chosen: Vec<_> = self.connections().into_iter().filter(is_it).collect();
+        for connection in &chosen {
+            connection.disconnect("the server has withdrawn its access");
+        }
+        chosen.len()
+    }
+
     /// Waits until a client has connected, and returns it, be it gone by now. For `witrpc-process`, whose servers have one client.
     #[doc(hidden)]
     pub async fn connected(&self) -> Peer {
@@ -261,7 +292,7 @@ async fn serve(shared: Arc<Shared>, channel: Channel, mut ended: watch::Receiver
     let mut waiter = None;
     let (halves, mut rest) = ChannelHalves::split(channel, &mut waiter);
     let on_hello = std::mem::replace(&mut rest.on_first_frame, Box::new(|| ()));
-    let patience = shared.handshake_timeout;
+    let patience = shared.times.handshake;
     let handshake = handshake::accept(halves, &shared.setup, &shared.catalog, patience, on_hello);
     let opened = tokio::select! {
         biased;
@@ -279,7 +310,7 @@ async fn serve(shared: Arc<Shared>, channel: Channel, mut ended: watch::Receiver
 
 async fn run(
     shared: &Arc<Shared>,
-    opened: handshake::Opened,
+    mut opened: handshake::Opened,
     rest: Rest,
     waiter: Box<dyn Waiter>,
     server_ended: &watch::Receiver<()>,
@@ -287,6 +318,7 @@ async fn run(
     let limits = shared.setup.limits;
     let calls_taken = CallsTaken::new(Arc::clone(&shared.services), limits.max_in_flight);
     let codec = shared.setup.codec.clone();
+    let recheck = opened.recheck.take();
     let connection = Connection::new(opened, rest, limits, codec, calls_taken, false);
     let id = connection.link().id;
     shared.connections.lock().insert(id, Arc::clone(&connection));
@@ -296,6 +328,11 @@ async fn run(
         connection.disconnect("the server is shutting down");
     }
     tracing::info!(connection = id, "a client connected");
+    let _rechecking = recheck.zip(shared.times.revalidation).map(|(recheck, interval)| {
+        let connection = Arc::downgrade(&connection);
+        let task = revalidate(connection, recheck, interval, shared.times.handshake);
+        Abort(tokio::spawn(task.in_current_span()).abort_handle())
+    });
     let ended = Ended { shared, id };
     let driven = Arc::clone(&connection);
     if shared.dedicated_threads {
@@ -306,6 +343,40 @@ async fn run(
     drop(ended);
     if let Some(reason) = connection.link().closed() {
         tracing::info!(connection = id, reason = %Escaped(&reason), "a client disconnected");
+    }
+}
+
+/// Asks the validator about a client's token again and again, and disconnects the client once it is refused.
+async fn revalidate(
+    connection: Weak<Connection>,
+    recheck: Recheck,
+    interval: Duration,
+    patience: Duration,
+) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let reason = match tokio::time::timeout(patience, recheck()).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(reason)) => reason,
+            Err(_) => "its validation took too long".to_owned(),
+        };
+        let Some(connection) = connection.upgrade() else { return };
+        tracing::info!(
+            connection = connection.link().id,
+            reason = %Escaped(&reason),
+            "disconnecting a client whose access token is no longer accepted"
+        );
+        connection.disconnect(&format!("the access token is no longer accepted: {reason}"));
+        return;
+    }
+}
+
+/// Ends a task when it is dropped.
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -5,6 +5,7 @@
 //! every server adds it behind the user's.
 
 pub(crate) mod admission;
+pub(crate) mod authorizer;
 pub(crate) mod drivers;
 mod gate;
 mod handling;

@@ -9,9 +9,10 @@ use witrpc::{Load, WitClient, WitServer, WitServerBuilder};
 
 use super::offences::{Offence, offences};
 use super::{
-    ABORT_REQUEST, ACCEPT, ADD, BLOCK, CANCEL, CONFIRM, CREDIT, FIRST, GOODBYE, HELLO, Head, LAST,
-    MIDDLE, OPEN, OVERLOADED, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, VERSION, WAIT, WELCOME,
-    WHOLE, begun, call, call_with_streams, confirm_body, frame, hello, hello_body, limits, message,
+    ABORT_REQUEST, ACCEPT, ADD, BLOCK, CANCEL, CONFIRM, CREDIT, DIVIDE, FIRST, GOODBYE, HELLO,
+    Head, LAST, MIDDLE, OPEN, OVERLOADED, PING, PONG, REFUSE, REQUEST, RESPONSE, Raw, UNAUTHORIZED,
+    VERSION, WAIT, WELCOME, WHOLE, begun, call, call_with_streams, confirm_body, frame, hello,
+    hello_body, limits, message,
 };
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, eventually};
@@ -20,6 +21,7 @@ raw![
     a_client_can_be_played_by_hand,
     what_is_merely_wrong_is_answered,
     a_call_that_comes_too_late_is_refused_as_the_client_knows_it,
+    a_call_that_the_client_may_not_make_is_refused_as_the_client_knows_it,
     a_broken_rule_ends_its_own_connection_only,
     a_broken_limit_ends_its_own_connection_only,
     a_broken_handshake_ends_its_own_connection_only,
@@ -145,6 +147,28 @@ async fn a_call_that_comes_too_late_is_refused_as_the_client_knows_it(fixture: A
         assert_eq!(raw.recv().await.unwrap().message(), (0, &b"5"[..]));
     }
     bystander.is_unharmed("late calls").await;
+}
+
+async fn a_call_that_the_client_may_not_make_is_refused_as_the_client_knows_it(
+    fixture: Arc<Fixture>,
+) {
+    let authorizer = |_: &witrpc::Peer, _: &str, method: &str| {
+        if method == "divide" { Err("no divisions") } else { Ok(()) }
+    };
+    let bystander = Bystander::new(&fixture, |builder| builder.with_authorizer(authorizer)).await;
+    for (features, status, body) in [
+        (&[][..], 6, "unauthorized: no divisions"),
+        (&["unheard of", UNAUTHORIZED], 10, "no divisions"),
+    ] {
+        let mut raw = Raw::client(&fixture).await.opened(features).await;
+        raw.send(&call(7, DIVIDE, "[2,0]")).await;
+        let answer = raw.recv().await.unwrap();
+        let expected = (RESPONSE, 7, (status, body.as_bytes()));
+        assert_eq!((answer.kind, answer.id, answer.message()), expected);
+        raw.send(&call(7, ADD, "[2,3]")).await;
+        assert_eq!(raw.recv().await.unwrap().message(), (0, &b"5"[..]));
+    }
+    bystander.is_unharmed("calls that are refused").await;
 }
 
 /// This client does not withdraw its call at its deadline, as others do. The runtime has one thread for blocking work.

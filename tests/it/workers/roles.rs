@@ -74,6 +74,8 @@ pub(super) trait Job {
     async fn get_and_wait(&self, files: Streaming<Descriptor>, count: u32) -> witrpc::Result<()>;
     /// Subscribes to what the host shows, and rings. Gets so many values, takes the descriptor of one of them, rings, and never answers.
     async fn watch_and_wait(&self, count: u32) -> witrpc::Result<()>;
+    /// What the system proves about the host: process, user and group; and whether there is a pidfd of it.
+    async fn host(&self) -> witrpc::Result<(Option<u32>, Option<u32>, Option<u32>, bool)>;
     #[event]
     fn ticked(&self) -> &Event<u32>;
     #[event]
@@ -316,6 +318,12 @@ impl Job for Craft {
         let waited = self.wait().await;
         drop((kept, taken, shown));
         waited
+    }
+
+    async fn host(&self) -> witrpc::Result<(Option<u32>, Option<u32>, Option<u32>, bool)> {
+        let host = CallContext::current().peer().credentials();
+        let pidfd = host.process_handle::<std::os::fd::OwnedFd>().is_some();
+        Ok((host.process_id, host.user_id, host.group_id, pidfd))
     }
 
     fn ticked(&self) -> &Event<u32> {

@@ -27,12 +27,23 @@ use crate::wire::handshake::{Proof, Scheme};
 /// The identity of a client: the value that the validator returned.
 pub type Identity = Arc<dyn Any + Send + Sync>;
 
+/// Asks a validator about the same token again. The error is the validator's text.
+pub type Recheck = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
 /// The result of a successful check.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub struct Granted {
     /// The server's own proof, for the welcome.
     pub proof: Vec<u8>,
     pub identity: Option<Identity>,
+    /// If the validator is to be asked again. It has a copy of the token, which is wiped with it.
+    pub recheck: Option<Recheck>,
+}
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted").finish_non_exhaustive()
+    }
 }
 
 /// The client's side of a scheme.
@@ -199,7 +210,7 @@ impl ServerAuthorization for StaticToken {
             if !self.is_proof(CLIENT, transcript, proof) {
                 return Err(WRONG_TOKEN.to_owned());
             }
-            Ok(Granted { proof: self.prove(SERVER, transcript), identity: None })
+            Ok(Granted { proof: self.prove(SERVER, transcript), ..Granted::default() })
         })
     }
 }
@@ -256,7 +267,10 @@ impl ClientAuthorization for TokenProvider {
 }
 
 /// A server that asks its validator.
-pub struct TokenValidator(Box<Validate>);
+pub struct TokenValidator {
+    validate: Arc<Validate>,
+    asks_again: bool,
+}
 
 impl fmt::Debug for TokenValidator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,15 +291,28 @@ impl ServerAuthorization for TokenValidator {
         Box::pin(async {
             let token = std::str::from_utf8(proof).ok().filter(|token| !token.is_empty());
             let Some(token) = token else { return Err(WRONG_TOKEN.to_owned()) };
-            // A copy of the validator's own.
-            let validated = caught(async { (self.0)(token.to_owned()).await }).await;
-            let identity = validated.unwrap_or_else(|panic| {
-                tracing::error!(panic = %Escaped(panic), "the closure given to with_access_token_validator panicked");
-                Err("the server's access token validator panicked; see the server's log".to_owned())
-            })?;
-            Ok(Granted { proof: Vec::new(), identity: Some(identity) })
+            let identity = Some(ask(&*self.validate, token).await?);
+            let recheck = self.asks_again.then(|| {
+                let (validate, token) =
+                    (Arc::clone(&self.validate), Arc::new(Zeroizing::new(token.to_owned())));
+                Box::new(move || {
+                    let (validate, token) = (Arc::clone(&validate), Arc::clone(&token));
+                    Box::pin(async move { ask(&*validate, &token).await.map(drop) })
+                        as BoxFuture<'static, _>
+                }) as Recheck
+            });
+            Ok(Granted { proof: Vec::new(), identity, recheck })
         })
     }
+}
+
+/// Asks the user's validator about a token.
+async fn ask(validate: &Validate, token: &str) -> Result<Identity, String> {
+    // A copy of the validator's own.
+    caught(async { validate(token.to_owned()).await }).await.unwrap_or_else(|panic| {
+        tracing::error!(panic = %Escaped(panic), "the closure given to with_access_token_validator panicked");
+        Err("the server's access token validator panicked; see the server's log".to_owned())
+    })
 }
 
 /// A closure that decides on access tokens, for `with_access_token_validator`.
@@ -351,7 +378,13 @@ fn verdict<I: Any + Send + Sync, E: fmt::Display>(
 
 impl TokenValidator {
     pub fn new<M>(validator: impl AccessTokenValidator<M>) -> Self {
-        Self(Box::new(move |token| validator.validate(token)))
+        Self { validate: Arc::new(move |token| validator.validate(token)), asks_again: false }
+    }
+
+    /// Keeps the token of each client, and asks about it again.
+    #[must_use]
+    pub fn asking_again(self, asks_again: bool) -> Self {
+        Self { asks_again, ..self }
     }
 }
 

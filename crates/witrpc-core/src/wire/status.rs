@@ -31,10 +31,13 @@ pub enum Status {
     /// The call was refused, as it would have been late; the time that was left and the wait follow. Only where the feature
     /// [`OVERLOADED`](crate::wire::handshake::OVERLOADED) is in force.
     Overloaded,
+    /// The peer may not make this call; the reason follows. Only where the feature
+    /// [`UNAUTHORIZED`](crate::wire::handshake::UNAUTHORIZED) is in force.
+    Unauthorized,
 }
 
 impl Status {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::Fault,
         Self::Panicked,
@@ -45,6 +48,7 @@ impl Status {
         Self::BadResult,
         Self::TooLarge,
         Self::Overloaded,
+        Self::Unauthorized,
     ];
 
     #[inline]
@@ -108,6 +112,7 @@ pub fn status_error(
             let (left, wait) = (Duration::from_nanos(left), Duration::from_nanos(wait));
             Error::Overloaded { method: method(), left, wait }
         }
+        Status::Unauthorized => Error::Unauthorized(format!("{}: {}", method(), text(body))),
     })
 }
 
@@ -139,9 +144,11 @@ pub fn stream_error(status: Status, body: &[u8], serializer: &str) -> Option<Opt
             let (size, limit) = two_numbers(body);
             Some(Error::TooLarge { what: ITEM.to_owned(), size, limit })
         }
-        Status::TimedOut | Status::NoSuchMethod | Status::BadArguments | Status::Overloaded => {
-            return None;
-        }
+        Status::TimedOut
+        | Status::NoSuchMethod
+        | Status::BadArguments
+        | Status::Overloaded
+        | Status::Unauthorized => return None,
     })
 }
 
@@ -157,7 +164,7 @@ mod tests {
         for status in Status::ALL {
             assert_eq!(Status::from_code(status.code()), Some(status));
         }
-        assert_eq!(Status::from_code(10), None);
+        assert_eq!(Status::from_code(11), None);
     }
 
     /// The frozen vector of docs/wire.md.

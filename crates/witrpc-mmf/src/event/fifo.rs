@@ -12,7 +12,9 @@
 //!
 //! The child itself has a pipe's bytes, and tokio's registration of it, in common with its parent: see [`Pipe`].
 
+use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -28,7 +30,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 use witrpc_core::text::Escaped;
-use witrpc_core::transport::{TransportError, Waiter, Wake};
+use witrpc_core::transport::{Credentials, PeerProof, TransportError, Waiter, Wake};
 
 use super::{Notify, registered};
 use crate::sys::open::{Kind, is_same, make_pipe, open_ours};
@@ -306,6 +308,24 @@ impl Notifier {
     pub(crate) fn watch(&self) -> Option<Process> {
         Process::behind(self.pipe.as_fd())
     }
+
+    /// What the system proves about the process that waits at the other end, which made the pipe.
+    pub(crate) fn proof(&self, access: Access, watched: Option<&Process>) -> Proven {
+        let owner = rustix::fs::fstat(&self.pipe);
+        Proven(match (access, owner) {
+            // Only this user could open the pipe, and so could root. Its group proves nothing: whoever made it chose that.
+            (Access::User, Ok(owner)) => {
+                let proven = Credentials::default().with_user_id(owner.st_uid);
+                match watched.and_then(|process| process.id) {
+                    Some(id) => proven.with_process_id(id),
+                    None => proven,
+                }
+            }
+            // Any of its members could take the place of whoever made it.
+            (Access::Group(group), Ok(_)) => Credentials::default().with_group_id(group),
+            (_, Err(_)) => Credentials::default(),
+        })
+    }
 }
 
 impl Notify for Notifier {
@@ -347,15 +367,33 @@ pub(crate) fn make_waiting_end(path: &Path, access: Access) -> io::Result<OwnedF
     Ok(pipe)
 }
 
+/// What was proved about a peer when the connection began.
+#[derive(Clone, Debug)]
+pub(crate) struct Proven(Credentials);
+
+impl PeerProof for Proven {
+    fn credentials(&self) -> Credentials {
+        self.0.clone()
+    }
+}
+
 /// The waiting end, for one connection's lifetime.
-#[derive(Debug)]
 pub(crate) struct FifoWaiter {
     pipe: Pipe,
     peer: Option<Process>,
+    proof: Option<Arc<dyn PeerProof>>,
     /// Wake-ups since the pipe was last read.
     unread: usize,
     /// Sticky: once gone, the peer stays gone.
     gone: bool,
+}
+
+impl fmt::Debug for FifoWaiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pipe, peer, proof: _, unread: _, gone } = self;
+        let mut shown = f.debug_struct("FifoWaiter");
+        shown.field("pipe", pipe).field("peer", peer).field("gone", gone).finish_non_exhaustive()
+    }
 }
 
 impl FifoWaiter {
@@ -364,7 +402,12 @@ impl FifoWaiter {
     /// Before the peer has opened it, Linux reports nothing at all, neither readable nor hung up, so the wait just
     /// lasts; whoever waits for a peer to come bounds that with a deadline.
     pub(crate) const fn new(pipe: Pipe, peer: Option<Process>) -> Self {
-        Self { pipe, peer, unread: 0, gone: false }
+        Self { pipe, peer, proof: None, unread: 0, gone: false }
+    }
+
+    /// With what proves who the peer is.
+    pub(crate) fn proving(self, proof: impl PeerProof) -> Self {
+        Self { proof: Some(Arc::new(proof)), ..self }
     }
 
     /// Takes a notification and leaves its byte in the pipe, which saves a system call. Returns `false` if the pipe is still readable
@@ -412,10 +455,14 @@ impl Waiter for FifoWaiter {
     }
 
     fn moved(self: Box<Self>) -> Result<Box<dyn Waiter>, TransportError> {
-        let Self { pipe, peer, unread, gone } = *self;
+        let Self { pipe, peer, proof, unread, gone } = *self;
         let pipe = pipe.moved()?;
         let peer = peer.map(Process::moved).transpose()?;
-        Ok(Box::new(Self { pipe, peer, unread, gone }))
+        Ok(Box::new(Self { pipe, peer, proof, unread, gone }))
+    }
+
+    fn peer_proof(&self) -> Option<Arc<dyn PeerProof>> {
+        self.proof.clone()
     }
 }
 
@@ -458,6 +505,8 @@ pub(crate) struct Process {
     /// No pipe, but all that is asked of it is when it turns readable, which any descriptor can tell; tokio's type for
     /// any descriptor needs `unsafe`.
     pidfd: Pipe,
+    /// Its id, if it was found by the lock on its pipe.
+    id: Option<u32>,
 }
 
 impl Process {
@@ -467,11 +516,11 @@ impl Process {
     ///
     /// If there is no tokio runtime, or one without I/O.
     pub(crate) fn of(pidfd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pidfd: register(pidfd)? })
+        Ok(Self { pidfd: register(pidfd)?, id: None })
     }
 
     fn moved(self) -> io::Result<Self> {
-        Ok(Self { pidfd: self.pidfd.moved()? })
+        Ok(Self { pidfd: self.pidfd.moved()?, id: self.id })
     }
 
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -493,7 +542,8 @@ impl Process {
         if self::holder(pipe) != Some(holder) {
             return None;
         }
-        Some(Self { pidfd: register(pidfd).ok()? })
+        let id = u32::try_from(holder.as_raw_nonzero().get()).ok();
+        Some(Self { pidfd: register(pidfd).ok()?, id })
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -10,14 +10,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use witrpc_core::WaitStrategy;
-use witrpc_core::transport::Channel;
+use witrpc_core::transport::{Channel, PeerProof};
 
 use self::announcement::Announcement;
+use self::proof::{HostProof, Known, WorkerProof};
 use crate::channel::{Terms, assemble};
 use crate::event::NamedEvent;
 use crate::event::fifo::{self, FifoWaiter, Notifier, Process};
@@ -29,6 +31,7 @@ use crate::sys::{Access, memory_file};
 
 mod announcement;
 mod post;
+mod proof;
 
 pub use post::{Inbox, Outbox, Received};
 
@@ -51,8 +54,11 @@ pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let (host_waits, notifies_host) = make_nameless_pipe()?;
     let (worker_waits, notifies_worker) = make_nameless_pipe()?;
     let (ours, theirs) = UnixStream::pair()?;
-    let host = HostEnd { region, waiting: host_waits, notifier: Notifier::of(notifies_worker) };
-    let lifeline = Lifeline { socket: ours, host: None };
+    let known = proof::expect(&ours)?;
+    let proof = WorkerProof::new(ours.try_clone()?, Arc::clone(&known));
+    let lifeline = Lifeline { socket: ours, host: None, known: Some(known) };
+    let notifier = Notifier::of(notifies_worker);
+    let host = HostEnd { region, waiting: host_waits, notifier, proof };
     let descriptors = [file.into(), worker_waits, notifies_host, theirs.into()];
     let descriptors = descriptors.into_iter().chain(own_process()?);
     let descriptors = descriptors.map(above_standard_streams).collect::<io::Result<Vec<_>>>()?;
@@ -84,6 +90,7 @@ pub struct HostEnd {
     region: Region,
     waiting: OwnedFd,
     notifier: Notifier,
+    proof: WorkerProof,
 }
 
 impl HostEnd {
@@ -100,7 +107,8 @@ impl HostEnd {
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
     ) -> io::Result<Channel> {
-        let Self { region, waiting, notifier } = self;
+        let Self { region, waiting, notifier, proof } = self;
+        let proof = proof.of_process(process_id, watched.as_ref());
         let terms = Terms {
             side: Side::Client,
             peer_process_id: process_id,
@@ -108,7 +116,7 @@ impl HostEnd {
             on_first_frame: Box::new(|| {}),
             lease,
         };
-        channel(region, waiting, notifier, watched, terms)
+        channel((region, waiting, notifier), watched, proof, terms)
     }
 }
 
@@ -220,6 +228,7 @@ pub struct WorkerEnd {
     /// A pidfd of the host.
     watched: Option<OwnedFd>,
     host_process_id: u32,
+    proof: HostProof,
 }
 
 impl WorkerEnd {
@@ -266,8 +275,10 @@ impl WorkerEnd {
             return Err(invalid("the region is for another kind of named event"));
         }
         let watched = host.as_ref().map(OwnedFd::try_clone).transpose()?;
-        let end = Self { region, waiting, notifier, watched, host_process_id };
-        Ok((end, Lifeline { socket, host }))
+        proof::show(&socket)?;
+        let proof = HostProof::of(&socket, host.as_ref());
+        let end = Self { region, waiting, notifier, watched, host_process_id, proof };
+        Ok((end, Lifeline { socket, host, known: None }))
     }
 
     /// Opens the worker's channel.
@@ -280,7 +291,7 @@ impl WorkerEnd {
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
     ) -> io::Result<Channel> {
-        let Self { region, waiting, notifier, watched, host_process_id } = self;
+        let Self { region, waiting, notifier, watched, host_process_id, proof } = self;
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(host_process_id),
@@ -288,7 +299,7 @@ impl WorkerEnd {
             on_first_frame: Box::new(|| {}),
             lease,
         };
-        channel(region, waiting, notifier, watched, terms)
+        channel((region, waiting, notifier), watched, proof, terms)
     }
 }
 
@@ -298,14 +309,13 @@ fn announced() -> Option<Announcement> {
 }
 
 fn channel(
-    region: Region,
-    waiting: OwnedFd,
-    notifier: Notifier,
+    (region, waiting, notifier): (Region, OwnedFd, Notifier),
     watched: Option<OwnedFd>,
+    proof: impl PeerProof,
     terms: Terms,
 ) -> io::Result<Channel> {
     let peer = watched.map(Process::of).transpose()?;
-    let waiter = FifoWaiter::new(fifo::register(waiting)?, peer);
+    let waiter = FifoWaiter::new(fifo::register(waiting)?, peer).proving(proof);
     Ok(assemble(region, notifier, waiter, terms))
 }
 
@@ -318,6 +328,8 @@ pub struct Lifeline {
     socket: UnixStream,
     /// A pidfd of the host, at the worker's end: a child that the host has forked may have a copy of the socket.
     host: Option<OwnedFd>,
+    /// At the host's end: what its worker has shown.
+    known: Option<Known>,
 }
 
 impl fmt::Debug for Lifeline {
@@ -334,7 +346,7 @@ impl Lifeline {
     /// If there are no descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let host = self.host.as_ref().map(OwnedFd::try_clone).transpose()?;
-        Ok(Self { socket: self.socket.try_clone()?, host })
+        Ok(Self { socket: self.socket.try_clone()?, host, known: self.known.clone() })
     }
 
     /// Blocks the thread until the other side has dropped its end, or has ended. `[seg.inherited.death]`

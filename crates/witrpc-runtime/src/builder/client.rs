@@ -231,7 +231,7 @@ impl WitClientBuilder {
     /// # Errors
     ///
     /// [`Error::Config`] if a setting is missing or invalid. The error names the setting and the value, and says what to do.
-    pub fn build(self) -> Result<WitClient, Error> {
+    pub fn build(mut self) -> Result<WitClient, Error> {
         let transport = self.transport.ok_or_else(|| {
             Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")
         })?;
@@ -240,7 +240,7 @@ impl WitClientBuilder {
             let advice = "every call would time out; give a longer time, or use without_timeout()";
             return Err(Error::config("with_timeout", "0s", advice));
         }
-        let services = super::collect(self.services)?;
+        let services = super::collect(self.services, self.common.authorizer.take())?;
         Self::check_catalog(&services)?;
         if let Some(retry) = &self.retry {
             retry.validate()?;

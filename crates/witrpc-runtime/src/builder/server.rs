@@ -11,7 +11,7 @@ use witrpc_core::security::authorization::{
 use witrpc_core::transport::ServerTransport;
 
 use crate::builder::Common;
-use crate::server::WitServer;
+use crate::server::{Times, WitServer};
 use crate::serving::introspection::ServerDescription;
 use crate::serving::service::Service;
 
@@ -61,6 +61,7 @@ pub struct WitServerBuilder {
     services: Vec<Arc<dyn Service>>,
     transport: Option<Box<dyn ServerTransport>>,
     authorization: Authorization,
+    revalidation: Option<Duration>,
     handshake_timeout: Duration,
     dedicated_threads: bool,
     name: Option<String>,
@@ -85,6 +86,7 @@ impl Default for WitServerBuilder {
             services: Vec::new(),
             transport: None,
             authorization: Authorization::None,
+            revalidation: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             dedicated_threads: false,
             name: None,
@@ -154,6 +156,17 @@ impl WitServerBuilder {
         self
     }
 
+    /// Asks the validator of [`with_access_token_validator`](Self::with_access_token_validator) about each client's token again, every
+    /// `interval`. A client whose token is refused then is disconnected, and its calls under way are cancelled. So is a client whose
+    /// validation takes longer than [`with_handshake_timeout`](Self::with_handshake_timeout).
+    ///
+    /// The server keeps each client's token for that, and wipes it when the client is gone. The identity stays what it was at first. To
+    /// disconnect a client at once, use [`WitServer::disconnect_identity`].
+    pub fn with_revalidation(mut self, interval: Duration) -> Self {
+        self.revalidation = Some(interval);
+        self
+    }
+
     /// Accepts every client that can open the endpoint. The default.
     pub fn without_authorization(mut self) -> Self {
         self.authorization = Authorization::None;
@@ -193,12 +206,12 @@ impl WitServerBuilder {
     /// # Errors
     ///
     /// [`Error::Config`] if a setting is missing or invalid. The error names the setting and the value, and says what to do.
-    pub fn build(self) -> Result<WitServer, Error> {
+    pub fn build(mut self) -> Result<WitServer, Error> {
         let transport = self.transport.ok_or_else(|| {
             Error::config("with_transport", "none", "add .with_memory_mapped_file(\"name\")")
         })?;
         transport.validate()?;
-        let mut services = super::collect(self.services)?;
+        let mut services = super::collect(self.services, self.common.authorizer.take())?;
         if services.is_empty() {
             let advice = "add .with_service(XServer::new(implementation))";
             return Err(Error::config("with_service", "none", advice));
@@ -211,6 +224,18 @@ impl WitServerBuilder {
                 "no client could complete its handshake; give a longer time, for example 5 s";
             return Err(Error::config("with_handshake_timeout", "0s", advice));
         }
+        let revalidation = self.revalidation;
+        if let Some(interval) = revalidation {
+            let (value, advice) = if interval.is_zero() {
+                ("0s".to_owned(), "give the time between two checks, for example 60 s")
+            } else {
+                let advice = "there is nothing to ask again; add .with_access_token_validator(…)";
+                (format!("{interval:?}"), advice)
+            };
+            if interval.is_zero() || !matches!(self.authorization, Authorization::Validator(_)) {
+                return Err(Error::config("with_revalidation", value, advice));
+            }
+        }
         let authorization: Arc<dyn ServerAuthorization> = match self.authorization {
             Authorization::None => Arc::new(WithoutAuthorization),
             Authorization::Token(token) => {
@@ -221,16 +246,11 @@ impl WitServerBuilder {
             }
             Authorization::Validator(validator) => {
                 self.common.require_encryption("with_access_token_validator")?;
-                Arc::new(validator)
+                Arc::new(validator.asking_again(revalidation.is_some()))
             }
         };
         let setup = self.common.into_setup(authorization)?;
-        Ok(WitServer::new(
-            transport,
-            services,
-            setup,
-            self.handshake_timeout,
-            self.dedicated_threads,
-        ))
+        let times = Times { handshake: self.handshake_timeout, revalidation };
+        Ok(WitServer::new(transport, services, setup, times, self.dedicated_threads))
     }
 }

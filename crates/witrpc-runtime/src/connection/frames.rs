@@ -98,8 +98,12 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
 
 /// [wire.response.status]
 fn status<C: ServeHost>(connection: &C, head: &Head) -> Result<Status, Error> {
-    let is_known =
-        |status: &Status| *status != Status::Overloaded || connection.serving().knows_overloaded;
+    let serving = connection.serving();
+    let is_known = |status: &Status| match *status {
+        Status::Overloaded => serving.knows_overloaded,
+        Status::Unauthorized => serving.knows_unauthorized,
+        _ => true,
+    };
     let unknown = || Error::Protocol("an unknown response status".to_owned());
     Status::from_code(head.selector).filter(is_known).ok_or_else(unknown)
 }

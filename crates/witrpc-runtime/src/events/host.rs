@@ -21,9 +21,17 @@ pub(crate) trait EventHost: SubscriberHost + SubscriptionHost {
         event: usize,
     ) -> Result<(u16, u16), Error>;
 
-    /// Attaches a subscriber of the peer to one of our events; `None` if there is no such event here.
-    fn attach(&self, service: u16, event: u16, subscriber: EventSubscriber)
-    -> Option<Registration>;
+    /// Attaches a subscriber of the peer to one of our events.
+    ///
+    /// # Errors
+    ///
+    /// The reason for the peer, if there is no such event here, or the peer may not subscribe to it.
+    fn attach(
+        &self,
+        service: u16,
+        event: u16,
+        subscriber: EventSubscriber,
+    ) -> Result<Registration, String>;
 
     /// A weak reference to the connection, for subscriptions.
     fn subscription_host(&self) -> Weak<dyn SubscriptionHost>;

@@ -73,7 +73,10 @@ pub(crate) trait Publishes: EventHost {
                 continue;
             }
             let attached = self.attach(service, event, EventSubscriber(Arc::clone(&subscriber)));
-            let is_refused = attached.is_none();
+            let (attached, refusal) = match attached {
+                Ok(attached) => (Some(attached), None),
+                Err(reason) => (None, Some(reason)),
+            };
             let mut subscribers = events.subscribers.lock();
             let entry = subscribers.get_mut(&id);
             let entry = entry.filter(|(known, _)| Arc::ptr_eq(known, &subscriber));
@@ -89,8 +92,7 @@ pub(crate) trait Publishes: EventHost {
             drop(subscribers);
             drop(gone);
             fail_point::at("subscribe.taken");
-            if is_refused {
-                let reason = "the server has no such event of its own".to_owned();
+            if let Some(reason) = refusal {
                 self.refuse_subscription(id, reason);
             }
         }

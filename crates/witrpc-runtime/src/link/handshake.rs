@@ -12,13 +12,15 @@ use crate::locks;
 use tokio::time::timeout;
 use witrpc_core::fail_point;
 use witrpc_core::limits::{Limits, Pool};
-use witrpc_core::security::authorization::{ClientAuthorization, Identity, ServerAuthorization};
+use witrpc_core::security::authorization::{
+    ClientAuthorization, Identity, Recheck, ServerAuthorization,
+};
 use witrpc_core::security::cipher::{Encryptor, KeyAgreement, Role};
 use witrpc_core::session::inbound::{Inbound, Incoming};
 use witrpc_core::session::ledger::Ledger;
 use witrpc_core::session::outbound::{Outbound, Outgoing, Pumped};
 use witrpc_core::text::{Escaped, Rounded};
-use witrpc_core::transport::{Channel, ServerTerms, Waiter, Wake};
+use witrpc_core::transport::{Channel, PeerProof, ServerTerms, Waiter, Wake};
 use witrpc_core::values::content::Content;
 use witrpc_core::values::serializer::Codec;
 use witrpc_core::wire::catalog::Catalog;
@@ -73,6 +75,8 @@ pub(crate) struct Opened {
     pub(crate) clock_offset: Option<u64>,
     /// The peer's identity, if a validator returned one.
     pub(crate) identity: Option<Identity>,
+    /// Asks the validator about the peer's token again.
+    pub(crate) recheck: Option<Recheck>,
 }
 
 /// The client's side of the handshake.
@@ -129,7 +133,7 @@ pub(crate) async fn connect(
     fail_point::at("welcome.taken");
     let welcome = Welcome::decode(received.body())?;
     setup.authorization.verify(&transcript, &welcome.proof)?;
-    Ok(driver.open(welcome.limits, welcome.catalog, accept.features, offset, None))
+    Ok(driver.open(welcome.limits, welcome.catalog, accept.features, offset))
 }
 
 /// The server's side of the handshake, within `patience`. `on_hello` is called once the client's first frame has arrived.
@@ -151,10 +155,11 @@ pub(crate) async fn accept(
         Err(Error::Closed { reason: CloseReason::Failed(late), maybe_executed: false })
     });
     match answered {
-        Ok(Answered { confirm, shares_clock, features, identity }) => {
+        Ok(Answered { confirm, shares_clock, features, identity, recheck }) => {
             let Confirm { limits, clock_offset, catalog, .. } = confirm;
             let clock_offset = shares_clock.then_some(clock_offset);
-            Ok(driver.open(limits, catalog, features, clock_offset, identity))
+            let opened = driver.open(limits, catalog, features, clock_offset);
+            Ok(Opened { identity, recheck, ..opened })
         }
         Err(error) => {
             driver.leave(&error);
@@ -169,6 +174,7 @@ struct Answered {
     shares_clock: bool,
     features: Vec<String>,
     identity: Option<Identity>,
+    recheck: Option<Recheck>,
 }
 
 /// Answers a client's messages.
@@ -225,8 +231,9 @@ async fn answer(
         .encode(&mut body);
     driver.send(Kind::Welcome, 0, &body).await?;
     fail_point::at("welcome.sent");
-    let (features, identity) = (accept.features, granted.identity);
-    Ok(Answered { confirm, shares_clock: clock != 0, features, identity })
+    let (identity, recheck) = (granted.identity, granted.recheck);
+    let features = accept.features;
+    Ok(Answered { confirm, shares_clock: clock != 0, features, identity, recheck })
 }
 
 fn random() -> Result<[u8; NONCE_LEN], Error> {
@@ -257,6 +264,7 @@ impl<'a> ChannelHalves<'a> {
     pub(crate) fn split(channel: Channel, waiter: &'a mut Option<Box<dyn Waiter>>) -> (Self, Rest) {
         let Channel { sender, receiver, waiter: own, .. } = channel;
         let rest = Rest {
+            proof: own.peer_proof(),
             peer_process_id: channel.peer_process_id,
             clock: channel.clock,
             wait_strategy: channel.wait_strategy,
@@ -270,6 +278,7 @@ impl<'a> ChannelHalves<'a> {
 
 /// The parts of a channel that a handshake does not need.
 pub(crate) struct Rest {
+    pub(crate) proof: Option<Arc<dyn PeerProof>>,
     pub(crate) peer_process_id: Option<u32>,
     pub(crate) clock: fn() -> u64,
     pub(crate) wait_strategy: witrpc_core::transport::WaitStrategy,
@@ -421,7 +430,6 @@ impl<'a> HandshakeDriver<'a> {
         peer_catalog: Catalog,
         features: Vec<String>,
         clock_offset: Option<u64>,
-        identity: Option<Identity>,
     ) -> Opened {
         self.inbound.open();
         self.outbound.open(&peer_limits);
@@ -433,7 +441,8 @@ impl<'a> HandshakeDriver<'a> {
             peer_catalog,
             features,
             clock_offset,
-            identity,
+            identity: None,
+            recheck: None,
         }
     }
 }

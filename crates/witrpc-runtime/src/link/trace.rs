@@ -412,6 +412,7 @@ const fn outcome(status: Status) -> &'static str {
         Status::BadResult => "the result could not be written",
         Status::TooLarge => "the result is too large",
         Status::Overloaded => "refused, as it would have been late",
+        Status::Unauthorized => "refused, as the caller may not make it",
     }
 }
 

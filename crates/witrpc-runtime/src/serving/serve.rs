@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use witrpc_core::Error;
+use witrpc_core::contract::descriptor::MethodDescriptor;
 use witrpc_core::session::outbound::{Outgoing, Withdrawn};
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::{Guarded, catch};
 use witrpc_core::values::buffers;
 use witrpc_core::values::content::Content;
 use witrpc_core::wire::frame::{Header, Kind, Nesting};
+use witrpc_core::wire::message::Head;
 use witrpc_core::wire::status::Status;
 
 use crate::context::{CallContext, first_poll};
@@ -33,7 +35,7 @@ use crate::serving::host::ServeHost;
 use crate::serving::processors::Working;
 use crate::serving::runs::Runs;
 use crate::serving::service::{Dispatch, Request as ServiceRequest};
-use crate::serving::services::{FirstPolls, Statistics};
+use crate::serving::services::{Entry, FirstPolls, Statistics};
 use crate::serving::table::{CancelOutcome, Continuation};
 use crate::streams::producer::start_streams;
 use crate::streams::writing::WritesStreams;
@@ -46,6 +48,16 @@ const SLOW: Duration = Duration::from_micros(50);
 pub(crate) enum Next {
     Task { has_begun: bool },
     Thread,
+}
+
+/// A call that is served.
+pub(crate) struct Accepted<'a> {
+    entry: &'a Entry,
+    method: &'static MethodDescriptor,
+    polls: &'a FirstPolls,
+    /// Whether its handler is polled in place.
+    in_place: bool,
+    deadline: Option<Instant>,
 }
 
 /// A call whose handler was handed to the runtime.
@@ -116,23 +128,11 @@ pub(crate) trait Serves: ServeHost {
         spare: &mut Option<CallContext>,
     ) -> bool {
         let Request { id, nesting, head, content, charge } = request;
-        let Some((entry, method, statistics)) = self.serving().services.find(&head) else {
-            self.reply_in_place(id, Reply::text(Status::NoSuchMethod, ""), 0, publish);
-            return true;
-        };
-        let polls = &statistics.polls;
-        let in_place = !method.blocking && polls.in_place();
-        let deadline = if head.stamp == 0 {
-            None
-        } else {
-            let pool = if method.blocking { Pool::Threads } else { Pool::Tasks };
-            match self.admitted(head.stamp, pool, in_place, statistics) {
-                Ok(deadline) => deadline,
-                Err(refusal) => {
-                    let names = (entry.service.descriptor().name, method.name);
-                    self.reply_in_place(id, self.refused(names, refusal), 0, publish);
-                    return true;
-                }
+        let Accepted { entry, method, polls, in_place, deadline } = match self.accept(&head) {
+            Ok(accepted) => accepted,
+            Err(reply) => {
+                self.reply_in_place(id, reply, 0, publish);
+                return true;
             }
         };
         let context = spare
@@ -175,6 +175,32 @@ pub(crate) trait Serves: ServeHost {
             }
         }
         self.hand_over(id, handling, Next::Task { has_begun: in_place }, publish)
+    }
+
+    /// Checks whether a call is served: if there is such a method, if the peer may call it, and if it would not be late.
+    ///
+    /// # Errors
+    ///
+    /// The answer of a call that is not.
+    #[inline]
+    fn accept(&self, head: &Head) -> Result<Accepted<'_>, Reply> {
+        let services = &self.serving().services;
+        let Some((entry, method, statistics)) = services.find(head) else {
+            return Err(Reply::text(Status::NoSuchMethod, ""));
+        };
+        let names = || (entry.service.descriptor().name, method.name);
+        let permitted = services.authorize(self.caller(), entry, method.name);
+        permitted.map_err(|reason| self.unauthorized(names(), &reason))?;
+        let polls = &statistics.polls;
+        let in_place = !method.blocking && polls.in_place();
+        let deadline = if head.stamp == 0 {
+            None
+        } else {
+            let pool = if method.blocking { Pool::Threads } else { Pool::Tasks };
+            let admitted = self.admitted(head.stamp, pool, in_place, statistics);
+            admitted.map_err(|refusal| self.refused(names(), refusal))?
+        };
+        Ok(Accepted { entry, method, polls, in_place, deadline })
     }
 
     /// Hands a handler to the runtime. Returns whether it was answered instead.
@@ -233,6 +259,17 @@ pub(crate) trait Serves: ServeHost {
             Reply::overloaded(left, wait)
         } else {
             Reply::text(Status::TimedOut, "")
+        }
+    }
+
+    /// The answer to a call that the peer may not make.
+    #[cold]
+    fn unauthorized(&self, (service, method): (&str, &str), reason: &str) -> Reply {
+        tracing::debug!(service, method, reason = %Escaped(reason), "refused, as the caller may not make this call");
+        if self.serving().knows_unauthorized {
+            Reply::text(Status::Unauthorized, reason)
+        } else {
+            Reply::text(Status::BadArguments, &format!("unauthorized: {reason}"))
         }
     }
 

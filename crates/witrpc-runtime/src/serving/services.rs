@@ -13,10 +13,12 @@ use witrpc_core::user_code::catch;
 use witrpc_core::wire::catalog::Catalog;
 use witrpc_core::wire::message::Head;
 
+use crate::context::Peer;
 use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::locks::{Mutex, Rank};
 use crate::serving::admission::Admission;
+use crate::serving::authorizer::Authorizer;
 use crate::serving::introspection::{Introspection, ServerDescription};
 use crate::serving::runs::Runs;
 use crate::serving::service::Service;
@@ -38,9 +40,11 @@ pub(crate) struct Services {
     entries: Vec<Entry>,
     /// One for each runtime that has connections.
     admissions: Mutex<Vec<(Id, Weak<Admission>)>>,
+    /// What each peer may do; `None` is everything.
+    authorizer: Option<Authorizer>,
 }
 
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) service: Arc<dyn Service>,
     methods: Vec<Statistics>,
 }
@@ -73,7 +77,8 @@ impl fmt::Debug for Services {
 
 impl Default for Services {
     fn default() -> Self {
-        Self { entries: Vec::new(), admissions: Mutex::new(Rank::Admissions, Vec::new()) }
+        let admissions = Mutex::new(Rank::Admissions, Vec::new());
+        Self { entries: Vec::new(), admissions, authorizer: None }
     }
 }
 
@@ -112,14 +117,42 @@ impl Services {
         self.entries.push(Entry { service, methods });
     }
 
-    pub(crate) fn subscribe(
+    pub(crate) fn authorize_by(&mut self, authorizer: Option<Authorizer>) {
+        self.authorizer = authorizer;
+    }
+
+    /// The reason for the peer if it may not use this member of a service.
+    ///
+    /// # Errors
+    ///
+    /// That reason.
+    #[inline]
+    pub(super) fn authorize(&self, peer: &Peer, entry: &Entry, member: &str) -> Result<(), String> {
+        match &self.authorizer {
+            None => Ok(()),
+            Some(authorizer) => authorizer.check(peer, entry.service.descriptor().name, member),
+        }
+    }
+
+    /// Attaches a subscriber of this peer's.
+    ///
+    /// # Errors
+    ///
+    /// The reason for the peer, if there is no such event here, or the peer may not subscribe to it.
+    pub(super) fn subscribe(
         &self,
+        peer: &Peer,
         service: u16,
         event: u16,
         subscriber: EventSubscriber,
-    ) -> Option<Registration> {
-        let entry = self.entries.get(usize::from(service))?;
-        catch(|| entry.service.subscribe(usize::from(event), subscriber).0).ok().flatten()
+    ) -> Result<Registration, String> {
+        let none = || "the server has no such event of its own".to_owned();
+        let entry = self.entries.get(usize::from(service)).ok_or_else(none)?;
+        let events = entry.service.descriptor().events;
+        let name = events.get(usize::from(event)).ok_or_else(none)?.name;
+        self.authorize(peer, entry, name)?;
+        let attached = catch(|| entry.service.subscribe(usize::from(event), subscriber).0);
+        attached.ok().flatten().ok_or_else(none)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

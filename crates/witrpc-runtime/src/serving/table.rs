@@ -10,9 +10,9 @@ use witrpc_core::Error;
 #[cfg(all(feature = "json", any(test, fuzzing)))]
 use witrpc_core::held::{self, Held};
 use witrpc_core::wire::frame::Nesting;
-use witrpc_core::wire::handshake::OVERLOADED;
+use witrpc_core::wire::handshake::{OVERLOADED, UNAUTHORIZED};
 
-use crate::context::CallContext;
+use crate::context::{CallContext, Peer};
 use crate::events::remote_subscriber::EventSubscriber;
 use crate::events::subscriber::Registration;
 use crate::link::host::Request;
@@ -27,6 +27,8 @@ pub(crate) struct CallsTaken {
     pub(crate) admission: Arc<Admission>,
     /// Whether both sides know the status of a call that was refused. [wire.response.overloaded]
     pub(crate) knows_overloaded: bool,
+    /// Whether both sides know the status of a call that the caller may not make. [wire.response.unauthorized]
+    pub(crate) knows_unauthorized: bool,
     /// The number of outer calls that the peer may have in flight, and of nested ones.
     max_in_flight: usize,
     /// The request whose handler the driver polls in place, or [`NOTHING`]. Written by the driver: when it takes a request, under the lock
@@ -92,6 +94,7 @@ impl CallsTaken {
             admission: services.admission(),
             services,
             knows_overloaded: false,
+            knows_unauthorized: false,
             max_in_flight,
             in_place: AtomicU64::new(NOTHING),
             table: Mutex::new(Rank::Serving, Table::default()),
@@ -103,8 +106,8 @@ impl CallsTaken {
     /// These features are in force.
     #[must_use]
     pub(crate) fn with_features(self, features: &[String]) -> Self {
-        let knows_overloaded = features.iter().any(|feature| feature == OVERLOADED);
-        Self { knows_overloaded, ..self }
+        let has = |name| features.iter().any(|feature| feature == name);
+        Self { knows_overloaded: has(OVERLOADED), knows_unauthorized: has(UNAUTHORIZED), ..self }
     }
 
     /// Whether there is nothing to serve.
@@ -112,14 +115,19 @@ impl CallsTaken {
         self.services.is_empty()
     }
 
-    /// Attaches a subscriber; `None` if there is no such event here.
+    /// Attaches a subscriber of this peer's.
+    ///
+    /// # Errors
+    ///
+    /// The reason for the peer, if there is no such event here, or the peer may not subscribe to it.
     pub(crate) fn subscribe(
         &self,
+        peer: &Peer,
         service: u16,
         event: u16,
         subscriber: EventSubscriber,
-    ) -> Option<Registration> {
-        self.services.subscribe(service, event, subscriber)
+    ) -> Result<Registration, String> {
+        self.services.subscribe(peer, service, event, subscriber)
     }
 
     /// Notes the request that the driver has read and serves next. Called under the lock of the receiving half.
@@ -344,6 +352,7 @@ impl Running {
 
 #[cfg(all(test, feature = "json"))]
 mod tests {
+    use crate::context::Known;
     use std::sync::Arc;
 
     use super::CallsTaken;
@@ -367,7 +376,7 @@ mod tests {
     }
 
     fn context() -> CallContext {
-        CallContext::new(Peer::new(1, None, Arc::new(())), None, None, Nesting::Outer)
+        CallContext::new(Peer::new(1, None, Arc::new(()), Known::default()), None, Nesting::Outer)
     }
 
     #[test]

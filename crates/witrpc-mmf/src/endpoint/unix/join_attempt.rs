@@ -139,6 +139,7 @@ impl JoinAttempt {
         own.entered = true;
         fail_point::at("caller.mapped");
         let peer = notifier.watch();
+        let proof = notifier.proof(own.files.access, peer.as_ref());
         tracing::debug!(endpoint = file.name, watched = peer.is_some(), "accepted by the server");
         let terms = Terms {
             side: Side::Client,
@@ -147,7 +148,8 @@ impl JoinAttempt {
             on_first_frame: Box::new(|| {}), // The server removes all, once it has our first frame.
             lease: Box::new(own),
         };
-        Ok(Some(events.channel(region, notifier, FifoWaiter::new(pipe, peer), terms)))
+        let waiter = FifoWaiter::new(pipe, peer).proving(proof);
+        Ok(Some(events.channel(region, notifier, waiter, terms)))
     }
 }
 

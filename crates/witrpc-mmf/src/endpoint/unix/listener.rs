@@ -342,7 +342,9 @@ impl ReplyPath {
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
         };
-        Ok(Some(events.channel(region, notifier, FifoWaiter::new(pipe, watch), terms)))
+        let proof = notifier.proof(files.access, watch.as_ref());
+        let waiter = FifoWaiter::new(pipe, watch).proving(proof);
+        Ok(Some(events.channel(region, notifier, waiter, terms)))
     }
 
     /// Whether the client is still there. If not, removes the file that it may have left.

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, recvmsg, sendmsg,
 };
 
 use super::Lifeline;
+use super::proof::{self, Known, SEND};
 use crate::event::fifo::{self, Pipe};
 
 /// Bytes of the number in front of each descriptor.
@@ -32,6 +33,8 @@ pub struct Inbox {
     filled: usize,
     /// The one that came with these bytes.
     descriptor: Option<OwnedFd>,
+    /// At the host's end: what its worker has shown.
+    known: Option<Known>,
 }
 
 /// A descriptor that has arrived, with its number. `None` if this process had no room for it.
@@ -46,8 +49,14 @@ impl Lifeline {
     pub fn post(&self) -> io::Result<(Outbox, Inbox)> {
         let [outgoing, incoming] = [self.socket.try_clone()?, self.socket.try_clone()?];
         let readiness = fifo::register(incoming.try_clone()?.into())?;
-        let inbox =
-            Inbox { socket: incoming, readiness, number: [0; NUMBER], filled: 0, descriptor: None };
+        let inbox = Inbox {
+            socket: incoming,
+            readiness,
+            number: [0; NUMBER],
+            filled: 0,
+            descriptor: None,
+            known: self.known.clone(),
+        };
         Ok((Outbox(outgoing), inbox))
     }
 }
@@ -115,11 +124,16 @@ impl Inbox {
 
     /// Reads some of a number, and takes the descriptor that comes with it. More than one at a time are closed by the system.
     fn try_receive(&mut self) -> rustix::io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); RECEIVED];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        // Held until the credentials are known: whoever asks for them finds them here or in the socket.
+        let mut known = self.known.as_ref().map(proof::lock);
         let mut into = [IoSliceMut::new(&mut self.number[self.filled..])];
         let received = recvmsg(&self.socket, &mut into, &mut ancillary, RECEIVE)?;
         for message in ancillary.drain() {
+            if let (Some(known), Some(shown)) = (&mut known, proof::system::of_message(&message)) {
+                known.get_or_insert(shown);
+            }
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 for descriptor in descriptors {
                     mark(&descriptor)?;
@@ -131,10 +145,11 @@ impl Inbox {
     }
 }
 
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::DONTWAIT;
+/// The room for a descriptor, and for credentials.
+#[cfg(target_os = "linux")]
+const RECEIVED: usize = rustix::cmsg_space!(ScmRights(1), ScmCredentials(1));
+#[cfg(not(target_os = "linux"))]
+const RECEIVED: usize = rustix::cmsg_space!(ScmRights(1));
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
