@@ -59,6 +59,8 @@ pub struct Inbound {
     partials: Partials,
     /// A long message has arrived since [`long_came`](Inbound::long_came) was last called.
     long_came: bool,
+    /// The peer's credit, in bytes of each pool.
+    credit: [u64; POOLS],
     /// Bytes ever charged to the peer, of each pool.
     charged: [u64; POOLS],
     ledger: Arc<Ledger>,
@@ -86,6 +88,7 @@ impl Inbound {
             receiver,
             opener: None,
             phase: Phase::Handshake(if from_client { MAX_UNAUTHORIZED } else { MAX_HANDSHAKE }),
+            credit: Pool::ALL.map(|pool| limits.credit(pool)),
             limits,
             partials: Partials::default(),
             long_came: false,
@@ -350,7 +353,7 @@ impl Inbound {
         let pool = charge.pool();
         let charged = &mut self.charged[pool as usize];
         *charged = charged.saturating_add(bytes);
-        if *charged - self.ledger.returned(pool) > self.limits.credit(pool) {
+        if *charged - self.ledger.returned(pool) > self.credit[pool as usize] {
             return Err(protocol("more bytes of messages than the credit allows"));
         }
         charge.add(bytes);

@@ -28,11 +28,16 @@ pub fn take() -> Vec<u8> {
 #[inline]
 pub fn take_for(len: usize) -> Vec<u8> {
     let buffer = take();
-    if buffer.capacity() < len || is_oversized(&buffer, len) {
-        give(buffer);
-        return Vec::with_capacity(len);
+    if buffer.capacity() >= len && !is_oversized(&buffer, len) {
+        return buffer;
     }
-    buffer
+    another(buffer, len)
+}
+
+#[cold]
+fn another(unfit: Vec<u8>, len: usize) -> Vec<u8> {
+    give(unfit);
+    Vec::with_capacity(len)
 }
 
 /// Frees the unused capacity of a buffer, if there is too much to keep with its bytes.
