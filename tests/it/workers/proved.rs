@@ -89,3 +89,14 @@ fn a_worker_of_another_user_is_known_as_such() {
         assert!(worker.shutdown(GUARD).await.success());
     });
 }
+
+#[test]
+fn whoever_keeps_a_peer_keeps_no_worker() {
+    test(async || {
+        let (worker, _, _) = started("serves").await;
+        let (peer, watched) = (worker.client().peer().unwrap(), Watched::of(&worker));
+        drop(worker);
+        watched.is_reaped().await;
+        assert_eq!(peer.credentials().process_id, Some(watched.process_id));
+    });
+}

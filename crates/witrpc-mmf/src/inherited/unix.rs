@@ -55,7 +55,8 @@ pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let (worker_waits, notifies_worker) = make_nameless_pipe()?;
     let (ours, theirs) = UnixStream::pair()?;
     let known = proof::expect(&ours)?;
-    let proof = WorkerProof::new(ours.try_clone()?, Arc::clone(&known));
+    let ours = Arc::new(ours);
+    let proof = WorkerProof::new(Arc::downgrade(&ours), Arc::clone(&known));
     let lifeline = Lifeline { socket: ours, host: None, known: Some(known) };
     let notifier = Notifier::of(notifies_worker);
     let host = HostEnd { region, waiting: host_waits, notifier, proof };
@@ -278,7 +279,7 @@ impl WorkerEnd {
         proof::show(&socket)?;
         let proof = HostProof::of(&socket, host.as_ref());
         let end = Self { region, waiting, notifier, watched, host_process_id, proof };
-        Ok((end, Lifeline { socket, host, known: None }))
+        Ok((end, Lifeline { socket: Arc::new(socket), host, known: None }))
     }
 
     /// Opens the worker's channel.
@@ -325,7 +326,7 @@ fn invalid(rule: &'static str) -> io::Error {
 
 /// One end of the socket pair. It hangs up when the other side has dropped its end, or has ended; the connection may have ended before.
 pub struct Lifeline {
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     /// A pidfd of the host, at the worker's end: a child that the host has forked may have a copy of the socket.
     host: Option<OwnedFd>,
     /// At the host's end: what its worker has shown.
@@ -346,7 +347,7 @@ impl Lifeline {
     /// If there are no descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let host = self.host.as_ref().map(OwnedFd::try_clone).transpose()?;
-        Ok(Self { socket: self.socket.try_clone()?, host, known: self.known.clone() })
+        Ok(Self { socket: Arc::clone(&self.socket), host, known: self.known.clone() })
     }
 
     /// Blocks the thread until the other side has dropped its end, or has ended. `[seg.inherited.death]`

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::net::SendFlags;
 use witrpc_core::transport::{Credentials, PeerProof};
@@ -30,14 +30,15 @@ pub(super) fn lock(known: &Known) -> MutexGuard<'_, Option<(u32, u32, u32)>> {
 /// What a host can prove about its worker.
 #[derive(Debug)]
 pub(super) struct WorkerProof {
-    socket: UnixStream,
+    /// Not kept open: the worker ends when the host lets go of it, and the user may keep this for longer.
+    socket: Weak<UnixStream>,
     known: Known,
     process_id: Option<u32>,
     pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl WorkerProof {
-    pub(super) const fn new(socket: UnixStream, known: Known) -> Self {
+    pub(super) const fn new(socket: Weak<UnixStream>, known: Known) -> Self {
         Self { socket, known, process_id: None, pidfd: None }
     }
 
@@ -53,7 +54,7 @@ impl PeerProof for WorkerProof {
         let mut proven = Credentials::default();
         let mut known = lock(&self.known);
         if known.is_none() {
-            *known = system::peek(&self.socket);
+            *known = self.socket.upgrade().and_then(|socket| system::peek(&socket));
         }
         // Its user is that of the message only if the process that was started has sent it.
         if let Some((process, user, group)) = *known {
