@@ -1,7 +1,6 @@
 //! What a peer that was admitted may do: calls and subscriptions that an authorizer refuses, tokens that are withdrawn, and what the
 //! system proves about a peer.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -327,6 +326,8 @@ fn a_client_that_may_not_ask_for_the_services_is_told_so() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_system_proves_the_process_and_the_user_of_each_side_of_an_endpoint() {
+    use std::process::Command;
+
     const PLACE: &str = "WITRPC_TEST_AUTHORIZING";
     let user = Some(rustix::process::geteuid().as_raw());
     if let Some(place) = std::env::var_os(PLACE) {
