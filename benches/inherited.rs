@@ -11,16 +11,18 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
-use tokio::runtime::Runtime;
 use witrpc::prelude::*;
 
 #[path = "shared/placement.rs"]
 mod placement;
+#[path = "shared/slices.rs"]
+mod slices;
 
 use placement::{pin, runtime};
+use slices::{percentiles, slice};
 
 #[witrpc::service]
 pub(crate) trait Echo {
@@ -38,9 +40,6 @@ impl Echo for LocalEcho {
 /// Set in the environment of the other processes: the CPU, whether to park, and the endpoint's name if it has one.
 const ROLE: &str = "WITRPC_BENCH_ROLE";
 const ROUNDS: usize = 200;
-/// Calls in a slice; the first of them warm up what the other has used meanwhile.
-const SLICE: usize = 1000;
-const WARM_UP: usize = 100;
 
 fn main() {
     if let Ok(role) = std::env::var(ROLE) {
@@ -127,7 +126,8 @@ fn compare(name: &str, cpu: usize, wait_strategy: WaitStrategy) {
     for round in 0..ROUNDS {
         let order = if round % 4 < 2 { [0, 1] } else { [1, 0] };
         for which in order {
-            let slice = slice(&runtime, &handles[which]);
+            let echo = handles[which].clone();
+            let slice = slice(&runtime, move || echo.null());
             // The first tenth is for warming up.
             if round >= ROUNDS / 10 {
                 times[which].extend(slice);
@@ -149,25 +149,4 @@ fn compare(name: &str, cpu: usize, wait_strategy: WaitStrategy) {
         client.disconnect().await;
         worker.shutdown(Duration::from_secs(2)).await;
     });
-}
-
-/// A slice of single calls: how long each took.
-fn slice(runtime: &Runtime, echo: &EchoClient) -> Vec<Duration> {
-    let echo = echo.clone();
-    let calls = runtime.spawn(async move {
-        let mut times = Vec::with_capacity(SLICE);
-        for _ in 0..SLICE {
-            let began = Instant::now();
-            echo.null().await.expect("an answer");
-            times.push(began.elapsed());
-        }
-        times.split_off(WARM_UP)
-    });
-    runtime.block_on(calls).expect("every call was answered")
-}
-
-/// p50 and p99.
-fn percentiles(mut times: Vec<Duration>) -> [Duration; 2] {
-    times.sort_unstable();
-    [times.len() / 2, times.len() * 99 / 100].map(|at| times[at])
 }

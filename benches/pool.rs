@@ -24,8 +24,11 @@ use witrpc::prelude::*;
 
 #[path = "shared/placement.rs"]
 mod placement;
+#[path = "shared/slices.rs"]
+mod slices;
 
 use placement::{pin, runtime};
+use slices::{percentiles, slice};
 
 #[witrpc::service]
 pub(crate) trait Work {
@@ -61,9 +64,6 @@ fn compute(steps: u64) -> u64 {
 /// Set in the environment of a worker: its CPU.
 const ROLE: &str = "WITRPC_BENCH_ROLE";
 const ROUNDS: usize = 200;
-/// Calls in a slice; the first of them warm up what the other has used meanwhile.
-const SLICE: usize = 1000;
-const WARM_UP: usize = 100;
 /// Calls in a batch, of about a millisecond each.
 const BATCH: usize = 64;
 const STEPS: u64 = 400_000;
@@ -109,7 +109,8 @@ fn compare_calls(name: &str, cpu: usize) {
         let order = if round % 4 < 2 { [0, 1] } else { [1, 0] };
         let mut medians = [0.0; 2];
         for which in order {
-            let slice = slice(&runtime, &handles[which]);
+            let work = handles[which].clone();
+            let slice = slice(&runtime, move || work.null());
             medians[which] = percentiles(slice.clone())[0].as_secs_f64();
             // The first tenth is for warming up.
             if round >= ROUNDS / 10 {
@@ -191,27 +192,6 @@ fn batch(runtime: &Runtime, work: &WorkClient) -> Duration {
         }
         began.elapsed()
     })
-}
-
-/// A slice of single calls: how long each took.
-fn slice(runtime: &Runtime, work: &WorkClient) -> Vec<Duration> {
-    let work = work.clone();
-    let calls = runtime.spawn(async move {
-        let mut times = Vec::with_capacity(SLICE);
-        for _ in 0..SLICE {
-            let began = Instant::now();
-            work.null().await.expect("an answer");
-            times.push(began.elapsed());
-        }
-        times.split_off(WARM_UP)
-    });
-    runtime.block_on(calls).expect("every call was answered")
-}
-
-/// p50 and p99.
-fn percentiles(mut times: Vec<Duration>) -> [Duration; 2] {
-    times.sort_unstable();
-    [times.len() / 2, times.len() * 99 / 100].map(|at| times[at])
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
