@@ -39,7 +39,7 @@ use crate::held::{self, Held, Queued};
 use crate::limits::{Limits, POOLS, Pool};
 use crate::security::cipher::Sealer;
 use crate::session::ledger::Ledger;
-use crate::session::outbound::flows::{Flow, Flows, Key, Left};
+use crate::session::outbound::flows::{Flow, Flows, Left};
 pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
 use crate::session::outbound::link::Link;
 use crate::session::outbound::notices::Notices;
@@ -49,7 +49,7 @@ use crate::transport::RecordSender;
 use crate::values::buffers;
 use crate::values::content::Content;
 use crate::wire::fields::{len_u64, u32_len};
-use crate::wire::frame::{HEADER_LEN, Header, Kind, Nesting};
+use crate::wire::frame::{HEADER_LEN, Header, Key, Kind, Nesting};
 use crate::wire::message::HEAD_LEN;
 
 /// The largest payload that is sent as one chunk, ahead of the flows. Longer payloads are cut, so that the peer copies one chunk out

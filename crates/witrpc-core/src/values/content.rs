@@ -69,6 +69,11 @@ impl Tables {
     }
 }
 
+/// The size of these blobs: their bytes, and a constant for each. [wire.size]
+pub fn size_of_blobs(blobs: &[Bytes]) -> u64 {
+    blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum()
+}
+
 /// The body and the blobs of a message that is kept in several places.
 #[derive(Debug)]
 pub struct Shared {
@@ -106,9 +111,8 @@ impl Kept {
     /// The memory that it takes if it shares with nobody.
     pub fn footprint(&self) -> u64 {
         let Shared { buffer, blobs, .. } = &*self.shared;
-        let blobs = blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
         let streams = len_u64(self.resources.len()) * STREAM_COST;
-        len_u64(size_of::<Shared>() + buffer.capacity()) + blobs + streams
+        len_u64(size_of::<Shared>() + buffer.capacity()) + size_of_blobs(blobs) + streams
     }
 
     /// The number of its bytes, and its memory if it shares with nobody.
@@ -282,8 +286,7 @@ impl Content {
     pub fn size(&self) -> u64 {
         let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
         let Some(tables) = &self.tables else { return body };
-        let blobs = tables.blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
-        body + blobs + len_u64(tables.streams.len()) * STREAM_COST
+        body + size_of_blobs(&tables.blobs) + len_u64(tables.streams.len()) * STREAM_COST
     }
 
     /// The whole message, if it is `head | body` and nothing else.

@@ -9,6 +9,9 @@ use crate::wire::fields::{Fields, Malformed};
 /// Bytes of a frame header. [wire.frame]
 pub const HEADER_LEN: usize = 16;
 
+/// The key of a message among those of its direction: its kind and id.
+pub type Key = (Kind, u64);
+
 /// What a frame carries. [wire.frame.kind]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -15,13 +15,10 @@ use crate::values::buffers;
 use crate::values::content::Content;
 use crate::values::spare;
 use crate::wire::fields::{Fields, Malformed, len_u64, u32_len, u64_len};
-use crate::wire::frame::{Header, Kind, Nesting};
+use crate::wire::frame::{Header, Key, Nesting};
 use crate::wire::message::{
     HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
 };
-
-/// The key of a message: its kind and id on the wire.
-type Key = (Kind, u64);
 
 /// The messages of which only a part has arrived. The chunks of a message usually follow each other, so the message of the last chunk has
 /// a place of its own. Boxed, because they move with each of their chunks.

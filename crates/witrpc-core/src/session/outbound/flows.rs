@@ -22,13 +22,10 @@ use crate::held::Held;
 use crate::limits::{POOLS, Pool};
 use crate::session::outbound::outgoing::Outgoing;
 use crate::wire::fields::len_u64;
-use crate::wire::frame::{Kind, Nesting};
+use crate::wire::frame::{Key, Kind, Nesting};
 
 /// The maximum number of open streams of one side: each costs both sides an entry in a table. [wire.streams]
 pub const MAX_STREAMS: usize = 65_535;
-
-/// The key of a message: its kind and id on the wire.
-pub(super) type Key = (Kind, u64);
 
 /// A long message, or a stream.
 #[derive(Debug)]

@@ -9,11 +9,10 @@ use zeroize::Zeroize;
 #[cfg(all(feature = "json", any(test, fuzzing, feature = "test-support")))]
 use crate::held::{self, Held};
 use crate::values::buffers;
-use crate::values::content::{Content, Streams};
+use crate::values::content::{Content, Streams, size_of_blobs};
 use crate::values::spare;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::{Header, Kind, Nesting};
-use crate::wire::message::BLOB_COST;
 
 /// The maximum overhead of a chunk in the ring: its header, its seal, and what the transport adds.
 const CHUNK_COST: usize = 64;
@@ -234,6 +233,5 @@ impl Outgoing {
 }
 
 fn footprint(first: &Vec<u8>, blobs: &[Bytes]) -> u64 {
-    let blobs = blobs.iter().map(|blob| len_u64(blob.len()) + BLOB_COST).sum::<u64>();
-    len_u64(first.capacity()) + blobs + QUEUE_ENTRY
+    len_u64(first.capacity()) + size_of_blobs(blobs) + QUEUE_ENTRY
 }
