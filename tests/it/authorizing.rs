@@ -11,34 +11,23 @@ use witrpc::{CallContext, CloseReason, Error, Peer};
 use crate::contract::CalcClient;
 use crate::fixture::{Fixture, Flavor, GUARD, eventually, run};
 
-crate::instances::instance!(
-    memory,
-    memory,
-    Json,
-    Encrypted,
-    CurrentThread,
+/// Makes tests over both transports, encrypted, as tokens are sent.
+macro_rules! both {
+    ($($test:ident),* $(,)?) => {
+        crate::instances::instance!(memory, memory, Json, Encrypted, CurrentThread, $($test),*);
+        crate::instances::instance!(mmf, mmf, Json, Encrypted, MultiThread, $($test),*);
+    };
+}
+
+both![
     only_the_refused_call_fails,
     a_subscription_is_refused_like_a_call,
     an_authorizer_that_panics_refuses,
     a_client_refuses_calls_of_its_server,
     a_token_that_is_withdrawn_ends_its_connections,
     a_validation_that_hangs_ends_its_connection,
-    clients_are_disconnected_by_their_identity
-);
-crate::instances::instance!(
-    mmf,
-    mmf,
-    Json,
-    Encrypted,
-    MultiThread,
-    only_the_refused_call_fails,
-    a_subscription_is_refused_like_a_call,
-    an_authorizer_that_panics_refuses,
-    a_client_refuses_calls_of_its_server,
-    a_token_that_is_withdrawn_ends_its_connections,
-    a_validation_that_hangs_ends_its_connection,
-    clients_are_disconnected_by_their_identity
-);
+    clients_are_disconnected_by_their_identity,
+];
 
 #[witrpc::service]
 pub(crate) trait Vault {

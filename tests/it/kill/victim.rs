@@ -420,26 +420,36 @@ impl Book {
     }
 }
 
-/// Calls of every kind, each answer of which is checked.
-pub(super) async fn exercise(
+/// Calls of every kind, each answer of which is checked. One of them raises so many events; returns the value of the first.
+pub(super) async fn call(
     mortal: &MortalClient,
-    ticked: &mut Subscription<u64>,
     book: &mut Book,
-) -> witrpc::Result<()> {
+    ticks: u64,
+) -> witrpc::Result<u64> {
     let [one, two, three] = [(); 3].map(|()| book.number(1));
-    let from = book.number(TICKS);
+    let from = book.number(ticks);
     let text = format!("{one:032}").repeat(4096);
     let (a, b, echo, tick, c) = tokio::join!(
         mortal.note(one),
         mortal.note(two),
         mortal.echo(text.clone()),
-        mortal.tick(from, TICKS),
+        mortal.tick(from, ticks),
         mortal.note(three),
     );
     let notes = [(one, a), (two, b), (three, c)].map(|(number, note)| book.note(number, note));
     notes.into_iter().collect::<witrpc::Result<()>>()?;
     assert!(echo? == text, "another text came back");
     tick?;
+    Ok(from)
+}
+
+/// The same, and the events.
+pub(super) async fn exercise(
+    mortal: &MortalClient,
+    ticked: &mut Subscription<u64>,
+    book: &mut Book,
+) -> witrpc::Result<()> {
+    let from = call(mortal, book, TICKS).await?;
     let mut due = from;
     while due < from + TICKS {
         match ticked.next().await {

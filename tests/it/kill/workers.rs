@@ -20,7 +20,7 @@ use witrpc::prelude::*;
 use witrpc::{Error, WorkerState};
 
 use super::victim::{
-    self, Book, End, Fate, Life, MortalClient, MortalServer, PATIENCE, Victim, exercise,
+    self, Book, End, Fate, Life, MortalClient, MortalServer, PATIENCE, Victim, call, exercise,
 };
 use super::{Plan, Tally, Who, flavor, names_of_steps};
 use crate::fixture::{Flavor, alone, eventually, private_directory, runtime};
@@ -340,20 +340,7 @@ async fn host_of_pool(part: &WorkerPart) {
 /// Calls each worker, and has one raise events.
 async fn exercise_pool(pool: &Pool, mortal: &MortalClient, book: &mut Book) -> witrpc::Result<()> {
     let mut ticked = pool.subscribe(|mortal: &MortalClient| mortal.ticked());
-    let [one, two, three] = [(); 3].map(|()| book.number(1));
-    let from = book.number(TICKS);
-    let text = format!("{one:032}").repeat(4096);
-    let (a, b, echo, tick, c) = tokio::join!(
-        mortal.note(one),
-        mortal.note(two),
-        mortal.echo(text.clone()),
-        mortal.tick(from, TICKS),
-        mortal.note(three),
-    );
-    let notes = [(one, a), (two, b), (three, c)].map(|(number, note)| book.note(number, note));
-    notes.into_iter().collect::<witrpc::Result<()>>()?;
-    assert!(echo? == text, "another text came back");
-    tick?;
+    let from = call(mortal, book, TICKS).await?;
     let (mut due, mut of) = (from, None);
     while due < from + TICKS {
         match ticked.next().await {
