@@ -3,7 +3,7 @@
 //! The best throughput is measured first, and once more at the end: clients that call again as soon as they have an answer. In between come
 //! twice as many calls, each with a deadline, whatever becomes of them. That takes `WITRPC_OVERLOAD_SECS` seconds (default 1) for each
 //! kind of handler. A short run shows that nothing collapses; one of ten seconds or more has to keep 90 % of the best. It prints what it
-//! has measured: docs/reliability.md has the results of such runs.
+//! has measured.
 
 use std::fmt;
 use std::hint::black_box;

@@ -121,11 +121,11 @@ impl Services {
         self.authorizer = authorizer;
     }
 
-    /// The reason for the peer if it may not use this member of a service.
+    /// Checks that this peer may use this member of a service.
     ///
     /// # Errors
     ///
-    /// That reason.
+    /// The reason for the peer, if it may not.
     #[inline]
     pub(super) fn authorize(&self, peer: &Peer, entry: &Entry, member: &str) -> Result<(), String> {
         match &self.authorizer {
