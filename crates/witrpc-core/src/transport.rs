@@ -13,12 +13,15 @@
 //! ([`RecordSender::arm`]). Arming checks again once the flag is visible to the peer, and returns `true` if there is work already.
 //! Between any two polls of a connection's tasks, either the receiver is armed or a task is scheduled to arm it.
 
+mod arena;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+pub use self::arena::{Arena, PIECE_ALIGNMENT, PeerArena, Piece};
 pub use crate::error::TransportError;
 pub use crate::future::BoxFuture;
 
@@ -190,6 +193,15 @@ pub trait RecordSender: Send + 'static {
 
     /// Revokes [`arm`](Self::arm): a task polls for room now.
     fn disarm(&mut self);
+
+    /// The memory in which this side lends payloads to its peer. Called once.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, and what to do: the end of a sentence, behind a colon.
+    fn arena(&self) -> Result<Arc<dyn Arena>, &'static str> {
+        Err("this transport has no memory that both sides can reach")
+    }
 }
 
 /// The incoming direction of a channel.
@@ -263,6 +275,11 @@ pub trait RecordReceiver: Send + 'static {
 
     /// Whether polling for the peer's next record can be useful: the peer last published from another CPU than the current one.
     fn worth_polling(&self) -> bool;
+
+    /// The memory in which the peer lends payloads to this side, if it can. Called once.
+    fn arena(&self) -> Option<Arc<dyn PeerArena>> {
+        None
+    }
 }
 
 /// Waits for the peer's notifications. Owned by the task that sleeps for a connection.
