@@ -28,9 +28,9 @@ impl Pairs {
 
     fn connect_to(&self, door: &mpsc::UnboundedSender<Bequest>) -> Result<Channel, Error> {
         let failed = |error| Error::io("making a pair", &error);
-        let (host, lifeline, bequest) = pair(SIZE).map_err(failed)?;
+        let (host, lifeline, bequest) = pair(SIZE, 0).map_err(failed)?;
         let process = Some(std::process::id());
-        let opened = host.open(process, None, WaitStrategy::default(), Box::new(lifeline));
+        let opened = host.open(process, None, WaitStrategy::default(), Box::new(lifeline), None);
         let channel = opened.map_err(failed)?;
         // If nobody takes it, its end is seen at the handshake.
         drop(door.send(bequest));
@@ -70,7 +70,7 @@ impl Listener for Clients {
             let Some(bequest) = self.0.recv().await else { return std::future::pending().await };
             let failed = |error| Error::io("taking over a pair", &error);
             let (worker, lifeline) = bequest.keep().map_err(failed)?;
-            let opened = worker.open(WaitStrategy::default(), Box::new(lifeline));
+            let opened = worker.open(WaitStrategy::default(), Box::new(lifeline), None);
             opened.map_err(failed)
         })
     }

@@ -263,7 +263,7 @@ fn a_process_without_a_host_is_no_agent() {
 /// Its host is there, and does not connect.
 #[test]
 fn an_agent_to_which_nobody_comes_gives_up() {
-    let (_end, _lifeline, bequest) = witrpc_mmf::inherited::pair(64 << 10).unwrap();
+    let (_end, _lifeline, bequest) = witrpc_mmf::inherited::pair(64 << 10, 0).unwrap();
     let mut command = command("is_impatient");
     bequest.give(&mut command).unwrap();
     command.stdout(Stdio::null());

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use witrpc_core::transport::{RecordReceiver, RecordSender};
 
-use crate::channel::directions;
+use crate::channel::{Arenas, directions};
 use crate::event::{NamedEvent, Notify};
 use crate::region::{Region, Side};
 use crate::sys::Access;
@@ -33,8 +33,9 @@ pub fn pair(
     let server = Region::create(path, size, &instance, NamedEvent::default(), Access::User)?;
     let client = Region::attach(path, &instance, Access::User);
     crate::endpoint::remove(path); // Where it does not go by itself.
-    let (sender, _) = directions(client?, Side::Client, Awake);
-    let (_, receiver) = directions(server, Side::Server, Awake);
+    let arenas = Arenas::of_named_files;
+    let (sender, _) = directions(client?, Side::Client, Awake, arenas());
+    let (_, receiver) = directions(server, Side::Server, Awake, arenas());
     Ok((sender, receiver))
 }
 

@@ -15,7 +15,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use witrpc_core::transport::{Channel, RecordReceiver, RecordSender, TransportError, Waiter};
+use witrpc_core::transport::{
+    Arena, Channel, PeerArena, RecordReceiver, RecordSender, TransportError, Waiter,
+};
 use witrpc_core::{WaitStrategy, fail_point};
 
 use crate::event::Notify;
@@ -30,6 +32,30 @@ pub(crate) struct Terms {
     pub(crate) wait_strategy: WaitStrategy,
     pub(crate) on_first_frame: Box<dyn FnOnce() + Send>,
     pub(crate) lease: Box<dyn Any + Send + Sync>,
+    pub(crate) arenas: Arenas,
+}
+
+/// The memory in which the two sides lend payloads to each other.
+#[derive(Debug)]
+pub(crate) struct Arenas {
+    /// This side's; or why there is none, and what to do.
+    pub(crate) own: Result<Arc<dyn Arena>, &'static str>,
+    /// The peer's, if there is one.
+    pub(crate) peers: Option<Arc<dyn PeerArena>>,
+}
+
+impl Arenas {
+    /// There are none.
+    pub(crate) const fn none(advice: &'static str) -> Self {
+        Self { own: Err(advice), peers: None }
+    }
+
+    /// There are none over a file with a name.
+    pub(crate) const fn of_named_files() -> Self {
+        Self::none(
+            "over a memory-mapped file nothing can be lent; between a host and its worker it can",
+        )
+    }
 }
 
 /// Puts a channel together.
@@ -39,7 +65,7 @@ pub(crate) fn assemble<R: Notify + fmt::Debug>(
     waiter: impl Waiter,
     terms: Terms,
 ) -> Channel {
-    let (sender, receiver) = directions(region, terms.side, notifier);
+    let (sender, receiver) = directions(region, terms.side, notifier, terms.arenas);
     Channel {
         sender,
         receiver,
@@ -57,12 +83,14 @@ pub(crate) fn directions<R: Notify + fmt::Debug>(
     region: Region,
     side: Side,
     notifier: R,
+    arenas: Arenas,
 ) -> (Box<dyn RecordSender>, Box<dyn RecordReceiver>) {
     let (producer, consumer) = region.split(side);
     let (peer, owner) = (Arc::new(notifier), Owner::here());
+    let (arena, peers) = (arenas.own, arenas.peers);
     (
-        Box::new(Sender { producer, peer: Arc::clone(&peer), owner }),
-        Box::new(Receiver { consumer, peer, owner, may_poll: has_several_cpus() }),
+        Box::new(Sender { producer, peer: Arc::clone(&peer), owner, arena }),
+        Box::new(Receiver { consumer, peer, owner, may_poll: has_several_cpus(), arena: peers }),
     )
 }
 
@@ -71,6 +99,7 @@ struct Sender<R> {
     producer: Producer<Mapped>,
     peer: Arc<R>,
     owner: Owner,
+    arena: Result<Arc<dyn Arena>, &'static str>,
 }
 
 impl<R: Notify> RecordSender for Sender<R> {
@@ -116,6 +145,10 @@ impl<R: Notify> RecordSender for Sender<R> {
             self.producer.disarm();
         }
     }
+
+    fn arena(&self) -> Result<Arc<dyn Arena>, &'static str> {
+        self.arena.clone()
+    }
 }
 
 #[derive(Debug)]
@@ -124,6 +157,7 @@ struct Receiver<R> {
     peer: Arc<R>,
     owner: Owner,
     may_poll: bool,
+    arena: Option<Arc<dyn PeerArena>>,
 }
 
 impl<R: Notify> RecordReceiver for Receiver<R> {
@@ -192,6 +226,10 @@ impl<R: Notify> RecordReceiver for Receiver<R> {
         }
         // The number of CPUs that this process may use says nothing here: its peer may be bound to another one.
         self.consumer.producer_cpu() != cpu
+    }
+
+    fn arena(&self) -> Option<Arc<dyn PeerArena>> {
+        self.arena.clone()
     }
 }
 

@@ -11,9 +11,10 @@
 //!      ├──▶ event   │         │                    the wake-up
 //!      └──▶ channel ┴─────────┘                    the traits
 //!      inherited ──▶ region, event, channel        the same without a name
+//!          └──▶ arena ──▶ region                   memory that the two sides lend each other
 //! ```
 //!
-//! `unsafe` occurs in `region`, below `event/raw_sync`, in `sys/unix/fork`, `sys/unix/inheriting`, `sys/unix/pages` and `sys/windows`, and in
+//! `unsafe` occurs in `region`, `arena`, below `event/raw_sync`, in `sys/unix/fork`, `sys/unix/inheriting`, `sys/unix/pages` and `sys/windows`, and in
 //! `ring/heap`, which only tests use.
 //!
 //! Code that differs between systems is in folders of its own: `sys`, and `unix` and `windows` below `endpoint`, `event` and `inherited`.
@@ -24,6 +25,10 @@
     expect(dead_code, reason = "only the ring is modelled, not what is built on it")
 )]
 
+#[cfg(not(loom))]
+#[cfg_attr(windows, expect(dead_code, reason = "nothing is lent there"))]
+#[expect(unsafe_code, reason = "what is lent is read and written in place")]
+mod arena;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod bench_support;
@@ -52,6 +57,8 @@ mod sync;
 #[cfg(not(loom))]
 mod sys;
 
+#[cfg(not(loom))]
+pub use arena::TrustedPeer;
 #[cfg(not(loom))]
 pub use endpoint::{
     ClientSlots, Door, Endpoint, MemoryMappedFile, connect, endpoints, endpoints_in, unique_name,

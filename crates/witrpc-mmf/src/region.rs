@@ -44,7 +44,7 @@ const STACK: usize = 64 << 10;
 /// The mapping. If this process is the last that has it mapped, unmapping frees the pages, which takes a fifth of a second for each GiB. So a
 /// large one is unmapped on another thread.
 #[derive(Debug)]
-struct Mapping {
+pub(crate) struct Mapping {
     map: ManuallyDrop<Map>,
     owner: Owner,
 }
@@ -53,6 +53,35 @@ impl Mapping {
     fn new(map: Map) -> Self {
         Self { map: ManuallyDrop::new(map), owner: Owner::here() }
     }
+
+    /// Maps `size` bytes of a file, which are there.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    pub(crate) fn of_file(file: &File, size: u64, rights: Rights) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.len(len(size)?);
+        if size <= POPULATED {
+            options.populate();
+        }
+        let map = match rights {
+            Rights::Read => options.map_raw_read_only(file)?,
+            Rights::Write => options.map_raw(file)?,
+        };
+        #[cfg_attr(
+            unix,
+            expect(clippy::useless_conversion, reason = "on Windows there are other maps, too")
+        )]
+        Ok(Self::new(map.into()))
+    }
+}
+
+/// What may be done to mapped memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    Read,
+    Write,
 }
 
 impl Deref for Mapping {
@@ -168,7 +197,8 @@ impl Region {
         geometry: Geometry,
         instance: &Instance,
     ) -> io::Result<Self> {
-        let region = Self::of(section.map(len(&geometry)?)?, geometry, NamedEvent::RawSync);
+        let map = Mapping::new(section.map(len(geometry.region)?)?);
+        let region = Self::of(map, geometry, NamedEvent::RawSync);
         region.write_header(&layout::encode_header(&geometry, instance, region.events.code()));
         Ok(region)
     }
@@ -186,7 +216,7 @@ impl Region {
     ) -> io::Result<Self> {
         let invalid = |rule| io::Error::new(io::ErrorKind::InvalidData, rule);
         let geometry = Geometry::of(size).ok_or_else(|| invalid("its size is out of bounds"))?;
-        let map = section.map(len(&geometry)?)?;
+        let map = Mapping::new(section.map(len(geometry.region)?)?);
         Self::of(map, geometry, NamedEvent::default()).checked(instance)
     }
 
@@ -228,21 +258,12 @@ impl Region {
     }
 
     fn map(file: &File, geometry: Geometry, events: NamedEvent) -> io::Result<Self> {
-        let mut options = MmapOptions::new();
-        options.len(len(&geometry)?);
-        if geometry.region <= POPULATED {
-            options.populate();
-        }
-        #[cfg_attr(
-            unix,
-            expect(clippy::useless_conversion, reason = "on Windows there are other maps, too")
-        )]
-        Ok(Self::of(options.map_raw(file)?.into(), geometry, events))
+        Ok(Self::of(Mapping::of_file(file, geometry.region, Rights::Write)?, geometry, events))
     }
 
     /// M1: so much is mapped.
-    fn of(map: Map, geometry: Geometry, events: NamedEvent) -> Self {
-        Self { map: Arc::new(Mapping::new(map)), geometry, events }
+    fn of(map: Mapping, geometry: Geometry, events: NamedEvent) -> Self {
+        Self { map: Arc::new(map), geometry, events }
     }
 
     fn write_header(&self, fields: &[u8; HEADER_FIELDS]) {
@@ -261,8 +282,8 @@ impl Region {
 }
 
 /// The length of a mapping.
-fn len(geometry: &Geometry) -> io::Result<usize> {
-    usize::try_from(geometry.region).map_err(|_| io::ErrorKind::OutOfMemory.into())
+fn len(size: u64) -> io::Result<usize> {
+    usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 /// The memory of one ring of a region.
@@ -360,7 +381,7 @@ impl Mapped {
 ///
 /// As of `copy_nonoverlapping`.
 #[cfg(target_arch = "x86_64")]
-unsafe fn copy_streaming(from: *const u8, to: *mut u8, len: usize) {
+pub(crate) unsafe fn copy_streaming(from: *const u8, to: *mut u8, len: usize) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 
     const LINE: usize = 64;
@@ -391,7 +412,7 @@ unsafe fn copy_streaming(from: *const u8, to: *mut u8, len: usize) {
 ///
 /// As of `copy_nonoverlapping`.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn copy_streaming(from: *const u8, to: *mut u8, len: usize) {
+pub(crate) unsafe fn copy_streaming(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller vouches for it.
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
 }

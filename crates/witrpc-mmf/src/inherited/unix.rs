@@ -19,7 +19,9 @@ use witrpc_core::WaitStrategy;
 use witrpc_core::transport::{Channel, PeerProof};
 
 use self::announcement::Announcement;
+use self::lending::Lending;
 use self::proof::{HostProof, Known, WorkerProof};
+use crate::arena::TrustedPeer;
 use crate::channel::{Terms, assemble};
 use crate::event::NamedEvent;
 use crate::event::fifo::{self, FifoWaiter, Notifier, Process};
@@ -30,6 +32,7 @@ use crate::sys::open::make_nameless_pipe;
 use crate::sys::{Access, memory_file};
 
 mod announcement;
+mod lending;
 mod post;
 mod proof;
 
@@ -38,19 +41,25 @@ pub use post::{Inbox, Outbox, Received};
 /// Names the environment variable that announces the descriptors to the worker. It stays set: removing it is not sound once threads run.
 pub const VARIABLE: &str = "WITRPC_INHERITED";
 
-/// Makes both ends of a connection, with a region of `size` bytes.
+/// Makes both ends of a connection, with a region of `size` bytes, and arenas in which each side can lend `lending` bytes, rounded up to whole
+/// pages. With 0 there are none.
 ///
-/// The time depends on the size, as all pages are allocated: do not call it on a thread of a runtime.
+/// The time depends on the sizes, as all pages are allocated: do not call it on a thread of a runtime.
 ///
 /// # Errors
 ///
-/// Whatever the system says; `InvalidInput` if the size is out of bounds.
-pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
+/// Whatever the system says; `InvalidInput` if a size is out of bounds.
+pub fn pair(size: u64, lending: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let mut nonce = Instance::default();
     getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
-    let file = memory_file::make()?;
+    let arena_size = lending::size_for(lending)?;
+    let file = memory_file::make("region")?;
     let region = Region::fill(&file, size, &nonce, NamedEvent::Fifo, Access::User, &|| true)?;
     memory_file::seal(&file)?;
+    let (lending, arenas) = match arena_size {
+        0 => (None, None),
+        size => lending::make(size).map(|(lending, files)| (Some(lending), Some(files)))?,
+    };
     let (host_waits, notifies_host) = make_nameless_pipe()?;
     let (worker_waits, notifies_worker) = make_nameless_pipe()?;
     let (ours, theirs) = UnixStream::pair()?;
@@ -59,11 +68,12 @@ pub fn pair(size: u64) -> io::Result<(HostEnd, Lifeline, Bequest)> {
     let proof = WorkerProof::new(Arc::downgrade(&ours), Arc::clone(&known));
     let lifeline = Lifeline { socket: ours, host: None, known: Some(known) };
     let notifier = Notifier::of(notifies_worker);
-    let host = HostEnd { region, waiting: host_waits, notifier, proof };
+    let host = HostEnd { region, waiting: host_waits, notifier, proof, lending };
     let descriptors = [file.into(), worker_waits, notifies_host, theirs.into()];
-    let descriptors = descriptors.into_iter().chain(own_process()?);
+    let descriptors = descriptors.into_iter().chain(arenas.into_iter().flatten());
+    let descriptors = descriptors.chain(own_process()?);
     let descriptors = descriptors.map(above_standard_streams).collect::<io::Result<Vec<_>>>()?;
-    Ok((host, lifeline, Bequest { nonce, descriptors, extras: Vec::new() }))
+    Ok((host, lifeline, Bequest { nonce, arena_size, descriptors, extras: Vec::new() }))
 }
 
 /// A pidfd of this process, where there are such.
@@ -92,11 +102,12 @@ pub struct HostEnd {
     waiting: OwnedFd,
     notifier: Notifier,
     proof: WorkerProof,
+    lending: Option<Lending>,
 }
 
 impl HostEnd {
     /// Opens the host's channel. `process_id` is the worker's, and `watched` a pidfd of it, if there is one: with it, the worker's end is also
-    /// noticed if a child that it has forked still has its descriptors.
+    /// noticed if a child that it has forked still has its descriptors. If the worker is `trusted`, what it lends is read in place.
     ///
     /// # Errors
     ///
@@ -107,8 +118,9 @@ impl HostEnd {
         watched: Option<OwnedFd>,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
+        trusted: Option<TrustedPeer>,
     ) -> io::Result<Channel> {
-        let Self { region, waiting, notifier, proof } = self;
+        let Self { region, waiting, notifier, proof, lending } = self;
         let proof = proof.of_process(process_id, watched.as_ref());
         let terms = Terms {
             side: Side::Client,
@@ -116,15 +128,17 @@ impl HostEnd {
             wait_strategy,
             on_first_frame: Box::new(|| {}),
             lease,
+            arenas: lending::arenas(lending, trusted),
         };
         channel((region, waiting, notifier), watched, proof, terms)
     }
 }
 
-/// What the worker inherits: the region, its two pipes, its end of the socket pair, and, if there is one, a pidfd of the host.
+/// What the worker inherits: the region, its two pipes, its end of the socket pair, and, if there are any, the two arenas and a pidfd of the host.
 #[derive(Debug)]
 pub struct Bequest {
     nonce: Instance,
+    arena_size: u64,
     descriptors: Vec<OwnedFd>,
     extras: Vec<OwnedFd>,
 }
@@ -150,12 +164,13 @@ impl Bequest {
     ///
     /// Whatever the system says.
     pub fn give(self, command: &mut Command) -> io::Result<()> {
-        let Self { nonce, descriptors: mut all, extras } = self;
+        let Self { nonce, arena_size, descriptors: mut all, extras } = self;
         let announce =
             |list: &[OwnedFd]| list.iter().map(Announced::of).collect::<io::Result<Vec<_>>>();
         let announcement = Announcement {
             nonce,
             process_id: std::process::id(),
+            arena_size,
             descriptors: announce(&all)?,
             extras: announce(&extras)?,
         };
@@ -171,7 +186,7 @@ impl Bequest {
     ///
     /// As [`WorkerEnd::take`].
     pub fn keep(self) -> io::Result<(WorkerEnd, Lifeline)> {
-        WorkerEnd::of(&self.nonce, std::process::id(), self.descriptors)
+        WorkerEnd::of(&self.nonce, std::process::id(), self.arena_size, self.descriptors)
     }
 }
 
@@ -180,6 +195,7 @@ impl Bequest {
 pub struct Inherited {
     nonce: Instance,
     process_id: u32,
+    arena_size: u64,
     descriptors: Vec<OwnedFd>,
     extras: Vec<OwnedFd>,
 }
@@ -197,11 +213,11 @@ impl Inherited {
         let announcement = announced().ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "nothing is announced in the environment")
         })?;
-        let Announcement { nonce, process_id, descriptors, extras } = announcement;
+        let Announcement { nonce, process_id, arena_size, descriptors, extras } = announcement;
         let connection = descriptors.len();
         let mut descriptors = inheriting::take_over(&[descriptors, extras].concat())?;
         let extras = descriptors.split_off(connection);
-        Ok(Self { nonce, process_id, descriptors, extras })
+        Ok(Self { nonce, process_id, arena_size, descriptors, extras })
     }
 
     /// What the host has [added](Bequest::add), in that order. It is taken away from here.
@@ -209,14 +225,15 @@ impl Inherited {
         std::mem::take(&mut self.extras)
     }
 
-    /// Opens the connection: each descriptor must be of the expected type; the region must be sealed, and be that of this connection.
+    /// Opens the connection: each descriptor must be of the expected type; the region must be sealed, and be that of this connection; arenas must be
+    /// sealed, and as large as announced.
     /// `[seg.inherited.take]`
     ///
     /// # Errors
     ///
     /// `InvalidData` if they are something else; whatever else the system says.
     pub fn connection(self) -> io::Result<(WorkerEnd, Lifeline)> {
-        WorkerEnd::of(&self.nonce, self.process_id, self.descriptors)
+        WorkerEnd::of(&self.nonce, self.process_id, self.arena_size, self.descriptors)
     }
 }
 
@@ -230,6 +247,7 @@ pub struct WorkerEnd {
     watched: Option<OwnedFd>,
     host_process_id: u32,
     proof: HostProof,
+    lending: Option<Lending>,
 }
 
 impl WorkerEnd {
@@ -254,6 +272,7 @@ impl WorkerEnd {
     fn of(
         nonce: &Instance,
         host_process_id: u32,
+        arena_size: u64,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<(Self, Lifeline)> {
         let mut descriptors = descriptors.into_iter();
@@ -267,6 +286,14 @@ impl WorkerEnd {
         let region = File::from(next(FileType::RegularFile)?);
         let (waiting, notifier) = (next(FileType::Fifo)?, Notifier::of(next(FileType::Fifo)?));
         let socket = UnixStream::from(next(FileType::Socket)?);
+        let lending = match arena_size {
+            0 => None,
+            size => {
+                let [host, worker] =
+                    [next(FileType::RegularFile)?, next(FileType::RegularFile)?].map(File::from);
+                Some(lending::take(size, &host, &worker)?)
+            }
+        };
         let host = descriptors.next();
         if !memory_file::is_sealed(&region)? {
             return Err(invalid("the region's size is not sealed")); // [seg.inherited.region]
@@ -278,11 +305,11 @@ impl WorkerEnd {
         let watched = host.as_ref().map(OwnedFd::try_clone).transpose()?;
         proof::show(&socket)?;
         let proof = HostProof::of(&socket, host.as_ref());
-        let end = Self { region, waiting, notifier, watched, host_process_id, proof };
+        let end = Self { region, waiting, notifier, watched, host_process_id, proof, lending };
         Ok((end, Lifeline { socket: Arc::new(socket), host, known: None }))
     }
 
-    /// Opens the worker's channel.
+    /// Opens the worker's channel. If the host is `trusted`, what it lends is read in place.
     ///
     /// # Errors
     ///
@@ -291,14 +318,16 @@ impl WorkerEnd {
         self,
         wait_strategy: WaitStrategy,
         lease: Box<dyn Any + Send + Sync>,
+        trusted: Option<TrustedPeer>,
     ) -> io::Result<Channel> {
-        let Self { region, waiting, notifier, watched, host_process_id, proof } = self;
+        let Self { region, waiting, notifier, watched, host_process_id, proof, lending } = self;
         let terms = Terms {
             side: Side::Server,
             peer_process_id: Some(host_process_id),
             wait_strategy,
             on_first_frame: Box::new(|| {}),
             lease,
+            arenas: lending::arenas(lending, trusted),
         };
         channel((region, waiting, notifier), watched, proof, terms)
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use witrpc_core::WaitStrategy;
 use witrpc_core::transport::Channel;
 
-use crate::channel::{Terms, assemble};
+use crate::channel::{Arenas, Terms, assemble};
 use crate::event::NamedEvent;
 use crate::event::pipe::PeerPipe;
 use crate::event::raw_sync::Events;
@@ -33,6 +33,9 @@ pub const VARIABLE: &str = "WITRPC_INHERITED";
 const VERSION: &str = "1";
 /// The length of what the environment announces: a version, a space, and the digits of an instance.
 const ANNOUNCED: usize = VERSION.len() + 1 + 2 * size_of::<Instance>();
+
+/// Why nothing is lent here.
+const NO_ARENAS: &str = "on Windows a host and its worker cannot lend; send it without";
 
 /// Whether this process has taken over what it was given.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -84,7 +87,8 @@ impl End {
         let pipe = registered(|| register(pipe))?;
         let (notifier, waiter) = events.ends(PeerPipe::new(pipe), ());
         let on_first_frame = Box::new(|| {});
-        let terms = Terms { side, peer_process_id, wait_strategy, on_first_frame, lease };
+        let arenas = Arenas::none(NO_ARENAS);
+        let terms = Terms { side, peer_process_id, wait_strategy, on_first_frame, lease, arenas };
         Ok(assemble(region, notifier, waiter, terms))
     }
 }

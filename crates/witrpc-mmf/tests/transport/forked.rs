@@ -132,13 +132,13 @@ fn a_killed_host_is_noticed_by_its_worker_while_its_forked_child_lives() {
 #[expect(clippy::zombie_processes, reason = "this process is killed before its worker ends")]
 async fn role_forking_host() {
     let Some(directory) = directory() else { return };
-    let (host, _lifeline, bequest) = inherited::pair(64 << 10).unwrap();
+    let (host, _lifeline, bequest) = inherited::pair(64 << 10, 0).unwrap();
     let mut command = this();
     command.args(["--exact", "forked::role_forking_hosts_worker"]).stdout(Stdio::null());
     bequest.give(&mut command).unwrap();
     let _worker = command.spawn().unwrap();
     drop(command);
-    let channel = host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap();
+    let channel = host.open(None, None, WaitStrategy::Park, Box::new(()), None).unwrap();
     assert_eq!(within(Peer(channel).recv()).await.unwrap(), b"here");
     let child = fork().as_raw_nonzero().get().to_le_bytes();
     std::fs::write(directory.join("telling"), child).unwrap();
@@ -150,10 +150,55 @@ async fn role_forking_host() {
 async fn role_forking_hosts_worker() {
     let Some(directory) = directory() else { return };
     let (end, lifeline) = WorkerEnd::take().unwrap();
-    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(()), None).unwrap());
     peer.send(b"here").await;
     peer.is_gone().await;
     lifeline.wait().unwrap();
+    std::fs::write(directory.join(DONE), "").unwrap();
+}
+
+#[test]
+fn a_forked_child_takes_nothing_of_what_its_parent_can_lend_and_writes_nothing_there() {
+    plays("role_forking_lender");
+}
+
+/// A host that has lent a piece and writes another one, as the process forks.
+#[test]
+fn role_forking_lender() {
+    let Some(directory) = directory() else { return };
+    let parents = runtime();
+    let (host, worker) = parents.block_on(async {
+        let (host, _, bequest) = inherited::pair(64 << 10, 64 << 10).unwrap();
+        let (worker, _) = bequest.keep().unwrap();
+        let host = host.open(None, None, WaitStrategy::Park, Box::new(()), None).unwrap();
+        (host, worker.open(WaitStrategy::Park, Box::new(()), None).unwrap())
+    });
+    let arena = host.sender.arena().unwrap();
+    let [mut writing, lent] = [4096, 5].map(|len| arena.allocate(len).unwrap());
+    writing.bytes_mut().fill(1);
+    let lent = lent.freeze();
+    let used = arena.used();
+
+    let Some(child) = forked() else {
+        end_after(move || {
+            assert!(arena.allocate(1).is_none());
+            writing.bytes_mut().fill(2);
+            assert_eq!(writing.bytes(), [2; 4096]);
+            drop((writing, lent));
+            assert_eq!(arena.used(), used);
+            drop((host, worker, arena));
+        })
+    };
+    succeeds(child);
+
+    assert_eq!((arena.used(), writing.bytes()), (used, &[1; 4096][..]));
+    let mut read = Vec::new();
+    let at = arena.locate(writing.bytes()).unwrap();
+    worker.receiver.arena().unwrap().copy(at, 4096, &mut read);
+    assert_eq!(read, [1; 4096]);
+    drop((writing, lent));
+    assert_eq!(arena.used(), 0);
+    assert!(arena.allocate(64 << 10).is_some());
     std::fs::write(directory.join(DONE), "").unwrap();
 }
 

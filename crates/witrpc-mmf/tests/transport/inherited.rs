@@ -40,7 +40,7 @@ fn command(role: &str) -> Command {
 }
 
 fn start(role: &str) -> (HostEnd, Lifeline, Program) {
-    let (host, lifeline, bequest) = pair(SIZE).unwrap();
+    let (host, lifeline, bequest) = pair(SIZE, 0).unwrap();
     let mut command = command(role);
     bequest.give(&mut command).unwrap();
     (host, lifeline, Program(command.spawn().unwrap()))
@@ -51,13 +51,13 @@ fn is_role(role: &str) -> bool {
 }
 
 fn open(host: HostEnd) -> Peer {
-    Peer(host.open(None, None, WaitStrategy::Park, Box::new(())).unwrap())
+    Peer(host.open(None, None, WaitStrategy::Park, Box::new(()), None).unwrap())
 }
 
 /// As the variable announces them.
 fn numbers() -> Vec<i32> {
     let text = std::env::var(VARIABLE).unwrap();
-    text.split(' ').skip(3).map(|word| word.split_once(':').unwrap().0.parse().unwrap()).collect()
+    text.split(' ').skip(4).map(|word| word.split_once(':').unwrap().0.parse().unwrap()).collect()
 }
 
 /// Those above the standard streams.
@@ -98,7 +98,7 @@ async fn role_echo() {
         return;
     }
     let (end, lifeline) = WorkerEnd::take().unwrap();
-    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(()), None).unwrap());
     while let Some(record) = within(peer.recv()).await {
         peer.send(&record).await;
     }
@@ -177,7 +177,7 @@ async fn role_truncates() {
     assert_eq!(sealed, Err(rustix::io::Errno::PERM));
     assert_eq!(file.metadata().unwrap().len(), SIZE);
     let (end, _lifeline) = WorkerEnd::take().unwrap();
-    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(())).unwrap());
+    let mut peer = Peer(end.open(WaitStrategy::Park, Box::new(()), None).unwrap());
     peer.send(b"tried").await;
     let mut received = 0;
     while received < 2 * peer.0.sender.capacity() / 1000 {

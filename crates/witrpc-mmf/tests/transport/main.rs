@@ -14,6 +14,8 @@ mod forked;
 mod handed;
 #[cfg(target_os = "linux")]
 mod inherited;
+#[cfg(target_os = "linux")]
+mod lent;
 mod listing;
 mod processes;
 #[cfg(unix)]

@@ -39,7 +39,7 @@ pub(crate) fn prepare(
     size: u64,
     mut confinement: Confinement,
 ) -> io::Result<(Offer, Leash)> {
-    let (end, lifeline, mut bequest) = pair(size)?;
+    let (end, lifeline, mut bequest) = pair(size, 0)?;
     confinement.orders().into_iter().try_for_each(|descriptor| bequest.add(descriptor))?;
     bequest.give(command)?;
     confinement.bind(command);
@@ -68,7 +68,7 @@ impl Offer {
         let watched = killer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
         let failed = |error| Error::io("opening the connection to a worker", &error);
         let lease = with_courier(&self.lifeline, Box::new(())).map_err(failed)?;
-        self.end.open(Some(process_id), watched, wait_strategy, lease).map_err(failed)
+        self.end.open(Some(process_id), watched, wait_strategy, lease, None).map_err(failed)
     }
 }
 
@@ -222,7 +222,7 @@ impl Announced {
     ) -> Result<Channel, Error> {
         let failed = |error| Error::io("opening the connection to the host", &error);
         let lease = with_courier(&self.lifeline, lease).map_err(failed)?;
-        self.end.open(wait_strategy, lease).map_err(failed)
+        self.end.open(wait_strategy, lease, None).map_err(failed)
     }
 }
 

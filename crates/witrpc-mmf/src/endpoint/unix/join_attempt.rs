@@ -10,7 +10,7 @@ use witrpc_core::{Error, fail_point};
 use super::fault::failed;
 use super::files::{Files, door};
 use super::named_events::NamedEvents;
-use crate::channel::Terms;
+use crate::channel::{Arenas, Terms};
 use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::caller::{AttemptSent, Received};
 use crate::endpoint::paths::{EndpointPaths, remove};
@@ -147,6 +147,7 @@ impl JoinAttempt {
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(|| {}), // The server removes all, once it has our first frame.
             lease: Box::new(own),
+            arenas: Arenas::of_named_files(),
         };
         let waiter = FifoWaiter::new(pipe, peer).proving(proof);
         Ok(Some(events.channel(region, notifier, waiter, terms)))

@@ -25,7 +25,7 @@ use super::fault::{failed, is_out_of_descriptors};
 use super::files::{Files, door, names};
 use super::lock::Lock;
 use super::named_events::NamedEvents;
-use crate::channel::Terms;
+use crate::channel::{Arenas, Terms};
 use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::door::{Admission, WaitingClient};
 use crate::endpoint::making::make;
@@ -341,6 +341,7 @@ impl ReplyPath {
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(move || drop(made)),
             lease: Box::new(lease),
+            arenas: Arenas::of_named_files(),
         };
         let proof = notifier.proof(files.access, watch.as_ref());
         let waiter = FifoWaiter::new(pipe, watch).proving(proof);

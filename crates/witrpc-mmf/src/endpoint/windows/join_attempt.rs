@@ -11,7 +11,7 @@ use witrpc_core::{Error, fail_point};
 use super::fault::failed;
 use super::lock::read;
 use super::lock_file::{pipe_name, read_lock};
-use crate::channel::{Terms, assemble};
+use crate::channel::{Arenas, Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::caller::{AttemptSent, Received};
 use crate::endpoint::paths::EndpointPaths;
@@ -134,6 +134,7 @@ impl JoinAttempt {
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(|| {}),
             lease: Box::new(()),
+            arenas: Arenas::of_named_files(),
         };
         Ok(Some(assemble(region, notifier, waiter, terms)))
     }

@@ -17,7 +17,7 @@ use witrpc_core::{Error, fail_point};
 use super::fault::failed;
 use super::lock::Lock;
 use super::lock_file::pipe_name;
-use crate::channel::{Terms, assemble};
+use crate::channel::{Arenas, Terms, assemble};
 use crate::endpoint::MemoryMappedFile;
 use crate::endpoint::door::{Admission, WaitingClient};
 use crate::endpoint::making::make;
@@ -281,6 +281,7 @@ impl ReplyPath {
             wait_strategy: file.wait_strategy,
             on_first_frame: Box::new(|| {}), // The files go with the handles.
             lease: Box::new(lease),
+            arenas: Arenas::of_named_files(),
         };
         // The runtime may need a moment to see that the pipe is writable; the client itself cannot delay this (E4).
         poll_fn(|cx| pipe.poll_write(cx)).await;

@@ -6,7 +6,7 @@ use crate::layout::Instance;
 use crate::sys::inheriting::Announced;
 
 /// `[seg.inherited.variable]` Raised by every change of the descriptors or of this text.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 /// In front of what is no part of the connection.
 const EXTRA: char = '+';
 
@@ -16,6 +16,8 @@ pub(super) struct Announcement {
     pub(super) nonce: Instance,
     /// The host's, as it sees itself.
     pub(super) process_id: u32,
+    /// Of each arena, in bytes; 0 if there are none.
+    pub(super) arena_size: u64,
     /// In the order of `[seg.inherited.descriptors]`.
     pub(super) descriptors: Vec<Announced>,
     /// What the host has added.
@@ -26,7 +28,7 @@ impl fmt::Display for Announcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{VERSION} ")?;
         self.nonce.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        write!(f, " {}", self.process_id)?;
+        write!(f, " {} {}", self.process_id, self.arena_size)?;
         self.descriptors.iter().try_for_each(|one| write!(f, " {}:{}", one.number, one.inode))?;
         self.extras.iter().try_for_each(|one| write!(f, " {EXTRA}{}:{}", one.number, one.inode))
     }
@@ -45,6 +47,7 @@ impl Announcement {
             *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
         }
         let process_id = words.next()?.parse().ok()?;
+        let arena_size = words.next()?.parse().ok()?;
         let (mut descriptors, mut extras) = (Vec::new(), Vec::new());
         for word in words {
             let (word, list) = match word.strip_prefix(EXTRA) {
@@ -54,7 +57,7 @@ impl Announcement {
             let (number, inode) = word.split_once(':')?;
             list.push(Announced { number: number.parse().ok()?, inode: inode.parse().ok()? });
         }
-        Some(Self { nonce, process_id, descriptors, extras })
+        Some(Self { nonce, process_id, arena_size, descriptors, extras })
     }
 }
 
@@ -68,14 +71,16 @@ mod tests {
         let descriptors =
             vec![Announced { number: 3, inode: 1042 }, Announced { number: 17, inode: u64::MAX }];
         let nonce = [0xab; 16];
-        let mut announcement =
-            Announcement { nonce, process_id: 4711, descriptors, extras: Vec::new() };
+        let (process_id, arena_size, extras) = (4711, 0, Vec::new());
+        let mut announcement = Announcement { nonce, process_id, arena_size, descriptors, extras };
         let text = announcement.to_string();
-        assert_eq!(text, format!("2 {} 4711 3:1042 17:18446744073709551615", "ab".repeat(16)));
+        assert_eq!(text, format!("3 {} 4711 0 3:1042 17:18446744073709551615", "ab".repeat(16)));
         assert_eq!(Announcement::parse(&text).as_ref(), Some(&announcement));
+        announcement.arena_size = 8192;
         announcement.extras = vec![Announced { number: 18, inode: 7 }];
         let text = announcement.to_string();
-        let expected = format!("2 {} 4711 3:1042 17:18446744073709551615 +18:7", "ab".repeat(16));
+        let nonce = "ab".repeat(16);
+        let expected = format!("3 {nonce} 4711 8192 3:1042 17:18446744073709551615 +18:7");
         assert_eq!(text, expected);
         assert_eq!(Announcement::parse(&text), Some(announcement));
     }
@@ -85,15 +90,18 @@ mod tests {
         let nonce = "0".repeat(32);
         for text in [
             String::new(),
-            "2".to_owned(),
-            format!("1 {nonce} 1 3:1"),
-            format!("2 {nonce}"),
-            format!("2 {nonce} -1 3:1"),
-            format!("2 {} 1 3:1", "0".repeat(31)),
-            format!("2 {} 1 3:1", "x".repeat(32)),
-            format!("2 {nonce} 1 3"),
-            format!("2 {nonce} 1 3:1 4:x"),
-            format!("2 {nonce} 1 3:1  4:2"),
+            "3".to_owned(),
+            format!("2 {nonce} 1 0 3:1"),
+            format!("3 {nonce}"),
+            format!("3 {nonce} 1"),
+            format!("3 {nonce} 1 3:1"),
+            format!("3 {nonce} -1 0 3:1"),
+            format!("3 {nonce} 1 -1 3:1"),
+            format!("3 {} 1 0 3:1", "0".repeat(31)),
+            format!("3 {} 1 0 3:1", "x".repeat(32)),
+            format!("3 {nonce} 1 0 3"),
+            format!("3 {nonce} 1 0 3:1 4:x"),
+            format!("3 {nonce} 1 0 3:1  4:2"),
         ] {
             assert_eq!(Announcement::parse(&text), None, "{text:?}");
         }

@@ -9,13 +9,13 @@ use self::linux as os;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use self::unlinked as os;
 
-/// Makes one, empty. It is closed on exec.
+/// Makes one, empty. It is closed on exec. `/proc` shows what it is for.
 ///
 /// # Errors
 ///
 /// Whatever the system says.
-pub(crate) fn make() -> io::Result<File> {
-    os::make()
+pub(crate) fn make(what: &str) -> io::Result<File> {
+    os::make(what)
 }
 
 /// Fixes its size, where the system can. `[seg.inherited.region]`
@@ -25,6 +25,16 @@ pub(crate) fn make() -> io::Result<File> {
 /// Whatever the system says.
 pub(crate) fn seal(file: impl AsFd) -> io::Result<()> {
     os::seal(file)
+}
+
+/// Fixes its size, as [`seal`] does, and keeps all processes from writing to it, but by mappings that exist. Returns `false` if the system cannot
+/// do the latter: before Linux 5.1, and where there are no seals. `[seg.inherited.arenas]`
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn seal_for_reading(file: impl AsFd) -> io::Result<bool> {
+    os::seal_for_reading(file)
 }
 
 /// Whether nobody can change its size; `true` where the system cannot fix one.
@@ -52,15 +62,14 @@ mod linux {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
     use rustix::io::Errno;
 
-    /// What `/proc` shows.
-    const NAME: &str = "witrpc-region";
     /// The last one keeps everybody from adding others, for example one against writing.
     const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-    pub(super) fn make() -> io::Result<File> {
+    pub(super) fn make(what: &str) -> io::Result<File> {
+        let name = format!("witrpc-{what}");
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let made = match memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => memfd_create(NAME, flags), // Before Linux 6.3.
+        let made = match memfd_create(&name, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => memfd_create(&name, flags), // Before Linux 6.3.
             made => made,
         };
         Ok(File::from(made?))
@@ -68,6 +77,13 @@ mod linux {
 
     pub(super) fn seal(file: impl AsFd) -> io::Result<()> {
         Ok(fcntl_add_seals(file, SEALS)?)
+    }
+
+    pub(super) fn seal_for_reading(file: impl AsFd) -> io::Result<bool> {
+        match fcntl_add_seals(&file, SEALS | SealFlags::FUTURE_WRITE) {
+            Err(Errno::INVAL) => seal(file).map(|()| false),
+            sealed => Ok(sealed.map(|()| true)?),
+        }
     }
 
     pub(super) fn is_sealed(file: impl AsFd) -> io::Result<bool> {
@@ -81,8 +97,8 @@ mod unlinked {
 
     use crate::sys::open::make_file;
 
-    pub(super) fn make() -> io::Result<File> {
-        let path = super::random_path("region")?;
+    pub(super) fn make(what: &str) -> io::Result<File> {
+        let path = super::random_path(what)?;
         let file = make_file(&path)?;
         std::fs::remove_file(&path)?;
         Ok(file)
@@ -91,6 +107,11 @@ mod unlinked {
     #[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
     pub(super) fn seal(_file: impl AsFd) -> io::Result<()> {
         Ok(())
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
+    pub(super) fn seal_for_reading(_file: impl AsFd) -> io::Result<bool> {
+        Ok(false)
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
