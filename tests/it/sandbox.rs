@@ -422,6 +422,21 @@ fn limits_are_those_that_were_set() {
 }
 
 #[test]
+fn a_confined_worker_can_lend_and_be_lent_memory_which_its_limit_does_not_count() {
+    block_on(Flavor::MultiThread, async {
+        let sandbox = Sandbox::compute().with_max_memory(MEMORY);
+        let worker = confined(sandbox).with_lending(MEMORY + 1).spawn().await.unwrap();
+        let maps = format!("/proc/{}/maps", worker.process_id().unwrap());
+        let maps = std::fs::read_to_string(maps).unwrap();
+        let arenas = maps.lines().filter(|line| line.contains("memfd:witrpc-arena"));
+        let rights: Vec<_> = arenas.map(|line| line.split(' ').nth(1).unwrap()).collect();
+        assert!(rights.contains(&"rw-s") && rights.contains(&"r--s") && rights.len() == 2);
+        assert_eq!(worker.get_service::<CaptiveClient>().add(20, 22).await.unwrap(), 42);
+        assert!(worker.shutdown(GUARD).await.success());
+    });
+}
+
+#[test]
 fn a_worker_may_end_itself_and_is_ended_by_a_call_of_another_architecture() {
     block_on(Flavor::MultiThread, async {
         let ends = async |asks: fn(&CaptiveClient) -> witrpc::Call<witrpc::Result<()>>| {

@@ -20,6 +20,7 @@ use witrpc::{
 use crate::fixture::{Flavor, GUARD, alone, block_on, eventually, poll_once, runtime};
 use crate::tracing::Lines;
 
+mod arenas;
 mod descriptors;
 mod proved;
 mod pushed;

@@ -18,6 +18,9 @@ use unix as os;
 #[cfg(windows)]
 use windows as os;
 
+/// The most bytes that one side of a connection can lend.
+pub const LARGEST_LENDING: u64 = crate::arena::LARGEST;
+
 pub use os::{Bequest, HostEnd, VARIABLE, WorkerEnd, pair};
 #[cfg(unix)]
 pub use unix::{Inbox, Inherited, Lifeline, Outbox, Received};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use witrpc_core::transport::{BoxFuture, Channel, Listener, ServerTransport};
 use witrpc_core::{CloseReason, Error, WaitStrategy, fail_point};
+use witrpc_mmf::TrustedPeer;
 use witrpc_runtime::{Peer, Service, ServiceClient, WitServer, WitServerBuilder};
 
 use crate::sys::{self, Announced, Watch};
@@ -52,6 +53,7 @@ pub struct Agent {
     server: WitServerBuilder,
     announced: Announced,
     wait_strategy: WaitStrategy,
+    pub(crate) trusted: Option<TrustedPeer>,
     host_timeout: Duration,
     watchdog: Watchdog,
 }
@@ -83,6 +85,7 @@ impl Agent {
             server: WitServerBuilder::new(),
             announced,
             wait_strategy: WaitStrategy::default(),
+            trusted: None,
             host_timeout: DEFAULT_HOST_TIMEOUT,
             watchdog,
         })
@@ -146,7 +149,7 @@ impl Agent {
     pub async fn connect(self) -> Result<Host, Error> {
         let (lease, mut ended) = oneshot::channel();
         let transport = Inherited {
-            wait_strategy: self.wait_strategy,
+            terms: (self.wait_strategy, self.trusted),
             offered: Mutex::new(Some((self.announced, lease))),
         };
         let server = self.server.with_transport(transport);
@@ -249,7 +252,7 @@ impl Watchdog {
 /// The transport of a worker's server: one connection.
 #[derive(Debug)]
 struct Inherited {
-    wait_strategy: WaitStrategy,
+    terms: Terms,
     offered: Mutex<Option<Offered>>,
 }
 
@@ -264,12 +267,13 @@ impl ServerTransport for Inherited {
 
     fn listen(&self) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
         let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let wait_strategy = self.wait_strategy;
-        Box::pin(
-            async move { Ok(Box::new(OneClient { offered, wait_strategy }) as Box<dyn Listener>) },
-        )
+        let terms = self.terms;
+        Box::pin(async move { Ok(Box::new(OneClient { offered, terms }) as Box<dyn Listener>) })
     }
 }
+
+/// What the worker's side has set.
+type Terms = (WaitStrategy, Option<TrustedPeer>);
 
 /// What was inherited, and what is dropped when its connection has ended.
 type Offered = (Announced, oneshot::Sender<()>);
@@ -277,7 +281,7 @@ type Offered = (Announced, oneshot::Sender<()>);
 #[derive(Debug)]
 struct OneClient {
     offered: Option<Offered>,
-    wait_strategy: WaitStrategy,
+    terms: Terms,
 }
 
 impl Listener for OneClient {
@@ -286,7 +290,7 @@ impl Listener for OneClient {
             match self.offered.take() {
                 Some((announced, lease)) => {
                     fail_point::at("agent.opens");
-                    announced.open(self.wait_strategy, Box::new(lease))
+                    announced.open(self.terms, Box::new(lease))
                 }
                 None => std::future::pending().await,
             }

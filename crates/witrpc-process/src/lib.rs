@@ -11,7 +11,7 @@
 //!                  │              └──▶ output       what the worker prints
 //!                  ├──▶ restart                     whether, and when, another one is started
 //!                  ├──▶ hang                        when one is taken for hung
-//!                  └──▶ seat                        the client's transport: the connection of whichever process there is
+//!                  └──▶ seat ──▶ connection         the client's transport: the connection of whichever process there is; its settings
 //!                  ├──▶ sandbox                    what the process may do
 //!   descriptor ──▶ courier ◀─────── sys             descriptors that cross
 //!   agent  ─────────────────────────▶ sys           the worker's side
@@ -25,10 +25,10 @@
 //!   host ends: then its lifeline hangs up.
 //! - **W3** A forked child of the host, which has copies of all this, signals nobody.
 
-#![cfg_attr(not(feature = "sandbox"), forbid(unsafe_code))]
 #![deny(unsafe_code)]
 
 mod agent;
+mod connection;
 #[cfg(unix)]
 mod courier;
 #[cfg(unix)]
@@ -42,6 +42,8 @@ mod sandbox;
 mod seat;
 mod supervision;
 mod sys;
+#[expect(unsafe_code, reason = "it takes a promise of the user")]
+mod trust;
 mod worker;
 
 pub use agent::{Agent, Host};

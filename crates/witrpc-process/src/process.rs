@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use witrpc_core::{Error, fail_point};
 
+use crate::connection::Connection;
 use crate::output::{self, Output, Stream, Tail};
 use crate::sandbox::{Confinement, Sandbox};
 use crate::sys::{Killer, Leash, Offer, hand_over, prepare};
@@ -44,7 +45,7 @@ pub(crate) struct Order {
     pub(crate) worker: String,
     pub(crate) command: Command,
     pub(crate) sandbox: Option<Sandbox>,
-    pub(crate) size: u64,
+    pub(crate) connection: Connection,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
 }
@@ -184,10 +185,10 @@ struct Started {
 }
 
 fn start(order: Order) -> Result<Started, Error> {
-    let Order { worker, mut command, sandbox, size, stdout, stderr } = order;
+    let Order { worker, mut command, sandbox, connection, stdout, stderr } = order;
     let confinement = Confinement::of(&worker, sandbox.as_ref(), &command)?;
     command.stdin(nothing());
-    let made = prepare(&mut command, size, confinement);
+    let made = prepare(&mut command, &connection, confinement);
     let (offer, mut leash) = made.map_err(|error| {
         Error::io(format!("making the connection to the worker {worker:?}"), &error)
     })?;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 use witrpc_core::transport::{BoxFuture, Channel, ClientTransport};
-use witrpc_core::{Error, WaitStrategy, fail_point};
-use witrpc_mmf::MemoryMappedFile;
+use witrpc_core::{Error, fail_point};
 
+use crate::connection::Connection;
 use crate::process::Process;
 use crate::sys::Offer;
 
@@ -18,8 +18,7 @@ pub(crate) struct Seat(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     worker: String,
-    size: u64,
-    wait_strategy: WaitStrategy,
+    connection: Connection,
     offered: Mutex<Offered>,
     changed: Notify,
 }
@@ -34,9 +33,9 @@ enum Offered {
 }
 
 impl Seat {
-    pub(crate) fn new(worker: String, size: u64, wait_strategy: WaitStrategy) -> Self {
+    pub(crate) fn new(worker: String, connection: Connection) -> Self {
         let (offered, changed) = (Mutex::new(Offered::Nothing), Notify::new());
-        Self(Arc::new(Shared { worker, size, wait_strategy, offered, changed }))
+        Self(Arc::new(Shared { worker, connection, offered, changed }))
     }
 
     fn offered(&self) -> MutexGuard<'_, Offered> {
@@ -75,8 +74,7 @@ impl ClientTransport for Seat {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        // The name is nobody's: the size is checked, which has the same bounds everywhere.
-        MemoryMappedFile::new("worker").with_size(self.0.size).validate()
+        self.0.connection.validate()
     }
 
     fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Channel, Error>> {
@@ -87,8 +85,7 @@ impl ClientTransport for Seat {
                 let changed = self.0.changed.notified();
                 let offered = self.take();
                 if let Offered::Process(process, offer) = offered {
-                    let (killer, wait) = (process.killer(), self.0.wait_strategy);
-                    let opened = offer.open(process.id(), killer, wait);
+                    let opened = offer.open(process.id(), process.killer(), &self.0.connection);
                     fail_point::at("worker.opened");
                     return opened;
                 }

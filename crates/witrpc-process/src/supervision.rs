@@ -15,6 +15,7 @@ use witrpc_core::text::Escaped;
 use witrpc_core::{CloseReason, Error, fail_point};
 use witrpc_runtime::{ClientState, WitClient};
 
+use crate::connection::Connection;
 use crate::hang::{CallUnderWay, HangDetection, Seen};
 use crate::output::Output;
 use crate::process::{Order, Owner, Process, WorkerExit, launch};
@@ -86,7 +87,7 @@ pub enum WorkerEvent {
 pub(crate) struct Plan {
     pub(crate) command: Box<dyn Fn() -> Command + Send + Sync>,
     pub(crate) sandbox: Option<Sandbox>,
-    pub(crate) size: u64,
+    pub(crate) connection: Connection,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) ready_timeout: Duration,
@@ -97,7 +98,7 @@ impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan")
             .field("sandbox", &self.sandbox)
-            .field("size", &self.size)
+            .field("connection", &self.connection)
             .field("stdout", &self.stdout)
             .field("stderr", &self.stderr)
             .field("ready_timeout", &self.ready_timeout)
@@ -295,10 +296,10 @@ impl Supervisor {
     /// Then there is no process.
     pub(crate) async fn start(&self, is_first: bool) -> Result<Arc<Process>, Error> {
         self.shared.show(WorkerState::Starting);
-        let Plan { size, stdout, stderr, ready_timeout, .. } = self.plan;
+        let Plan { connection, stdout, stderr, ready_timeout, .. } = self.plan;
         let (worker, command) = (self.shared.worker.clone(), (self.plan.command)());
         let sandbox = self.plan.sandbox.clone();
-        let order = Order { worker, command, sandbox, size, stdout, stderr };
+        let order = Order { worker, command, sandbox, connection, stdout, stderr };
         let (process, offer) = launch(order, Arc::clone(&self.shared) as Arc<dyn Owner>).await?;
         self.seat.put(Arc::clone(&process), offer);
         let connecting = async {

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use witrpc_core::{Error, WaitStrategy};
 use witrpc_runtime::{Service, ServiceClient, WitClient, WitClientBuilder};
 
+use crate::connection::Connection;
 use crate::hang::HangDetection;
 use crate::output::Output;
 use crate::process::WorkerExit;
@@ -19,8 +20,6 @@ use crate::sandbox::Sandbox;
 use crate::seat::Seat;
 use crate::supervision::{Plan, Shared, Supervisor, WorkerEvent, WorkerState};
 
-/// As `MemoryMappedFile`'s: two rings of 510 KiB each.
-const DEFAULT_SIZE: u64 = 1 << 20;
 /// Far more than a program takes to start on a busy machine.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,8 +79,7 @@ impl Worker {
             restart: None,
             ready_timeout: DEFAULT_READY_TIMEOUT,
             hang_detection: None,
-            size: DEFAULT_SIZE,
-            wait_strategy: WaitStrategy::default(),
+            connection: Connection::default(),
             output: [Output::default(); 2],
         }
     }
@@ -180,8 +178,7 @@ pub struct WorkerBuilder {
     restart: Option<RestartPolicy>,
     ready_timeout: Duration,
     hang_detection: Option<HangDetection>,
-    size: u64,
-    wait_strategy: WaitStrategy,
+    pub(crate) connection: Connection,
     /// Of standard output, and of standard error.
     output: [Output; 2],
 }
@@ -256,13 +253,22 @@ impl WorkerBuilder {
 
     /// Sets the size of the connection's region in bytes, as `with_size` of a memory-mapped file does. Default 1 MiB.
     pub const fn with_size(mut self, bytes: u64) -> Self {
-        self.size = bytes;
+        self.connection.size = bytes;
+        self
+    }
+
+    /// Sets how many bytes of payloads this process can have lent to the worker at a time, and as many the other way round. Default 0: nothing is
+    /// lent, and all payloads are copied through the region. At most 64 GiB; whole pages are made of it.
+    ///
+    /// Each process of the worker gets two memory files of this size when it is started, all of whose pages are allocated then.
+    pub const fn with_lending(mut self, bytes: u64) -> Self {
+        self.connection.lending = bytes;
         self
     }
 
     /// Sets how the host's side of the connection waits. Default [`WaitStrategy::Adaptive`].
     pub const fn with_wait_strategy(mut self, strategy: WaitStrategy) -> Self {
-        self.wait_strategy = strategy;
+        self.connection.wait_strategy = strategy;
         self
     }
 
@@ -303,7 +309,7 @@ impl WorkerBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::NoRuntime { what: "spawn()" });
         }
-        let seat = Seat::new(name.clone(), self.size, self.wait_strategy);
+        let seat = Seat::new(name.clone(), self.connection);
         let client = self.client.with_transport(seat.clone()).without_auto_reconnect();
         let restart = self.restart.unwrap_or_default();
         let client = if restart.may_restart() { client.with_kept_subscriptions() } else { client };
@@ -313,7 +319,7 @@ impl WorkerBuilder {
         let plan = Plan {
             command: self.command,
             sandbox: self.sandbox,
-            size: self.size,
+            connection: self.connection,
             stdout,
             stderr,
             ready_timeout: self.ready_timeout,
@@ -331,7 +337,7 @@ impl WorkerBuilder {
 
     /// A client with the settings of those that are built, which never connects.
     pub(crate) fn settings(self) -> Result<WitClient, Error> {
-        let seat = Seat::new(self.name(), self.size, self.wait_strategy);
+        let seat = Seat::new(self.name(), self.connection);
         self.client.with_transport(seat).build()
     }
 

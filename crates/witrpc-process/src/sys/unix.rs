@@ -12,9 +12,11 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
+use witrpc_mmf::TrustedPeer;
 use witrpc_mmf::inherited::{HostEnd, Inherited, Lifeline, WorkerEnd, pair};
 use witrpc_runtime::SharedLease;
 
+use crate::connection::Connection;
 use crate::courier::Courier;
 use crate::sandbox::{self, Confinement};
 
@@ -36,10 +38,10 @@ pub(crate) type Leash = Lifeline;
 /// Whatever the system says.
 pub(crate) fn prepare(
     command: &mut Command,
-    size: u64,
+    connection: &Connection,
     mut confinement: Confinement,
 ) -> io::Result<(Offer, Leash)> {
-    let (end, lifeline, mut bequest) = pair(size, 0)?;
+    let (end, lifeline, mut bequest) = pair(connection.size, connection.lending)?;
     confinement.orders().into_iter().try_for_each(|descriptor| bequest.add(descriptor))?;
     bequest.give(command)?;
     confinement.bind(command);
@@ -63,12 +65,14 @@ impl Offer {
         self,
         process_id: u32,
         killer: &Killer,
-        wait_strategy: WaitStrategy,
+        connection: &Connection,
     ) -> Result<Channel, Error> {
         let watched = killer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
         let failed = |error| Error::io("opening the connection to a worker", &error);
         let lease = with_courier(&self.lifeline, Box::new(())).map_err(failed)?;
-        self.end.open(Some(process_id), watched, wait_strategy, lease, None).map_err(failed)
+        let Connection { wait_strategy, trusted, .. } = *connection;
+        let opened = self.end.open(Some(process_id), watched, wait_strategy, lease, trusted);
+        opened.map_err(failed)
     }
 }
 
@@ -217,12 +221,12 @@ impl Announced {
     /// If there is no tokio runtime with I/O.
     pub(crate) fn open(
         self,
-        wait_strategy: WaitStrategy,
+        (wait_strategy, trusted): (WaitStrategy, Option<TrustedPeer>),
         lease: Box<dyn Any + Send + Sync>,
     ) -> Result<Channel, Error> {
         let failed = |error| Error::io("opening the connection to the host", &error);
         let lease = with_courier(&self.lifeline, lease).map_err(failed)?;
-        self.end.open(wait_strategy, lease, None).map_err(failed)
+        self.end.open(wait_strategy, lease, trusted).map_err(failed)
     }
 }
 

@@ -8,9 +8,10 @@ use std::process::{Child, Command, ExitStatus};
 use witrpc_core::text::Escaped;
 use witrpc_core::transport::Channel;
 use witrpc_core::{Error, WaitStrategy};
-use witrpc_mmf::Job;
 use witrpc_mmf::inherited::{Bequest, HostEnd, WorkerEnd, pair};
+use witrpc_mmf::{Job, TrustedPeer};
 
+use crate::connection::Connection;
 use crate::sandbox::Confinement;
 
 /// An interrupt from the console is for the host.
@@ -31,10 +32,10 @@ pub(crate) struct Leash(Option<Bequest>);
 /// Whatever the system says.
 pub(crate) fn prepare(
     command: &mut Command,
-    size: u64,
+    connection: &Connection,
     _nothing: Confinement,
 ) -> io::Result<(Offer, Leash)> {
-    let (end, mut bequest) = pair(size)?;
+    let (end, mut bequest) = pair(connection.size)?;
     bequest.give(command)?;
     command.creation_flags(CREATE_NEW_PROCESS_GROUP);
     Ok((Offer(end), Leash(Some(bequest))))
@@ -64,8 +65,9 @@ impl Offer {
         self,
         process_id: u32,
         _killer: &Killer,
-        wait_strategy: WaitStrategy,
+        connection: &Connection,
     ) -> Result<Channel, Error> {
+        let Connection { wait_strategy, trusted: _nothing_is_lent, .. } = *connection;
         let opened = self.0.open(Some(process_id), wait_strategy, Box::new(()));
         opened.map_err(|error| Error::io("opening the connection to a worker", &error))
     }
@@ -150,7 +152,7 @@ impl Announced {
     /// If there is no tokio runtime with I/O.
     pub(crate) fn open(
         self,
-        wait_strategy: WaitStrategy,
+        (wait_strategy, _nothing_is_lent): (WaitStrategy, Option<TrustedPeer>),
         lease: Box<dyn Any + Send + Sync>,
     ) -> Result<Channel, Error> {
         let opened = self.0.open(wait_strategy, lease);
