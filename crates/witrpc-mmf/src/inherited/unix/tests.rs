@@ -1,6 +1,5 @@
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 
 use rustix::io::{FdFlags, fcntl_getfd};
 use witrpc_core::WaitStrategy;
@@ -174,7 +173,8 @@ async fn both_sides_lend_to_each_other() {
             let mut copy = Vec::new();
             peers.copy(offset, 100_000, &mut copy);
             assert!(copy == lent);
-            let in_place = Arc::clone(&peers).in_place(offset, 100_000, Arc::new(()));
+            let in_place = std::sync::Arc::clone(&peers);
+            let in_place = in_place.in_place(offset, 100_000, std::sync::Arc::new(()));
             assert_eq!(in_place.is_some(), trusted.is_some());
             assert!(in_place.is_none_or(|there| there == lent));
         }
