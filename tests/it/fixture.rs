@@ -102,6 +102,13 @@ impl Fixture {
         }
     }
 
+    /// The same with a transport that has settings.
+    pub(crate) fn over(transport: MemoryTransport) -> Self {
+        let mut fixture = Self::memory();
+        fixture.transport = Transport::Memory(transport);
+        fixture
+    }
+
     /// An endpoint in a directory of its own.
     pub(crate) fn mmf() -> Self {
         Self::mmf_with(|file| file.with_max_clients(8))

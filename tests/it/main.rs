@@ -34,6 +34,7 @@ mod introspection;
 mod kill;
 mod late;
 mod launching;
+mod lending;
 mod lifetimes;
 mod load;
 mod nesting;

@@ -31,6 +31,7 @@ macro_rules! raw {
 
 mod client;
 mod endless;
+mod loans;
 mod offences;
 mod polled;
 mod replay;
@@ -61,6 +62,7 @@ const STREAM_ITEM: u8 = 0x40;
 const STREAM_END: u8 = 0x41;
 pub(crate) const STREAM_CREDIT: u8 = 0x42;
 const STREAM_CANCEL: u8 = 0x43;
+const LOAN_RETURN: u8 = 0x50;
 
 const MIDDLE: u8 = 0;
 const FIRST: u8 = 1;
@@ -216,6 +218,8 @@ fn put_features(body: &mut Vec<u8>, features: &[&str]) {
 const OVERLOADED: &str = "overloaded";
 /// The same of the status 10.
 const UNAUTHORIZED: &str = "unauthorized";
+/// Messages may have loans.
+const LOANS: &str = "loans";
 
 fn hello() -> Vec<u8> {
     message(HELLO, 0, &hello_body(VERSION, "json"))

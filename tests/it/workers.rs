@@ -22,6 +22,7 @@ use crate::tracing::Lines;
 
 mod arenas;
 mod descriptors;
+mod lending;
 mod proved;
 mod pushed;
 mod roles;

@@ -2,6 +2,7 @@
 
 pub mod inbound;
 pub mod ledger;
+pub mod lending;
 pub mod outbound;
 pub mod pending;
 pub mod places;

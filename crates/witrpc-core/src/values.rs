@@ -9,5 +9,6 @@ pub mod blob;
 pub mod buffers;
 pub mod content;
 mod limited;
+pub mod loans;
 pub mod serializer;
 pub mod spare;

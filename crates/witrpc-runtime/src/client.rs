@@ -26,6 +26,8 @@ pub(crate) use crate::client::core::{ClientCore, ClientSettings};
 use crate::client::reconnect::ClientState;
 use crate::connection::load::Load;
 use crate::context::{CallContext, Peer};
+use crate::link::host::Host as _;
+use crate::link::loan::Loan;
 use crate::link::timers;
 use crate::serving::introspection::ServerDescription;
 use crate::serving::service::ServiceClient;
@@ -161,6 +163,34 @@ impl WitClient {
     /// The future fails with [`Error::NotConnected`], [`Error::Closed`] or [`Error::TimedOut`].
     pub fn ping(&self) -> Ping {
         Ping::new(Arc::clone(&self.core) as _, self.core.settings.timeout)
+    }
+
+    /// Returns memory for a payload of `len` bytes, which is written in place and sent without being copied. It waits until so much is free.
+    ///
+    /// The memory belongs to the current connection: see [`Loan`]. Its transport says how much can be lent (`with_lending`), and whether the
+    /// server reads it in place or copies it once. Over an encrypted connection, or to a server of an older version, what is lent is copied like any
+    /// other blob.
+    ///
+    /// Waiting ends when memory comes back: when loans and blobs are dropped, here and at the server. If that takes long, a line in the log says how
+    /// much is out; [`load`](Self::load) says it, too.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Unsupported`] if this connection cannot lend, with what to do.
+    /// * [`Error::Limit`] if `len` is more than can be lent at all.
+    /// * [`Error::NotConnected`], [`Error::Closed`].
+    pub async fn lend(&self, len: usize) -> Result<Loan, Error> {
+        let connection = self.core.connection()?;
+        connection.link().lend(len).await
+    }
+
+    /// Returns memory for a payload of `len` bytes, as [`lend`](Self::lend) does, if it is free now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lend`](Self::lend); [`Error::Limit`] also if it is not free, or others wait: it says how much is out.
+    pub fn try_lend(&self, len: usize) -> Result<Loan, Error> {
+        self.core.connection()?.link().try_lend(len)
     }
 
     /// Returns the server's name and description, and its services with their methods, events and documentation.

@@ -58,6 +58,7 @@ use crate::link::ending::{Ends, say_goodbye};
 use crate::link::halves::{Link, Receiving};
 use crate::link::handshake::{Opened, Rest};
 use crate::link::host::{Drained, Handled, Host, Request, Wanted};
+use crate::link::sending::Sends as _;
 use crate::link::turns::Driven;
 use crate::locks::{Mutex, Rank};
 use crate::serving::host::ServeHost;
@@ -127,6 +128,15 @@ impl Connection {
             let callee = Arc::new(PeerCallee(Arc::new(callee)));
             let known = Known { identity, proof: rest.proof };
             let peer = Peer::new(link.id, rest.peer_process_id, callee, known);
+            let returning = Weak::clone(this);
+            link.lending.connect(move |loan, share| {
+                if let Some(connection) = returning.upgrade() {
+                    connection.send(|outbound| {
+                        outbound.return_loan(loan, share);
+                        Ok(())
+                    });
+                }
+            });
             if !calls_taken.is_empty() {
                 calls_taken.admission.drivers.add(Weak::clone(this) as _);
             }
@@ -228,9 +238,22 @@ impl Connection {
         };
         let (windows, events) = (self.streams.windows_used(), self.link.sending.events.used());
         let queued = |o: &Outbound| [Part::Responses, Part::Items].map(|part| o.queued_of(part));
+        let (lent, borrowed) = (self.link.lending.lent(), self.link.lending.borrowed());
         let outbound = self.link.sending.outbound.lock();
         let [responses, own_items] = outbound.as_ref().map_or([0; 2], queued);
-        Memory { requests, answers, items, windows, responses, events, own_items, tables: 0 }
+        let tables = 0;
+        Memory {
+            requests,
+            answers,
+            items,
+            windows,
+            responses,
+            events,
+            own_items,
+            tables,
+            lent,
+            borrowed,
+        }
     }
 }
 
@@ -265,6 +288,7 @@ impl Host for Connection {
     }
 
     fn end_parts(&self, reason: &CloseReason, unsent: &HashSet<CallId>) {
+        self.link.lending.close();
         self.calls.close(reason, unsent);
         self.streams.close(reason);
         self.end_subscriptions(reason);

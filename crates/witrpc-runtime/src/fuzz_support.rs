@@ -1,9 +1,11 @@
 //! What `fuzz/` runs, and `cargo test` replays over the corpus there, of what needs a runtime; see `fuzz_support` of `witrpc-core`.
 
 mod handshake;
+mod lending;
 mod session;
 
 pub use handshake::handshake;
+pub use lending::lending;
 pub use session::session;
 
 #[cfg(test)]
@@ -13,6 +15,11 @@ mod tests {
     #[test]
     fn handshake() {
         replay("handshake", super::handshake);
+    }
+
+    #[test]
+    fn lending() {
+        replay("lending", super::lending);
     }
 
     #[test]

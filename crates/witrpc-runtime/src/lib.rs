@@ -43,6 +43,7 @@ pub use events::event::Event;
 pub use events::pool_subscription::PoolSubscription;
 pub use events::subscriber::EventValue;
 pub use events::subscription::Subscription;
+pub use link::loan::Loan;
 #[doc(hidden)]
 pub use link::{rescue, reuse};
 pub use server::WitServer;

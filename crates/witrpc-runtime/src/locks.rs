@@ -84,6 +84,8 @@ ranks! {
         Subscription,
         /// The ids of subscribers whose values wait for room in the sending queue.
         HeldBack,
+        /// What a connection has borrowed of its peer's memory.
+        Borrowed,
         /// The sending half of a connection.
         Outbound,
         /// Bytes of the sending queue, and the line for them.
@@ -102,6 +104,8 @@ ranks! {
         Unread,
         /// The transport's lease, which a connection holds until its end.
         Lease,
+        /// Whether memory of an arena may still be lent.
+        Arena,
         /// How often room was made in the backlogs of an event.
         Room,
         /// The cache of allocations for long messages.

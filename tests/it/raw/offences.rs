@@ -157,8 +157,8 @@ fn streams() -> Vec<Offence> {
         offence(not_open, "64 streams in an item of nothing", [within(STREAM_ITEM, 64)]),
         offence(
             "extension in a message",
-            "an extension in an item",
-            [extended(STREAM_ITEM, &[7, 0, 0, 0])],
+            "an extension in an end",
+            [open(&[5]), extended(STREAM_END, &[7, 0, 0, 0])],
         ),
         offence("message extension", "half an entry", [extended(REQUEST, &[7, 0, 2, 0, 1])]),
         offence(twice, "one stream twice in a message", [open(&[5, 5])]),

@@ -358,6 +358,9 @@ fn role() {
     watch();
     match &*role {
         "serves" => serve(Flavor::MultiThread),
+        "paints" => super::lending::paint(false),
+        "paints_trusting" => super::lending::paint(true),
+        "paints_encrypted" => super::lending::paint_encrypted(),
         "serves_on_one_thread" => serve(Flavor::CurrentThread),
         "outlives_its_connection" => outlive(),
         "ignores_everything" => ignore_everything(),

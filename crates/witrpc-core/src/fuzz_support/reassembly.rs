@@ -255,7 +255,7 @@ impl Model {
             return;
         }
         match outcome {
-            Ok(Some(Incoming::Aborted { id: aborted, request })) => {
+            Ok(Some(Incoming::Aborted { id: aborted, request, .. })) => {
                 assert!(begun && aborted == id && request == (kind == 0));
             }
             Err(Error::Protocol(_)) => assert!(!begun),

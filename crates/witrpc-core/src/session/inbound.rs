@@ -210,6 +210,7 @@ impl Inbound {
             Kind::EventLag => event_lag(header.id, &payload)?,
             Kind::StreamCredit => stream_credit(header.id, &payload)?,
             Kind::StreamCancel => Incoming::StreamCancel(header.id),
+            Kind::LoanReturn => Incoming::LoanReturn(header.id),
             _ => Incoming::Goodbye(text(&payload)),
         };
         buffers::give(payload);
@@ -218,10 +219,10 @@ impl Inbound {
 
     /// Handles an abort: the rest of a message will not arrive. [wire.abort]
     fn abort(&mut self, kind: Kind, id: u64) -> Result<Incoming, Error> {
-        if self.partials.take(&(kind, id)).is_none() {
+        let Some(partial) = self.partials.take(&(kind, id)) else {
             return Err(protocol("an abort of a message that was not being sent"));
-        }
-        Ok(Incoming::Aborted { id, request: kind == Kind::Request })
+        };
+        Ok(Incoming::Aborted { id, request: kind == Kind::Request, loans: partial.loans()? })
     }
 
     /// Handles the first or a further chunk of a message. [wire.chunk]
@@ -316,7 +317,9 @@ impl Inbound {
             return Err(protocol("more streams than a message of its kind can have"));
         }
         // [wire.extension]
-        if message.extension_len > 0 && !matches!(header.kind, Kind::Request | Kind::Response) {
+        let may_have_extension =
+            matches!(header.kind, Kind::Request | Kind::Response | Kind::Event | Kind::StreamItem);
+        if message.extension_len > 0 && !may_have_extension {
             return Err(protocol("an extension in a message of a kind that has none"));
         }
         if let Phase::Handshake(max) = self.phase {

@@ -39,18 +39,20 @@ use crate::held::{self, Held, Queued};
 use crate::limits::{Limits, POOLS, Pool};
 use crate::security::cipher::Sealer;
 use crate::session::ledger::Ledger;
+use crate::session::lending::Out;
 use crate::session::outbound::flows::{Flow, Flows, Left};
 pub use crate::session::outbound::flows::{MAX_STREAMS, TooManyStreams};
 use crate::session::outbound::link::Link;
 use crate::session::outbound::notices::Notices;
 pub use crate::session::outbound::outgoing::{Outgoing, Room};
 use crate::session::pending::CallId;
-use crate::transport::RecordSender;
+use crate::transport::{Arena, RecordSender};
 use crate::values::buffers;
 use crate::values::content::Content;
+use crate::values::loans::Share;
 use crate::wire::fields::{len_u64, u32_len};
 use crate::wire::frame::{HEADER_LEN, Header, Key, Kind, Nesting};
-use crate::wire::message::HEAD_LEN;
+use crate::wire::message::{HEAD_LEN, LoanEntry};
 
 /// The largest payload that is sent as one chunk, ahead of the flows. Longer payloads are cut, so that the peer copies one chunk out
 /// while we copy the next one in.
@@ -97,6 +99,7 @@ pub enum Withdrawn {
 }
 
 /// The sending half of a session.
+/// Many fields: each is a part of its own, and a pump goes through all of them.
 pub struct Outbound {
     link: Link,
     control: Control,
@@ -107,7 +110,17 @@ pub struct Outbound {
     credit: Credit,
     queued: Queue,
     pace: Pace,
+    loans: Loans,
     ledger: Arc<Ledger>,
+}
+
+/// What is lent.
+#[derive(Default)]
+struct Loans {
+    /// What the peer has of our memory.
+    out: Out,
+    /// Loans of the peer that are returned to it. Each has its share until its frame has been sent, so there are no more of them than can be lent.
+    returns: VecDeque<(u64, Share)>,
 }
 
 /// The control lane, which is sent ahead of all others, and the goodbye, which is sent behind all others.
@@ -262,6 +275,7 @@ impl Outbound {
             credit: Credit::default(),
             queued: Queue::default(),
             pace: Pace::default(),
+            loans: Loans::default(),
             ledger,
         };
         outbound.flows.whole = outbound.whole_len();
@@ -405,6 +419,7 @@ impl Outbound {
         self.queued.bytes() == 0
             && self.control.frames.is_empty()
             && self.notices.is_empty()
+            && self.loans.returns.is_empty()
             && self.credit.owed.iter().all(|owed| *owed == 0)
             && self.control.goodbye.is_none()
             && !self.wants_room()
@@ -498,6 +513,52 @@ impl Outbound {
         if !self.control.closed {
             self.notices.cancel(stream);
         }
+    }
+
+    /// The memory in which this side lends; why there is none, if not. Nothing is lent on a sealed connection.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn arena(&self) -> Result<Arc<dyn Arena>, &'static str> {
+        self.link.sender.arena()
+    }
+
+    /// Whether frames are sealed.
+    #[must_use]
+    pub const fn is_sealed(&self) -> bool {
+        self.link.sealer.is_some()
+    }
+
+    /// Returns a loan to the peer.
+    pub fn return_loan(&mut self, loan: u64, share: Share) {
+        if !self.control.closed {
+            self.loans.returns.push_back((loan, share));
+        }
+    }
+
+    /// The peer has returned a loan.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it did not have that loan.
+    pub fn loan_returned(&mut self, loan: u64) -> Result<(), Error> {
+        self.loans.out.give_back(loan)
+    }
+
+    /// The bytes of a loan of ours to which the peer refers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if it does not have that loan, or they are not within it.
+    pub fn lent_bytes(&self, entry: &LoanEntry) -> Result<bytes::Bytes, Error> {
+        self.loans.out.bytes(entry)
+    }
+
+    /// The number of loans that the peer has.
+    #[must_use]
+    pub fn loan_count(&self) -> usize {
+        self.loans.out.len()
     }
 
     /// Queues an acknowledgement of event values.
@@ -607,6 +668,7 @@ impl Outbound {
         self.events.waiting.clear();
         self.small.clear();
         self.notices.clear();
+        self.loans.returns.clear();
         self.flows.clear();
         self.queued = Queue::default();
         self.ledger.take_responses(self.ledger.unsent_responses());
@@ -692,6 +754,7 @@ impl Outbound {
         let may_send = |m: Option<(_, &Outgoing)>| m.is_some_and(|(_, m)| self.may_send(m));
         let waits = !self.control.frames.is_empty()
             || !self.notices.is_empty()
+            || !self.loans.returns.is_empty()
             || may_send(self.events.waiting.front().map(|(_, m)| ((), m)))
             || self.small.fronts().any(|message| self.may_send(message))
             || self.flows.has_next(self.credit.left);
@@ -826,6 +889,12 @@ impl Outbound {
             }
             self.notices.pop();
         }
+        while let Some((loan, _)) = self.loans.returns.front() {
+            if !self.link.push(&Header::whole(Kind::LoanReturn, *loan, 0), &[], 0)? {
+                return Ok(Pumped::Full);
+            }
+            self.loans.returns.pop_front();
+        }
         if !self.pump_small(Lane::Events)? || !self.pump_all_small()? {
             return Ok(Pumped::Full);
         }
@@ -892,6 +961,9 @@ impl Outbound {
             let taken = if message.paid { 0 } else { cost };
             if !self.link.push_all(message)? {
                 return Ok(false);
+            }
+            if message.has_lent(true) {
+                self.loans.out.add(&mut message.lent);
             }
             *self.credit.left.of_mut(kind.pool()) -= taken;
             self.queued.leave(kind, footprint);
@@ -1010,7 +1082,11 @@ impl Outbound {
             self.credit.left.spend(message);
             self.flows.chunked.started += 1;
         }
-        Ok(Chunk { sent: len_u64(len), full: false, last: message.advance(len) })
+        let last = message.advance(len);
+        if message.has_lent(last) {
+            self.loans.out.add(&mut message.lent);
+        }
+        Ok(Chunk { sent: len_u64(len), full: false, last })
     }
 
     /// The last chunk of this message has been sent.

@@ -157,7 +157,7 @@ impl Peer {
                 assert_eq!(Message::arrived(&head, &content), sent);
                 self.held.push(charge);
             }
-            Incoming::Aborted { id, request } => {
+            Incoming::Aborted { id, request, .. } => {
                 assert_eq!(request, sender.kind == Kind::Request);
                 let at = sender.aborted.iter().position(|aborted| *aborted == id);
                 sender.aborted.swap_remove(at.expect("it was aborted"));

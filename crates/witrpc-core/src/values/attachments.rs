@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 pub use self::opaque::{IncomingStream, OutgoingStream, Resource};
 use self::reference::{Kind, Marker, Notation, Reference};
+use crate::values::loans::LentBlob;
 use crate::wire::message::MAX_STREAMS_OF_VALUE;
 
 /// The attachments that a serializer has found.
@@ -40,6 +41,8 @@ pub struct Arrived {
     pub blobs: Vec<Bytes>,
     /// Each can be taken once; those that are left are cancelled.
     pub incoming: Vec<Option<IncomingStream>>,
+    /// Blobs that have crossed as references, by their indexes.
+    pub lent: Vec<(u32, Box<dyn LentBlob>)>,
     pub marker: Marker,
 }
 
@@ -204,8 +207,11 @@ pub fn write_blob<S: Serializer>(blob: &Bytes, serializer: S) -> Result<S::Ok, S
 pub fn read_blob<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let place = read_reference(deserializer, Kind::Blob)?;
     let blob = with_tables(|Tables { arrived, .. }| {
-        let place = crate::wire::fields::u32_len(place);
-        arrived.as_ref().and_then(|arrived| arrived.blobs.get(place)).map(hand_out)
+        let arrived = arrived.as_mut()?;
+        if let Ok(lent) = arrived.lent.binary_search_by_key(&place, |(index, _)| *index) {
+            return Some(arrived.lent[lent].1.read());
+        }
+        arrived.blobs.get(crate::wire::fields::u32_len(place)).map(hand_out)
     });
     match blob {
         Some(Some(blob)) => Ok(blob),

@@ -12,8 +12,11 @@ use bytes::Bytes;
 use crate::held::{self, Held};
 use crate::values::attachments::reference::Marker;
 use crate::values::attachments::{Arrived, Attachments, IncomingStream, OutgoingStream, Written};
+use crate::values::loans::{Lent, Loans};
 use crate::wire::fields::{Put, len_u64, u32_len};
-use crate::wire::message::{BLOB_COST, HEAD_LEN, Head, STREAM_COST, StreamEntry};
+use crate::wire::message::{
+    BLOB_COST, HEAD_LEN, Head, LOAN_ENTRY_LEN, LoanEntry, MAX_LOANS, STREAM_COST, StreamEntry,
+};
 
 /// The streams of a message, in the order of its table.
 #[derive(Debug)]
@@ -60,12 +63,31 @@ struct Tables {
     marker: Marker,
     blobs: Vec<Bytes>,
     streams: Streams,
+    loans: Loans,
+    /// Of a received message, as entries of unknown kinds count, too.
+    extension_len: u16,
 }
 
 impl Tables {
     fn new(marker: Marker, blobs: Vec<Bytes>, streams: Streams) -> Option<Box<Self>> {
         let nothing = blobs.is_empty() && streams.len() == 0;
-        (!nothing).then(|| Box::new(Self { marker, blobs, streams }))
+        (!nothing).then(|| Box::new(Self { marker, blobs, streams, ..Self::default() }))
+    }
+
+    /// The bytes of the extension.
+    fn extension_len(&self) -> u64 {
+        match &self.loans {
+            Loans::Outgoing(loans) => len_u64(loans.len() * LOAN_ENTRY_LEN),
+            _ => u64::from(self.extension_len),
+        }
+    }
+
+    /// The bytes of the blobs that cross as references.
+    fn lent_bytes(&self) -> u64 {
+        match &self.loans {
+            Loans::Outgoing(loans) => loans.iter().map(|lent| lent.entry.len).sum(),
+            _ => 0,
+        }
     }
 }
 
@@ -236,12 +258,13 @@ impl Content {
     /// Takes out what the values refer to.
     #[inline]
     pub fn take_arrived(&mut self) -> Attachments<Arrived> {
-        let Tables { marker, blobs, streams } = *self.tables.take()?;
+        let Tables { marker, blobs, streams, loans, .. } = *self.tables.take()?;
+        let lent = if let Loans::Incoming(lent) = loans { lent } else { Vec::new() };
         let incoming = match streams {
             Streams::Incoming(incoming) => incoming,
             Streams::Outgoing(_) | Streams::Table(_) => Vec::new(),
         };
-        Some(Box::new(Arrived { blobs, incoming, marker }))
+        Some(Box::new(Arrived { blobs, incoming, lent, marker }))
     }
 
     /// A body that is only bytes.
@@ -261,11 +284,15 @@ impl Content {
         marker: u64,
         blobs: Vec<Bytes>,
         streams: Vec<StreamEntry>,
+        loans: Vec<LoanEntry>,
     ) -> Self {
-        Self {
-            tables: Tables::new(Marker(marker), blobs, Streams::Table(streams)),
-            ..Self::received_plain(buffer, head)
+        let (streams, extension_len) = (Streams::Table(streams), head.extension_len);
+        let mut tables = Tables::new(Marker(marker), blobs, streams);
+        if extension_len > 0 {
+            let tables = tables.get_or_insert_default();
+            (tables.loans, tables.extension_len) = (Loans::Table(loans), extension_len);
         }
+        Self { tables, ..Self::received_plain(buffer, head) }
     }
 
     /// The same of a message that is `head | body` and nothing else.
@@ -286,7 +313,9 @@ impl Content {
     pub fn size(&self) -> u64 {
         let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
         let Some(tables) = &self.tables else { return body };
-        body + size_of_blobs(&tables.blobs) + len_u64(tables.streams.len()) * STREAM_COST
+        let streams = len_u64(tables.streams.len()) * STREAM_COST;
+        let blobs = size_of_blobs(&tables.blobs) - tables.lent_bytes();
+        body + blobs + streams + tables.extension_len()
     }
 
     /// The whole message, if it is `head | body` and nothing else.
@@ -301,19 +330,71 @@ impl Content {
         Some(&self.buffer)
     }
 
+    /// Has those blobs cross as references for which `lend` has an entry. It is given each blob that is not empty.
+    pub fn lend(&mut self, mut lend: impl FnMut(u32, &Bytes) -> Option<Lent>) {
+        let Some(tables) = &mut self.tables else { return };
+        let blobs = (0..).zip(&tables.blobs).filter(|(_, blob)| !blob.is_empty());
+        let lent: Vec<_> =
+            blobs.filter_map(|(index, blob)| lend(index, blob)).take(MAX_LOANS).collect();
+        if !lent.is_empty() {
+            tables.loans = Loans::Outgoing(lent);
+        }
+    }
+
+    /// Forgets the loans of an earlier attempt to send the message, or those that it has arrived with.
+    pub fn lend_nothing(&mut self) {
+        if let Some(tables) = &mut self.tables {
+            (tables.loans, tables.extension_len) = (Loans::default(), 0);
+        }
+    }
+
+    /// Copies the message to send the copy, as [`copy`](Self::copy) does. The copy has the loans.
+    pub fn copy_to_send(&mut self) -> Self {
+        let mut copy = self.copy();
+        if let (Some(tables), Some(copied)) = (&mut self.tables, &mut copy.tables) {
+            copied.loans = std::mem::take(&mut tables.loans);
+        }
+        copy
+    }
+
+    /// The loans of a received message as they are on the wire.
+    #[must_use]
+    pub fn loan_table(&self) -> &[LoanEntry] {
+        match self.tables.as_ref().map(|tables| &tables.loans) {
+            Some(Loans::Table(table)) => table,
+            _ => &[],
+        }
+    }
+
+    /// The loans of a message in another form.
+    pub fn set_loans(&mut self, loans: Loans) {
+        self.tables.get_or_insert_default().loans = loans;
+    }
+
     /// Fills in head and tables and returns the first section and the blobs, ready to be cut into chunks.
-    pub fn into_sections(
+    pub fn into_sections(self, selector: u16, member: u16, stamp: u64) -> (Vec<u8>, Vec<Bytes>) {
+        let (first, blobs, _) = self.into_parts(selector, member, stamp);
+        (first, blobs)
+    }
+
+    /// The same, with what keeps the memory of the blobs that cross as references. These blobs are empty.
+    pub fn into_parts(
         mut self,
         selector: u16,
         member: u16,
         stamp: u64,
-    ) -> (Vec<u8>, Vec<Bytes>) {
+    ) -> (Vec<u8>, Vec<Bytes>, Vec<Lent>) {
         self.buffer.truncate(self.body_end);
         if self.buffer.len() < HEAD_LEN {
             self.buffer.resize(HEAD_LEN, 0);
         }
         let tables = self.tables.map(|tables| *tables).unwrap_or_default();
-        let Tables { marker, blobs, streams } = tables;
+        let Tables { marker, mut blobs, streams, loans, .. } = tables;
+        let lent = if let Loans::Outgoing(lent) = loans { lent } else { Vec::new() };
+        for Lent { entry, .. } in &lent {
+            // Whoever keeps the memory has a clone.
+            blobs[u32_len(entry.blob)] = Bytes::new();
+        }
         // Streams without ids belong to a message that no connection has queued: it has none then.
         let streams = match streams {
             Streams::Table(table) => table,
@@ -323,7 +404,8 @@ impl Content {
             // `Limits::validate` keeps a message far below that.
             body_len: u32::try_from(self.buffer.len() - HEAD_LEN).unwrap_or(u32::MAX),
             stream_count: u16::try_from(streams.len()).unwrap_or(u16::MAX),
-            extension_len: 0,
+            // At most `MAX_LOANS`.
+            extension_len: u16::try_from(lent.len() * LOAN_ENTRY_LEN).unwrap_or(u16::MAX),
             blob_count: u32::try_from(blobs.len()).unwrap_or(u32::MAX),
             selector,
             member,
@@ -340,7 +422,8 @@ impl Content {
             self.buffer.put_u64(stream.id);
             self.buffer.put_u32(stream.window);
         }
-        (self.buffer, blobs)
+        lent.iter().for_each(|lent| lent.entry.encode(&mut self.buffer));
+        (self.buffer, blobs, lent)
     }
 
     /// Its memory, including itself.
@@ -387,7 +470,7 @@ mod tests {
         let head = Head::decode(&section[..HEAD_LEN]).unwrap();
         assert_eq!(head.first_section_len(), section.len() as u64);
         assert_eq!(head.size_without_blob_bytes(), 5 + 64);
-        let content = Content::received(section, &head, 0x0102, blobs, Vec::new());
+        let content = Content::received(section, &head, 0x0102, blobs, Vec::new(), Vec::new());
         assert_eq!((content.body(), content.size()), (&b"[1,2]"[..], 8 + 64));
     }
 

@@ -39,6 +39,8 @@ pub enum Kind {
     StreamEnd,
     StreamCredit,
     StreamCancel,
+    // Loans.
+    LoanReturn,
     // The connection.
     Credit,
     AnswerCredit,
@@ -72,6 +74,7 @@ impl Kind {
             Self::StreamEnd => 0x41,
             Self::StreamCredit => 0x42,
             Self::StreamCancel => 0x43,
+            Self::LoanReturn => 0x50,
             Self::Credit => 0x20,
             Self::AnswerCredit => 0x24,
             Self::AnswerWaits => 0x25,
@@ -104,6 +107,7 @@ impl Kind {
             0x41 => Self::StreamEnd,
             0x42 => Self::StreamCredit,
             0x43 => Self::StreamCancel,
+            0x50 => Self::LoanReturn,
             0x20 => Self::Credit,
             0x24 => Self::AnswerCredit,
             0x25 => Self::AnswerWaits,

@@ -221,13 +221,16 @@ impl Welcome {
 
 /// The features of this build in addition to those of every build of its version. They are negotiated by their names, and change no
 /// version. [wire.features]
-pub const FEATURES: &[&str] = &[OVERLOADED, UNAUTHORIZED];
+pub const FEATURES: &[&str] = &[OVERLOADED, UNAUTHORIZED, LOANS];
 
 /// A response may say that its call was refused by a callee that is overloaded. [wire.response.overloaded]
 pub const OVERLOADED: &str = "overloaded";
 
 /// A response may say that the caller may not make its call. [wire.response.unauthorized]
 pub const UNAUTHORIZED: &str = "unauthorized";
+
+/// Blobs may cross as references to memory that both sides can reach. [wire.loans]
+pub const LOANS: &str = "loans";
 
 /// Those of `theirs` that are among `ours`: unknown ones are passed over.
 #[must_use]

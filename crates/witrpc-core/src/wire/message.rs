@@ -1,6 +1,6 @@
 //! The head of a message, and the size of each of its parts, as `docs/wire.md` specifies them.
 
-use crate::wire::fields::{Fields, Malformed};
+use crate::wire::fields::{Fields, Malformed, Put};
 
 /// Bytes of the head of every message. [wire.head]
 pub const HEAD_LEN: usize = 24;
@@ -116,34 +116,95 @@ pub struct StreamEntry {
     pub window: u32,
 }
 
-/// Checks the extension of a message: entries, each with its kind, its length and its bytes. Features that both sides have say what an
-/// entry of their kind means; one of another kind is passed over. [wire.extension]
+/// A blob that crosses as a reference. [wire.loans]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoanEntry {
+    /// The index of the blob. Its length in the table of blobs is 0.
+    pub blob: u32,
+    /// Whether the receiver of the message has lent the memory, and the sender of the message refers to that loan.
+    pub of_receiver: bool,
+    /// The number of the loan, which its lender has given it.
+    pub loan: u64,
+    /// Where the bytes begin in the lender's arena.
+    pub offset: u64,
+    /// How many they are: at least one.
+    pub len: u64,
+}
+
+/// The kind of an entry of an extension that is a loan. [wire.loans]
+const LOAN: u16 = 1;
+/// Bytes of a loan's entry behind its kind and length.
+const LOAN_LEN: u16 = 32;
+/// Bytes of a loan in an extension.
+pub const LOAN_ENTRY_LEN: usize = 4 + LOAN_LEN as usize;
+/// The maximum number of loans in a message: what an extension has room for.
+pub const MAX_LOANS: usize = u16::MAX as usize / LOAN_ENTRY_LEN;
+
+impl LoanEntry {
+    /// Appends the entry to an extension.
+    pub fn encode(&self, extension: &mut Vec<u8>) {
+        extension.put_u16(LOAN);
+        extension.put_u16(LOAN_LEN);
+        extension.put_u32(self.blob);
+        extension.put_u32(u32::from(self.of_receiver));
+        extension.put_u64(self.loan);
+        extension.put_u64(self.offset);
+        extension.put_u64(self.len);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut fields = Fields::new(bytes);
+        let blob = fields.u32("loan")?;
+        let of_receiver = match fields.u32("loan")? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("loan")),
+        };
+        let (loan, offset) = (fields.u64("loan")?, fields.u64("loan")?);
+        let entry = Self { blob, of_receiver, loan, offset, len: fields.u64("loan")? };
+        fields.end("loan")?;
+        if entry.len == 0 {
+            return Err(Malformed("loan"));
+        }
+        Ok(entry)
+    }
+}
+
+/// Reads the extension of a message: entries, each with its kind, its length and its bytes. Features that both sides have say what an
+/// entry of their kind means; one of another kind is passed over. Returns the loans. [wire.extension]
 ///
 /// # Errors
 ///
 /// The entries are not what they say.
 #[inline]
-pub fn check_extension(extension: &[u8]) -> Result<(), Malformed> {
-    let mut fields = Fields::new(extension);
+pub fn read_extension(extension: &[u8]) -> Result<Vec<LoanEntry>, Malformed> {
+    let (mut fields, mut loans) = (Fields::new(extension), Vec::new());
     while !fields.is_empty() {
-        let _kind = fields.u16("message extension")?;
+        let kind = fields.u16("message extension")?;
         let len = fields.u16("message extension")?;
-        fields.take(usize::from(len), "message extension")?;
+        let entry = fields.take(usize::from(len), "message extension")?;
+        if kind == LOAN {
+            let entry = LoanEntry::decode(entry)?;
+            if loans.last().is_some_and(|last: &LoanEntry| last.blob >= entry.blob) {
+                return Err(Malformed("loan"));
+            }
+            loans.push(entry);
+        }
     }
-    Ok(())
+    Ok(loans)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HEAD_LEN, Head, check_extension};
+    use super::{HEAD_LEN, Head, LOAN_ENTRY_LEN, LoanEntry, read_extension};
 
     /// A frozen vector: what `docs/wire.md` shows.
     #[test]
     fn extension_is_frozen() {
         let extension = [7, 0, 3, 0, b'a', b'b', b'c', 8, 0, 0, 0];
-        assert_eq!(check_extension(&extension), Ok(()));
+        assert_eq!(read_extension(&extension), Ok(Vec::new()));
         for cut in [1, 2, 3, 4, 5, 6, 8, 9, 10] {
-            assert!(check_extension(&extension[..cut]).is_err(), "{cut}");
+            assert!(read_extension(&extension[..cut]).is_err(), "{cut}");
         }
         let head = Head { body_len: 5, extension_len: 11, ..Head::default() };
         assert_eq!(head.encode()[..8], [5, 0, 0, 0, 0, 0, 11, 0]);
@@ -151,5 +212,35 @@ mod tests {
         assert_eq!(head.size_without_blob_bytes(), 5 + 11);
         assert!(!head.is_plain() && !head.has_tables());
         assert_eq!(Head::decode(&head.encode()), Ok(head));
+    }
+
+    /// A frozen vector: what `docs/wire.md` shows.
+    #[test]
+    fn loan_is_frozen() {
+        let loan =
+            LoanEntry { blob: 1, of_receiver: false, loan: 7, offset: 0x2000, len: 0x0010_0000 };
+        let mut extension = Vec::new();
+        loan.encode(&mut extension);
+        let expected = [
+            1, 0, 32, 0, // kind, length
+            1, 0, 0, 0, 0, 0, 0, 0, // blob, whose memory
+            7, 0, 0, 0, 0, 0, 0, 0, // loan
+            0, 0x20, 0, 0, 0, 0, 0, 0, // offset
+            0, 0, 0x10, 0, 0, 0, 0, 0, // length
+        ];
+        assert_eq!(extension, expected);
+        assert_eq!(extension.len(), LOAN_ENTRY_LEN);
+        assert_eq!(read_extension(&extension), Ok(vec![loan]));
+        let with = |at: usize, byte| {
+            let mut extension = extension.clone();
+            extension[at] = byte;
+            read_extension(&extension)
+        };
+        assert_eq!(with(8, 1), Ok(vec![LoanEntry { of_receiver: true, ..loan }]));
+        assert!(with(8, 2).is_err(), "nobody's memory");
+        assert!(with(30, 0).is_err(), "a length of 0, and bytes behind it");
+        assert!(with(2, 31).is_err() && with(2, 33).is_err(), "another length");
+        let twice = extension.repeat(2);
+        assert!(read_extension(&twice).is_err(), "two loans for one blob");
     }
 }

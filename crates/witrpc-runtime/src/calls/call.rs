@@ -630,6 +630,7 @@ impl UntypedCall {
             Err(error) => return self.wait_for_connection(content, error),
         };
         let route = self.remote.contract.route(&*connection, self.method)?;
+        connection.link().lending.prepare(content);
         let (size, limit) = (content.size(), connection.link().peer_limits.max_message_size);
         if size > limit {
             let what = format!("the arguments of {}", self.name());

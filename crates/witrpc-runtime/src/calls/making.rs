@@ -62,7 +62,8 @@ pub(crate) trait MakesCalls: CallHost {
                         }
                         return Ok(false);
                     }
-                    let content = if keeps { content.copy() } else { std::mem::take(content) };
+                    let content =
+                        if keeps { content.copy_to_send() } else { std::mem::take(content) };
                     let request = Outgoing::new(Kind::Request, id.0, content, fields, room);
                     let mut request = request.nested(needs.nesting);
                     if !outbound.may_queue(&mut request) {

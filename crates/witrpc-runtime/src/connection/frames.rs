@@ -25,34 +25,32 @@ use crate::streams::writing::WritesStreams;
 /// Hands a frame to its part. Requests are handed back: only the driver serves.
 pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     connection: &C,
-    incoming: Incoming,
+    mut incoming: Incoming,
     wanted: Wanted,
     drained: &mut Drained,
 ) -> Result<Handled, Error> {
+    adopt(connection, &mut incoming)?;
     match incoming {
         // Calls taken.
-        Incoming::Request { id, nesting, head, mut content, charge } => {
-            connection.adopt_streams(&mut content, false)?;
+        Incoming::Request { id, nesting, head, content, charge } => {
             drained.request = Some(Request { id, nesting, head, content, charge });
             return Ok(Handled::Serve);
         }
-        Incoming::Aborted { id, request: true } => connection.refuse_aborted(id)?,
+        Incoming::Aborted { id, request: true, .. } => connection.refuse_aborted(id)?,
         Incoming::Cancel(id) => connection.handle_cancel(id)?,
         // Calls made.
-        Incoming::Response { id, head, mut content, charge } => {
-            connection.adopt_streams(&mut content, false)?;
+        Incoming::Response { id, head, content, charge } => {
             let answer = Answer { status: status(connection, &head)?, content, _charge: charge };
             return connection.handle_response(id, answer, wanted, drained);
         }
-        Incoming::Aborted { id, request: false } => {
+        Incoming::Aborted { id, request: false, .. } => {
             let answer = Answer::empty(Status::Cancelled);
             return connection.handle_response(id, answer, wanted, drained);
         }
         Incoming::AnswerWaits(missing) => connection.handle_answer_waits(missing),
         Incoming::Pong(id) => return connection.handle_pong(id, wanted, drained),
         // Events: of ours, and of the peer's.
-        Incoming::Event { id, head, mut content, charge } => {
-            connection.adopt_streams(&mut content, true)?;
+        Incoming::Event { id, head, content, charge } => {
             return connection.handle_event(id, &head, content, charge).map(|()| Handled::Woke);
         }
         Incoming::EventLag { id, number } => {
@@ -65,8 +63,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         Incoming::Unsubscribe(id) => connection.handle_unsubscribe(id),
         Incoming::EventAck { id, values } => connection.handle_event_ack(id, values)?,
         // Streams: read here, and written.
-        Incoming::StreamItem { id, head, mut content, charge } => {
-            connection.adopt_streams(&mut content, true)?;
+        Incoming::StreamItem { id, head, content, charge } => {
             return connection.handle_item(id, &head, content, charge, wanted);
         }
         Incoming::StreamEnd { id, head, content } => {
@@ -81,6 +78,9 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             outbound.add_credit(pool, bytes);
             Ok(())
         }),
+        Incoming::LoanReturn(loan) => {
+            connection.send(|outbound| outbound.loan_returned(loan));
+        }
         Incoming::Ping(id) => {
             connection.send(|outbound| outbound.push_answer(Kind::Pong, id, Vec::new()));
         }
@@ -94,6 +94,22 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         }
     }
     Ok(Handled::Nothing)
+}
+
+/// Registers what has come with a message: streams and loans.
+#[inline]
+fn adopt<C: CallHost>(connection: &C, incoming: &mut Incoming) -> Result<(), Error> {
+    let (content, of_value, charge) = match incoming {
+        Incoming::Request { content, charge, .. } => (content, false, Some(charge)),
+        Incoming::Response { content, .. } => (content, false, None),
+        Incoming::Event { content, .. } | Incoming::StreamItem { content, .. } => {
+            (content, true, None)
+        }
+        Incoming::Aborted { loans, .. } => return connection.link().return_loans(loans),
+        _ => return Ok(()),
+    };
+    connection.adopt_streams(content, of_value)?;
+    connection.link().adopt_loans(content, charge)
 }
 
 /// [wire.response.status]

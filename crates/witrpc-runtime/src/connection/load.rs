@@ -40,12 +40,16 @@ pub struct Memory {
     pub events: u64,
     /// Items of streams that the peer has not taken.
     pub own_items: u64,
+    /// This side's memory that is lent, or about to be: at most what `with_lending` says.
+    pub lent: u64,
+    /// The peer's memory that this side has borrowed, at least 4 KiB for each loan: at most what the peer's `with_lending` says.
+    pub borrowed: u64,
     /// About what the entries for streams, for the peer's subscriptions and for its calls take. The bound is for the other parts.
     pub tables: u64,
 }
 
 impl Memory {
-    /// The sum of all parts that have the bound: all but `tables`.
+    /// The sum of all parts that have the bound: all but `lent`, `borrowed` and `tables`.
     #[must_use]
     pub const fn bounded(&self) -> u64 {
         let received = self.requests + self.answers + self.items + self.windows;

@@ -245,7 +245,8 @@ impl RemoteSubscriber {
     pub(crate) fn deliver(self: &Arc<Self>, encoded: &mut Encoded) -> Result<(), &'static str> {
         let Some(connection) = self.connection.upgrade() else { return Ok(()) };
         let content = &encoded.content;
-        let (size, resources) = (content.size(), content.stream_count());
+        let lendable = connection.link().lending.lendable(content);
+        let (size, resources) = (content.size() - lendable, content.stream_count());
         let carried = connection.can_carry(content);
         let mut state = self.state.lock();
         if size > self.max_message_size || carried.is_err() {
@@ -278,7 +279,7 @@ impl RemoteSubscriber {
             self.mark(&mut state, &*connection);
             return Ok(());
         }
-        self.queue(state, connection, encoded);
+        self.queue(state, connection, encoded, lendable);
         Ok(())
     }
 
@@ -288,11 +289,13 @@ impl RemoteSubscriber {
         mut state: MutexGuard<'_, State>,
         connection: Arc<dyn SubscriberHost>,
         encoded: &mut Encoded,
+        lendable: u64,
     ) {
         let kept = encoded.keep();
+        // What is in an arena takes none of the account.
         let cost = Cost {
-            size: encoded.content.size() + VALUE_COST,
-            memory: kept.footprint() + ENTRY,
+            size: encoded.content.size() - lendable + VALUE_COST,
+            memory: kept.footprint() - lendable + ENTRY,
             resources: encoded.content.stream_count(),
         };
         let mut dropped = Vec::new();
@@ -324,9 +327,23 @@ impl RemoteSubscriber {
         state: &mut State,
         connection: &Arc<dyn SubscriberHost>,
         number: u64,
-        content: Content,
+        mut content: Content,
     ) {
-        let size = content.size();
+        connection.link().lending.prepare(&mut content);
+        let (size, limit) = (content.size(), self.max_message_size);
+        if size > limit {
+            // It could be lent as it was raised, and more is lent now.
+            locks::dispose(content);
+            locks::later(move || {
+                tracing::warn!(
+                    number,
+                    size,
+                    limit,
+                    "dropped an event value, as there is too much lent to lend more"
+                );
+            });
+            return;
+        }
         let (event, resources) = match send_event(&**connection, self.id, number, content) {
             Ok(sent) => sent,
             Err(refused) => {

@@ -18,6 +18,7 @@ use witrpc_core::{CloseReason, Error};
 
 use crate::link::event_room::EventRoom;
 use crate::link::handshake::{Opened, Rest};
+use crate::link::lending::Lending;
 use crate::link::places::QueueRoom;
 use crate::link::poller::Poller;
 use crate::link::reception::{Half, Reception};
@@ -25,6 +26,7 @@ use crate::link::reuse;
 use crate::locks::{self, Mutex, Rank};
 
 /// The two halves of one connection.
+/// Many fields: all that the features share of a connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// A number for the connection, unique in this process.
@@ -37,6 +39,7 @@ pub(crate) struct Link {
     pub(crate) peer_is_a_task: bool,
     pub(crate) receiving: Reception<Receiving>,
     pub(crate) sending: Sending,
+    pub(crate) lending: Lending,
     /// Whether the peer ran on our CPU when a caller or the driver last waited for it.
     peer_on_our_cpu: AtomicBool,
     pub(crate) ledger: Arc<Ledger>,
@@ -119,6 +122,7 @@ impl Link {
         codec: Codec,
     ) -> (Self, Catalog, Option<Identity>) {
         reuse::install();
+        let lending = Lending::new(&opened);
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let receiving = Receiving {
             inbound: opened.inbound,
@@ -146,6 +150,7 @@ impl Link {
             peer_is_a_task: rest.peer_process_id.is_none(),
             receiving: Reception::new(receiving, Arc::clone(&opened.ledger)),
             sending,
+            lending,
             peer_on_our_cpu: AtomicBool::new(false),
             ledger: opened.ledger,
             closed: OnceLock::new(),

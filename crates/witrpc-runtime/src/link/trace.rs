@@ -278,7 +278,8 @@ impl State {
             | Kind::StreamEnd
             | Kind::StreamCredit
             | Kind::StreamCancel
-            | Kind::EventAck => write!(text, " {id}"),
+            | Kind::EventAck
+            | Kind::LoanReturn => write!(text, " {id}"),
             Kind::Hello
             | Kind::Accept
             | Kind::Confirm
@@ -438,6 +439,7 @@ const fn word(kind: Kind) -> &'static str {
         Kind::StreamEnd => "stream end",
         Kind::StreamCredit => "stream credit",
         Kind::StreamCancel => "stream cancel",
+        Kind::LoanReturn => "loan return",
         Kind::Credit => "credit",
         Kind::AnswerCredit => "answer credit",
         Kind::AnswerWaits => "answer waits",

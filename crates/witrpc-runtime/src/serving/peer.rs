@@ -1,10 +1,14 @@
-//! Calling back: the services of a call's other side.
+//! Calling back, and lending: what a handler does with its call's other side.
 
 use std::sync::Arc;
 
 use crate::calls::call::Remote;
+use witrpc_core::Error;
+
 use crate::calls::callee::PeerCallee;
-use crate::context::Peer;
+use crate::calls::host::CallHost;
+use crate::context::{CallContext, Peer};
+use crate::link::loan::Loan;
 use crate::serving::service::ServiceClient;
 
 impl Peer {
@@ -44,5 +48,53 @@ impl Peer {
             unreachable!("every connection has one")
         };
         C::from_remote(Remote::new(Arc::clone(callee), C::descriptor(), None))
+    }
+
+    /// Returns memory for a payload of `len` bytes for this peer, as [`WitClient::lend`](crate::WitClient::lend) does. It waits until so much
+    /// is free.
+    ///
+    /// # Errors
+    ///
+    /// As of [`WitClient::lend`](crate::WitClient::lend).
+    pub async fn lend(&self, len: usize) -> Result<Loan, Error> {
+        let connection = self.connection()?;
+        connection.link().lend(len).await
+    }
+
+    /// Returns memory for a payload of `len` bytes for this peer, if it is free now.
+    ///
+    /// # Errors
+    ///
+    /// As of [`WitClient::try_lend`](crate::WitClient::try_lend).
+    pub fn try_lend(&self, len: usize) -> Result<Loan, Error> {
+        self.connection()?.link().try_lend(len)
+    }
+
+    fn connection(&self) -> Result<Arc<dyn CallHost>, Error> {
+        let Some(PeerCallee(callee)) = self.callee().downcast_ref() else {
+            unreachable!("every connection has one")
+        };
+        callee.connection()
+    }
+}
+
+impl CallContext {
+    /// Returns memory for a payload of `len` bytes for the caller, as [`WitClient::lend`](crate::WitClient::lend) does for a server. It waits until
+    /// so much is free.
+    ///
+    /// # Errors
+    ///
+    /// As of [`WitClient::lend`](crate::WitClient::lend).
+    pub async fn lend(&self, len: usize) -> Result<Loan, Error> {
+        self.peer().lend(len).await
+    }
+
+    /// Returns memory for a payload of `len` bytes for the caller, if it is free now.
+    ///
+    /// # Errors
+    ///
+    /// As of [`WitClient::try_lend`](crate::WitClient::try_lend).
+    pub fn try_lend(&self, len: usize) -> Result<Loan, Error> {
+        self.peer().try_lend(len)
     }
 }

@@ -392,7 +392,8 @@ pub(crate) trait Serves: ServeHost {
     }
 
     /// Answers a request, after `event` has left.
-    fn reply(&self, id: u64, reply: Reply, event: u64, publish: bool) {
+    fn reply(&self, id: u64, mut reply: Reply, event: u64, publish: bool) {
+        self.link().lending.prepare(&mut reply.content);
         let (size, limit) = (reply.content.size(), self.link().peer_limits.max_message_size);
         let reply = if size > limit { Reply::too_large(size, limit) } else { reply };
         self.respond(id, reply.status, reply.content, event, publish);

@@ -187,7 +187,15 @@ impl Producer {
             Some(context) => context.enter(poll),
             None => poll(),
         };
-        let limit = self.connection.link().peer_limits.max_message_size;
+        let link = self.connection.link();
+        let limit = link.peer_limits.max_message_size;
+        let polled = polled.map(|polled| match polled {
+            Poll::Ready(Some(Ok(mut item))) => {
+                link.lending.prepare(&mut item);
+                Poll::Ready(Some(Ok(item)))
+            }
+            polled => polled,
+        });
         Poll::Ready(match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(Ok(item)))) if item.size() > limit => {

@@ -34,6 +34,7 @@
 //! # }).unwrap();
 //! ```
 
+mod arena;
 mod pipe;
 mod side;
 
@@ -48,6 +49,7 @@ use witrpc_core::transport::TransportError;
 use witrpc_core::transport::WaitStrategy;
 use witrpc_core::transport::{Channel, ClientTransport, Listener, ServerTransport, Waiter, Wake};
 
+use self::arena::MemoryArena;
 use self::pipe::{MemoryReceiver, MemorySender, Pipe};
 use self::side::{GONE, Side};
 
@@ -62,6 +64,7 @@ const NAME_WAIT: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct MemoryTransport {
     capacity: usize,
+    lending: Lending,
     rendezvous: Arc<Rendezvous>,
 }
 
@@ -84,6 +87,7 @@ impl MemoryTransport {
     pub fn new() -> Self {
         Self {
             capacity: DEFAULT_CAPACITY,
+            lending: Lending::default(),
             rendezvous: Arc::new(Rendezvous {
                 door: Mutex::new(None),
                 changed: tokio::sync::Notify::new(),
@@ -95,6 +99,21 @@ impl MemoryTransport {
     #[must_use]
     pub const fn with_capacity(mut self, bytes: usize) -> Self {
         self.capacity = bytes;
+        self
+    }
+
+    /// Lets each side lend this many bytes at a time ([`WitClient::lend`](crate::WitClient::lend)). Its peer reads them in place. Default 0:
+    /// nothing.
+    #[must_use]
+    pub const fn with_lending(mut self, bytes: u64) -> Self {
+        self.lending.bytes = bytes;
+        self
+    }
+
+    /// Has what is lent copied by whoever reads it, as by processes that do not trust each other. For tests.
+    #[must_use]
+    pub const fn with_copied_loans(mut self) -> Self {
+        self.lending.copied = true;
         self
     }
 
@@ -171,7 +190,7 @@ impl ClientTransport for MemoryTransport {
                 if let Some(door) = door {
                     let (client, server) = match (ours.take(), theirs.take()) {
                         (Some(client), Some(server)) => (client, server),
-                        _ => pair(self.capacity),
+                        _ => lending_pair(self.capacity, self.lending),
                     };
                     match door.send(server) {
                         Ok(()) => return Ok(client),
@@ -194,8 +213,23 @@ impl ClientTransport for MemoryTransport {
 /// Makes two connected channels, the client's and the server's. `capacity` is the size of each direction's queue in bytes, at least 4096.
 #[must_use]
 pub fn pair(capacity: usize) -> (Channel, Channel) {
+    lending_pair(capacity, Lending::default())
+}
+
+/// How much each side can lend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lending {
+    bytes: u64,
+    copied: bool,
+}
+
+fn lending_pair(capacity: usize, lending: Lending) -> (Channel, Channel) {
     let capacity = capacity.max(MIN_CAPACITY);
-    let (there, back) = (Arc::new(Pipe::default()), Arc::new(Pipe::default()));
+    let pipe = || {
+        let arena = || MemoryArena::new(lending.bytes, !lending.copied);
+        Arc::new(Pipe::new((lending.bytes > 0).then(arena)))
+    };
+    let (there, back) = (pipe(), pipe());
     let (client, server) = (Arc::new(Side::default()), Arc::new(Side::default()));
     (
         channel(capacity, &there, &back, &client, &server),

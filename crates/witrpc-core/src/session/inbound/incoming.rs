@@ -6,7 +6,7 @@ use crate::session::ledger::Charge;
 use crate::session::window::Window;
 use crate::values::content::Content;
 use crate::wire::frame::{Header, Kind, Nesting};
-use crate::wire::message::Head;
+use crate::wire::message::{Head, LoanEntry};
 
 /// The content of a frame, or the message that it completes.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub enum Incoming {
     Aborted {
         id: u64,
         request: bool,
+        /// What was lent with the part that has arrived.
+        loans: Vec<LoanEntry>,
     },
     Credit(Pool, u64),
     /// A response of the peer waits for so much more credit.
@@ -93,6 +95,8 @@ pub enum Incoming {
     },
     /// The peer cancels a stream of ours.
     StreamCancel(u64),
+    /// The peer holds nothing more of this loan of ours.
+    LoanReturn(u64),
     /// A chunk; its message is not complete.
     Part,
 }

@@ -17,7 +17,7 @@ use crate::values::spare;
 use crate::wire::fields::{Fields, Malformed, len_u64, u32_len, u64_len};
 use crate::wire::frame::{Header, Key, Nesting};
 use crate::wire::message::{
-    HEAD_LEN, Head, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, check_extension,
+    HEAD_LEN, Head, LoanEntry, MARKER_LEN, STREAM_ENTRY_LEN, StreamEntry, read_extension,
 };
 
 /// The messages of which only a part has arrived. The chunks of a message usually follow each other, so the message of the last chunk has
@@ -236,16 +236,34 @@ impl Partial {
         (0..self.head.stream_count).map(entry).collect()
     }
 
+    /// The loans of a message. Empty until the first section is complete: the sender has not lent anything before. [wire.loans.abort]
+    pub(super) fn loans(&self) -> Result<Vec<LoanEntry>, Malformed> {
+        let Some(missing) = &self.blob_lens else { return Ok(Vec::new()) };
+        if self.head.extension_len == 0 {
+            return Ok(Vec::new());
+        }
+        let loans = read_extension(&self.first.bytes[self.extension_at()..])?;
+        // Those that are missing follow the others, the last first.
+        let count = self.blobs.len() + missing.len();
+        let is_empty = |loan: &LoanEntry| {
+            let index = u32_len(loan.blob);
+            match self.blobs.get(index) {
+                Some(blob) => blob.is_empty(),
+                None => index < count && missing[count - 1 - index] == 0,
+            }
+        };
+        if loans.iter().all(is_empty) { Ok(loans) } else { Err(Malformed("loan")) }
+    }
+
     /// The offset of the extension in a complete first section.
     fn extension_at(&self) -> usize {
         self.first.bytes.len() - usize::from(self.head.extension_len)
     }
 
     pub(super) fn finish(self, header: &Header) -> Result<Incoming, Malformed> {
-        check_extension(&self.first.bytes[self.extension_at()..])?;
-        let (marker, streams) = (self.marker()?, self.streams()?);
-        let content =
-            Content::received(self.first.into_bytes(), &self.head, marker, self.blobs, streams);
+        let (marker, streams, loans) = (self.marker()?, self.streams()?, self.loans()?);
+        let (first, blobs) = (self.first.into_bytes(), self.blobs);
+        let content = Content::received(first, &self.head, marker, blobs, streams, loans);
         Ok(Incoming::message(header, self.head, content, self.charge))
     }
 }

@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 use crate::held::{self, Held};
 use crate::values::buffers;
 use crate::values::content::{Content, Streams, size_of_blobs};
+use crate::values::loans::{Lent, LentSource};
 use crate::values::spare;
 use crate::wire::fields::len_u64;
 use crate::wire::frame::{Header, Kind, Nesting};
@@ -34,6 +35,8 @@ pub struct Outgoing {
     /// Head, body and tables.
     pub(super) first: Vec<u8>,
     blobs: Vec<Bytes>,
+    /// Blobs that cross as references. Once the first section has been sent, only those that are the peer's memory.
+    pub(super) lent: Vec<Lent>,
     /// The section that is being sent: 0 is `first`, `n` is `blobs[n - 1]`.
     pub(super) section: usize,
     /// Bytes of that section already sent.
@@ -61,6 +64,11 @@ impl Drop for Outgoing {
         }
         // What was received may be sent on.
         self.blobs.drain(..).for_each(spare::let_go);
+        for Lent { source, .. } in self.lent.drain(..) {
+            if let LentSource::Ours(bytes, _) = source {
+                spare::let_go(bytes);
+            }
+        }
     }
 }
 
@@ -79,7 +87,7 @@ impl Outgoing {
             _ => None,
         };
         let cost = if kind.is_handshake() { 0 } else { content.size() };
-        let (mut first, blobs) = content.into_sections(selector, member, stamp);
+        let (mut first, blobs, lent) = content.into_parts(selector, member, stamp);
         if !kind.is_handshake() {
             buffers::trim(&mut first); // Not for a handshake: this may leave a copy behind, and a confirm may contain a token.
         }
@@ -90,6 +98,7 @@ impl Outgoing {
             nesting: Nesting::Outer,
             first,
             blobs,
+            lent,
             section: 0,
             offset: 0,
             started: false,
@@ -112,6 +121,7 @@ impl Outgoing {
             footprint: footprint(&first, &[]),
             first,
             blobs: Vec::new(),
+            lent: Vec::new(),
             section: 0,
             offset: 0,
             started: false,
@@ -211,6 +221,11 @@ impl Outgoing {
             id: self.id,
         };
         (header, payload)
+    }
+
+    /// Whether its first section has been sent: the peer knows the loans.
+    pub(super) fn has_lent(&self, is_last: bool) -> bool {
+        !self.lent.is_empty() && (is_last || self.section > 0)
     }
 
     /// The next section that is not empty.

@@ -7,9 +7,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use witrpc_core::transport::{RecordReceiver, RecordSender, TransportError};
+use witrpc_core::transport::{Arena, PeerArena, RecordReceiver, RecordSender, TransportError};
 use witrpc_core::wire::fields::{len_u64, u32_len};
 
+use crate::transport::memory::arena::MemoryArena;
 use crate::transport::memory::side::Side;
 
 /// In front of each record: its length.
@@ -32,9 +33,15 @@ pub(super) struct Pipe {
     reader_asleep: AtomicBool,
     /// The sender is to be notified of room. Only the sender sets it.
     writer_asleep: AtomicBool,
+    /// In which the sender lends.
+    arena: Option<Arc<MemoryArena>>,
 }
 
 impl Pipe {
+    pub(super) fn new(arena: Option<Arc<MemoryArena>>) -> Self {
+        Self { arena, ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,6 +129,11 @@ impl RecordSender for MemorySender {
     fn disarm(&mut self) {
         let _unread = self.pipe.lock();
         self.pipe.writer_asleep.store(false, Ordering::Relaxed);
+    }
+
+    fn arena(&self) -> Result<Arc<dyn Arena>, &'static str> {
+        let arena = self.pipe.arena.clone();
+        Ok(arena.ok_or("set with_lending(bytes) on the MemoryTransport, which is 0 by default")?)
     }
 }
 
@@ -237,6 +249,10 @@ impl RecordReceiver for MemoryReceiver {
 
     fn worth_polling(&self) -> bool {
         false
+    }
+
+    fn arena(&self) -> Option<Arc<dyn PeerArena>> {
+        Some(self.pipe.arena.clone()?)
     }
 }
 
