@@ -9,38 +9,37 @@ use crate::fixture::{GUARD, eventually};
 
 const BYTES: u64 = 3 << 20;
 
-/// The arenas that a process has mapped: their rights, and their inodes.
-fn arenas(process_id: u32) -> Vec<(String, u64)> {
+/// The arenas that a process has mapped: their rights, inodes and sizes. This one has those of other tests, too.
+fn arenas(process_id: u32) -> Vec<(String, u64, u64)> {
     let maps = std::fs::read_to_string(format!("/proc/{process_id}/maps")).unwrap_or_default();
     let arenas = maps.lines().filter(|line| line.contains("memfd:witrpc-arena"));
     let arenas = arenas.map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         let (from, to) = words[0].split_once('-').unwrap();
         let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
-        assert_eq!(to - from, BYTES);
-        (words[1].to_owned(), words[4].parse().unwrap())
+        (words[1].to_owned(), words[4].parse().unwrap(), to - from)
     });
     arenas.collect()
 }
 
 /// Those of a worker's connection: its own, and its host's; and, of the same two, how the host has them.
 fn of_both(process_id: u32) -> [u64; 2] {
-    let find = |arenas: &[(String, u64)], rights| {
-        let mut found = arenas.iter().filter(|(has, _)| has == rights);
-        let inode = found.next().unwrap().1;
-        assert_eq!(found.next(), None);
-        inode
+    let find = |arenas: &[(String, u64, u64)], rights| {
+        let mut found = arenas.iter().filter(|(has, ..)| has == rights);
+        let (_, inode, size) = found.next().unwrap();
+        assert_eq!((*size, found.next()), (BYTES, None));
+        *inode
     };
     let workers = arenas(process_id);
     let [own, hosts] = ["rw-s", "r--s"].map(|rights| find(&workers, rights));
     let mut here = arenas(std::process::id());
-    here.retain(|(_, inode)| [own, hosts].contains(inode));
+    here.retain(|(_, inode, _)| [own, hosts].contains(inode));
     assert_eq!(["r--s", "rw-s"].map(|rights| find(&here, rights)), [own, hosts]);
     [own, hosts]
 }
 
 fn is_gone(inodes: [u64; 2]) -> bool {
-    arenas(std::process::id()).iter().all(|(_, inode)| !inodes.contains(inode))
+    arenas(std::process::id()).iter().all(|(_, inode, _)| !inodes.contains(inode))
 }
 
 #[test]
