@@ -327,7 +327,7 @@ fn lent_bytes_do_not_count_as_bytes_of_a_message() {
 
 #[test]
 fn whatever_becomes_of_a_message_its_memory_comes_back() {
-    in_each_mode(async |_, fixture| {
+    in_each_mode(async |mode, fixture| {
         let studios = Studios::open(fixture).await;
         let studio = &studios.studio;
         // A loan that is dropped, a blob that is not sent, a call that is not polled.
@@ -341,6 +341,9 @@ fn whatever_becomes_of_a_message_its_memory_comes_back() {
             assert!(poll_once(hanging.as_mut()).is_pending());
             let busy = || studios.server.load().iter().all(|load| load.handlers == 1);
             eventually("the handler has it", busy).await;
+            // Also if that has a copy, as there are no more copies than can be lent.
+            let borrowed = studios.server.load()[0].memory.borrowed;
+            assert_eq!(borrowed, if mode.lends() { 10_000 } else { 0 });
         }
         studios.is_back().await;
         // Responses, events and items that nobody takes.

@@ -4,7 +4,6 @@
 //! Every received message has a [`Charge`]. Dropping it, wherever the message ends, makes its bytes returnable. The sending half returns
 //! them in batches, as credit frames.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -176,25 +175,18 @@ pub struct Charge {
     bytes: u64,
     pool: Pool,
     ledger: Option<Arc<Ledger>>,
-    /// Loans of the peer whose bytes were, or will be, copied into the message's values: they are returned with the charge, so that the copies are
-    /// bounded as the loans are.
-    loans: Option<Box<Loans>>,
 }
-
-/// What keeps loans of the peer. Behind a pointer, as most messages have none, and a charge is moved often.
-#[derive(Debug, Default)]
-struct Loans(Vec<Arc<dyn Any + Send + Sync>>);
 
 impl Charge {
     #[inline]
     pub fn new(ledger: &Arc<Ledger>, pool: Pool) -> Self {
-        Self { bytes: 0, pool, ledger: Some(Arc::clone(ledger)), loans: None }
+        Self { bytes: 0, pool, ledger: Some(Arc::clone(ledger)) }
     }
 
     /// A charge of nothing.
     #[inline]
     pub const fn none() -> Self {
-        Self { bytes: 0, pool: Pool::Answers, ledger: None, loans: None }
+        Self { bytes: 0, pool: Pool::Answers, ledger: None }
     }
 
     /// The number of charged bytes.
@@ -213,18 +205,9 @@ impl Charge {
         self.bytes += bytes;
     }
 
-    /// Keeps a loan for as long as the charge.
-    pub fn keep(&mut self, loan: Arc<dyn Any + Send + Sync>) {
-        self.loans.get_or_insert_default().0.push(loan);
-    }
-
     /// Takes over another charge of the same pool.
     pub fn absorb(&mut self, mut other: Self) {
-        if let Some(loans) = other.loans.take() {
-            self.loans.get_or_insert_default().0.extend(loans.0);
-        }
         if self.ledger.is_none() {
-            other.loans = self.loans.take();
             *self = other;
         } else {
             self.bytes += std::mem::take(&mut other.bytes);

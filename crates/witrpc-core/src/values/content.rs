@@ -4,6 +4,7 @@
 //! head stands in front of the serialized body in the same allocation, so a small message is one slice from the
 //! serializer to the ring. Pure.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use crate::held::{self, Held};
 use crate::values::attachments::reference::Marker;
 use crate::values::attachments::{Arrived, Attachments, IncomingStream, OutgoingStream, Written};
-use crate::values::loans::{Lent, Loans};
+use crate::values::loans::{Lent, Loan, Loans};
 use crate::wire::fields::{Put, len_u64, u32_len};
 use crate::wire::message::{
     BLOB_COST, HEAD_LEN, Head, LOAN_ENTRY_LEN, LoanEntry, MAX_LOANS, STREAM_COST, StreamEntry,
@@ -54,7 +55,41 @@ pub struct Content {
     /// The byte behind the body.
     body_end: usize,
     /// `None` if there are no attachments: most messages have none, and are moved often, so they are kept small.
-    tables: Option<Box<Tables>>,
+    tables: Attached,
+}
+
+/// The attachments, if there are any. Dropping nothing is one look, wherever a message is dropped.
+#[derive(Debug, Default)]
+struct Attached(Option<Box<Tables>>);
+
+impl Drop for Attached {
+    #[inline]
+    fn drop(&mut self) {
+        #[cold]
+        #[inline(never)]
+        fn drop_tables(tables: Box<Tables>) {
+            drop(tables);
+        }
+        if let Some(tables) = self.0.take() {
+            drop_tables(tables);
+        }
+    }
+}
+
+impl Deref for Attached {
+    type Target = Option<Box<Tables>>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Attached {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
 }
 
 /// The attachments of a body.
@@ -119,12 +154,13 @@ impl Kept {
         let streams = Streams::Outgoing(resources);
         match Arc::try_unwrap(shared) {
             Ok(Shared { buffer, body_end, marker, blobs }) => {
-                (Content { buffer, body_end, tables: Tables::new(marker, blobs, streams) }, None)
+                let tables = Attached(Tables::new(marker, blobs, streams));
+                (Content { buffer, body_end, tables }, None)
             }
             Err(shared) => {
                 let mut buffer = crate::values::buffers::take_for(shared.buffer.len());
                 buffer.extend_from_slice(&shared.buffer);
-                let tables = Tables::new(shared.marker, shared.blobs.clone(), streams);
+                let tables = Attached(Tables::new(shared.marker, shared.blobs.clone(), streams));
                 (Content { buffer, body_end: shared.body_end, tables }, Some(shared))
             }
         }
@@ -156,7 +192,7 @@ impl Content {
             let Written { marker, blobs, outgoing, .. } = *written;
             Tables::new(marker, blobs, Streams::Outgoing(outgoing))
         });
-        Ok(Self { body_end: buffer.len(), buffer, tables })
+        Ok(Self { body_end: buffer.len(), buffer, tables: Attached(tables) })
     }
 
     /// Copies the message: the body is copied, blobs and resources are shared. Other streams cannot be copied; see
@@ -167,7 +203,8 @@ impl Content {
         buffer.extend_from_slice(&self.buffer);
         let marker = self.tables.as_ref().map(|tables| tables.marker).unwrap_or_default();
         let resources = self.outgoing().iter().filter_map(OutgoingStream::copy).collect();
-        let tables = Tables::new(marker, self.blobs().to_vec(), Streams::Outgoing(resources));
+        let streams = Streams::Outgoing(resources);
+        let tables = Attached(Tables::new(marker, self.blobs().to_vec(), streams));
         Self { buffer, body_end: self.body_end, tables }
     }
 
@@ -202,6 +239,13 @@ impl Content {
     /// If it has a resource: what to tell whoever sends it over a connection that has nothing beside its messages.
     pub fn advice(&self) -> Option<&'static str> {
         self.outgoing().iter().find_map(OutgoingStream::advice)
+    }
+
+    /// Whether it has blobs or streams, or an extension. Most messages have none.
+    #[must_use]
+    #[inline]
+    pub fn has_attachments(&self) -> bool {
+        self.tables.is_some()
     }
 
     #[inline]
@@ -273,7 +317,7 @@ impl Content {
         buffer.clear();
         buffer.extend_from_slice(&[0; HEAD_LEN]);
         buffer.extend_from_slice(body);
-        Self { body_end: buffer.len(), buffer, tables: None }
+        Self { body_end: buffer.len(), buffer, tables: Attached(None) }
     }
 
     /// Takes a received first section and its blobs; the lengths have been checked by the reassembly.
@@ -292,14 +336,14 @@ impl Content {
             let tables = tables.get_or_insert_default();
             (tables.loans, tables.extension_len) = (Loans::Table(loans), extension_len);
         }
-        Self { tables, ..Self::received_plain(buffer, head) }
+        Self { tables: Attached(tables), ..Self::received_plain(buffer, head) }
     }
 
     /// The same of a message that is `head | body` and nothing else.
     #[inline]
     pub fn received_plain(buffer: Vec<u8>, head: &Head) -> Self {
         let body_end = (HEAD_LEN + u32_len(head.body_len)).min(buffer.len());
-        Self { buffer, body_end, tables: None }
+        Self { buffer, body_end, tables: Attached(None) }
     }
 
     #[inline]
@@ -312,7 +356,7 @@ impl Content {
     #[inline]
     pub fn size(&self) -> u64 {
         let body = len_u64(self.body_end.saturating_sub(HEAD_LEN));
-        let Some(tables) = &self.tables else { return body };
+        let Some(tables) = &*self.tables else { return body };
         let streams = len_u64(tables.streams.len()) * STREAM_COST;
         let blobs = size_of_blobs(&tables.blobs) - tables.lent_bytes();
         body + blobs + streams + tables.extension_len()
@@ -332,7 +376,7 @@ impl Content {
 
     /// Has those blobs cross as references for which `lend` has an entry. It is given each blob that is not empty.
     pub fn lend(&mut self, mut lend: impl FnMut(u32, &Bytes) -> Option<Lent>) {
-        let Some(tables) = &mut self.tables else { return };
+        let Some(tables) = &mut *self.tables else { return };
         let blobs = (0..).zip(&tables.blobs).filter(|(_, blob)| !blob.is_empty());
         let lent: Vec<_> =
             blobs.filter_map(|(index, blob)| lend(index, blob)).take(MAX_LOANS).collect();
@@ -343,7 +387,7 @@ impl Content {
 
     /// Forgets the loans of an earlier attempt to send the message, or those that it has arrived with.
     pub fn lend_nothing(&mut self) {
-        if let Some(tables) = &mut self.tables {
+        if let Some(tables) = &mut *self.tables {
             (tables.loans, tables.extension_len) = (Loans::default(), 0);
         }
     }
@@ -351,7 +395,7 @@ impl Content {
     /// Copies the message to send the copy, as [`copy`](Self::copy) does. The copy has the loans.
     pub fn copy_to_send(&mut self) -> Self {
         let mut copy = self.copy();
-        if let (Some(tables), Some(copied)) = (&mut self.tables, &mut copy.tables) {
+        if let (Some(tables), Some(copied)) = (&mut *self.tables, &mut *copy.tables) {
             copied.loans = std::mem::take(&mut tables.loans);
         }
         copy
@@ -363,6 +407,19 @@ impl Content {
         match self.tables.as_ref().map(|tables| &tables.loans) {
             Some(Loans::Table(table)) => table,
             _ => &[],
+        }
+    }
+
+    /// What keeps the loans of a received request whose bytes are copied. Kept until its handler has ended, it bounds the copies as the loans are
+    /// bounded.
+    #[must_use]
+    #[inline]
+    pub fn copied_loans(&self) -> Option<Box<[Loan]>> {
+        match &self.tables.as_ref()?.loans {
+            Loans::Incoming(loans) => {
+                Some(loans.iter().filter_map(|(_, blob)| blob.copied_loan()).collect())
+            }
+            _ => None,
         }
     }
 
@@ -388,7 +445,7 @@ impl Content {
         if self.buffer.len() < HEAD_LEN {
             self.buffer.resize(HEAD_LEN, 0);
         }
-        let tables = self.tables.map(|tables| *tables).unwrap_or_default();
+        let tables = self.tables.take().map(|tables| *tables).unwrap_or_default();
         let Tables { marker, mut blobs, streams, loans, .. } = tables;
         let lent = if let Loans::Outgoing(lent) = loans { lent } else { Vec::new() };
         for Lent { entry, .. } in &lent {

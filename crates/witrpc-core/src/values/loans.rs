@@ -72,7 +72,7 @@ pub enum LentSource {
     /// In an arena of ours: the bytes are lent until the peer returns the loan.
     Ours(Bytes, Share),
     /// In memory that the peer has lent: the guard keeps that loan until the message has been sent.
-    Peers(Arc<dyn Any + Send + Sync>),
+    Peers(Loan),
 }
 
 impl fmt::Debug for LentSource {
@@ -89,7 +89,13 @@ pub trait LentBlob: fmt::Debug + Send {
     /// The bytes for the value that refers to it; `None` if another value has them already, and they cannot be shared. Called again if a
     /// value was discarded, as by an untagged enum that tries its variants.
     fn read(&mut self) -> Option<Bytes>;
+
+    /// What keeps the loan, if its bytes are copied.
+    fn copied_loan(&self) -> Option<Loan>;
 }
+
+/// What keeps a loan of the peer.
+pub type Loan = Arc<dyn Any + Send + Sync>;
 
 /// The loans of a message.
 #[derive(Debug)]

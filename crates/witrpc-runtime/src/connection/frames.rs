@@ -2,6 +2,7 @@
 
 use witrpc_core::session::inbound::Incoming;
 use witrpc_core::session::pending::Answer;
+use witrpc_core::values::content::Content;
 use witrpc_core::wire::frame::Kind;
 use witrpc_core::wire::message::Head;
 use witrpc_core::wire::status::Status;
@@ -25,32 +26,38 @@ use crate::streams::writing::WritesStreams;
 /// Hands a frame to its part. Requests are handed back: only the driver serves.
 pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     connection: &C,
-    mut incoming: Incoming,
+    incoming: Incoming,
     wanted: Wanted,
     drained: &mut Drained,
 ) -> Result<Handled, Error> {
-    adopt(connection, &mut incoming)?;
     match incoming {
         // Calls taken.
-        Incoming::Request { id, nesting, head, content, charge } => {
+        Incoming::Request { id, nesting, head, mut content, charge } => {
+            adopt(connection, &mut content, false)?;
             drained.request = Some(Request { id, nesting, head, content, charge });
             return Ok(Handled::Serve);
         }
-        Incoming::Aborted { id, request: true, .. } => connection.refuse_aborted(id)?,
+        Incoming::Aborted { id, request: true, loans } => {
+            connection.link().return_loans(&loans)?;
+            connection.refuse_aborted(id)?;
+        }
         Incoming::Cancel(id) => connection.handle_cancel(id)?,
         // Calls made.
-        Incoming::Response { id, head, content, charge } => {
+        Incoming::Response { id, head, mut content, charge } => {
+            adopt(connection, &mut content, false)?;
             let answer = Answer { status: status(connection, &head)?, content, _charge: charge };
             return connection.handle_response(id, answer, wanted, drained);
         }
-        Incoming::Aborted { id, request: false, .. } => {
+        Incoming::Aborted { id, request: false, loans } => {
+            connection.link().return_loans(&loans)?;
             let answer = Answer::empty(Status::Cancelled);
             return connection.handle_response(id, answer, wanted, drained);
         }
         Incoming::AnswerWaits(missing) => connection.handle_answer_waits(missing),
         Incoming::Pong(id) => return connection.handle_pong(id, wanted, drained),
         // Events: of ours, and of the peer's.
-        Incoming::Event { id, head, content, charge } => {
+        Incoming::Event { id, head, mut content, charge } => {
+            adopt(connection, &mut content, true)?;
             return connection.handle_event(id, &head, content, charge).map(|()| Handled::Woke);
         }
         Incoming::EventLag { id, number } => {
@@ -63,7 +70,8 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
         Incoming::Unsubscribe(id) => connection.handle_unsubscribe(id),
         Incoming::EventAck { id, values } => connection.handle_event_ack(id, values)?,
         // Streams: read here, and written.
-        Incoming::StreamItem { id, head, content, charge } => {
+        Incoming::StreamItem { id, head, mut content, charge } => {
+            adopt(connection, &mut content, true)?;
             return connection.handle_item(id, &head, content, charge, wanted);
         }
         Incoming::StreamEnd { id, head, content } => {
@@ -73,21 +81,10 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             connection.handle_stream_credit(id, items, bytes)?;
         }
         Incoming::StreamCancel(id) => connection.handle_stream_cancel(id)?,
-        // The link.
-        Incoming::Credit(pool, bytes) => connection.send(|outbound| {
-            outbound.add_credit(pool, bytes);
-            Ok(())
-        }),
-        Incoming::LoanReturn(loan) => {
-            connection.send(|outbound| outbound.loan_returned(loan));
-        }
-        Incoming::Ping(id) => {
-            connection.send(|outbound| outbound.push_answer(Kind::Pong, id, Vec::new()));
-        }
-        Incoming::Goodbye(reason) => {
-            connection.close(CloseReason::Peer(reason));
-            connection.link().wake_driver();
-        }
+        Incoming::Credit(..)
+        | Incoming::LoanReturn(_)
+        | Incoming::Ping(_)
+        | Incoming::Goodbye(_) => handle_of_link(connection, incoming),
         Incoming::Part => {}
         Incoming::Handshake { .. } => {
             return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
@@ -96,20 +93,33 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     Ok(Handled::Nothing)
 }
 
-/// Registers what has come with a message: streams and loans.
-#[inline]
-fn adopt<C: CallHost>(connection: &C, incoming: &mut Incoming) -> Result<(), Error> {
-    let (content, of_value, charge) = match incoming {
-        Incoming::Request { content, charge, .. } => (content, false, Some(charge)),
-        Incoming::Response { content, .. } => (content, false, None),
-        Incoming::Event { content, .. } | Incoming::StreamItem { content, .. } => {
-            (content, true, None)
+/// Handles a frame that is for the link.
+fn handle_of_link<C: CallHost>(connection: &C, incoming: Incoming) {
+    match incoming {
+        Incoming::Credit(pool, bytes) => connection.send(|outbound| {
+            outbound.add_credit(pool, bytes);
+            Ok(())
+        }),
+        Incoming::LoanReturn(loan) => connection.send(|outbound| outbound.loan_returned(loan)),
+        Incoming::Ping(id) => {
+            connection.send(|outbound| outbound.push_answer(Kind::Pong, id, Vec::new()));
         }
-        Incoming::Aborted { loans, .. } => return connection.link().return_loans(loans),
-        _ => return Ok(()),
-    };
+        Incoming::Goodbye(reason) => {
+            connection.close(CloseReason::Peer(reason));
+            connection.link().wake_driver();
+        }
+        _ => {}
+    }
+}
+
+/// Registers what has come with a message: streams, and loans.
+#[inline]
+fn adopt<C: CallHost>(connection: &C, content: &mut Content, of_value: bool) -> Result<(), Error> {
+    if !content.has_attachments() {
+        return Ok(());
+    }
     connection.adopt_streams(content, of_value)?;
-    connection.link().adopt_loans(content, charge)
+    connection.link().adopt_loans(content)
 }
 
 /// [wire.response.status]

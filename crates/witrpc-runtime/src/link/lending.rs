@@ -13,7 +13,7 @@ use witrpc_core::Error;
 use witrpc_core::session::lending::{self, Borrowed, Lender};
 use witrpc_core::transport::{Arena, PeerArena};
 use witrpc_core::values::content::Content;
-use witrpc_core::values::loans::{Budget, LentBlob, Share};
+use witrpc_core::values::loans::{Budget, LentBlob, Loan, Share};
 use witrpc_core::values::spare;
 use witrpc_core::wire::fields::{len_u64, u64_len};
 use witrpc_core::wire::handshake::LOANS;
@@ -21,7 +21,7 @@ use witrpc_core::wire::message::LoanEntry;
 
 use crate::link::handshake::Opened;
 use crate::link::heap_arena::HeapArena;
-use crate::link::loan::Loan;
+use crate::link::loan;
 use crate::locks::{self, Mutex, Rank};
 
 /// What one side of a connection lends and has borrowed.
@@ -71,7 +71,14 @@ impl Lending {
     }
 
     /// Prepares a message for this connection: those of its blobs that are in memory of its arenas cross as references.
+    #[inline]
     pub(crate) fn prepare(&self, content: &mut Content) {
+        if content.has_attachments() {
+            self.prepare_blobs(content);
+        }
+    }
+
+    fn prepare_blobs(&self, content: &mut Content) {
         content.lend_nothing();
         if content.blobs().is_empty() {
             return;
@@ -114,9 +121,9 @@ impl Lending {
     }
 
     /// A piece of the arena; `None` also if the connection has ended.
-    pub(super) fn allocate(&self, arena: &dyn Arena, len: usize) -> Option<Loan> {
+    pub(super) fn allocate(&self, arena: &dyn Arena, len: usize) -> Option<loan::Loan> {
         let closed = self.closed.lock();
-        if *closed { None } else { arena.allocate(len).map(|piece| Loan::new(Some(piece))) }
+        if *closed { None } else { arena.allocate(len).map(|piece| loan::Loan::new(Some(piece))) }
     }
 
     /// This side's arena.
@@ -212,6 +219,10 @@ impl LentBlob for Ours {
     fn read(&mut self) -> Option<Bytes> {
         Some(self.0.clone())
     }
+
+    fn copied_loan(&self) -> Option<Loan> {
+        None
+    }
 }
 
 /// A blob in the peer's memory.
@@ -229,13 +240,6 @@ impl fmt::Debug for Theirs {
     }
 }
 
-impl Theirs {
-    /// What keeps the loan, if its bytes will be copied.
-    pub(super) fn copied_loan(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        (!self.arena.is_trusted()).then(|| Arc::clone(&self.guard) as _)
-    }
-}
-
 impl LentBlob for Theirs {
     fn read(&mut self) -> Option<Bytes> {
         if self.arena.is_trusted() {
@@ -248,5 +252,9 @@ impl LentBlob for Theirs {
         let mut copied = spare::take(self.len).unwrap_or_default();
         self.arena.copy(self.offset, self.len, &mut copied);
         self.copied.insert(Bytes::from(copied)).clone().into()
+    }
+
+    fn copied_loan(&self) -> Option<Loan> {
+        (!self.arena.is_trusted()).then(|| Arc::clone(&self.guard) as _)
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use witrpc_core::session::ledger::Charge;
 use witrpc_core::transport::Arena;
 use witrpc_core::values::content::Content;
 use witrpc_core::values::loans::{LentBlob, Loans};
@@ -87,13 +86,8 @@ impl Link {
         self.closed().map_or(Ok(()), closed)
     }
 
-    /// Takes the loans of a message that has arrived. Those that will be copied are kept by `charge`, too, if it is that of a request: its handler
-    /// has the copies.
-    pub(crate) fn adopt_loans(
-        &self,
-        content: &mut Content,
-        mut charge: Option<&mut Charge>,
-    ) -> Result<(), Error> {
+    /// Takes the loans of a message that has arrived.
+    pub(crate) fn adopt_loans(&self, content: &mut Content) -> Result<(), Error> {
         if content.loan_table().is_empty() {
             return Ok(());
         }
@@ -102,11 +96,7 @@ impl Link {
             let blob: Box<dyn LentBlob> = if entry.of_receiver {
                 Box::new(Ours(self.lent_bytes(entry)?))
             } else {
-                let blob = self.lending.borrower()?.take(entry)?;
-                if let Some((charge, loan)) = charge.as_mut().zip(blob.copied_loan()) {
-                    charge.keep(loan);
-                }
-                Box::new(blob)
+                Box::new(self.lending.borrower()?.take(entry)?)
             };
             lent.push((entry.blob, blob));
         }

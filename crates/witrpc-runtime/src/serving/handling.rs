@@ -10,6 +10,7 @@ use tracing::Span;
 use witrpc_core::session::ledger::Charge;
 use witrpc_core::text::Escaped;
 use witrpc_core::user_code::Guarded;
+use witrpc_core::values::loans::Loan;
 use witrpc_core::wire::status::Status;
 
 use crate::context::CallContext;
@@ -31,6 +32,8 @@ pub(crate) struct Handling {
     pub(super) place: (u16, u16),
     /// The request's bytes stay on the peer's account until the handler has ended.
     pub(super) _charge: Charge,
+    /// So are loans of which it has copies.
+    pub(super) _loans: Option<Box<[Loan]>>,
 }
 
 /// How a handler ended that was handed over.

@@ -141,6 +141,7 @@ pub(crate) trait Serves: ServeHost {
             .unwrap_or_else(|| self.context(deadline, nesting));
         let service = entry.service.descriptor().name;
         let span = tracing::debug_span!("call", service, method = method.name, id);
+        let loans = content.copied_loans();
         let request = ServiceRequest { content, codec: self.link().codec.clone() };
         assert_none_is_held("a handler is made");
         let dispatch = catch(|| entry.service.call(usize::from(head.member), request));
@@ -160,6 +161,7 @@ pub(crate) trait Serves: ServeHost {
             method: method.name,
             place: (head.selector, head.member),
             _charge: charge,
+            _loans: loans,
         };
         if method.blocking {
             return self.hand_over(id, handling, Next::Thread, publish);
