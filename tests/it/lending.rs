@@ -15,6 +15,7 @@ use witrpc::{Blob, CallContext, CloseReason, Error, Event, Load, Streaming, WitC
 use crate::fixture::{
     Fixture, Flavor, GUARD, Security, SerializerKind, block_on, eventually, poll_once,
 };
+use crate::lifetimes::outside;
 
 /// How loans cross.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -339,7 +340,7 @@ fn whatever_becomes_of_a_message_its_memory_comes_back() {
         for _ in 0..3 {
             let mut hanging = pin!(studio.hang(studios.painted(10_000, 1).await));
             assert!(poll_once(hanging.as_mut()).is_pending());
-            let busy = || studios.server.load().iter().all(|load| load.handlers == 1);
+            let busy = || studios.server.load().iter().any(|load| load.handlers == 1);
             eventually("the handler has it", busy).await;
             // Also if that has a copy, as there are no more copies than can be lent.
             let borrowed = studios.server.load()[0].memory.borrowed;
@@ -439,6 +440,28 @@ fn lending_waits_in_line_until_memory_comes_back() {
         studios.painter.kept.lock().unwrap().clear();
         drop(waits.await.unwrap());
         studios.is_back().await;
+    });
+}
+
+#[test]
+fn lending_waits_also_where_there_is_no_runtime() {
+    let fixture = Mode::InPlace.fixture();
+    block_on(Flavor::MultiThread, async {
+        let studios = Studios::open(&fixture).await;
+        let held = studios.client.lend(ARENA).await.unwrap();
+        let (client, (waits, waiting)) = (studios.client.clone(), tokio::sync::oneshot::channel());
+        let waiter = std::thread::spawn(move || {
+            outside(async {
+                let mut lending = pin!(client.lend(ARENA));
+                assert!(poll_once(lending.as_mut()).is_pending());
+                waits.send(()).unwrap();
+                lending.await.unwrap().len()
+            })
+        });
+        waiting.await.unwrap();
+        drop(held);
+        let joined = tokio::task::spawn_blocking(|| waiter.join().unwrap());
+        assert_eq!(joined.await.unwrap(), ARENA);
     });
 }
 

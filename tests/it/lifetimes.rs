@@ -123,7 +123,7 @@ fn a_call_outside_of_every_runtime_ends_with_the_connection() {
 }
 
 /// Blocks on a future without any runtime.
-fn outside<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn outside<T>(future: impl Future<Output = T>) -> T {
     struct Thread(std::thread::Thread);
     impl std::task::Wake for Thread {
         fn wake(self: Arc<Self>) {

@@ -1,5 +1,6 @@
 //! What a connection does with loans: lends memory, as soon as it is free, and takes what arrives. [wire.loans]
 
+use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use witrpc_core::{CloseReason, Error};
 use crate::link::halves::Link;
 use crate::link::lending::Ours;
 use crate::link::loan::Loan;
+use crate::link::timers::Timer;
 
 /// A wait for memory is logged when it has taken this long.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -30,7 +32,8 @@ impl Link {
         }
         let (line, freed) = self.lending.waiting();
         let _first_in_line = line.lock().await;
-        let mut told = false;
+        // Of the connection's runtime: whoever lends may run elsewhere.
+        let mut patience = None;
         loop {
             let mut freed = pin!(freed.notified());
             // Registered before the attempt, so that what is freed in between is not missed.
@@ -39,13 +42,16 @@ impl Link {
                 return Ok(loan);
             }
             self.check_open()?;
-            if told {
-                freed.await;
-            } else if tokio::time::timeout(LONG_WAIT, freed).await.is_err() {
-                told = true;
-                let (used, capacity) = (arena.used(), arena.capacity());
-                tracing::warn!(len, used, capacity, "lending waits for memory that is out");
-            }
+            let timer = patience.get_or_insert_with(|| Timer::new(&self.runtime, LONG_WAIT));
+            poll_fn(|cx| {
+                if timer.as_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
+                    *timer = None;
+                    let (used, capacity) = (arena.used(), arena.capacity());
+                    tracing::warn!(len, used, capacity, "lending waits for memory that is out");
+                }
+                freed.as_mut().poll(cx)
+            })
+            .await;
         }
     }
 
