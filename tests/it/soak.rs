@@ -1,5 +1,5 @@
-//! Everything at once, for any length of time: calls, blobs, events, cancelled calls, deadlines, reconnects, restarts of the server and
-//! killed clients. Every result is checked, and so is what is held at the end.
+//! Everything at once, for any length of time: calls, blobs, events, streams, calls within calls, cancelled calls, deadlines, reconnects,
+//! restarts of the server and killed clients. Every result is checked, and so is what is held at the end.
 //!
 //! It runs for `WITRPC_SOAK_SECS` seconds (default 3), and reports its progress once a minute. The traffic follows from
 //! `WITRPC_SOAK_SEED`, which is printed; its timing does not. The traffic is paced, so that the test can run beside other work.
@@ -79,6 +79,10 @@ struct Counts {
     blob_bytes: u64,
     events: u64,
     lagged: u64,
+    /// Of streams, in both directions.
+    items: u64,
+    /// Calls within calls.
+    nested: u64,
     cancels: u64,
     deadlines: u64,
     reconnects: u64,
@@ -96,6 +100,8 @@ impl Counts {
         self.blob_bytes += other.blob_bytes;
         self.events += other.events;
         self.lagged += other.lagged;
+        self.items += other.items;
+        self.nested += other.nested;
         self.cancels += other.cancels;
         self.deadlines += other.deadlines;
         self.reconnects += other.reconnects;
@@ -282,13 +288,15 @@ impl Soak {
         };
         let workers: Vec<_> = workers.iter().map(of).collect();
         eprintln!(
-            "soak: {at}: {} calls, {} MiB of blobs, {} events ({} lagged), {} cancelled, {} deadlines, \
+            "soak: {at}: {} calls, {} MiB of blobs, {} events ({} lagged), {} items, {} nested, {} cancelled, {} deadlines, \
              {} reconnects, {} interrupted, {} restarts, {} killed, {} anomalies; \
              server {}, workers {}",
             counts.calls,
             counts.blob_bytes >> 20,
             counts.events,
             counts.lagged,
+            counts.items,
+            counts.nested,
             counts.cancels,
             counts.deadlines,
             counts.reconnects,
@@ -309,6 +317,8 @@ impl Soak {
             ("calls", total.calls),
             ("bytes of blobs", total.blob_bytes),
             ("events", total.events),
+            ("items", total.items),
+            ("calls within calls", total.nested),
             ("cancelled calls", total.cancels),
             ("deadlines", total.deadlines),
             ("reconnects", total.reconnects),

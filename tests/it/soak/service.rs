@@ -25,8 +25,31 @@ pub(crate) trait Soak {
     /// Never answers.
     async fn rest(&self) -> witrpc::Result<()>;
     async fn fails(&self, text: String) -> witrpc::Result<()>;
+    /// So many beats from `first` on.
+    async fn download(&self, first: u64, count: u64) -> witrpc::Result<Streaming<Beat>>;
+    /// Checks that the items are the beats from `first` on; how many there were.
+    async fn upload(&self, first: u64, beats: Streaming<Beat>) -> witrpc::Result<u64>;
+    /// Goes to and fro `depth` times more. Comes back with the token, one more for each time.
+    async fn descend(&self, depth: u32, token: u64) -> witrpc::Result<u64>;
     #[event]
     fn beat(&self) -> &Event<Beat>;
+}
+
+/// What clients offer.
+#[witrpc::service]
+pub(crate) trait Ground {
+    /// As [`Soak::descend`].
+    async fn descend(&self, depth: u32, token: u64) -> witrpc::Result<u64>;
+}
+
+pub(super) struct Bottom;
+
+impl Ground for Bottom {
+    async fn descend(&self, depth: u32, token: u64) -> witrpc::Result<u64> {
+        let Some(depth) = depth.checked_sub(1) else { return Ok(token) };
+        let soak: SoakClient = CallContext::current().peer().get_service();
+        Ok(soak.descend(depth, token).await?.wrapping_add(1))
+    }
 }
 
 /// One of an endless, gapless series.
@@ -35,6 +58,17 @@ pub(crate) struct Beat {
     pub(super) number: u64,
     /// As long as [`filler`] says.
     pub(super) filler: Blob,
+}
+
+impl Beat {
+    pub(super) fn new(number: u64) -> Self {
+        Self { number, filler: filler(number).into() }
+    }
+
+    /// Whether it is the one of this number, undamaged.
+    pub(super) fn is(&self, number: u64) -> bool {
+        self.number == number && *self.filler == filler(number)[..]
+    }
 }
 
 /// Most are small, one in 500 is not.
@@ -101,6 +135,27 @@ impl Soak for Bench {
         Err(witrpc::Error::fault(text))
     }
 
+    async fn download(&self, first: u64, count: u64) -> witrpc::Result<Streaming<Beat>> {
+        Ok(Streaming::iter((first..first + count).map(Beat::new)))
+    }
+
+    async fn upload(&self, first: u64, mut beats: Streaming<Beat>) -> witrpc::Result<u64> {
+        let mut count = 0;
+        while let Some(beat) = beats.next().await {
+            if !beat?.is(first + count) {
+                return Err(witrpc::Error::fault("an item is missing, or was damaged"));
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    async fn descend(&self, depth: u32, token: u64) -> witrpc::Result<u64> {
+        let Some(depth) = depth.checked_sub(1) else { return Ok(token) };
+        let ground: GroundClient = CallContext::current().peer().get_service();
+        Ok(ground.descend(depth, token).await?.wrapping_add(1))
+    }
+
     fn beat(&self) -> &Event<Beat> {
         &self.beat
     }
@@ -164,7 +219,7 @@ async fn beat(beat: Event<Beat>, mut rng: fastrand::Rng) {
     loop {
         let burst = if rng.u32(0..200) == 0 { 600 } else { rng.u64(0..5) };
         for _ in 0..burst {
-            beat.raise(Beat { number, filler: filler(number).into() }).unwrap();
+            beat.raise(Beat::new(number)).unwrap();
             number += 1;
         }
         sleep(Duration::from_millis(rng.u64(1..30))).await;

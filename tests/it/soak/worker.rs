@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use witrpc::prelude::*;
 use witrpc::{ClientState, CloseReason, Error, Load};
 
-use super::service::{SoakClient, filler, pattern};
+use super::service::{Beat, Bottom, GroundServer, SoakClient, filler, pattern};
 use super::{CLIENTS, Command, Counts, Plan, Vitals};
 use crate::fixture::{GUARD, eventually, is_late};
 use crate::peer::{Stage, sum};
@@ -136,6 +136,7 @@ fn client(plan: &Plan, shared: &Arc<Shared>) -> WitClient {
     let shared = Arc::clone(shared);
     builder
         .with_memory_mapped_file(plan.file(&plan.directory))
+        .with_service(GroundServer::new(Bottom))
         .with_auto_reconnect(|options| {
             options
                 .with_initial_delay(Duration::from_millis(1))
@@ -214,9 +215,12 @@ impl Caller {
 
     async fn operate(&mut self) -> Result<(), Trouble> {
         match self.rng.u32(0..100) {
-            0..60 => self.sum().await,
-            60..64 => self.mirror().await,
-            64..72 => self.nap().await,
+            0..42 => self.sum().await,
+            42..46 => self.mirror().await,
+            46..52 => self.nap().await,
+            52..59 => self.download().await,
+            59..66 => self.upload().await,
+            66..72 => self.descend().await,
             72..88 => self.cancel().await,
             88..96 => self.deadline().await,
             _ => self.fault().await,
@@ -263,6 +267,59 @@ impl Caller {
         let token = self.rng.u64(..);
         let answer = self.soak.nap(self.rng.u64(0..20), token).await?;
         is(&answer, &token)
+    }
+
+    /// A stream of the server's, of which it may read a part only.
+    async fn download(&mut self) -> Result<(), Trouble> {
+        let (first, count) = (self.rng.u64(0..1 << 40), self.rng.u64(0..600));
+        let read = if self.rng.bool() { count } else { self.rng.u64(0..=count) };
+        let mut beats = self.soak.download(first, count).await?;
+        for number in first..first + read {
+            match beats.next().await {
+                Some(Ok(beat)) if beat.is(number) => self.shared.count(|counts| counts.items += 1),
+                Some(Ok(beat)) => {
+                    return Err(Trouble::Odd(format!("item {}, not {number}", beat.number)));
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(Trouble::Odd(format!("no item {number}"))),
+            }
+        }
+        if read == count && beats.next().await.is_some() {
+            return Err(Trouble::Odd("more items than there are".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A stream of its own, which it may give up.
+    async fn upload(&mut self) -> Result<(), Trouble> {
+        let (first, count) = (self.rng.u64(0..1 << 40), self.rng.u64(0..600));
+        let patience = if self.rng.u32(0..3) == 0 { self.rng.u64(0..5000) } else { u64::MAX / 4 };
+        let beats = Streaming::iter((first..first + count).map(Beat::new));
+        match within_micros(patience, self.soak.upload(first, beats)).await {
+            Some(uploaded) => {
+                is(&uploaded?, &count)?;
+                self.shared.count(|counts| counts.items += count);
+            }
+            None => self.shared.count(|counts| counts.cancels += 1),
+        }
+        Ok(())
+    }
+
+    /// A call within a call, and so on.
+    async fn descend(&mut self) -> Result<(), Trouble> {
+        let (depth, token) = (self.rng.u32(1..8), self.rng.u64(..));
+        match self.soak.descend(depth, token).await {
+            Ok(answer) => {
+                is(&answer, &token.wrapping_add(u64::from(depth)))?;
+                self.shared.count(|counts| counts.nested += u64::from(depth));
+                Ok(())
+            }
+            // A call that it is made of was interrupted, and that was answered before the connection had ended.
+            Err(Error::Fault { message }) if message.contains("the connection is closed") => {
+                Err(Trouble::Interrupted)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A call that is dropped: while it is sent, while it runs, or while its answer is on its way.
