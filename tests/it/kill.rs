@@ -419,11 +419,9 @@ impl Stage {
         let sweeper = builder.with_service(MortalServer::new(Life::new(None))).build().unwrap();
         sweeper.start_waiting_for_connection().await.unwrap();
         sweeper.stop_waiting_for_connection().await;
-        assert_eq!(
-            lasting_files(&self.meeting.directory),
-            living,
-            "left behind; before: {found:?}"
-        );
+        // A server that lives may still be letting a client in that is dead: it removes those files itself, once it has seen that.
+        let none_is_left = || lasting_files(&self.meeting.directory) == living;
+        within(&format!("nothing is left behind; before: {found:?}"), none_is_left).await;
     }
 
     async fn servers_die(&self, plan: &Plan, rounds: u64, random: &mut Random) -> Tally {
