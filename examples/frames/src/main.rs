@@ -102,8 +102,8 @@ async fn main() -> Outcome<()> {
                 println!("{:<24} {rate:>6.0} frames/s   {:.2} ×", way.name, rate / slowest);
                 write(&path, &last)?;
             }
-            // This system cannot lend.
-            Err(error @ Error::Unsupported { .. }) => println!("{:<24} {error}", way.name),
+            // The worker has said why it cannot lend: this system has no memory for it.
+            Err(error @ Error::Fault { .. }) if way.is_lent => println!("{:<24} {error}", way.name),
             Err(error) => return Err(error.into()),
         }
     }
