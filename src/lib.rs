@@ -87,7 +87,7 @@ pub use witrpc_runtime::__private;
 pub use witrpc_runtime::{
     AccessTokenValidator, Blob, Call, CallContext, CipherError, CipherPair, ClientState,
     CloseReason, Credentials, Encryptor, Error, Event, EventError, EventValue, KeyAgreement, Load,
-    MemberDescription, Memory, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping,
+    Loan, MemberDescription, Memory, NoiseEncryptor, Opener, Outcome, Overflow, Peer, Ping,
     PoolSubscription, ReconnectOptions, Result, RetryPolicy, Role, Sealer, Secret, Serializer,
     SerializerError, ServerDescription, Service, ServiceClient, ServiceDescription,
     ServiceDescriptor, Streaming, Subscription, WaitStrategy, WitClient, WitClientBuilder,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use witrpc::transport::memory::MemoryTransport;
-use witrpc::{Blob, CallContext, CloseReason, Error, Event, Load, Streaming, WitClient, WitServer};
+use witrpc::{
+    Blob, CallContext, CloseReason, Error, Event, Load, Loan, Streaming, WitClient, WitServer,
+};
 
 use crate::fixture::{
     Fixture, Flavor, GUARD, Security, SerializerKind, block_on, eventually, poll_once,
@@ -212,7 +214,7 @@ impl Studios {
     }
 
     async fn painted(&self, len: usize, with: u8) -> Blob {
-        let mut loan = self.client.lend(len).await.unwrap();
+        let mut loan: Loan = self.client.lend(len).await.unwrap();
         assert_eq!((loan.len(), loan.as_ptr().align_offset(64)), (len, 0));
         loan.fill(with);
         loan.freeze()

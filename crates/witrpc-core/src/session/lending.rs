@@ -7,7 +7,7 @@
 //!
 //! | step | lender | borrower |
 //! |---|---|---|
-//! | a message is prepared | [`Lender::prepare`]: its entry; the message keeps the bytes, and a share of the budget | |
+//! | a message is prepared | [`prepare`]: its entry; the message keeps the bytes, and a share of the budget | |
 //! | its first section has been sent | both move to [`Out`] | |
 //! | its last chunk has arrived | | [`Borrowed::take`]: a guard, and a share of the budget |
 //! | a message is dropped before its first section has been sent | the bytes are free | |
