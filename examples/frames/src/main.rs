@@ -2,10 +2,10 @@
 //! where they were written. Run it with
 //!
 //! ```text
-//! cargo run --release -p frames [picture.png]
+//! cargo run --release -p frames [picture.png [frames]]
 //! ```
 //!
-//! Without a path the last frame goes to the directory for temporary files.
+//! Without a path the last frame goes to the directory for temporary files. Each way takes 300 frames, or as many as are given.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -24,7 +24,7 @@ const WIDTH: usize = 1920;
 const HEIGHT: usize = 1080;
 /// Red, green, blue, and how opaque.
 const FRAME: usize = 4 * WIDTH * HEIGHT;
-/// So many frames are rendered each way.
+/// So many frames are rendered each way, unless another number is given.
 const FRAMES: u32 = 300;
 /// So many can be lent at a time: one that is shown, and those that are rendered meanwhile.
 const LENT: u64 = 4;
@@ -94,9 +94,13 @@ async fn main() -> Outcome<()> {
     }
     let default = || std::env::temp_dir().join("witrpc-frame.png");
     let path = std::env::args_os().nth(1).map_or_else(default, PathBuf::from);
+    let count = match std::env::args().nth(2) {
+        Some(count) => count.parse().map_err(|error| format!("{count:?} frames: {error}"))?,
+        None => FRAMES,
+    };
     let mut slowest = None;
     for way in WAYS {
-        match frames(way).await {
+        match frames(way, count).await {
             Ok((rate, last)) => {
                 let slowest = *slowest.get_or_insert(rate);
                 println!("{:<24} {rate:>6.0} frames/s   {:.2} ×", way.name, rate / slowest);
@@ -112,7 +116,7 @@ async fn main() -> Outcome<()> {
 }
 
 /// Has all frames rendered; how many per second, and the last one.
-async fn frames(way: Way) -> witrpc::Result<(f64, Blob)> {
+async fn frames(way: Way, count: u32) -> witrpc::Result<(f64, Blob)> {
     let worker = Worker::this_program().with_lending(LENT * (FRAME as u64));
     let worker = if way.is_trusted {
         // SAFETY: the worker is this program, which writes to no frame after it has been lent.
@@ -123,20 +127,20 @@ async fn frames(way: Way) -> witrpc::Result<(f64, Blob)> {
     let worker = worker.spawn().await?;
     let renderer = worker.get_service::<RendererClient>();
     let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len}  {per_sec}");
-    let progress = ProgressBar::new(FRAMES.into()).with_message(way.name);
+    let progress = ProgressBar::new(count.into()).with_message(way.name);
     progress.set_style(style.map_err(Error::fault)?);
     let (began, mut shades) = (Instant::now(), 0);
     // While one is looked at, the next is being rendered.
     let mut next = tokio::spawn(renderer.frame(0, way.is_lent));
     let mut last = Blob::new();
-    for number in 1..=FRAMES {
+    for number in 1..=count {
         let frame = next.await.map_err(Error::fault)??;
         next = tokio::spawn(renderer.frame(number, way.is_lent));
         shades += look(&frame);
         last = frame;
         progress.inc(1);
     }
-    let rate = f64::from(FRAMES) / began.elapsed().as_secs_f64();
+    let rate = f64::from(count) / began.elapsed().as_secs_f64();
     next.abort();
     progress.finish_and_clear();
     assert_ne!(shades, 0, "nothing was rendered");
