@@ -83,8 +83,8 @@ pub enum Error {
         limit: u64,
     },
 
-    /// This connection cannot carry something that is in a value, or this system cannot do what a setting asks for. Nothing was sent, nor
-    /// started.
+    /// This connection cannot carry something that is in a value, or cannot lend memory; or this system cannot do what a setting asks for. Nothing
+    /// was sent, nor started.
     #[error("{what}: {advice}")]
     Unsupported {
         /// Which value (arguments, event), or which setting.
@@ -206,7 +206,7 @@ pub enum Error {
         /// How long the callee expected the call to wait, or how long the call had waited. Zero if that is not known.
         wait: Duration,
     },
-    /// A limit left no room for a call that must not wait, or for its answer.
+    /// A limit left no room for a call that must not wait, or for its answer; or for memory that was to be lent.
     ///
     /// A call that is made by the handler of a call must not wait for calls that may wait for it. Calls that are nested twice or more
     /// never wait: where a limit leaves no room for one, it was not sent.

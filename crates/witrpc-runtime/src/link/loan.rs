@@ -11,8 +11,7 @@ use witrpc_core::transport::Piece;
 ///
 /// Its bytes are aligned to 64. They are not cleared: they may contain what was lent before. Dropping it gives the memory back.
 ///
-/// [`WitClient::lend`](crate::WitClient::lend) and [`CallContext::lend`](crate::CallContext::lend) return one; the guide's chapter on blobs says when
-/// lending pays.
+/// [`WitClient::lend`](crate::WitClient::lend) and [`CallContext::lend`](crate::CallContext::lend) return one; see the guide's chapter on blobs.
 pub struct Loan {
     /// `None` if it has no bytes.
     piece: Option<Box<dyn Piece>>,
