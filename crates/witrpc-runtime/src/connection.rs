@@ -241,7 +241,6 @@ impl Connection {
         let (lent, borrowed) = (self.link.lending.lent(), self.link.lending.borrowed());
         let outbound = self.link.sending.outbound.lock();
         let [responses, own_items] = outbound.as_ref().map_or([0; 2], queued);
-        let tables = 0;
         Memory {
             requests,
             answers,
@@ -250,7 +249,7 @@ impl Connection {
             responses,
             events,
             own_items,
-            tables,
+            tables: 0,
             lent,
             borrowed,
         }

@@ -60,12 +60,6 @@ impl Lender {
         &self.arena
     }
 
-    /// The bytes that are lent.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.budget.used()
-    }
-
     /// The entry for a blob that is in our arena. `None` also if too much is lent already: then it is copied.
     fn entry(&self, blob: u32, bytes: &Bytes) -> Option<Lent> {
         let offset = self.arena.locate(bytes)?;
@@ -139,22 +133,6 @@ impl Out {
         };
         within().ok_or_else(|| Error::Protocol("bytes outside of the loan".to_owned()))
     }
-
-    /// The number of loans.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Forgets all loans: the peer is gone.
-    pub fn clear(&mut self) {
-        self.0.drain().for_each(|(_, loan)| spare::let_go(loan.bytes));
-    }
 }
 
 /// What this side has of the peer's arena.
@@ -180,11 +158,6 @@ impl Borrowed {
     pub fn new(arena: Arc<dyn PeerArena>) -> Self {
         let budget = Budget::new(arena.capacity());
         Self { arena, budget, loans: HashMap::new(), by_offset: BTreeMap::new() }
-    }
-
-    #[must_use]
-    pub fn arena(&self) -> &Arc<dyn PeerArena> {
-        &self.arena
     }
 
     /// What counts how much is lent.

@@ -555,12 +555,6 @@ impl Outbound {
         self.loans.out.bytes(entry)
     }
 
-    /// The number of loans that the peer has.
-    #[must_use]
-    pub fn loan_count(&self) -> usize {
-        self.loans.out.len()
-    }
-
     /// Queues an acknowledgement of event values.
     #[inline]
     pub fn acknowledge_event(&mut self, subscription: u32, values: u32) {

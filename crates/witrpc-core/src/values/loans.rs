@@ -39,6 +39,11 @@ impl Budget {
         taken.ok().map(|_| Share { budget: Arc::clone(self), bytes })
     }
 
+    #[must_use]
+    pub const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
     /// The bytes of all shares.
     #[must_use]
     pub fn used(&self) -> u64 {

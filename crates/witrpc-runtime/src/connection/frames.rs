@@ -4,7 +4,7 @@ use witrpc_core::session::inbound::Incoming;
 use witrpc_core::session::pending::Answer;
 use witrpc_core::values::content::Content;
 use witrpc_core::wire::frame::Kind;
-use witrpc_core::wire::message::Head;
+use witrpc_core::wire::message::{Head, LoanEntry};
 use witrpc_core::wire::status::Status;
 use witrpc_core::{CloseReason, Error};
 
@@ -37,10 +37,7 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             drained.request = Some(Request { id, nesting, head, content, charge });
             return Ok(Handled::Serve);
         }
-        Incoming::Aborted { id, request: true, loans } => {
-            connection.link().return_loans(&loans)?;
-            connection.refuse_aborted(id)?;
-        }
+        Incoming::Aborted { id, request: true, loans } => aborted_request(connection, id, &loans)?,
         Incoming::Cancel(id) => connection.handle_cancel(id)?,
         // Calls made.
         Incoming::Response { id, head, mut content, charge } => {
@@ -81,10 +78,17 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
             connection.handle_stream_credit(id, items, bytes)?;
         }
         Incoming::StreamCancel(id) => connection.handle_stream_cancel(id)?,
-        Incoming::Credit(..)
-        | Incoming::LoanReturn(_)
-        | Incoming::Ping(_)
-        | Incoming::Goodbye(_) => handle_of_link(connection, incoming),
+        // The link.
+        Incoming::Credit(pool, bytes) => connection.send(|outbound| {
+            outbound.add_credit(pool, bytes);
+            Ok(())
+        }),
+        Incoming::LoanReturn(loan) => connection.send(|outbound| outbound.loan_returned(loan)),
+        Incoming::Ping(id) => connection.send(|o| o.push_answer(Kind::Pong, id, Vec::new())),
+        Incoming::Goodbye(reason) => {
+            connection.close(CloseReason::Peer(reason));
+            connection.link().wake_driver();
+        }
         Incoming::Part => {}
         Incoming::Handshake { .. } => {
             return Err(Error::Protocol("a handshake frame after the handshake".to_owned()));
@@ -93,23 +97,14 @@ pub(super) fn handle<C: CallHost + ServeHost + EventHost>(
     Ok(Handled::Nothing)
 }
 
-/// Handles a frame that is for the link.
-fn handle_of_link<C: CallHost>(connection: &C, incoming: Incoming) {
-    match incoming {
-        Incoming::Credit(pool, bytes) => connection.send(|outbound| {
-            outbound.add_credit(pool, bytes);
-            Ok(())
-        }),
-        Incoming::LoanReturn(loan) => connection.send(|outbound| outbound.loan_returned(loan)),
-        Incoming::Ping(id) => {
-            connection.send(|outbound| outbound.push_answer(Kind::Pong, id, Vec::new()));
-        }
-        Incoming::Goodbye(reason) => {
-            connection.close(CloseReason::Peer(reason));
-            connection.link().wake_driver();
-        }
-        _ => {}
-    }
+/// The rest of a request will not arrive.
+fn aborted_request<C: ServeHost>(
+    connection: &C,
+    id: u64,
+    loans: &[LoanEntry],
+) -> Result<(), Error> {
+    connection.link().return_loans(loans)?;
+    connection.refuse_aborted(id)
 }
 
 /// Registers what has come with a message: streams, and loans.

@@ -26,14 +26,13 @@ use crate::calls::arguments::arguments1;
 use crate::calls::outcome::outcome;
 use crate::context::CallContext;
 use crate::events::remote_subscriber::{Attached, EventSubscriber};
+use crate::fuzz_support::{client_is_gone, rounds};
 use crate::server::WitServer;
 use crate::serving::service::{self, Dispatch, Request, Service};
 use crate::transport::memory::MemoryTransport;
 
 /// What each side can lend: room for eight loans of the least size.
 const ARENA: u64 = 32 << 10;
-/// Rounds of the runtime after which everything has settled.
-const ROUNDS: usize = 200;
 /// What the client writes into memory that it lends.
 const PATTERN: u8 = 0x5A;
 /// Loans from this number on are what they say.
@@ -58,20 +57,8 @@ pub fn lending(data: &[u8]) {
         client.read(usize::MAX);
         drop(client);
         lock(&program.kept).clear();
-        for _ in 0..ROUNDS {
-            if server.client_count() == 0 {
-                break;
-            }
-            rounds(1).await;
-        }
-        assert_eq!(server.client_count(), 0, "its client is gone");
+        client_is_gone(&server).await;
     });
-}
-
-async fn rounds(count: usize) {
-    for _ in 0..count {
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn open(input: &mut Input<'_>) -> (WitServer, Program, Client) {

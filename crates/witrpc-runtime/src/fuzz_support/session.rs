@@ -18,14 +18,13 @@ use witrpc_core::fuzz_support::Input;
 use witrpc_core::limits::Limits;
 
 use crate::client::WitClient;
+use crate::fuzz_support::rounds;
 use crate::fuzz_support::session::meter::{Measure, Meter};
 use crate::fuzz_support::session::peer::Peer;
 use crate::streams::streaming::Streaming;
 
 /// Small, so that every bound is met.
 const LIMITS: Limits = Limits { max_message_size: 4000, max_buffered: 8000, max_in_flight: 4 };
-/// Rounds of the runtime after which everything has settled.
-const ROUNDS: usize = 200;
 
 /// Runs a session as these bytes say, and measures what its steps allocate.
 ///
@@ -53,13 +52,6 @@ async fn burst(peer: &mut Peer, input: &mut Input<'_>) {
             rounds(1).await;
             patience -= 1;
         }
-    }
-}
-
-/// Lets the connection's tasks run.
-async fn rounds(count: usize) {
-    for _ in 0..count {
-        tokio::task::yield_now().await;
     }
 }
 

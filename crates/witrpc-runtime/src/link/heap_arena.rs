@@ -14,7 +14,6 @@ type OnFree = OnceLock<Box<dyn Fn() + Send + Sync>>;
 
 /// The arena.
 pub(super) struct HeapArena {
-    capacity: u64,
     budget: Arc<Budget>,
     freed: Arc<OnFree>,
 }
@@ -27,13 +26,13 @@ impl std::fmt::Debug for HeapArena {
 
 impl HeapArena {
     pub(super) fn new(capacity: u64) -> Self {
-        Self { capacity, budget: Budget::new(capacity), freed: Arc::default() }
+        Self { budget: Budget::new(capacity), freed: Arc::default() }
     }
 }
 
 impl Arena for HeapArena {
     fn capacity(&self) -> u64 {
-        self.capacity
+        self.budget.capacity()
     }
 
     fn used(&self) -> u64 {

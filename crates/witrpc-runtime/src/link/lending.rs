@@ -111,7 +111,7 @@ impl Lending {
 
     /// Bytes of the peer's memory that this side has.
     pub(crate) fn borrowed(&self) -> u64 {
-        self.borrower.as_ref().map_or(0, |borrower| borrower.budget().used())
+        self.borrower.as_ref().map_or(0, |borrower| borrower.budget.used())
     }
 
     /// The connection has ended: nobody waits for memory any more. Called before what is lent is let go.
@@ -157,6 +157,8 @@ type GiveBack = Box<dyn Fn(u64, Share) + Send + Sync>;
 /// What this side has borrowed.
 pub(crate) struct Borrower {
     arena: Arc<dyn PeerArena>,
+    /// How much is borrowed, read without the lock of the table.
+    budget: Arc<Budget>,
     table: Mutex<Borrowed>,
     give_back: OnceLock<GiveBack>,
 }
@@ -169,12 +171,10 @@ impl fmt::Debug for Borrower {
 
 impl Borrower {
     fn new(arena: Arc<dyn PeerArena>) -> Arc<Self> {
-        let table = Mutex::new(Rank::Borrowed, Borrowed::new(Arc::clone(&arena)));
-        Arc::new(Self { arena, table, give_back: OnceLock::new() })
-    }
-
-    fn budget(&self) -> Arc<Budget> {
-        Arc::clone(self.table.lock().budget())
+        let borrowed = Borrowed::new(Arc::clone(&arena));
+        let budget = Arc::clone(borrowed.budget());
+        let table = Mutex::new(Rank::Borrowed, borrowed);
+        Arc::new(Self { arena, budget, table, give_back: OnceLock::new() })
     }
 
     /// A loan has arrived.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::calls::call::Remote;
 use witrpc_core::Error;
 
-use crate::calls::callee::PeerCallee;
+use crate::calls::callee::{Callee, PeerCallee};
 use crate::calls::host::CallHost;
 use crate::context::{CallContext, Peer};
 use crate::link::loan::Loan;
@@ -44,10 +44,7 @@ impl Peer {
     /// ```
     #[must_use]
     pub fn get_service<C: ServiceClient>(&self) -> C {
-        let Some(PeerCallee(callee)) = self.callee().downcast_ref() else {
-            unreachable!("every connection has one")
-        };
-        C::from_remote(Remote::new(Arc::clone(callee), C::descriptor(), None))
+        C::from_remote(Remote::new(Arc::clone(self.typed_callee()), C::descriptor(), None))
     }
 
     /// Returns memory for a payload of `len` bytes for this peer, as [`WitClient::lend`](crate::WitClient::lend) does. It waits until so much
@@ -71,10 +68,14 @@ impl Peer {
     }
 
     fn connection(&self) -> Result<Arc<dyn CallHost>, Error> {
+        self.typed_callee().connection()
+    }
+
+    fn typed_callee(&self) -> &Arc<dyn Callee> {
         let Some(PeerCallee(callee)) = self.callee().downcast_ref() else {
             unreachable!("every connection has one")
         };
-        callee.connection()
+        callee
     }
 }
 

@@ -189,19 +189,13 @@ impl Producer {
         };
         let link = self.connection.link();
         let limit = link.peer_limits.max_message_size;
-        let polled = polled.map(|polled| match polled {
-            Poll::Ready(Some(Ok(mut item))) => {
-                link.lending.prepare(&mut item);
-                Poll::Ready(Some(Ok(item)))
-            }
-            polled => polled,
-        });
         Poll::Ready(match polled {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Some(Ok(item)))) if item.size() > limit => {
-                Err(Reply::too_large(item.size(), limit))
-            }
-            Ok(Poll::Ready(Some(Ok(item)))) => {
+            Ok(Poll::Ready(Some(Ok(mut item)))) => {
+                link.lending.prepare(&mut item);
+                if item.size() > limit {
+                    return Poll::Ready(Err(Reply::too_large(item.size(), limit)));
+                }
                 self.connection.can_carry(&item).map(|()| item).map_err(|refused| unsent(&refused))
             }
             Ok(Poll::Ready(Some(Err(end)))) => Err(end),

@@ -100,7 +100,7 @@ fn blobs_in_the_arena_cross_as_references_and_all_others_as_bytes() {
     let size = whole.size();
     prepare(&mut whole, Some(&lender), |_, _| None);
     assert_eq!(whole.size(), size - 100 + 36, "an entry in place of the bytes");
-    assert_eq!(lender.used(), LEAST_SHARE);
+    assert_eq!(lender.budget.used(), LEAST_SHARE);
     let copy = whole.copy();
     assert_eq!(copy.size(), size, "a copy lends nothing");
     let sent = whole.copy_to_send();
@@ -110,7 +110,7 @@ fn blobs_in_the_arena_cross_as_references_and_all_others_as_bytes() {
     let entry = LoanEntry { blob: 1, of_receiver: false, loan: 0, offset: 64, len: 100 };
     assert_eq!(lent.iter().map(|lent| lent.entry).collect::<Vec<_>>(), [entry]);
     drop(lent);
-    assert_eq!(lender.used(), 0, "it was not sent");
+    assert_eq!(lender.budget.used(), 0, "it was not sent");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_loan_is_out_until_it_is_returned_and_only_once() {
     let bytes = arena.0.slice(100..200);
     let mut lent = vec![ours(&lender, &bytes), ours(&lender, &bytes)];
     out.add(&mut lent);
-    assert!(lent.is_empty() && out.len() == 2 && lender.used() == 2 * LEAST_SHARE);
+    assert!(lent.is_empty() && out.0.len() == 2 && lender.budget.used() == 2 * LEAST_SHARE);
     let at = |loan, offset, len| LoanEntry { blob: 0, of_receiver: true, loan, offset, len };
     assert_eq!(out.bytes(&at(1, 100, 100)).unwrap(), bytes);
     assert_eq!(out.bytes(&at(1, 150, 50)).unwrap(), bytes.slice(50..));
@@ -144,9 +144,9 @@ fn a_loan_is_out_until_it_is_returned_and_only_once() {
     out.give_back(1).unwrap();
     assert!(out.give_back(1).is_err() && out.give_back(2).is_err());
     assert!(out.bytes(&at(1, 100, 1)).is_err());
-    assert_eq!(lender.used(), LEAST_SHARE);
-    out.clear();
-    assert_eq!(lender.used(), 0);
+    assert_eq!(lender.budget.used(), LEAST_SHARE);
+    drop(out);
+    assert_eq!(lender.budget.used(), 0);
 }
 
 struct Guard(#[expect(dead_code, reason = "only its drop counts")] Share);

@@ -22,9 +22,8 @@ use crate::client::WitClient;
 use crate::events::subscription::Subscription;
 use crate::fuzz_support::session::meter::Meter;
 use crate::fuzz_support::session::peer::{Peer, limits};
-use crate::fuzz_support::session::{
-    LIMITS, ROUNDS, bounds, burst, connected, poll, read_some, rounds,
-};
+use crate::fuzz_support::session::{LIMITS, bounds, burst, connected, poll, read_some};
+use crate::fuzz_support::{rounds, rounds_until};
 use crate::streams::streaming::Streaming;
 use crate::transport::memory::MemoryTransport;
 
@@ -57,12 +56,7 @@ async fn end(client: WitClient, program: Program, mut peer: Peer) {
     rounds(20).await;
     peer.read(usize::MAX);
     drop(peer);
-    for _ in 0..ROUNDS {
-        if !client.is_connected() {
-            break;
-        }
-        rounds(1).await;
-    }
+    rounds_until(|| !client.is_connected()).await;
     assert!(!client.is_connected(), "its server is gone");
     program.end();
     rounds(5).await;

@@ -24,7 +24,8 @@ use crate::events::event::{Event, attach};
 use crate::events::remote_subscriber::{Attached, EventSubscriber};
 use crate::fuzz_support::session::meter::Meter;
 use crate::fuzz_support::session::peer::{Peer, limits};
-use crate::fuzz_support::session::{LIMITS, ROUNDS, bounds, burst, read_some, rounds};
+use crate::fuzz_support::session::{LIMITS, bounds, burst, read_some};
+use crate::fuzz_support::{client_is_gone, rounds};
 use crate::link::reply::Reply;
 use crate::server::WitServer;
 use crate::serving::service::{self, Dispatch, Request, Service};
@@ -70,13 +71,7 @@ async fn end(server: WitServer, program: Program, mut peer: Peer) {
     check(&server, &peer, &program);
     drop(peer);
     lock(&program.kept).clear();
-    for _ in 0..ROUNDS {
-        if server.client_count() == 0 {
-            break;
-        }
-        rounds(1).await;
-    }
-    assert_eq!(server.client_count(), 0, "its client is gone");
+    client_is_gone(&server).await;
     assert_eq!(program.small.subscriber_count() + program.fussy.subscriber_count(), 0);
     rounds(5).await;
     // Ours, and the server's.
